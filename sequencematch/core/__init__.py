@@ -1,0 +1,1 @@
+"""The mathematics: one trajectory, arrays in, arrays out; batching is `jax.vmap`, outside."""

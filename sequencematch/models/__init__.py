@@ -1,0 +1,1 @@
+"""Networks in flax.nnx; masks and positions are arrays to them."""

@@ -1,0 +1,44 @@
+"""Sizes of a decoder-only transformer."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TransformerConfig:
+    """Sizes of a decoder-only transformer.
+
+    Attributes:
+      vocab_size: V, number of ids.
+      layers: number of blocks.
+      d_model: D, width of the residual stream; a multiple of heads.
+      heads: H, query heads; a multiple of kv_heads.
+      kv_heads: K, key and value heads, each shared by heads/kv_heads query heads.
+      d_ff: width of the SwiGLU hidden layer.
+      rope_base: longest wavelength of the rotary positions, over 2 pi, in tokens.
+      dtype: what activations are computed in; parameters, logits and sums stay float32.
+    """
+
+    vocab_size: int
+    layers: int
+    d_model: int
+    heads: int
+    kv_heads: int
+    d_ff: int
+    rope_base: float = 10_000.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        if self.d_model % (2 * self.heads):
+            raise ValueError(
+                f"model.d_model={self.d_model} must be a multiple of twice model.heads={self.heads}: "
+                "each head needs an even width for rotary positions"
+            )
+        if self.heads % self.kv_heads:
+            raise ValueError(
+                f"model.heads={self.heads} must be a multiple of model.kv_heads={self.kv_heads}"
+            )
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head."""
+        return self.d_model // self.heads

@@ -1,0 +1,104 @@
+"""A decoder-only transformer: pre-norm, RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+
+It knows nothing of edits: which slot sees which, and at what depth a token stands, are arrays.
+Axes: B batch, T time, S slots of the cache, D model, V vocabulary.
+"""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from sequencematch.models.attention import (
+    Attention,
+    KeyValues,
+    _linear,
+    interval_mask,
+    stack_mask,
+)
+from sequencematch.models.config import TransformerConfig
+
+Cache = list[KeyValues]
+
+
+class FeedForward(nnx.Module):
+    """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        self.gate = _linear(config.d_model, config.d_ff, config, rngs)
+        self.up = _linear(config.d_model, config.d_ff, config, rngs)
+        self.down = _linear(config.d_ff, config.d_model, config, rngs)
+
+    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+
+
+class Block(nnx.Module):
+    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.attention_norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.attention = Attention(config, rngs)
+        self.feed_forward_norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(config, rngs)
+
+    def __call__(self, x, positions, mask, cache=None) -> tuple[Float[Array, "B T D"], KeyValues]:
+        mixed, key_values = self.attention(self.attention_norm(x), positions, mask, cache)
+        x = x + mixed
+        return x + self.feed_forward(self.feed_forward_norm(x)), key_values
+
+
+class Transformer(nnx.Module):
+    """Tokens to hidden states, and hidden states to logits."""
+
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        self.embedding = nnx.Embed(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.head = _linear(config.d_model, config.vocab_size, config, rngs)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        positions: Int[Array, "B T"],
+        visible_until: Int[Array, "B T"],
+    ) -> Float[Array, "B T D"]:
+        """Hidden state of every slot of a batch of trajectories, in one pass."""
+        return self._blocks(tokens, positions, interval_mask(visible_until))[0]
+
+    def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        """Logits l(.|s), the Q-values, from final hidden states; float32."""
+        return self.head(hidden).astype(jnp.float32)
+
+    def prefill(
+        self, prompt: Int[Array, "B P"], slots: int
+    ) -> tuple[Float[Array, "B S D"], Cache]:
+        """One causal pass over right-padded prompts; hidden states and cache have room for S slots.
+
+        What padding leaves in the cache lies above the stack's top: nothing sees it before it is
+        overwritten.
+        """
+        positions = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
+        mask = stack_mask(positions, prompt.shape[1])
+        hidden, cache = self._blocks(prompt, positions, mask)
+        room = slots - prompt.shape[1]
+        return jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2)), (hidden, cache)
+        )
+
+    def decode(
+        self, token: Int[Array, "B"], depth: Int[Array, "B"], cache: Cache
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Pushes one token a row at its depth: returns its hidden state and the cache with it."""
+        mask = stack_mask(depth[:, None], cache[0].k.shape[1])
+        hidden, cache = self._blocks(token[:, None], depth[:, None], mask, cache)
+        return hidden[:, 0], cache
+
+    def _blocks(self, tokens, positions, mask, cache=None) -> tuple[Array, Cache]:
+        x, key_values = self.embedding(tokens), []
+        for layer, block in enumerate(self.blocks):
+            x, kv = block(x, positions, mask, cache and cache[layer])
+            key_values.append(kv)
+        return self.norm(x), key_values

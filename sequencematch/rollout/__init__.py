@@ -1,0 +1,1 @@
+"""Experience: sampling from the current policy, and the buffer that keeps the samples."""
