@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from jaxtyping import Array, Float
 
-Elementwise = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
+Elementwise = Callable[[Float[Array, " *shape"]], Float[Array, " *shape"]]
 
 
 class Divergence(NamedTuple):

@@ -63,20 +63,20 @@ class Objective(NamedTuple):
         return self.divergence.psi is not None or not inert
 
 
-def weights(objective: Objective, trajectory: Trajectory) -> Float[Array, "T"]:
+def weights(objective: Objective, trajectory: Trajectory) -> Float[Array, " T"]:
     """kappa_t at slot-time t."""
     time = jnp.arange(trajectory.tokens.shape[0]) - trajectory.start
     return objective.weighting.kappa(objective.gamma, jnp.maximum(time, 0).astype(jnp.float32))
 
 
-def rewards(values: Values, trajectory: Trajectory, gamma: float) -> Float[Array, "T"]:
+def rewards(values: Values, trajectory: Trajectory, gamma: float) -> Float[Array, " T"]:
     """The implied reward r_t = l(a_t|s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere."""
     return jnp.where(trajectory.valid, values.q - gamma * jnp.roll(values.v, -1), 0.0)
 
 
 def temporal_differences(
     values: Values, trajectory: Trajectory, gamma: float
-) -> Float[Array, "T"]:
+) -> Float[Array, " T"]:
     """V(s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere."""
     return jnp.where(trajectory.valid, values.v - gamma * jnp.roll(values.v, -1), 0.0)
 

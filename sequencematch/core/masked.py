@@ -11,14 +11,14 @@ from sequencematch.core.types import Values
 
 
 def legal_logits(
-    logits: Float[Array, "*batch V"], legal: Bool[Array | np.ndarray, "V"]
+    logits: Float[Array, "*batch V"], legal: Bool[Array | np.ndarray, " V"]
 ) -> Float[Array, "*batch V"]:
     """Logits as float32, -inf at ids that are no action: softmax of it is the policy."""
     return jnp.where(legal, logits.astype(jnp.float32), -jnp.inf)
 
 
 def action_values(
-    logits: Float[Array, "T V"], actions: Int[Array, "T"], legal: Bool[Array | np.ndarray, "V"]
+    logits: Float[Array, "T V"], actions: Int[Array, " T"], legal: Bool[Array | np.ndarray, " V"]
 ) -> Values:
     """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t) over the legal actions.
 
@@ -51,18 +51,18 @@ def in_chunks(f: Callable, *arrays: Array, size: int = 256):
     return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:T], out)
 
 
-def total(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
+def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
     """Sum of x where the mask holds, in float32; what is masked has no value and no gradient."""
     return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.float32)
 
 
-def mean(x: Float[Array, "*shape"], mask: Bool[Array, "*shape"]) -> Float[Array, ""]:
+def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
     """Mean of x where the mask holds; 0 where it holds nowhere."""
     return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def extremes(
-    x: Float[Array, "*shape"], mask: Bool[Array, "*shape"]
+    x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Smallest and largest x where the mask holds."""
     return jnp.min(x, where=mask, initial=jnp.inf), jnp.max(x, where=mask, initial=-jnp.inf)

@@ -27,9 +27,9 @@ class Mdp(NamedTuple):
       pad: id that fills unused slots; never an action.
     """
 
-    legal: Bool[np.ndarray, "V"]
-    ordinary: Bool[np.ndarray, "V"]
-    pops: Int[np.ndarray, "V"]
+    legal: Bool[np.ndarray, " V"]
+    ordinary: Bool[np.ndarray, " V"]
+    pops: Int[np.ndarray, " V"]
     eos: int
     pad: int
 

@@ -62,21 +62,21 @@ def _wrong_run(
     return tokens
 
 
-def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, "T"]:
+def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
     """The times at which the environment pushed another token than the expert's label."""
     executed = jnp.roll(trajectory.tokens, -1)
     return trajectory.valid & jnp.asarray(mdp.ordinary)[executed] & (executed != trajectory.actions)
 
 
 def wrong_token(
-    mdp: Mdp, logits: Float[Array, "V"], right: Int[Array, ""], key: PRNGKeyArray
+    mdp: Mdp, logits: Float[Array, " V"], right: Int[Array, ""], key: PRNGKeyArray
 ) -> Int[Array, ""]:
     """Draws a wrong token from the policy: z ~ pi(.|s), z an ordinary token other than `right`."""
     allowed = jnp.asarray(mdp.ordinary) & (jnp.arange(logits.shape[0]) != right)
     return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf))
 
 
-def redrawn(mdp: Mdp, trajectory: Trajectory, z: Int[Array, "T"]) -> Trajectory:
+def redrawn(mdp: Mdp, trajectory: Trajectory, z: Int[Array, " T"]) -> Trajectory:
     """The trajectory with the token pushed at each wrong step t replaced by z[t].
 
     The stack, the mask and the states do not depend on which wrong token was pushed. So an episode

@@ -29,8 +29,8 @@ class Episode(NamedTuple):
     tokens: Int[Array | ndarray, "*batch T"]
     labels: Int[Array | ndarray, "*batch T"]
     imitate: Bool[Array | ndarray, "*batch T"]
-    start: Int[Array | ndarray, "*batch"]
-    end: Int[Array | ndarray, "*batch"]
+    start: Int[Array | ndarray, " *batch"]
+    end: Int[Array | ndarray, " *batch"]
 
 
 class Trajectory(NamedTuple):
@@ -58,9 +58,9 @@ class Trajectory(NamedTuple):
     actions: Int[Array, "*batch T"]
     imitate: Bool[Array, "*batch T"]
     valid: Bool[Array, "*batch T"]
-    start: Int[Array, "*batch"]
-    end: Int[Array, "*batch"]
-    finished: Bool[Array, "*batch"]
+    start: Int[Array, " *batch"]
+    end: Int[Array, " *batch"]
+    finished: Bool[Array, " *batch"]
 
 
 class Values(NamedTuple):

@@ -89,7 +89,7 @@ class Transformer(nnx.Module):
         )
 
     def decode(
-        self, token: Int[Array, "B"], depth: Int[Array, "B"], cache: Cache
+        self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Pushes one token a row at its depth: returns its hidden state and the cache with it."""
         mask = stack_mask(depth[:, None], cache[0].k.shape[1])

@@ -19,7 +19,7 @@ class Replay(NamedTuple):
     """
 
     episodes: Episode
-    born: Int[Array, "C"]
+    born: Int[Array, " C"]
     added: Int[Array, ""]
 
 
@@ -43,7 +43,7 @@ def add(replay: Replay, episodes: Episode, step: Int[Array, ""]) -> Replay:
 
 def draw(
     replay: Replay, key: PRNGKeyArray, n: int, step: Int[Array, ""]
-) -> tuple[Episode, Int[Array, "n"]]:
+) -> tuple[Episode, Int[Array, " n"]]:
     """n episodes, uniformly with replacement from those there are, and their ages in steps."""
     held = jnp.minimum(replay.added, replay.born.shape[0])
     index = jax.random.randint(key, (n,), 0, held)

@@ -17,10 +17,10 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Episode
 from sequencematch.models.transformer import Cache, Transformer
 
-Choice = Callable[[Float[Array, "V"], PRNGKeyArray], Int[Array, ""]]
+Choice = Callable[[Float[Array, " V"], PRNGKeyArray], Int[Array, ""]]
 
 
-def greedy(logits: Float[Array, "V"], key: PRNGKeyArray) -> Int[Array, ""]:
+def greedy(logits: Float[Array, " V"], key: PRNGKeyArray) -> Int[Array, ""]:
     """The likeliest action."""
     return jnp.argmax(logits)
 
@@ -47,10 +47,10 @@ class Generation(NamedTuple):
 
     tokens: Int[Array, "B T"]
     log_probs: Float[Array, "B T"]
-    start: Int[Array, "B"]
-    time: Int[Array, "B"]
-    done: Bool[Array, "B"]
-    depth: Int[Array, "B"]
+    start: Int[Array, " B"]
+    time: Int[Array, " B"]
+    done: Bool[Array, " B"]
+    depth: Int[Array, " B"]
     hidden: Float[Array, "B S D"]
     cache: Cache
     keys: PRNGKeyArray
@@ -59,7 +59,7 @@ class Generation(NamedTuple):
 def begin(
     model: Transformer,
     prompts: Int[Array, "B P"],
-    start: Int[Array, "B"],
+    start: Int[Array, " B"],
     key: PRNGKeyArray,
     max_actions: int,
 ) -> Generation:
@@ -108,7 +108,7 @@ def sample(
     model: Transformer,
     mdp: Mdp,
     prompts: Int[Array, "B P"],
-    start: Int[Array, "B"],
+    start: Int[Array, " B"],
     key: PRNGKeyArray,
     *,
     max_actions: int,

@@ -1,0 +1,74 @@
+"""A task from a file of lines {"prompt": ..., "completion": ...}."""
+
+import json
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from sequencematch.data.task import Example, Task, exact
+
+
+def task(data: Any) -> Task:
+    """Reads the file and splits it by prompt: all lines of one prompt fall into the same split.
+
+    Args:
+      data: has `path`, `seed`, and the numbers of distinct prompts `train` (at most), `validation`
+        and `test`. The held-out prompts are drawn first, so they do not depend on `train`.
+
+    Raises:
+      ValueError: a line is damaged, or there are too few prompts; names file and line.
+      OSError: the file cannot be read.
+    """
+    path = pathlib.Path(data.path).expanduser()
+    if not path.is_file():
+        raise OSError(f"data.path={data.path!r} is no file")
+    examples = read(path)
+    return Task(
+        name=path.stem,
+        alphabet="".join(sorted(set("".join(map("".join, examples))))),
+        splits=_split(examples, data),
+        confusable="".join(sorted(set("".join(e.completion for e in examples)))),
+        check=exact,
+    )
+
+
+def read(path: pathlib.Path) -> list[Example]:
+    """Returns the examples of a file; empty lines are skipped.
+
+    Raises:
+      ValueError: a line is damaged; names file and line.
+    """
+    with path.open("rb") as lines:
+        return [_parsed(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+
+
+def _parsed(line: bytes, place: str) -> Example:
+    try:
+        record = json.loads(line)
+    except ValueError as cause:
+        raise ValueError(f"{place}: not JSON: {cause}") from cause
+    fields = [record.get(key) for key in Example._fields] if isinstance(record, dict) else [None]
+    if not all(isinstance(field, str) for field in fields):
+        raise ValueError(f'{place}: expected {{"prompt": "...", "completion": "..."}}, both text')
+    return Example(*fields)
+
+
+def _split(examples: list[Example], data: Any) -> dict[str, list[Example]]:
+    prompts = list(dict.fromkeys(example.prompt for example in examples))
+    held_out = data.test + data.validation
+    if len(prompts) <= held_out:
+        raise ValueError(
+            f"data.path={data.path!r} has {len(prompts)} distinct prompts: data.test={data.test} "
+            f"and data.validation={data.validation} leave none to train on"
+        )
+    order = np.random.default_rng(data.seed).permutation(len(prompts))
+    ends = np.cumsum([data.test, data.validation, data.train])
+    split_of = {}
+    for rank, i in enumerate(order[: ends[-1]]):
+        split_of[prompts[i]] = ("test", "validation", "train")[np.searchsorted(ends, rank, "right")]
+    splits = {"train": [], "validation": [], "test": []}
+    for example in examples:
+        if example.prompt in split_of:
+            splits[split_of[example.prompt]].append(example)
+    return splits

@@ -1,0 +1,182 @@
+"""Exact match of generated answers, and how often `<bkspc>` is used and mends an error."""
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from math import sqrt
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from sequencematch.core.mdp import Mdp
+from sequencematch.data import pipeline
+from sequencematch.data.task import Example, Task
+from sequencematch.data.tokenizer import CharTokenizer
+from sequencematch.rollout import sampler
+
+CHOICES = {"greedy": sampler.greedy, "sampled": sampler.tempered(1.0)}
+
+
+class Answer(NamedTuple):
+    """One generated answer.
+
+    Attributes:
+      example: the question and its reference answer.
+      actions: ids of the executed actions, edits included.
+      text: what is left after deletions.
+      right: whether the task accepts the text, and `<eos>` ended it.
+      finished: whether `<eos>` ended it.
+    """
+
+    example: Example
+    actions: list[int]
+    text: str
+    right: bool
+    finished: bool
+
+
+class Generator:
+    """Answers the examples of a task, in batches of one shape."""
+
+    def __init__(
+        self,
+        graph: nnx.GraphDef,
+        mdp: Mdp,
+        task: Task,
+        tokenizer: CharTokenizer,
+        *,
+        prompt_slots: int,
+        max_actions: int,
+        rows: int,
+        seed: int,
+    ):
+        self.mdp, self.task, self.tokenizer = mdp, task, tokenizer
+        self._prompt_slots, self._rows, self._seed = prompt_slots, rows, seed
+
+        def sample(choose: sampler.Choice, params, prompts, start, key):
+            model = nnx.merge(graph, params)
+            return sampler.sample(
+                model, mdp, prompts, start, key, max_actions=max_actions, choose=choose
+            )[0]
+
+        self._sample = {name: jax.jit(partial(sample, c)) for name, c in CHOICES.items()}
+
+    def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
+        """Answers examples, "greedy" or "sampled" at temperature 1; the draws depend on the seed."""
+        for begin in range(0, len(examples), self._rows):
+            chunk = [examples[i] for i in range(begin, min(begin + self._rows, len(examples)))]
+            filled = chunk + [chunk[-1]] * (self._rows - len(chunk))
+            encode = partial(
+                pipeline.encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots
+            )
+            prompts, start = map(np.stack, zip(*(encode(e.prompt) for e in filled), strict=True))
+            key = jax.random.fold_in(jax.random.key(self._seed), begin)
+            episodes = jax.device_get(self._sample[choice](params, prompts, start, key))
+            for row, example in enumerate(chunk):
+                taken = slice(episodes.start[row] + 1, episodes.end[row] + 1)
+                yield self._answer(example, episodes.tokens[row, taken].tolist())
+
+    def _answer(self, example: Example, actions: list[int]) -> Answer:
+        text = self.tokenizer.decode(replay(self.mdp, actions))
+        finished = actions[-1] == self.mdp.eos
+        right = finished and self.task.check(example, text)
+        return Answer(example, actions, text, right, finished)
+
+
+def replay(mdp: Mdp, actions: Sequence[int]) -> list[int]:
+    """The text that a string of actions leaves, by a plain stack."""
+    text: list[int] = []
+    for action in actions:
+        pops = int(mdp.pops[action])
+        text = text[: max(len(text) - pops, 0)] if pops else [*text, action]
+    return text
+
+
+def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
+    """95 % interval of a share (Wilson 1927)."""
+    share, spread = right / n, z * z / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = z * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
+    return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def accuracy(answers: Sequence[Answer]) -> dict:
+    """Share of right answers with its 95 % interval, and how the answers ended."""
+    n, right = len(answers), sum(a.right for a in answers)
+    low, high = wilson(right, n)
+    return {
+        "accuracy": right / n,
+        "low": low,
+        "high": high,
+        "n": n,
+        "right": right,
+        "finished": sum(a.finished for a in answers) / n,
+        "length": sum(len(a.actions) for a in answers) / n,
+    }
+
+
+class Edits(NamedTuple):
+    """What one answer's edits did, counted against the reference.
+
+    Attributes:
+      deletions: edits that removed something.
+      deleted_wrong: those made while the text was no beginning of the reference.
+      errors: first wrong tokens after a right beginning, a premature or late `<eos>` included.
+      errors_deleted: those later removed.
+      errors_mended: those removed and followed by the right token.
+    """
+
+    deletions: int = 0
+    deleted_wrong: int = 0
+    errors: int = 0
+    errors_deleted: int = 0
+    errors_mended: int = 0
+
+
+def edits(mdp: Mdp, actions: Sequence[int], reference: Sequence[int]) -> Edits:
+    """Counts errors and mends of one answer; `reference` ends in `<eos>`."""
+    text: list[int] = []
+    count, error_removed = Edits(), False
+    for action in actions:
+        right = text == list(reference[: len(text)])
+        if not mdp.pops[action]:
+            wrong = right and action != reference[len(text)]
+            mended = right and error_removed and not wrong
+            count = count._replace(
+                errors=count.errors + wrong, errors_mended=count.errors_mended + mended
+            )
+            text, error_removed = [*text, action], False
+        elif text:
+            text = text[: max(len(text) - int(mdp.pops[action]), 0)]
+            error_removed = not right and text == list(reference[: len(text)])
+            count = count._replace(
+                deletions=count.deletions + 1,
+                deleted_wrong=count.deleted_wrong + (not right),
+                errors_deleted=count.errors_deleted + error_removed,
+            )
+    return count
+
+
+def edit_statistics(
+    mdp: Mdp, answers: Sequence[Answer], encode: Callable[[str], Sequence[int]]
+) -> dict:
+    """How often edits are used, how often they remove what is wrong, how often that mends it."""
+    references = ([*encode(a.example.completion), mdp.eos] for a in answers)
+    pairs = zip(answers, references, strict=True)
+    counts = [edits(mdp, a.actions, reference) for a, reference in pairs]
+    total = Edits(*map(sum, zip(*counts, strict=True)))
+    used = [sum(bool(mdp.pops[action]) for action in a.actions) for a in answers]
+    return {
+        "answers": sum(n > 0 for n in used) / len(answers),
+        "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
+        "deleted_wrong": _share(total.deleted_wrong, total.deletions),
+        "errors": total.errors,
+        "errors_deleted": _share(total.errors_deleted, total.errors),
+        "errors_mended": _share(total.errors_mended, total.errors),
+    }
+
+
+def _share(part: int, whole: int) -> float | None:
+    """part/whole, or None where there is nothing to take a share of."""
+    return part / whole if whole else None

@@ -1,0 +1,291 @@
+"""How a report looks: a run's curves as inline SVG, and the style sheet they take colours from.
+
+Every panel is its own figure, so a page lays them out in as many columns as fit; every colour is a
+variable of the style sheet, so one drawing serves light and dark mode.
+"""
+
+import html
+import io
+import itertools
+import math
+import re
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib import style, ticker
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Stand-ins that matplotlib accepts for colours only the style sheet knows; replaced after drawing.
+# None is black: matplotlib leaves black out of the SVG, and there would be nothing to replace.
+MUTED, LINE = "#010203", "#010204"
+CURVES = ("#010205", "#010206", "#010207")
+VARIABLES = {MUTED: "var(--muted)", LINE: "var(--line)"} | {
+    colour: f"var(--curve-{i})" for i, colour in enumerate(CURVES)
+}
+RC = {
+    **dict.fromkeys(
+        ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED
+    ),
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color", "grid.color"), LINE),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
+    **{"axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.6},
+    **{"ytick.major.size": 0, "ytick.minor.size": 0, "lines.markersize": 3, "font.size": 9},
+    "svg.fonttype": "none",
+}
+
+
+class Panel(NamedTuple):
+    """One small figure over training steps.
+
+    Attributes:
+        title: what is drawn.
+        meaning: one sentence for the reader.
+        curves: at most three metrics and their labels.
+        form: format of the vertical axis' numbers.
+        limits: of the vertical axis; None: what the data needs.
+        scale: "linear", or "log" for what is positive and spans decades.
+        kind: of the metrics' lines to read, "train" or "validation".
+    """
+
+    title: str
+    meaning: str
+    curves: dict[str, str]
+    form: str = "{x:.3g}"
+    limits: tuple[float, float] | None = None
+    scale: str = "linear"
+    kind: str = "train"
+
+
+SECTIONS = {
+    "Learning": (
+        Panel(
+            "Validation accuracy",
+            "Exact match of the text after deletions, with its 95 % interval.",
+            {"accuracy/greedy": "greedy", "accuracy/sampled": "sampled"},
+            form="{x:.0%}",
+            limits=(0, 1),
+            kind="validation",
+        ),
+        Panel(
+            "Loss",
+            "L = β·BC − (1 − β)·J, and its behavioural cloning term.",
+            {"loss": "loss", "bc": "BC"},
+        ),
+        Panel("Objective", "J, maximised once β < 1.", {"objective": "J"}),
+    ),
+    "Values, rewards and temporal differences": (
+        Panel(
+            "Value",
+            "V(s) = logsumexp ℓ(·|s), also at the first decision alone, and Q = ℓ(a|s).",
+            {
+                "value/mean": "V, mean and range",
+                "value/start": "V at the start",
+                "q/mean": "Q, mean",
+            },
+        ),
+        Panel(
+            "Implied reward",
+            "r = ℓ(a|s) − γV(s′) on the data and on the policy's samples.",
+            {"reward/mean": "data, mean and range", "policy/reward_mean": "samples, mean"},
+        ),
+        Panel(
+            "Temporal difference",
+            "V(s) − γV(s′) over the steps of the data.",
+            {"td/mean": "mean", "td/rms": "root mean square"},
+        ),
+    ),
+    "Samples from the policy": (
+        Panel("Length", "Actions in a sample.", {"policy/length": "mean"}),
+        Panel("Backspaces", "Share of actions.", {"policy/bkspc": "<bkspc>"}, form="{x:.1%}"),
+        Panel("Age", "Steps since the replayed samples were drawn.", {"replay/age": "mean"}),
+    ),
+    "Optimisation": (
+        Panel("Gradient norm", "Over all parameters.", {"gradient_norm": "norm"}, scale="log"),
+        Panel("Learning rate", "Of the optimiser.", {"learning_rate": "rate"}),
+        Panel("Weight of BC", "β in the loss.", {"beta": "β"}, limits=(-0.04, 1.04)),
+    ),
+    "Cost": (
+        Panel(
+            "Throughput",
+            "Trajectory tokens trained on in a second.",
+            {"tokens_per_second": "tokens/s"},
+            form="{x:,.0f}",
+        ),
+        Panel(
+            "Tokens",
+            "So far, in trajectories trained on and in samples drawn.",
+            {"tokens": "trained on", "sampled_tokens": "sampled"},
+            form="{x:,.0f}",
+        ),
+    ),
+}
+BANDS = {
+    "accuracy/greedy": ("accuracy/greedy_low", "accuracy/greedy_high"),
+    "accuracy/sampled": ("accuracy/sampled_low", "accuracy/sampled_high"),
+    "value/mean": ("value/min", "value/max"),
+    "reward/mean": ("reward/min", "reward/max"),
+}
+
+
+def finite(value: object) -> float:
+    """`value` as a float; NaN where it is no number, or not a finite one."""
+    if not isinstance(value, int | float) or not math.isfinite(value):
+        return math.nan
+    return float(value)
+
+
+def figures(panels: tuple[Panel, ...], metrics: list[dict]) -> str:
+    """The panels for which `metrics` has data, as <figure> elements; "" where there are none."""
+    return "".join(_figure(panel, metrics) for panel in panels)
+
+
+def _figure(panel: Panel, metrics: list[dict]) -> str:
+    lines = [line for line in metrics if line.get("kind") == panel.kind]
+    keys = [key for key in panel.curves if any(key in line for line in lines)]
+    if not keys:
+        return ""
+    gaps = sum(math.isnan(finite(line.get(key, 0))) for key in keys for line in lines)
+    note = f" Gaps: {gaps} values that are not finite." if gaps else ""
+    legend = "".join(_legend(i, panel.curves[key]) for i, key in enumerate(keys))
+    return (
+        f'<figure><h3>{html.escape(panel.title)}</h3><p class="legend">{legend}</p>'
+        f"{_svg(panel, keys, lines, metrics)}"
+        f"<figcaption>{html.escape(panel.meaning + note)}</figcaption></figure>\n"
+    )
+
+
+def _legend(index: int, label: str) -> str:
+    swatch = f'<i style="background:var(--curve-{index})"></i>'
+    return f"<span>{swatch}{html.escape(label)}</span>"
+
+
+def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
+    """Each phase of training after the first, and the step at which it begins."""
+    steps = [(str(line["phase"]), line["step"]) for line in metrics if "phase" in line]
+    return [now for before, now in itertools.pairwise(steps) if before[0] != now[0]]
+
+
+def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) -> str:
+    """One panel's SVG element; a function of its arguments alone, to the byte."""
+    name = re.sub("[^a-z]+", "-", panel.title.lower())
+    buffer = io.StringIO()
+    with style.context(["default", RC | {"svg.hashsalt": name}]):
+        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
+        axes = figure.subplots()
+        for colour, key in zip(CURVES, keys, strict=False):
+            _draw(axes, key, colour, lines)
+        _dress(axes, panel)
+        _place(axes, metrics)
+        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    return _for_page(buffer.getvalue(), name, panel.title)
+
+
+def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
+    columns = ("step", key, *BANDS.get(key, ("", "")))
+    rows = [[finite(line.get(column)) for column in columns] for line in lines if key in line]
+    steps, values, low, high = np.array(rows).T
+    axes.plot(steps, values, color=colour, marker="o" if len(rows) <= 24 else "")
+    if np.isfinite(low + high).any():
+        axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
+
+
+def _dress(axes: Axes, panel: Panel) -> None:
+    """Scales, limits and numbers of the axes."""
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
+    values = np.concatenate([line.get_ydata() for line in axes.lines])
+    values = values[np.isfinite(values)]
+    if panel.scale == "log" and values.size and values.min() > 0:
+        axes.set_yscale("log")
+        narrow = values.max() < 100 * values.min()
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
+    axes.set(ylim=panel.limits, xlabel="step")
+    axes.yaxis.set_major_formatter(ticker.StrMethodFormatter(panel.form))
+    axes.xaxis.set_major_locator(ticker.MaxNLocator(4, integer=True, steps=(1, 2, 5, 10)))
+    axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
+
+
+def _place(axes: Axes, metrics: list[dict]) -> None:
+    """The run's steps, the same for every panel, and a dashed line where a phase begins."""
+    left, right = metrics[0]["step"], metrics[-1]["step"]
+    for phase, step in _phases(metrics):
+        side = "right" if step > left + 0.6 * (right - left) else "left"
+        axes.axvline(step, color=MUTED, linestyle=(0, (3, 3)), linewidth=0.8)
+        above = axes.get_xaxis_transform()
+        # The name comes from a file: a dollar sign in it is no formula.
+        axes.text(step, 1.02, phase, transform=above, ha=side, size=8, parse_math=False)
+    margin = 0.02 * (right - left) or 0.5
+    axes.set_xlim(left - margin, right + margin)
+
+
+def _for_page(svg: str, name: str, label: str) -> str:
+    """Fits a stand-alone SVG file into a page that holds several."""
+    svg = svg[svg.index("<svg") :]
+    # Its style sheet speaks of "*", which in a page is everything; the page's rule says "svg *".
+    svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
+    # The view box keeps the proportions, the page gives the width.
+    head = f'<svg role="img" aria-label="{html.escape(label)}"'
+    svg = re.sub(r'<svg( width="\S+"| height="\S+")*', head, svg, count=1)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg)
+    for colour, variable in VARIABLES.items():
+        svg = svg.replace(colour, variable)
+    return svg
+
+
+STYLE = """
+:root {
+  --paper: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --muted: #62676f; --line: #dfe1e5;
+  --curve-0: #2a63c8; --curve-1: #c2620a; --curve-2: #0b8574; --right: #11794a; --wrong: #c22f3a;
+}
+@media (prefers-color-scheme: dark) {
+  :root {
+    --paper: #131519; --card: #1b1e24; --ink: #e7e9ec; --muted: #9ba2ad; --line: #343943;
+    --curve-0: #7fb0ff; --curve-1: #f2a354; --curve-2: #4fd0b8; --right: #55cf94; --wrong: #ff868d;
+  }
+}
+* { box-sizing: border-box; margin: 0; }
+body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
+main { max-width: 72rem; margin: auto; padding: 2.5rem 1.25rem 4rem; overflow-wrap: anywhere; }
+h1 { font-size: 2.1rem; line-height: 1.25; letter-spacing: -0.02em; }
+h2 { font-size: 1.25rem; margin: 2.75rem 0 1rem; }
+h3 { font-size: 0.95rem; }
+:is(h3, thead th)::first-letter { text-transform: uppercase; }
+:is(section, details) > :is(h3, pre, ol) { margin-top: 1rem; }
+.muted, .small, figcaption, dt, summary, kbd { color: var(--muted); font-weight: 400; }
+.small, figcaption, dt, dd, pre { font-size: 0.85rem; }
+.note { border-left: 3px solid var(--curve-1); padding-left: 0.75rem; margin-top: 0.75rem; }
+.card, figure, dl, pre, table {
+  background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; }
+.scores, .panels, dl { display: grid; gap: 1rem; --column: minmax(min(100%, 20rem), 1fr); }
+.scores { grid-template-columns: repeat(auto-fit, var(--column)); }
+.panels { grid-template-columns: repeat(auto-fill, var(--column)); padding: 0; }
+.big { font-size: 3rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.03em; }
+.bar { position: relative; height: 0.7rem; margin-top: 0.5rem; background: var(--line); }
+.bar i { position: absolute; top: 0; bottom: 0; background: var(--curve-0); }
+.bar .interval { opacity: 0.5; }
+.bar .stroke { width: 4px; margin: -4px -2px; border-radius: 2px; }
+.scale { display: flex; justify-content: space-between; margin-bottom: 0.5rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: 0.85rem; }
+.legend i { display: inline-block; width: 1rem; height: 3px; margin: 0 0.4rem 0.2rem 0; }
+svg { display: block; width: 100%; height: auto; margin: 0.5rem 0; }
+svg * { stroke-linejoin: round; stroke-linecap: butt; }
+svg text { font-family: inherit !important; }
+table { width: 100%; border-spacing: 0; padding: 0.25rem 1rem; }
+th, td { text-align: left; vertical-align: top; padding: 0.5rem 0; }
+td, thead th { text-align: right; padding-left: 1rem; white-space: nowrap; }
+tbody :is(th, td) { border-top: 1px solid var(--line); }
+tbody span { display: block; }
+li.card { list-style: none; border-left: 4px solid var(--tone); }
+.right { --tone: var(--right); } .wrong { --tone: var(--wrong); }
+.sign { float: right; margin-left: 1rem; color: var(--tone); font-size: 0.85rem; }
+.actions, code, pre { font-family: ui-monospace, monospace; white-space: pre-wrap; }
+.actions { font-size: 1.2rem; margin: 0.4rem 0; }
+del { color: var(--wrong); text-decoration-thickness: 2px; } code { color: var(--ink); }
+kbd { font-family: system-ui, sans-serif; font-size: 0.85em; margin: 0 0.15em; }
+dl { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
+td, dd { font-variant-numeric: tabular-nums; }
+summary { cursor: pointer; margin-top: 1rem; }
+"""

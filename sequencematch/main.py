@@ -1,0 +1,143 @@
+"""The command line: train a model, evaluate it again, or let it answer.
+
+python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.key=value ...]
+
+--mode=train     trains, evaluates on the test set and writes report.html (the default)
+--mode=evaluate  evaluates the newest checkpoint of a run again
+--mode=sample    answers --prompt with it, printing the answer as it is written
+
+Exit code 0 when done; 2, and one line, when it cannot be done as asked.
+"""
+
+import difflib
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+from absl import flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from sequencematch import config as configuration
+from sequencematch import modes, workdir
+from sequencematch.run import build
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the command line asks, or says in one line why not; returns the exit code."""
+    logging.set_verbosity(logging.ERROR)
+    try:
+        job = prepare(argv)
+    except (ValueError, OSError, flags.Error) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        print(f"sequencematch: {reason}", file=sys.stderr)
+        return 2
+    job()
+    return 0
+
+
+def prepare(argv: Sequence[str]) -> Callable[[], None]:
+    """Checks everything, opens the data and the checkpoint; the job returned does the work.
+
+    Raises:
+      ValueError, OSError, flags.Error: what is wrong, where, and how to mend it.
+    """
+    asked = parse(argv)
+    if asked.help:
+        return partial(print, f"{__doc__}\n{asked.get_help()}")
+    config, name = chosen(asked)
+    configuration.validate(config)
+    folder = Path(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+    if asked.mode == "train":
+        workdir.check_free(folder, config, asked.resume)
+        command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
+        return modes.training(build(config), folder, name, command, asked.resume)
+    workdir.check_run(folder, config)
+    run = build(config)
+    if asked.mode == "evaluate":
+        return modes.evaluation(run, folder)
+    return modes.answering(run, folder, asked.prompt)
+
+
+def define(values: flags.FlagValues) -> None:
+    """Every flag but --config."""
+    flags.DEFINE_enum(
+        "mode", "train", ["train", "evaluate", "sample"], "What to do.", flag_values=values
+    )
+    flags.DEFINE_string(
+        "workdir", None, "Folder of the run: runs/<config>-<method>-<seed>.", flag_values=values
+    )
+    flags.DEFINE_bool("resume", False, "Go on with the run in the folder.", flag_values=values)
+    flags.DEFINE_string("prompt", None, "What --mode=sample answers.", flag_values=values)
+    flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
+
+
+def parse(argv: Sequence[str]) -> flags.FlagValues:
+    """The flags, every one of them known and every `--config.key` a key of the file named.
+
+    Raises:
+      ValueError, flags.Error: which one is not.
+    """
+    named = flags.FlagValues()
+    define(named)
+    flags.DEFINE_string("config", None, "Configuration file.", flag_values=named)
+    rest = [arg.lstrip("-") for arg in named(list(argv), known_only=True)[1:]]
+    overrides = [arg.split("=")[0] for arg in rest if arg.startswith("config.")]
+    check_overrides(named.config, [name.removeprefix("config.") for name in overrides])
+    values = flags.FlagValues()
+    define(values)
+    config_flags.DEFINE_config_file(
+        "config", None, "configs/NAME.py[:method], and --config.key=value.", flag_values=values
+    )
+    stray = values(list(argv))[1:]
+    if stray:
+        raise ValueError(f"{stray[0]!r} is no flag: write --name=value")
+    if values.mode == "sample" and not values.prompt:
+        raise ValueError('--mode=sample needs --prompt="..."')
+    return values
+
+
+def check_overrides(file: str | None, keys: Sequence[str]) -> None:
+    """Raises ValueError unless the file can be loaded and has the keys."""
+    if file is None:
+        if keys:
+            raise ValueError(f"--config.{keys[0]} changes a file: name it with --config=FILE")
+        return
+    known = configuration.flat(load(file))
+    for key in keys:
+        configuration.known_key(key, known)
+
+
+def load(file: str) -> ConfigDict:
+    """The configuration of a file, `path[:method]`, before overrides.
+
+    Raises:
+      ValueError: it is missing, or fails.
+    """
+    path = Path(file.split(":")[0])
+    if not path.is_file():
+        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
+        near = difflib.get_close_matches(str(path), beside, n=1)
+        raise ValueError(f"--config={path}: no such file" + "; did you mean {}?".format(*near) * len(near))
+    values = flags.FlagValues()
+    try:
+        config_flags.DEFINE_config_file("config", None, flag_values=values)
+        values(["", f"--config={file}"])
+        return values.config
+    except Exception as error:  # a configuration file is Python: it can fail in any way
+        raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error
+
+
+def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
+    """The configuration and its name: of the file named, else of the run in --workdir."""
+    if asked.config is not None:
+        return asked.config, Path(asked["config"].config_filename.split(":")[0]).stem
+    if asked.workdir is None:
+        raise ValueError("name a configuration, --config=configs/arithmetic.py, or a run, --workdir=DIR")
+    saved = workdir.read(Path(asked.workdir))
+    return ConfigDict(saved["config"]), saved["name"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

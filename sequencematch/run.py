@@ -1,0 +1,184 @@
+"""From a configuration to the parts of a run."""
+
+from functools import partial
+from typing import NamedTuple
+
+import grain
+import jax
+import optax
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sequencematch import config as configuration
+from sequencematch.core import mdp
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.losses import WEIGHTINGS, Objective
+from sequencematch.core.mdp import Mdp
+from sequencematch.data import pipeline
+from sequencematch.data.catalog import load_task
+from sequencematch.data.task import Task
+from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.evaluate.accuracy import Generator
+from sequencematch.models.transformer import Transformer
+from sequencematch.train import mesh as meshes
+from sequencematch.train import optim, state
+from sequencematch.train.loop import Phase, Plan, compile_steps
+from sequencematch.train.methods import METHODS
+from sequencematch.train.state import Recipe, TrainState
+
+
+class Run(NamedTuple):
+    """The parts that one configuration makes, before any array exists.
+
+    Attributes:
+      config: what made it.
+      task, tokenizer: the examples and their alphabet.
+      recipe: what a training step closes over.
+      mesh: the devices.
+      initial: () -> the first training state, made where it will live.
+      like: shapes and places of that state.
+    """
+
+    config: ConfigDict
+    task: Task
+    tokenizer: CharTokenizer
+    recipe: Recipe
+    mesh: jax.sharding.Mesh
+    initial: jax.stages.Wrapped
+    like: TrainState
+
+    @property
+    def slots(self) -> int:
+        """T, slots of a trajectory."""
+        return self.config.prompt_slots + self.config.max_actions
+
+    @property
+    def parameters(self) -> int:
+        """Number of parameters of the network."""
+        return sum(x.size for x in jax.tree.leaves(self.like.params))
+
+
+def build(config: ConfigDict) -> Run:
+    """Loads the task and lays out the network; trains nothing yet.
+
+    Raises:
+      ValueError, OSError: one line on what is wrong with the configuration, the data or the devices.
+    """
+    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    task = load_task(config.task, config.data)
+    tokenizer = CharTokenizer(task.alphabet)
+    T = config.prompt_slots + config.max_actions
+    pipeline.check_fits(task, tokenizer, prompt_slots=config.prompt_slots, slots=T)
+    sizes = configuration.transformer(config, tokenizer.vocab_size)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
+    recipe = make_recipe(config, graph, make_mdp(config, tokenizer))
+    initial = partial(state.initial, sizes, recipe, capacity=config.rollout.capacity, slots=T)
+    shapes = jax.eval_shape(initial)
+    shardings = meshes.state_shardings(mesh, shapes)
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    initial = jax.jit(initial, out_shardings=shardings)
+    return Run(config, task, tokenizer, recipe, mesh, initial, like)
+
+
+def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
+    """The action set of the method: never `<pad>` or `<bos>`, `<bkspc>` only if it has edits."""
+    edits = METHODS[config.method].edits
+    return mdp.make(
+        tokenizer.vocab_size,
+        eos=EOS,
+        pad=PAD,
+        never=[BOS] if edits else [BOS, BKSPC],
+        edits={BKSPC: 1} if edits else {},
+    )
+
+
+def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Recipe:
+    """What the training step closes over."""
+    c, method, steps = config, METHODS[config.method], config.train.steps
+    objective = Objective(
+        divergence=DIVERGENCES[c.objective.divergence],
+        alpha=c.objective.alpha,
+        gamma=c.objective.gamma,
+        policy_weight=c.objective.policy_weight,
+        weighting=WEIGHTINGS[c.objective.weighting],
+    )
+    matching = max(steps - c.train.bc_steps, 1)
+    return Recipe(
+        graph=graph,
+        mdp=decisions,
+        optimizer=optim.make_optimizer(c.optimizer, steps),
+        learning_rate=optim.learning_rate(c.optimizer, steps),
+        objective=objective,
+        beta=optax.linear_schedule(1.0, c.train.beta_end, matching, c.train.bc_steps),
+        samples=c.rollout.batch_size if method.matches and objective.needs_samples else 0,
+        max_actions=c.max_actions,
+        hard_negatives=method.edits and c.noise.kind == "policy",
+        seed=c.seed,
+    )
+
+
+def make_plan(run: Run) -> Plan:
+    """The phases of the method, and what happens how often."""
+    c, samples, method = run.config, run.recipe.samples, METHODS[run.config.method]
+    rows, steps = c.train.batch_size, c.train.steps
+    shardings = jax.tree.map(lambda x: x.sharding, run.like)
+    imitate, match, refresh = compile_steps(run.recipe, run.mesh, shardings)
+    own = rows * (1 + run.recipe.hard_negatives)
+    phases = [Phase("bc" if method.edits else "mle", imitate, steps, False, own)]
+    if method.matches:
+        cloning = phases[0]._replace(until=c.train.bc_steps)
+        matching = Phase("sequencematch", match, steps, samples > 0, own + samples)
+        phases = [cloning, matching]
+    return Plan(
+        phases=phases,
+        refresh=refresh,
+        slots=run.slots,
+        refresh_every=c.rollout.every,
+        refresh_rows=c.rollout.rows,
+        log_every=c.log_every,
+        evaluate_every=c.evaluate.every,
+        save_every=c.checkpoint.every,
+        batch_sharding=meshes.batch_sharding(run.mesh),
+    )
+
+
+def training_data(run: Run) -> tuple[grain.MapDataset, grain.MapDataset]:
+    """(batches of episodes, batches of prompts); element i of each is for step i."""
+    c = run.config
+    kind = c.noise.kind if METHODS[c.method].edits else "none"
+    episodes = pipeline.episodes(
+        run.task,
+        run.tokenizer,
+        "train",
+        batch_size=c.train.batch_size,
+        slots=run.slots,
+        noise=pipeline.Noise(kind, c.noise.eta, c.noise.run),
+        seed=c.seed,
+    )
+    # Another seed: else each refresh would complete the prompts of the step's own batch.
+    prompts = pipeline.prompts(
+        run.task,
+        run.tokenizer,
+        "train",
+        batch_size=c.rollout.rows,
+        prompt_slots=c.prompt_slots,
+        seed=c.seed ^ 0x5A5A5A5A,
+    )
+    return episodes, prompts
+
+
+def make_generator(run: Run) -> Generator:
+    """Answers the task's questions with the run's parameters."""
+    c = run.config
+    return Generator(
+        run.recipe.graph,
+        run.recipe.mdp,
+        run.task,
+        run.tokenizer,
+        prompt_slots=c.prompt_slots,
+        max_actions=c.evaluate.max_actions,
+        rows=c.evaluate.rows,
+        seed=c.seed,
+    )

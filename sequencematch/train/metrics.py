@@ -1,0 +1,51 @@
+"""Statistics of values, rewards and temporal differences on a batch, computed on the device."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from sequencematch.core import losses, masked
+from sequencematch.core.mdp import Mdp
+from sequencematch.core.types import Trajectory, Values
+
+Metrics = dict[str, Float[Array, ""]]
+
+
+def describe(values: Values, trajectories: Trajectory, gamma: float) -> Metrics:
+    """Mean and extreme V, Q, implied reward r and temporal difference V(s_t) - gamma V(s_{t+1}).
+
+    V over all states, the last one included; the others over the decisions.
+    """
+    valid = trajectories.valid
+    reached = valid | (jnp.arange(valid.shape[1]) == trajectories.end[:, None])
+    reward = jax.vmap(losses.rewards, (0, 0, None))(values, trajectories, gamma)
+    difference = jax.vmap(losses.temporal_differences, (0, 0, None))(values, trajectories, gamma)
+    start = jnp.take_along_axis(values.v, trajectories.start[:, None], axis=1)
+    return {
+        **_spread("value", values.v, reached),
+        "value/start": jnp.mean(start),
+        "q/mean": masked.mean(values.q, valid),
+        **_spread("reward", reward, valid),
+        "td/mean": masked.mean(difference, valid),
+        "td/rms": jnp.sqrt(masked.mean(difference**2, valid)),
+    }
+
+
+def _spread(name: str, x: Array, mask: Array) -> Metrics:
+    low, high = masked.extremes(x, mask)
+    return {f"{name}/mean": masked.mean(x, mask), f"{name}/min": low, f"{name}/max": high}
+
+
+def policy_statistics(
+    mdp: Mdp, values: Values, trajectories: Trajectory, ages: Array, gamma: float
+) -> Metrics:
+    """What the drawn samples look like: their implied reward, length, edits and age in steps."""
+    reward = jax.vmap(losses.rewards, (0, 0, None))(values, trajectories, gamma)
+    edits = jnp.asarray(mdp.pops)[trajectories.actions] > 0
+    return {
+        "policy/reward_mean": masked.mean(reward, trajectories.valid),
+        "policy/length": jnp.mean(trajectories.end - trajectories.start),
+        "policy/finished": jnp.mean(trajectories.finished),
+        "policy/bkspc": masked.mean(edits.astype(jnp.float32), trajectories.valid),
+        "replay/age": jnp.mean(ages),
+    }

@@ -1,0 +1,30 @@
+"""AdamW with warm-up and cosine decay, and clipped gradients."""
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+
+def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+    """Linear warm-up from 0, then a cosine down to `final` times the peak at the last step."""
+    return optax.warmup_cosine_decay_schedule(
+        init_value=0.0,
+        peak_value=config.learning_rate,
+        warmup_steps=config.warmup,
+        decay_steps=steps,
+        end_value=config.learning_rate * config.final,
+    )
+
+
+def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+    """AdamW; weights decay, gains and other vectors do not."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip),
+        optax.adamw(
+            learning_rate(config, steps),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda x: x.ndim >= 2, params),
+        ),
+    )

@@ -1,0 +1,79 @@
+"""What a training step closes over, and what it changes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from sequencematch.core.losses import Objective
+from sequencematch.core.mdp import Mdp
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.transformer import Transformer
+from sequencematch.rollout import replay
+from sequencematch.rollout.replay import Replay
+
+
+class Recipe(NamedTuple):
+    """The fixed ingredients of a run.
+
+    Attributes:
+      graph: the network without its parameters.
+      mdp: the decision process.
+      optimizer: update rule.
+      learning_rate: step -> learning rate, for the metrics.
+      objective: J; its gamma also defines the reward statistics of methods that do not train on it.
+      beta: step -> weight of imitation against J (SequenceMatch, Algorithm 1).
+      samples: policy episodes in each SequenceMatch step; 0 for an objective that needs none.
+      max_actions: limit on the decisions of a sampled episode.
+      hard_negatives: whether wrong tokens of the noise are drawn from the current policy.
+      seed: all chance in a step is a function of (seed, step).
+    """
+
+    graph: nnx.GraphDef
+    mdp: Mdp
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    objective: Objective
+    beta: optax.Schedule
+    samples: int
+    max_actions: int
+    hard_negatives: bool
+    seed: int
+
+
+class TrainState(NamedTuple):
+    """All that changes in training, and all that a checkpoint must hold.
+
+    Attributes:
+      step: int32, steps done; also the position in the data.
+      params: the network's parameters.
+      opt_state: the optimiser's moments.
+      replay: the policy's own episodes; None for a run that draws none.
+    """
+
+    step: Int[Array, ""]
+    params: nnx.State
+    opt_state: optax.OptState
+    replay: Replay | None
+
+
+def network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+    """A freshly initialised network, as its structure and its parameters."""
+    return nnx.split(Transformer(config, nnx.Rngs(seed)))
+
+
+def initial(
+    config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int
+) -> TrainState:
+    """The state before the first step; a function of the seed, so it can be made where it lives."""
+    _, params = network(config, recipe.seed)
+    buffer = replay.empty(capacity, slots) if recipe.samples else None
+    return TrainState(jnp.int32(0), params, recipe.optimizer.init(params), buffer)
+
+
+def step_key(seed: int, step: Int[Array, ""], use: int) -> PRNGKeyArray:
+    """The random key of one use of chance in one step."""
+    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), use)

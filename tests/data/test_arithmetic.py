@@ -1,0 +1,169 @@
+import multiprocessing
+import random
+import re
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import tensorflow_datasets as tfds
+
+from sequencematch.data import arithmetic
+
+tfds.disable_progress_bar()
+
+
+def config(folder, **changes):
+    defaults = {
+        "dir": str(folder),
+        "source": "generator",
+        "module": "arithmetic__add_or_sub_in_base",
+        "bases": (),
+        "entropy": (1.0, 2.0),
+        "train": 40,
+        "validation": 10,
+        "test": 20,
+        "seed": 0,
+    }
+    return SimpleNamespace(**defaults | changes)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def task(folder):
+    return arithmetic.task(config(folder))
+
+
+def contents(task):
+    return {split: list(examples) for split, examples in task.splits.items()}
+
+
+def test_splits_have_their_sizes_and_are_disjoint(task):
+    splits = contents(task)
+    assert {name: len(s) for name, s in splits.items()} == {
+        "train": 40,
+        "validation": 10,
+        "test": 20,
+    }
+    assert len({example.prompt for split in splits.values() for example in split}) == 70
+
+
+def test_alphabet_is_what_the_texts_are_made_of(task):
+    texts = ["".join(example) for split in task.splits.values() for example in split]
+    assert task.alphabet == "".join(sorted(set("".join(texts))))
+    assert set(task.confusable) <= set("0123456789abcdef")
+
+
+def test_confusable_are_the_digits_of_the_bases(tmp_path):
+    task = arithmetic.task(config(tmp_path, bases=(3, 12), train=2, validation=1, test=1))
+    assert task.confusable == "0123456789ab"
+
+
+def test_an_answer_is_right_if_it_is_the_completion(task):
+    example = task.splits["test"][0]
+    assert task.check(example, example.completion)
+    assert not task.check(example, example.completion + "0")
+
+
+def test_held_out_questions_do_not_depend_on_the_training_size(task, folder):
+    more = contents(arithmetic.task(config(folder, train=60)))
+    fewer = contents(task)
+    assert (more["test"], more["validation"]) == (fewer["test"], fewer["validation"])
+    assert more["train"][:40] == fewer["train"]
+
+
+def test_prepared_once(task, folder, monkeypatch):
+    monkeypatch.setattr(arithmetic, "distinct", lambda questions: pytest.fail("prepared again"))
+    monkeypatch.setattr(arithmetic, "check", lambda questions: pytest.fail("probed again"))
+    assert contents(arithmetic.task(config(folder))) == contents(task)
+
+
+def test_preparing_gives_global_random_back(tmp_path):
+    random.seed(3)
+    expected = random.random()
+    random.seed(3)
+    arithmetic.task(config(tmp_path, train=2, validation=1, test=1))
+    assert random.random() == expected
+
+
+@pytest.mark.parametrize("damaged", ["*-train.array_record*", "dataset_info.json", "metadata.json"])
+def test_a_damaged_cache_is_named_and_left_alone(tmp_path, damaged):
+    arithmetic.task(config(tmp_path))
+    (file,) = tmp_path.rglob(damaged)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    message = f"^the data in {re.escape(str(file.parent))} cannot be read .*delete this folder.*$"
+    with pytest.raises(OSError, match=message):
+        contents(arithmetic.task(config(tmp_path)))
+    assert file.exists()
+
+
+def test_examples_are_a_sequence(task):
+    train = task.splits["train"]
+    assert train[-1] == train[len(train) - 1]
+    with pytest.raises(IndexError):
+        train[len(train)]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"source": "web"}, "data.source='web': allowed are generator, tfds"),
+        ({"source": "tfds", "bases": (10,)}, "every base: set data.bases to"),
+        ({"validation": 0}, "allowed are >= 1"),
+        ({"bases": (40,)}, "allowed are 2 to 16"),
+    ],
+)
+def test_impossible_parameters_are_refused_before_any_work(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        arithmetic.task(config(tmp_path, **changes))
+    assert not list(tmp_path.iterdir())
+
+
+def _prepare(folder):
+    random.seed(0)
+    return contents(arithmetic.task(config(folder)))
+
+
+def test_two_processes_may_prepare_at_once(tmp_path, task):
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        results = pool.map(_prepare, [tmp_path, tmp_path], chunksize=1)
+    assert results == [contents(task)] * 2
+
+
+def test_the_slower_process_takes_the_folder_of_the_faster(tmp_path, monkeypatch):
+    prepare = arithmetic.Mathematics.download_and_prepare
+
+    def overtaken(self, **options):
+        monkeypatch.undo()
+        faster = arithmetic.Mathematics(data_dir=tmp_path, config=self.builder_config)
+        with monkeypatch.context() as other:
+            # The slower one has seen no folder when it starts, and one when it renames its own.
+            rename = type(self.data_path).rename
+            other.setattr(
+                type(self.data_path),
+                "rename",
+                lambda path, target: (
+                    other.undo(),
+                    prepare(faster, **options),
+                    rename(path, target),
+                ),
+            )
+            prepare(self, **options)
+
+    monkeypatch.setattr(arithmetic.Mathematics, "download_and_prepare", overtaken)
+    task = arithmetic.task(config(tmp_path))
+    assert {split: len(e) for split, e in contents(task).items()}["train"] == 40
+    assert not list(tmp_path.rglob("*incomplete*"))
+
+
+def test_no_tensorflow(tmp_path):
+    program = (
+        "import sys, types; from sequencematch.data import arithmetic; "
+        f"task = arithmetic.task(types.SimpleNamespace(**{vars(config(tmp_path))!r})); "
+        "task.splits['test'][0]; sys.exit('tensorflow' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,42 @@
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+
+from sequencematch.data import catalog, task
+
+
+def test_the_documented_task_of_a_user_runs(tmp_path, monkeypatch):
+    lines = task.__doc__.splitlines()
+    program = textwrap.dedent(
+        "\n".join(line for line in lines if line.startswith("    ") or not line)
+    )
+    assert len(program.strip().splitlines()) <= 40
+    (tmp_path / "reverse.py").write_text(program.strip())
+    monkeypatch.syspath_prepend(tmp_path)
+
+    made = catalog.load_task(
+        "reverse:task", SimpleNamespace(test=20, validation=10, train=200, seed=0)
+    )
+
+    examples = [example for split in made.splits.values() for example in split]
+    assert [len(made.splits[split]) for split in ("train", "validation", "test")] == [200, 10, 20]
+    assert len({example.prompt for example in examples}) == 230
+    assert all(made.check(example, example.completion) for example in examples)
+    assert not any(made.check(example, example.completion + "a") for example in examples)
+    assert set("".join(map("".join, examples))) <= set(made.alphabet)
+
+
+@pytest.mark.parametrize(
+    "name, message",
+    [
+        ("arithmetics", "did you mean 'arithmetic'.*arithmetic, jsonl"),
+        ("no_such_module:task", "task='no_such_module:task' cannot be imported: No module"),
+        ("json:no_such_function", "cannot be imported: .*no_such_function"),
+        (":task", "cannot be imported"),
+    ],
+)
+def test_an_unknown_name_is_one_clear_line(name, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        catalog.load_task(name, SimpleNamespace())
+    assert len(str(raised.value).splitlines()) == 1

@@ -1,0 +1,81 @@
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from sequencematch.data import jsonl
+from sequencematch.data.task import Example
+
+
+def config(path, **changes):
+    defaults = {"path": str(path), "seed": 0, "train": 1000, "validation": 5, "test": 7}
+    return SimpleNamespace(**defaults | changes)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """Thirty prompts, each with two completions, far apart."""
+    file = tmp_path / "pairs.jsonl"
+    records = [{"prompt": f"{i}é", "completion": c * (i % 3)} for c in "xy" for i in range(30)]
+    file.write_text("\n".join(map(json.dumps, records)) + "\n\n")
+    return file
+
+
+def prompts(task, split):
+    return {example.prompt for example in task.splits[split]}
+
+
+def test_splits_are_disjoint_by_prompt_and_complete(path):
+    task = jsonl.task(config(path))
+    sizes = {split: len(prompts(task, split)) for split in task.splits}
+    assert sizes == {"test": 7, "validation": 5, "train": 18}
+    assert len(set.union(*(prompts(task, split) for split in task.splits))) == 30
+    assert sorted(e for s in task.splits.values() for e in s) == sorted(jsonl.read(path))
+
+
+def test_splits_are_a_function_of_the_seed(path):
+    task = jsonl.task(config(path))
+    assert jsonl.task(config(path)).splits == task.splits
+    assert prompts(jsonl.task(config(path, seed=1)), "test") != prompts(task, "test")
+
+
+def test_held_out_prompts_do_not_depend_on_the_training_size(path):
+    more, fewer = jsonl.task(config(path)), jsonl.task(config(path, train=3))
+    assert fewer.splits["test"] == more.splits["test"]
+    assert fewer.splits["validation"] == more.splits["validation"]
+    assert len(prompts(fewer, "train")) == 3
+
+
+def test_characters_are_those_of_the_file(path):
+    task = jsonl.task(config(path))
+    assert (task.name, task.alphabet, task.confusable) == ("pairs", "0123456789xyé", "xy")
+    assert task.check(Example("p", "xy"), "xy") and not task.check(Example("p", "xy"), "x")
+
+
+@pytest.mark.parametrize(
+    "line",
+    ['{"prompt": "a", "completion": ', '["a", "b"]', '{"prompt": "a"}', "7", '"prompt"']
+    + ['{"prompt": "a", "completion": 3}'],
+)
+def test_a_damaged_line_is_named(path, line):
+    path.write_text(path.read_text() + line)
+    with pytest.raises(ValueError, match=r"^\S*pairs.jsonl:62: .*$"):
+        jsonl.task(config(path))
+
+
+def test_bytes_that_are_no_text_are_named(path):
+    path.write_bytes(b'{"prompt": "\xff", "completion": "a"}\n')
+    with pytest.raises(ValueError, match=r"^\S*pairs.jsonl:1: .*$"):
+        jsonl.task(config(path))
+
+
+def test_too_few_prompts(path):
+    with pytest.raises(ValueError, match="30 distinct prompts: data.test=25 and data.validation=5"):
+        jsonl.task(config(path, test=25))
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(OSError, match="data.path=.*is no file"):
+        jsonl.task(config(tmp_path / "none.jsonl"))
+    with pytest.raises(OSError, match="data.path='' is no file"):
+        jsonl.task(config(""))

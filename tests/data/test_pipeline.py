@@ -1,0 +1,191 @@
+import numpy as np
+import pytest
+
+from sequencematch.data.pipeline import (
+    Noise,
+    check_fits,
+    encode_prompt,
+    episodes,
+    laid_out,
+    prompts,
+)
+from sequencematch.data.task import Example, Task, exact
+from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+
+EXAMPLES = [Example(f"{i}+{i}=", str(2 * i)) for i in range(37)]
+TASK = Task("double", "0123456789+=", {"train": EXAMPLES}, confusable="135", check=exact)
+TOKENIZER = CharTokenizer(TASK.alphabet)
+SLOTS = 40
+HEAVY = Noise("random", 0.4, 0.4)
+
+
+def batches(noise=HEAVY, *, batch_size=8, slots=SLOTS, seed=0, task=TASK):
+    return episodes(
+        task, TOKENIZER, "train", batch_size=batch_size, slots=slots, noise=noise, seed=seed
+    )
+
+
+def rows(dataset, count):
+    """Every row of the first batches, as episodes without a batch axis."""
+    for i in range(count):
+        batch = dataset[i]
+        for row in range(len(batch.start)):
+            yield type(batch)(*(field[row] for field in batch))
+
+
+def replayed(episode):
+    """The prompt and what stands above it in the end, by a plain stack."""
+    stack = list(episode.tokens[: episode.start + 1])
+    for action in episode.tokens[episode.start + 1 : episode.end + 1]:
+        if action != BKSPC:
+            stack.append(action)
+        elif len(stack) > episode.start + 1:
+            stack.pop()
+    ids = [int(i) for i in stack]
+    return ids[: episode.start + 1], ids[episode.start + 1 :]
+
+
+def same(a, b):
+    return all(np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_shapes_and_types():
+    batch = batches()[0]
+    assert [(f.shape, f.dtype.name) for f in batch] == [
+        ((8, SLOTS), "int32"),
+        ((8, SLOTS), "int32"),
+        ((8, SLOTS), "bool"),
+        ((8,), "int32"),
+        ((8,), "int32"),
+    ]
+
+
+def test_batch_i_is_a_function_of_seed_and_i():
+    order = [7, 0, 1000, 3, 3, 1]
+    one, two = batches(), batches()
+    ahead = {i: one[i] for i in order}
+    assert all(same(two[i], ahead[i]) for i in sorted(order))
+    assert not same(batches(seed=1)[0], ahead[0])
+
+
+def test_an_epoch_has_every_example_once_and_the_next_another_order():
+    dataset = batches(Noise(), batch_size=len(EXAMPLES))
+    first, second = ([TOKENIZER.decode(row) for row in dataset[i].tokens] for i in (0, 1))
+    assert sorted(first) == sorted(second) == sorted(map("".join, EXAMPLES))
+    assert first != second
+
+
+def test_every_epoch_has_fresh_noise():
+    dataset = batches(batch_size=len(EXAMPLES))
+    executed = [
+        {TOKENIZER.decode(r.tokens[: r.start + 1]): tuple(r.tokens) for r in rows([batch], 1)}
+        for batch in (dataset[0], dataset[1])
+    ]
+    assert executed[0].keys() == executed[1].keys()
+    assert executed[0] != executed[1]
+
+
+@pytest.mark.parametrize("kind", ["random", "policy", "ground_truth"])
+def test_every_row_replays_to_the_clean_text(kind):
+    known = {example.prompt: example.completion for example in EXAMPLES}
+    for episode in rows(batches(Noise(kind, 0.3, 0.3), slots=200), 6):
+        prompt, text = replayed(episode)
+        assert prompt[0] == BOS and text[-1] == EOS
+        assert TOKENIZER.decode(text) == known[TOKENIZER.decode(prompt)]
+        assert not episode.tokens[episode.end + 1 :].any()
+        assert np.flatnonzero(episode.imitate).tolist() == list(range(episode.start, episode.end))
+        assert (episode.labels[~episode.imitate] == EOS).all()
+
+
+@pytest.mark.parametrize("noise", [Noise("random", 0.0, 0.5), Noise("none", 0.9, 0.5)])
+def test_no_noise_is_the_clean_text(noise):
+    dataset = batches(noise)
+    assert same(dataset[2], batches(Noise())[2])
+    for episode in rows(dataset, 3):
+        start, end = episode.start, episode.end
+        executed = episode.tokens[start + 1 : end + 1]
+        assert (executed == episode.labels[start:end]).all() and BKSPC not in executed
+
+
+def test_ground_truth_noise_is_confusable_and_never_right():
+    wrong = set(TOKENIZER.encode(TASK.confusable))
+    seen = set()
+    for episode in rows(batches(Noise("ground_truth", 0.5, 0.0)), 20):
+        executed = episode.tokens[episode.start + 1 : episode.end + 1]
+        seen |= set(executed[executed != episode.labels[episode.start : episode.end]].tolist())
+    assert seen == wrong
+
+
+@pytest.mark.parametrize("kind", ["random", "policy"])
+def test_random_noise_is_any_ordinary_character(kind):
+    seen = set()
+    for episode in rows(batches(Noise(kind, 0.5, 0.0)), 40):
+        executed = episode.tokens[episode.start + 1 : episode.end + 1]
+        seen |= set(executed[executed != episode.labels[episode.start : episode.end]].tolist())
+    assert seen == set(TOKENIZER.encode(TASK.alphabet))
+
+
+def test_what_does_not_fit_is_dropped():
+    for whole, cut in zip(rows(batches(slots=99), 4), rows(batches(slots=9), 4), strict=True):
+        assert cut.start == whole.start
+        assert cut.end == min(whole.end, 8)
+        assert (cut.tokens == np.where(np.arange(9) <= whole.end, whole.tokens[:9], PAD)).all()
+        assert (cut.labels[:8] == whole.labels[:8]).all() and cut.labels[8] == EOS
+        assert (cut.imitate[:8] == whole.imitate[:8]).all() and not cut.imitate[8]
+
+
+def test_layout_of_one_episode():
+    episode = laid_out([BOS, 5], [7, BKSPC, 6, EOS], [6, BKSPC, 6, EOS], slots=8)
+    assert episode.tokens.tolist() == [BOS, 5, 7, BKSPC, 6, EOS, PAD, PAD]
+    assert episode.labels.tolist() == [EOS, 6, BKSPC, 6, EOS, EOS, EOS, EOS]
+    assert episode.imitate.tolist() == [False, True, True, True, True, False, False, False]
+    assert (episode.start, episode.end) == (1, 5)
+
+
+def test_noise_needs_something_to_draw_from():
+    task = TASK._replace(confusable="1")
+    with pytest.raises(
+        ValueError, match="'ground_truth' needs two characters .*'double' gives '1'"
+    ):
+        batches(Noise("ground_truth", 0.1, 0.0), task=task)
+
+
+def test_prompts_are_a_function_of_seed_and_i():
+    one, two = (
+        prompts(TASK, TOKENIZER, "train", batch_size=4, prompt_slots=10, seed=3) for _ in range(2)
+    )
+    ahead = [one[i] for i in (30, 2, 0)]
+    assert all(same(two[i], batch) for i, batch in zip((30, 2, 0), ahead, strict=True))
+    known = {example.prompt for example in EXAMPLES}
+    for tokens, start in zip(*ahead[0], strict=True):
+        assert tokens[0] == BOS and TOKENIZER.decode(tokens) in known
+        assert (tokens[start + 1 :] == PAD).all() and (tokens[: start + 1] != PAD).all()
+
+
+def test_a_prompt_that_fits_exactly():
+    tokens, start = encode_prompt(TOKENIZER, "1+1=", 5)
+    assert TOKENIZER.symbols(tokens) == ["<bos>", *"1+1="]
+    assert start == 4 and tokens.dtype == np.int32
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("12+12=", "'12[+]12=' is too long: 6 characters, at most 4 fit"),
+        ("1+x=", "'x' of '1[+]x='"),
+    ],
+)
+def test_a_prompt_that_cannot_be_is_one_clear_line(text, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        encode_prompt(TOKENIZER, text, 5)
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_what_would_not_fit_is_said_before_training():
+    check_fits(TASK, TOKENIZER, prompt_slots=7, slots=10)
+    with pytest.raises(ValueError, match="^prompt_slots=6 is too small: example 10 of train.* 7$"):
+        check_fits(TASK, TOKENIZER, prompt_slots=6, slots=10)
+    with pytest.raises(
+        ValueError, match="^slots=9 is too small: example 10 of train, .* needs 10$"
+    ):
+        check_fits(TASK, TOKENIZER, prompt_slots=7, slots=9)
