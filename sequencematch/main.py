@@ -119,7 +119,9 @@ def load(file: str) -> ConfigDict:
     if not path.is_file():
         beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
         near = difflib.get_close_matches(str(path), beside, n=1)
-        raise ValueError(f"--config={path}: no such file" + "; did you mean {}?".format(*near) * len(near))
+        raise ValueError(
+            f"--config={path}: no such file" + "; did you mean {}?".format(*near) * len(near)
+        )
     values = flags.FlagValues()
     try:
         config_flags.DEFINE_config_file("config", None, flag_values=values)
@@ -134,7 +136,9 @@ def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
     if asked.config is not None:
         return asked.config, Path(asked["config"].config_filename.split(":")[0]).stem
     if asked.workdir is None:
-        raise ValueError("name a configuration, --config=configs/arithmetic.py, or a run, --workdir=DIR")
+        raise ValueError(
+            "name a configuration, --config=configs/arithmetic.py, or a run, --workdir=DIR"
+        )
     saved = workdir.read(Path(asked.workdir))
     return ConfigDict(saved["config"]), saved["name"]
 

@@ -6,7 +6,6 @@ Each function checks and opens all it needs and returns the job, which then only
 import json
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
@@ -162,7 +161,9 @@ def trace(run: Run, choice: str, answer: accuracy.Answer) -> dict[str, Any]:
 def hardware() -> str:
     """The devices, and what they sit in."""
     devices = jax.devices()
-    return f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
+    return (
+        f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
+    )
 
 
 def show(run: Run, question: str, actions) -> None:

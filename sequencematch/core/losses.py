@@ -81,9 +81,7 @@ def temporal_differences(
     return jnp.where(trajectory.valid, values.v - gamma * jnp.roll(values.v, -1), 0.0)
 
 
-def start_value(
-    objective: Objective, values: Values, trajectory: Trajectory
-) -> Float[Array, ""]:
+def start_value(objective: Objective, values: Values, trajectory: Trajectory) -> Float[Array, ""]:
     """C(tau) under discounted weights, where the sum telescopes to V(s_0)."""
     return values.v[trajectory.start]
 

@@ -50,9 +50,7 @@ def noised(
     return executed, labels
 
 
-def _wrong_run(
-    rng: np.random.Generator, right: int, run: float, wrong: Sequence[int]
-) -> list[int]:
+def _wrong_run(rng: np.random.Generator, right: int, run: float, wrong: Sequence[int]) -> list[int]:
     """One wrong token, and with probability `run` another, and so on."""
     # Only the first can be told right from wrong: after it, every token is.
     first = [z for z in wrong if z != right]

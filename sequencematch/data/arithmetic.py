@@ -6,6 +6,8 @@ by index. No TensorFlow is needed, nor imported.
 
 import contextlib
 import dataclasses
+import difflib
+import importlib.util
 import itertools
 import pathlib
 import random
@@ -19,6 +21,7 @@ from sequencematch.data.questions import Questions, check, distinct, global_rand
 from sequencematch.data.task import Example, Task, exact
 
 _T = TypeVar("_T")
+_KEPT = 200_000  # some hundred bytes each
 _DIGITS = "0123456789abcdef"  # as the package displays them
 
 
@@ -73,24 +76,32 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence):
-    """Examples read from prepared files when they are asked for.
+    """Examples read from prepared files when they are first asked for.
 
     Attributes:
       source: as tensorflow-datasets reads them, a dict of bytes each.
       fields: the names of prompt and completion there.
       folder: where the files lie, for the error message.
+      kept: the examples read so far, up to `_KEPT` of them: reading one takes three times as long
+        as everything else the pipeline does with it.
     """
 
     source: Sequence[dict[str, bytes]]
     fields: tuple[str, str]
     folder: pathlib.Path
+    kept: dict[int, Example] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]
-        return _readable(self.folder, lambda: self._read(index))
+        if index in self.kept:
+            return self.kept[index]
+        example = _readable(self.folder, lambda: self._read(index))
+        if len(self.kept) < _KEPT:
+            self.kept[index] = example
+        return example
 
     def _read(self, index: int) -> Example:
         record = self.source[index]
@@ -119,8 +130,7 @@ def task(data: Any) -> Task:
 def generated(data: Any, sizes: Sizes) -> Task:
     """Questions of the PyPI package `mathematics_dataset`, made at some thousands a second."""
     bases = tuple(sorted(set(data.bases)))
-    low, high = map(float, data.entropy)
-    questions = Questions(data.module, bases, (low, high), data.seed)
+    questions = Questions(data.module, bases, tuple(map(float, data.entropy)), data.seed)
     config = _config(questions, sizes)
     builder = _prepared(
         lambda: Mathematics(data_dir=_root(data), config=config),
@@ -152,7 +162,7 @@ def published(data: Any, sizes: Sizes) -> Task:
     builder = _prepared(
         lambda: tfds.builder(name, data_dir=_root(data)),
         folder=_root(data) / name / "1.0.0",
-        check=lambda: None,
+        check=lambda: _check_published(data.module),
     )
     validation_end = sizes.validation + sizes.train
     slices = {
@@ -181,9 +191,9 @@ def _root(data: Any) -> pathlib.Path:
 
 def _config(questions: Questions, sizes: Sizes) -> MathematicsConfig:
     bases = "base" + "_".join(map(str, questions.bases)) if questions.bases else "anybase"
-    low, high = questions.entropy
+    entropy = "entropy" + "to".join(map(str, questions.entropy))
     amounts = [f"{split}{size}" for split, size in sizes._asdict().items()]
-    parts = [questions.module, bases, f"entropy{low}to{high}", f"seed{questions.seed}", *amounts]
+    parts = [questions.module, bases, entropy, f"seed{questions.seed}", *amounts]
     return MathematicsConfig(name="-".join(parts), questions=questions, sizes=sizes)
 
 
@@ -204,6 +214,18 @@ def _prepared(
                     raise
     with _quiet():
         return _readable(folder, make)
+
+
+def _check_published(module: str) -> None:
+    modules = tfds.builder_cls("math_dataset").builder_configs
+    if module not in modules:
+        near = difflib.get_close_matches(module, modules, n=1, cutoff=0)[0]
+        raise ValueError(f"data.module={module!r} does not exist: did you mean {near!r}?")
+    if importlib.util.find_spec("tensorflow") is None:
+        raise ValueError(
+            "data.source='tfds' needs TensorFlow when it is first prepared: install it for that, "
+            "or use data.source='generator'"
+        )
 
 
 @contextlib.contextmanager

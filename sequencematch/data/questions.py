@@ -120,9 +120,12 @@ def check(questions: Questions) -> None:
     """
     if not set(questions.bases) <= set(BASES):
         raise ValueError(f"data.bases={questions.bases}: allowed are 2 to 16, or () for all")
-    low, high = questions.entropy
-    if not 0 <= low <= high:
-        raise ValueError(f"data.entropy={questions.entropy}: expected 0 <= low <= high")
+    if len(questions.entropy) != 2 or not 0 <= questions.entropy[0] <= questions.entropy[1]:
+        raise ValueError(
+            f"data.entropy={questions.entropy}: expected (low, high), 0 <= low <= high"
+        )
+    if not 0 <= questions.seed < 2**32:
+        raise ValueError(f"data.seed={questions.seed}: allowed are 0 to 2**32 - 1")
     sample = sampler(questions)
     for probe in range(_PROBES):
         question(questions._replace(bases=()), sample, probe)

@@ -11,6 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.linear import linear
 
 
 class KeyValues(NamedTuple):
@@ -49,10 +50,10 @@ class Attention(nnx.Module):
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         width, N = config.d_model, config.head_dim
         self.config = config
-        self.query = _linear(width, config.heads * N, config, rngs)
-        self.key = _linear(width, config.kv_heads * N, config, rngs)
-        self.value = _linear(width, config.kv_heads * N, config, rngs)
-        self.out = _linear(config.heads * N, width, config, rngs)
+        self.query = linear(width, config.heads * N, config, rngs)
+        self.key = linear(width, config.kv_heads * N, config, rngs)
+        self.value = linear(width, config.kv_heads * N, config, rngs)
+        self.out = linear(config.heads * N, width, config, rngs)
 
     def __call__(
         self,
@@ -76,15 +77,3 @@ class Attention(nnx.Module):
             v = cache.v.at[row, positions].set(v, mode="drop")
         mixed = jax.nn.dot_product_attention(q, k, v, mask=mask[:, None])
         return self.out(mixed.reshape(B, T, -1)), KeyValues(k, v)
-
-
-def _linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear map without bias, float32 parameters, activations in the model's dtype."""
-    return nnx.Linear(
-        inputs,
-        outputs,
-        use_bias=False,
-        dtype=jnp.dtype(config.dtype),
-        kernel_init=nnx.initializers.normal(inputs**-0.5),
-        rngs=rngs,
-    )

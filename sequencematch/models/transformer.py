@@ -12,11 +12,11 @@ from jaxtyping import Array, Float, Int
 from sequencematch.models.attention import (
     Attention,
     KeyValues,
-    _linear,
     interval_mask,
     stack_mask,
 )
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.linear import linear
 
 Cache = list[KeyValues]
 
@@ -25,9 +25,9 @@ class FeedForward(nnx.Module):
     """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.gate = _linear(config.d_model, config.d_ff, config, rngs)
-        self.up = _linear(config.d_model, config.d_ff, config, rngs)
-        self.down = _linear(config.d_ff, config.d_model, config, rngs)
+        self.gate = linear(config.d_model, config.d_ff, config, rngs)
+        self.up = linear(config.d_model, config.d_ff, config, rngs)
+        self.down = linear(config.d_ff, config.d_model, config, rngs)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
@@ -57,7 +57,7 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Embed(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
-        self.head = _linear(config.d_model, config.vocab_size, config, rngs)
+        self.head = linear(config.d_model, config.vocab_size, config, rngs)
 
     def __call__(
         self,
@@ -72,9 +72,7 @@ class Transformer(nnx.Module):
         """Logits l(.|s), the Q-values, from final hidden states; float32."""
         return self.head(hidden).astype(jnp.float32)
 
-    def prefill(
-        self, prompt: Int[Array, "B P"], slots: int
-    ) -> tuple[Float[Array, "B S D"], Cache]:
+    def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
         """One causal pass over right-padded prompts; hidden states and cache have room for S slots.
 
         What padding leaves in the cache lies above the stack's top: nothing sees it before it is

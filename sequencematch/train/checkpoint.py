@@ -45,7 +45,9 @@ class Checkpoints:
         """
         step = self._manager.latest_step()
         if step is None:
-            raise ValueError(f"no checkpoint in {self.folder}: train first, or name another --workdir")
+            raise ValueError(
+                f"no checkpoint in {self.folder}: train first, or name another --workdir"
+            )
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )

@@ -65,9 +65,7 @@ def network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.Sta
     return nnx.split(Transformer(config, nnx.Rngs(seed)))
 
 
-def initial(
-    config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int
-) -> TrainState:
+def initial(config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:
     """The state before the first step; a function of the seed, so it can be made where it lives."""
     _, params = network(config, recipe.seed)
     buffer = replay.empty(capacity, slots) if recipe.samples else None

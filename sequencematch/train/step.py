@@ -23,9 +23,7 @@ from sequencematch.train.state import Recipe, TrainState, step_key
 NOISE, REPLAY, ROLLOUT = range(3)
 
 
-def imitation_step(
-    recipe: Recipe, state: TrainState, batch: Episode
-) -> tuple[TrainState, Metrics]:
+def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
     """Maximum likelihood on the batch: `mle`, `bc`, and the first phase of SequenceMatch."""
     expert = _expert(recipe, state, batch)
 

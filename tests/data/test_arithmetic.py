@@ -104,8 +104,16 @@ def test_a_damaged_cache_is_named_and_left_alone(tmp_path, damaged):
 def test_examples_are_a_sequence(task):
     train = task.splits["train"]
     assert train[-1] == train[len(train) - 1]
+    assert [train[i] for i in range(len(train))] == list(train)
     with pytest.raises(IndexError):
         train[len(train)]
+
+
+def test_examples_beyond_those_kept_are_read_again(task, folder, monkeypatch):
+    monkeypatch.setattr(arithmetic, "_KEPT", 3)
+    again = arithmetic.task(config(folder))
+    assert contents(again) == contents(again) == contents(task)
+    assert len(again.splits["train"].kept) == 3
 
 
 @pytest.mark.parametrize(
@@ -113,6 +121,8 @@ def test_examples_are_a_sequence(task):
     [
         ({"source": "web"}, "data.source='web': allowed are generator, tfds"),
         ({"source": "tfds", "bases": (10,)}, "every base: set data.bases to"),
+        ({"source": "tfds", "module": "arithmetic__mull"}, "did you mean 'arithmetic__mul'"),
+        ({"source": "tfds", "module": "arithmetic__mul"}, "needs TensorFlow"),
         ({"validation": 0}, "allowed are >= 1"),
         ({"bases": (40,)}, "allowed are 2 to 16"),
     ],

@@ -115,6 +115,8 @@ def test_a_space_too_small_ends_with_one_line():
         (questions("arithmetic__add_or_sub_in_bas"), f"did you mean '{ADD}'"),
         (questions(bases=(1, 10)), r"data.bases=\(1, 10\): allowed are 2 to 16"),
         (questions(entropy=(5.0, 2.0)), "data.entropy=.*low <= high"),
+        (questions(entropy=(5.0,)), "data.entropy=.*low <= high"),
+        (questions(seed=-1), r"data.seed=-1: allowed are 0 to 2\*\*32 - 1"),
         (questions("arithmetic__mul", bases=(10,)), r"'arithmetic__mul' have no base .* \(\)"),
     ],
 )

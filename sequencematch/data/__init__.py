@@ -1,0 +1,1 @@
+"""Examples, host side: what a task is, where its texts come from, batches of them."""
