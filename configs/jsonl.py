@@ -1,0 +1,22 @@
+"""Your own questions and answers, from a file of {"prompt": ..., "completion": ...} lines.
+
+python -m sequencematch.main --config=configs/jsonl.py --config.data.path=FILE
+
+Questions are split by prompt; set data.validation and data.test to what the file can spare, and
+prompt_slots and max_actions to its longest prompt and answer (the error says what they need).
+"""
+
+from ml_collections import ConfigDict
+
+from sequencematch import config as configuration
+
+
+def get_config(method: str = "sequencematch") -> ConfigDict:
+    """The run of one method, everything else equal."""
+    config = configuration.defaults()
+    config.task = "jsonl"
+    config.method = method
+    config.prompt_slots = 96
+    config.max_actions = 32
+    config.evaluate.max_actions = 64
+    return config
