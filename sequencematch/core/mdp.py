@@ -70,8 +70,8 @@ def trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
     A surviving token's representation never changes, so the state after an edit is an earlier slot:
     logits[state[t]] of one pass under the interval mask equal those of a plain causal pass over s_t.
     """
-    T = episode.tokens.shape[-1]
-    start, end = episode.start, episode.end
+    episode = jax.tree.map(jnp.asarray, episode)
+    T, start, end = episode.tokens.shape[-1], episode.start, episode.end
     time = jnp.arange(T)
     prompt = time <= start
     initial = _Stack(start, time, jnp.where(prompt, T, time + 1))

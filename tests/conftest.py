@@ -1,0 +1,32 @@
+"""Every test runs on 8 simulated devices, with the shapes in signatures checked."""
+
+import os
+
+# Both are read when jax is first imported.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+)
+
+import pytest
+from flax import nnx
+from jaxtyping import install_import_hook
+
+# Before any of the package is imported.
+CHECKED = [f"sequencematch.{room}" for room in ("core", "models", "rollout", "train")]
+install_import_hook(CHECKED, "beartype.beartype")
+
+
+@pytest.fixture(scope="session")
+def sizes() -> dict:
+    """A network that is small and has everything: layers, heads that share keys, SwiGLU."""
+    return dict(vocab_size=12, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
+
+
+@pytest.fixture(scope="session")
+def transformer(sizes):
+    """A freshly initialised network of these sizes; shared, so not to be changed."""
+    from sequencematch.models.config import TransformerConfig
+    from sequencematch.models.transformer import Transformer
+
+    return Transformer(TransformerConfig(**sizes), nnx.Rngs(0))

@@ -1,0 +1,247 @@
+"""Slow, obvious, plain Python: what the package must agree with (design, sections 1 and 2).
+
+A text is a list, an edit is a pop, a sum is a loop, and numbers are Python's own (float64).
+`edits` maps an edit action to how many tokens it pops.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from sequencematch.core.types import Episode
+
+PHI = {"chi2": lambda x: x - x**2 / 4, "chi2_mixture": lambda x: x - x**2 / 8}
+PSI = {"chi2": lambda x: 0.0, "chi2_mixture": lambda x: -(x**2) / 8}
+KAPPA = {"discounted": lambda gamma, t: gamma**t, "uniform": lambda gamma, t: 1.0}
+
+
+# The stack machine.
+
+
+def replay(
+    prompt: Sequence[int], actions: Sequence[int], edits: Mapping[int, int]
+) -> list[list[tuple[int, int]]]:
+    """The text before the first action and after each: its (slot, token) pairs, bottom first."""
+    stack = [(slot, int(token)) for slot, token in enumerate(prompt)]
+    states = [list(stack)]
+    for slot, action in enumerate(actions, start=len(prompt)):
+        if action in edits:
+            for _ in range(edits[action]):
+                if len(stack) > len(prompt):
+                    stack.pop()
+        else:
+            stack.append((slot, int(action)))
+        states.append(list(stack))
+    return states
+
+
+def texts(prompt: Sequence[int], actions: Sequence[int], edits: Mapping[int, int]) -> list[list]:
+    """The tokens of every state, s_0 .. s_N."""
+    return [[token for _, token in state] for state in replay(prompt, actions, edits)]
+
+
+class Track(NamedTuple):
+    """The fields of a `Trajectory` that the actions alone decide, as lists."""
+
+    tokens: list[int]
+    positions: list[int]
+    visible_until: list[int]
+    state: list[int]
+    valid: list[bool]
+    start: int
+    end: int
+    finished: bool
+
+
+def track(
+    prompt: Sequence[int],
+    actions: Sequence[int],
+    *,
+    slots: int,
+    edits: Mapping[int, int],
+    eos: int,
+    pad: int,
+) -> Track:
+    """Lays a trajectory out in `slots` slots, slot by slot as design section 2 defines it."""
+    states = replay(prompt, actions, edits)
+    start, end = len(prompt) - 1, len(prompt) - 1 + len(actions)
+    depth_of = {slot: depth for state in states for depth, (slot, _) in enumerate(state)}
+    positions = [depth_of.get(slot, 0) for slot in range(slots)]
+    top = {start + n: state[-1][0] for n, state in enumerate(states)}
+    state = [top.get(slot, slot) for slot in range(slots)]
+
+    def until(j: int) -> int:
+        if j <= start:
+            return slots
+        if j not in depth_of:
+            return j + 1
+        lower = (k for k in range(j + 1, end + 1) if positions[state[k]] < positions[j])
+        return next(lower, slots)
+
+    padding = [pad] * (slots - end - 1)
+    return Track(
+        tokens=[*map(int, prompt), *map(int, actions), *padding],
+        positions=positions,
+        visible_until=[until(j) for j in range(slots)],
+        state=state,
+        valid=[start <= t < end for t in range(slots)],
+        start=start,
+        end=end,
+        finished=len(actions) > 0 and actions[-1] == eos,
+    )
+
+
+def random_actions(
+    rng: np.random.Generator, length: int, *, ordinary: Sequence[int], edits: Sequence[int]
+) -> list[int]:
+    """Actions in runs of pushes and runs of edits, either of which may come first."""
+    actions = []
+    while len(actions) < length:
+        kind = ordinary if rng.random() < 0.6 else edits
+        actions += [int(a) for a in rng.choice(kind, size=rng.integers(1, 5))]
+    return actions[:length]
+
+
+def laid_out(
+    prompt: Sequence[int],
+    actions: Sequence[int],
+    labels: Sequence[int],
+    *,
+    slots: int,
+    filler: int,
+    imitate: Sequence[bool] | bool = True,
+) -> Episode:
+    """One episode of `slots` slots; `filler` stands wherever nothing was done."""
+    start, end = len(prompt) - 1, len(prompt) - 1 + len(actions)
+    tokens = np.full(slots, filler, np.int32)
+    tokens[: end + 1] = [*prompt, *actions]
+    label = np.full(slots, filler, np.int32)
+    label[start:end] = labels
+    counts = np.zeros(slots, bool)
+    counts[start:end] = imitate
+    return Episode(tokens, label, counts, np.int32(start), np.int32(end))
+
+
+def stacked(episodes: Sequence[Episode]) -> Episode:
+    """Episodes of the same number of slots as one batch."""
+    return Episode(*(np.stack(field) for field in zip(*episodes, strict=True)))
+
+
+# The objectives.
+
+
+class Case(NamedTuple):
+    """One trajectory and what a network says about it.
+
+    Attributes:
+      track: the trajectory.
+      logits: [slots][V], at the token of each slot.
+      labels: label at each slot-time.
+      imitate: whether a step counts in the expert's sums, at each slot-time.
+      legal: [V], the action set.
+    """
+
+    track: Track
+    logits: Sequence[Sequence[float]]
+    labels: Sequence[int]
+    imitate: Sequence[bool]
+    legal: Sequence[bool]
+
+    @property
+    def decisions(self) -> range:
+        return range(self.track.start, self.track.end)
+
+    def value(self, time: int) -> float:
+        """V(s_t) = log sum_a exp l(a|s_t) over the legal actions."""
+        logits = [
+            float(l)
+            for l, legal in zip(self.logits[self.track.state[time]], self.legal, strict=True)
+            if legal
+        ]
+        most = max(logits)
+        return most + math.log(sum(math.exp(l - most) for l in logits))
+
+    def q(self, time: int) -> float:
+        """l(a_t|s_t) of the label."""
+        return float(self.logits[self.track.state[time]][self.labels[time]])
+
+    def reward(self, time: int, gamma: float) -> float:
+        """r_t = l(a_t|s_t) - gamma V(s_{t+1})."""
+        return self.q(time) - gamma * self.value(time + 1)
+
+
+class Goal(NamedTuple):
+    """J, by the names of its parts."""
+
+    divergence: str
+    weighting: str
+    alpha: float
+    gamma: float
+    w: float
+
+    def kappa(self, case: Case, time: int) -> float:
+        return KAPPA[self.weighting](self.gamma, time - case.track.start)
+
+
+def cost(goal: Goal, case: Case) -> float:
+    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N)."""
+    end = case.track.end
+    c = goal.kappa(case, end) * case.value(end)
+    for t in case.decisions:
+        c += goal.kappa(case, t) * (case.value(t) - goal.gamma * case.value(t + 1))
+    return c
+
+
+def expert_objective(goal: Goal, case: Case) -> float:
+    """sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau)."""
+    phi, alpha, gamma = PHI[goal.divergence], goal.alpha, goal.gamma
+    total = 0.0
+    for t in case.decisions:
+        if case.imitate[t]:
+            total += goal.kappa(case, t) * phi(alpha * case.reward(t, gamma)) / alpha
+    end = case.track.end
+    if case.track.finished:
+        scale = alpha * (1 - gamma)
+        ending = phi(scale * case.value(end)) / scale
+    else:
+        ending = case.value(end)
+    return total + goal.kappa(case, end) * ending - (1 - goal.w) * cost(goal, case)
+
+
+def policy_objective(goal: Goal, case: Case) -> float:
+    """-w C(tau) and, for a mixture, -(alpha/8) (sum_t kappa_t r_t^2 + kappa_N (1-gamma) V(s_N)^2)."""
+    psi, alpha, gamma = PSI[goal.divergence], goal.alpha, goal.gamma
+    total = -goal.w * cost(goal, case)
+    for t in case.decisions:
+        total += goal.kappa(case, t) * psi(alpha * case.reward(t, gamma)) / alpha
+    if case.track.finished:
+        end, scale = case.track.end, alpha * (1 - gamma)
+        total += goal.kappa(case, end) * psi(scale * case.value(end)) / scale
+    return total
+
+
+def imitated(cases: Sequence[Case]) -> int:
+    """Number of expert steps that count."""
+    return sum(case.imitate[t] for case in cases for t in case.decisions)
+
+
+def behavioural_cloning(cases: Sequence[Case]) -> float:
+    """Mean of -log pi(a_t|s_t) over the imitated steps."""
+    total = 0.0
+    for case in cases:
+        for t in case.decisions:
+            if case.imitate[t]:
+                total -= case.q(t) - case.value(t)
+    return total / imitated(cases)
+
+
+def sequencematch(goal: Goal, experts: Sequence[Case], policies: Sequence[Case]) -> float:
+    """J over a batch, per imitated step."""
+    total = 0.0
+    for case in experts:
+        total += expert_objective(goal, case)
+    for case in policies:
+        total += policy_objective(goal, case) * len(experts) / len(policies)
+    return total / imitated(experts)
