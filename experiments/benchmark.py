@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import jax
 import numpy as np
-from absl import app
+from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
@@ -57,6 +57,7 @@ def interleaved(works: dict[str, Callable[[int], None]]) -> dict[str, float]:
 
 def main(argv: list[str]) -> None:
     """Measures and prints a table."""
+    logging.set_verbosity(logging.ERROR)
     config = CONFIG.value
     configuration.validate(config)
     mle, match = Side(config, "mle"), Side(config, "sequencematch")

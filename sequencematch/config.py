@@ -32,7 +32,7 @@ def defaults() -> ConfigDict:
                 seed=0,
                 path="",  # the file of task="jsonl"
             ),
-            prompt_slots=36,  # <bos> and the longest prompt; T = prompt_slots + max_actions
+            prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
             noise=dict(
                 kind="random",  # random, ground_truth, policy (hard negatives) or none
@@ -241,7 +241,7 @@ def transformer(config: ConfigDict, vocab_size: int) -> TransformerConfig:
     return TransformerConfig(vocab_size=vocab_size, **config.model)
 
 
-def flat(config: Mapping, prefix: str = "") -> dict[str, Any]:
+def flat(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
     """Nested keys as dotted names."""
     found: dict[str, Any] = {}
     for key, value in config.items():
@@ -264,7 +264,7 @@ def suggestion(word: Any, words: Any) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
-def differences(ours: Mapping, theirs: Mapping) -> list[str]:
+def differences(ours: Mapping | ConfigDict, theirs: Mapping | ConfigDict) -> list[str]:
     """`key: theirs -> ours` for every dotted key in which two configurations differ."""
     ours, theirs = flat(ours), flat(theirs)
     return [
