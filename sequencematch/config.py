@@ -1,6 +1,7 @@
 """Every default once, and what a configuration must satisfy before any work starts."""
 
 import difflib
+import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -108,7 +109,7 @@ RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
     "seed": seed,
     "data.source": one_of(("generator", "tfds")),
-    "data.bases": ("in 2..16", lambda bases: all(2 <= b <= 16 for b in bases)),
+    "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
     "data.entropy": (
         "a range (low, high), 0 <= low <= high",
         lambda e: len(e) == 2 and 0 <= e[0] <= e[1],
@@ -175,13 +176,21 @@ def validate(config: ConfigDict) -> None:
         if key not in given:
             raise ValueError(f"config.{key} is missing: start a configuration from defaults()")
     for key, (allowed, holds) in RULES.items():
-        if not holds(given[key]):
+        if not _satisfies(holds, given[key]):
             near = suggestion(given[key], allowed.removeprefix("one of ").split(", "))
             raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
     for holds, message in relations(config):
         if not holds:
             raise ValueError(message)
     transformer(config, vocab_size=1)
+
+
+def _satisfies(holds: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a rule holds; for a value of another kind it does not, and no number is endless."""
+    try:
+        return holds(value) and not (isinstance(value, float) and math.isinf(value))
+    except TypeError:
+        return False
 
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:

@@ -9,7 +9,6 @@ python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.k
 Exit code 0 when done; 2, and one line, when it cannot be done as asked.
 """
 
-import difflib
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -80,6 +79,7 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
       ValueError, flags.Error: which one is not.
     """
     named = flags.FlagValues()
+    named.set_gnu_getopt()
     define(named)
     flags.DEFINE_string("config", None, "Configuration file.", flag_values=named)
     rest = [arg.lstrip("-") for arg in named(list(argv), known_only=True)[1:]]
@@ -87,10 +87,16 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     check_overrides(named.config, [name.removeprefix("config.") for name in overrides])
     values = flags.FlagValues()
     define(values)
+    # The file has to be known before what it is asked to change, wherever the flags stand.
+    ordered = sorted(argv, key=lambda arg: arg != argv[0] and not arg.startswith("--config="))
     config_flags.DEFINE_config_file(
-        "config", None, "configs/NAME.py[:method], and --config.key=value.", flag_values=values
+        "config",
+        None,
+        "configs/NAME.py[:method], and --config.key=value.",
+        flag_values=values,
+        sys_argv=ordered,
     )
-    stray = values(list(argv))[1:]
+    stray = values(ordered)[1:]
     if stray:
         raise ValueError(f"{stray[0]!r} is no flag: write --name=value")
     if values.mode == "sample" and not values.prompt:
@@ -117,15 +123,15 @@ def load(file: str) -> ConfigDict:
     """
     path = Path(file.split(":")[0])
     if not path.is_file():
-        beside = [str(p) for p in path.parent.glob("*.py")] if path.parent.is_dir() else []
-        near = difflib.get_close_matches(str(path), beside, n=1)
-        raise ValueError(
-            f"--config={path}: no such file" + "; did you mean {}?".format(*near) * len(near)
-        )
-    values = flags.FlagValues()
+        there = map(str, [*path.parent.glob("*.py"), *Path("configs").glob("*.py")])
+        near = configuration.suggestion(path, there)
+        raise ValueError(f"--config={path}: no such file{near}")
+    values, argv = flags.FlagValues(), ["", f"--config={file}"]
     try:
-        config_flags.DEFINE_config_file("config", None, flag_values=values)
-        values(["", f"--config={file}"])
+        config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
+        values(argv)
+        if not isinstance(values.config, ConfigDict):
+            raise TypeError("get_config() must return a ConfigDict")
         return values.config
     except Exception as error:  # a configuration file is Python: it can fail in any way
         raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error

@@ -35,9 +35,9 @@ def training(run: Run, folder: Path, name: str, command: str, resume: bool) -> J
     """Trains, or goes on from the newest checkpoint, then judges the result."""
     restored = restore(run, folder) if resume else None
     plan, (episodes, prompts) = make_plan(run), training_data(run)
+    workdir.start(folder, name, run.config)
 
     def job() -> None:
-        workdir.start(folder, name, run.config)
         state, seconds = restored or (run.initial(), 0.0)
         announce(run, folder, int(state.step))
         generator = make_generator(run)
@@ -65,10 +65,23 @@ def training(run: Run, folder: Path, name: str, command: str, resume: bool) -> J
 def evaluation(run: Run, folder: Path) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
     state, seconds = restore(run, folder)
-    known, path = {"seconds": {"train": seconds}}, folder / "summary.json"
-    if path.is_file():
-        known = json.loads(path.read_text())
+    known = told(folder / "summary.json", seconds)
     return lambda: judge(run, folder, workdir.read(folder)["name"], state, known)
+
+
+def told(path: Path, seconds: float) -> dict[str, Any]:
+    """What the run's summary says of its training; of one that was cut, how long it took.
+
+    Raises:
+      ValueError: the summary is damaged.
+    """
+    if not path.is_file():
+        return {"seconds": {"train": seconds}}
+    try:
+        known = json.loads(path.read_text())
+        return known | {"seconds": {"train": known["seconds"]["train"]}}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
 
 
 def answering(run: Run, folder: Path, question: str) -> Job:

@@ -17,6 +17,13 @@ CHECKED = [f"sequencematch.{room}" for room in ("core", "models", "rollout", "tr
 install_import_hook(CHECKED, "beartype.beartype")
 
 
+def pytest_configure(config):
+    # What flax calls a State is spelt with typing.Hashable, which beartype remarks on.
+    config.addinivalue_line(
+        "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+    )
+
+
 @pytest.fixture(scope="session")
 def sizes() -> dict:
     """A network that is small and has everything: layers, heads that share keys, SwiGLU."""

@@ -155,13 +155,10 @@ class Case(NamedTuple):
 
     def value(self, time: int) -> float:
         """V(s_t) = log sum_a exp l(a|s_t) over the legal actions."""
-        logits = [
-            float(l)
-            for l, legal in zip(self.logits[self.track.state[time]], self.legal, strict=True)
-            if legal
-        ]
+        row = self.logits[self.track.state[time]]
+        logits = [float(row[action]) for action in range(len(row)) if self.legal[action]]
         most = max(logits)
-        return most + math.log(sum(math.exp(l - most) for l in logits))
+        return most + math.log(sum(math.exp(logit - most) for logit in logits))
 
     def q(self, time: int) -> float:
         """l(a_t|s_t) of the label."""

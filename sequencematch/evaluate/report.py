@@ -292,8 +292,18 @@ COUNTS = ("parameters", "steps", "tokens", "sampled_tokens")
 USES = (
     ("answers", "Answers that use it", "Share of answers with at least one <bkspc>.", _percent),
     ("per_action", "Actions that are <bkspc>", "Share of all actions taken.", _percent),
-    ("deleted_wrong", "Deletions of wrong tokens", "Share of all deletions made.", _percent),
-    ("errors", "Errors", "First wrong tokens, one in an answer at most.", _count),
+    (
+        "deleted_wrong",
+        "Deletions that were due",
+        "Share made while the text was wrong.",
+        _percent,
+    ),
+    (
+        "errors",
+        "Errors",
+        "Tokens that led a right beginning astray; a new try may err again.",
+        _count,
+    ),
     ("errors_deleted", "Errors deleted", "Share of errors that a <bkspc> removed.", _percent),
     ("errors_mended", "Errors mended", "Share of errors removed and then put right.", _percent),
 )

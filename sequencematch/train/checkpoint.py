@@ -1,10 +1,9 @@
 """Checkpoints that hold everything a run needs to go on."""
 
-import json
-import os
 from pathlib import Path
 
 import orbax.checkpoint as ocp
+import tensorstore
 
 from sequencematch.train.state import TrainState
 
@@ -13,11 +12,15 @@ class Checkpoints:
     """The checkpoints of one work directory; saving does not block training.
 
     Use as a context manager: leaving it waits for the save under way.
+
+    Args:
+      workdir: the run's folder.
+      keep: how many checkpoints stay when new ones are saved; None to read only.
     """
 
-    def __init__(self, workdir: Path, keep: int = 1):
+    def __init__(self, workdir: Path, keep: int | None = None):
         self.folder = workdir.absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
@@ -52,6 +55,7 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         try:
+            _check_readable(self.folder / str(step) / "state")
             restored = self._manager.restore(step, args=items)
         except Exception as error:  # orbax raises whatever its storage layers raise
             reason = str(error).strip().splitlines()[:1]
@@ -63,13 +67,11 @@ class Checkpoints:
         return restored["state"], restored["meta"]["seconds"]
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
-    os.replace(temporary, path)
-
-
-def write_json(path: Path, record: dict) -> None:
-    """Writes a JSON file whole or not at all."""
-    write_atomically(path, json.dumps(record, indent=2) + "\n")
+def _check_readable(folder: Path) -> None:
+    """Reads every array once: orbax, which reads all at once, floods stderr for a damaged one."""
+    files = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+    keys = store.list().result()
+    lost = [key for key in keys if store.read(key).result().state != "value"]
+    if lost or not keys:
+        raise ValueError(f"{len(lost)} of {len(keys)} parts are lost")

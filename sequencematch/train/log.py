@@ -1,6 +1,7 @@
 """What a run leaves behind and what a person sees while it goes on."""
 
 import json
+import os
 from pathlib import Path
 
 from rich.console import Console
@@ -17,7 +18,9 @@ class MetricsLog:
     def __init__(self, workdir: Path, step: int):
         path = workdir / "metrics.jsonl"
         kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
-        path.write_text("".join(line + "\n" for line in kept))
+        whole = path.with_name(path.name + ".tmp")  # a kill here must not lose what is kept
+        whole.write_text("".join(line + "\n" for line in kept))
+        os.replace(whole, path)
         self._file = path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
 

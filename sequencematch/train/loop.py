@@ -3,13 +3,11 @@
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
-import numpy as np
 from jax.sharding import Mesh
 
-from sequencematch.core.types import Episode
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
 from sequencematch.train.checkpoint import Checkpoints
@@ -17,6 +15,13 @@ from sequencematch.train.log import MetricsLog, ProgressLine
 from sequencematch.train.state import Recipe, TrainState
 
 Evaluator = Callable[[TrainState], Mapping[str, float]]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Batch i by `[i]`, at any i: grain's data sets have it, and lists."""
+
+    def __getitem__(self, index: int, /) -> Any: ...
 
 
 class Phase(NamedTuple):
@@ -107,8 +112,8 @@ def compile_steps(
 def train(
     plan: Plan,
     state: TrainState,
-    data: Sequence[Episode],
-    prompts: Sequence[tuple[np.ndarray, np.ndarray]],
+    data: Batches,
+    prompts: Batches,
     evaluate: Evaluator,
     checkpoints: Checkpoints,
     log: MetricsLog,
@@ -119,8 +124,8 @@ def train(
     Args:
       plan: what to do when.
       state: the first state, or a restored one.
-      data: data[i] is the batch of step i.
-      prompts: prompts[i] is what the refresh before step i completes.
+      data: data[i] is the batch of episodes of step i.
+      prompts: prompts[i], (tokens, start), is what the refresh before step i completes.
       evaluate: state -> figures on the validation set.
       checkpoints: where states are saved.
       log: where metrics go.

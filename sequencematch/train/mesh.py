@@ -41,7 +41,8 @@ def state_shardings(mesh: Mesh, state) -> object:
 
     def sharding(path, leaf) -> NamedSharding:
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-        names = [name for name in names if name not in ("", "value")]
+        # The last name is flax's own for the array in a parameter; a layer is called `value` too.
+        names = names[:-1] if names[-1:] == ["value"] else names
         return NamedSharding(mesh, RULES.get("/".join(names[-2:]), P()))
 
     return jax.tree_util.tree_map_with_path(sharding, state)

@@ -1,0 +1,150 @@
+"""Reductions under a mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sequencematch.core import masked
+
+T, V, D = 10, 7, 4
+LEGAL = np.array([False, True, True, False, True, True, True])
+
+
+@pytest.fixture
+def logits():
+    return jax.random.normal(jax.random.key(0), (T, V))
+
+
+@pytest.fixture
+def actions():
+    return jnp.asarray(np.random.default_rng(0).choice(np.flatnonzero(LEGAL), T), jnp.int32)
+
+
+def read(hidden, actions, head):
+    return masked.action_values(hidden @ head, actions, LEGAL)
+
+
+@pytest.mark.parametrize("size", [1, 4, 5, 16])
+def test_in_chunks_is_the_whole(actions, size):
+    """Value and gradient, whether or not the size divides T."""
+    k = jax.random.split(jax.random.key(1), 3)
+    hidden, head = jax.random.normal(k[0], (T, D)), jax.random.normal(k[1], (D, V))
+    weight = jax.random.normal(k[2], (2, T))
+
+    def weighed(map_over, hidden, head):
+        values = map_over(lambda h, a: read(h, a, head), hidden, actions)
+        return jnp.sum(weight[0] * values.q + weight[1] * values.v**2), values
+
+    def whole(f, *arrays):
+        return f(*arrays)
+
+    def chunked(f, *arrays):
+        return masked.in_chunks(f, *arrays, size=size)
+
+    grad = jax.grad(weighed, argnums=(1, 2), has_aux=True)
+    (expected, values), (actual, chunk_values) = (grad(m, hidden, head) for m in (whole, chunked))
+    for a, b in zip((*chunk_values, *actual), (*values, *expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_in_chunks_never_makes_the_logits_at_once(actions):
+    """Neither forward nor backward: no array of T rows and V columns is in the program."""
+    hidden, head = jnp.ones((T, D)), jnp.ones((D, V))
+
+    def program(size):
+        def loss(hidden, head):
+            values = masked.in_chunks(lambda h, a: read(h, a, head), hidden, actions, size=size)
+            return jnp.sum(values.v + values.q)
+
+        return str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
+
+    assert f"[{T},{V}]" in program(T)
+    assert f"[{T},{V}]" not in program(5) and f"[2,5,{V}]" not in program(5)
+
+
+def test_action_values_are_the_logit_and_the_logsumexp(logits, actions):
+    values = masked.action_values(logits, actions, LEGAL)
+    exact = np.asarray(logits, np.float64)
+    np.testing.assert_allclose(values.q, exact[np.arange(T), actions], rtol=1e-6)
+    np.testing.assert_allclose(values.v, np.log(np.exp(exact[:, LEGAL]).sum(1)), rtol=1e-6)
+
+
+def test_what_is_not_legal_has_no_part(logits, actions):
+    other = jnp.where(LEGAL, logits, 1e9)
+    for a, b in zip(
+        masked.action_values(logits, actions, LEGAL),
+        masked.action_values(other, actions, LEGAL),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_values_are_float32_from_any_dtype(logits, actions):
+    half = logits.astype(jnp.bfloat16)
+    values = masked.action_values(half, actions, LEGAL)
+    assert values.q.dtype == values.v.dtype == jnp.float32
+    exact = masked.action_values(half.astype(jnp.float32), actions, LEGAL)
+    np.testing.assert_array_equal(values.v, exact.v)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_gradients_are_finite_and_zero_where_not_legal(logits, actions, scale):
+    def loss(logits):
+        values = masked.action_values(scale * logits, actions, LEGAL)
+        return jnp.sum(values.q - values.v)
+
+    gradient = np.asarray(jax.grad(loss)(logits))
+    assert np.isfinite(gradient).all()
+    assert (gradient[:, ~LEGAL] == 0).all()
+    probability = jax.nn.softmax(masked.legal_logits(scale * logits, LEGAL))
+    expected = scale * (jax.nn.one_hot(actions, V) - probability)
+    np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5 * scale)
+
+
+def test_logits_that_are_already_masked_stay_so(logits, actions):
+    once = masked.legal_logits(logits, LEGAL)
+    gradient = jax.grad(lambda x: jnp.sum(masked.action_values(x, actions, LEGAL).v))(once)
+    assert np.isfinite(np.asarray(gradient)).all()
+
+
+REDUCTIONS = {
+    "total": masked.total,
+    "mean": masked.mean,
+    "least": lambda x, m: masked.extremes(x, m)[0],
+    "most": lambda x, m: masked.extremes(x, m)[1],
+}
+PLAIN = {"total": np.sum, "mean": np.mean, "least": np.min, "most": np.max}
+
+
+@pytest.mark.parametrize("name", REDUCTIONS)
+def test_reductions_over_a_mask_are_those_of_the_subset(name):
+    rng = np.random.default_rng(0)
+    x, mask = rng.normal(size=(3, 8)).astype(np.float32), rng.random((3, 8)) < 0.6
+    reduce = REDUCTIONS[name]
+    np.testing.assert_allclose(
+        reduce(jnp.asarray(x), jnp.asarray(mask)), PLAIN[name](x[mask]), rtol=1e-5
+    )
+    # What is masked may be anything, and has no gradient.
+    for other in (1e30, -1e30, np.inf, np.nan):
+        y = jnp.asarray(np.where(mask, x, np.float32(other)))
+        np.testing.assert_allclose(
+            reduce(y, jnp.asarray(mask)), reduce(jnp.asarray(x), jnp.asarray(mask))
+        )
+        gradient = np.asarray(jax.grad(reduce)(y, jnp.asarray(mask)))
+        assert (gradient[~mask] == 0).all() and np.isfinite(gradient).all()
+        assert gradient[mask].any()
+
+
+def test_of_nothing_the_mean_is_zero():
+    x, nothing = jnp.ones(4), jnp.zeros(4, bool)
+    assert masked.mean(x, nothing) == 0 and masked.total(x, nothing) == 0
+    assert (jax.grad(masked.mean)(x, nothing) == 0).all()
+    assert masked.extremes(x, nothing) == (jnp.inf, -jnp.inf)
+
+
+def test_sums_are_float32():
+    x = jnp.full(4096, 0.1, jnp.bfloat16)
+    total = masked.total(x, jnp.ones(4096, bool))
+    assert total.dtype == jnp.float32
+    np.testing.assert_allclose(total, 4096 * float(x[0]), rtol=1e-6)

@@ -1,0 +1,201 @@
+"""The law of the network: one masked pass over a trajectory is every plain pass over its states."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sequencematch.core import mdp
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.transformer import Transformer
+from tests import oracles
+
+PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
+LETTERS = range(5, 12)
+EDITS = {BKSPC: 1, POP_TWO: 2}
+MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits=EDITS)
+LONGEST = 20
+
+CASES = {
+    "no edits": ([BOS, 5, 6], [7, 8, 9, 5, EOS]),
+    "one taken back": ([BOS, 5], [6, 7, BKSPC, 8, 9, EOS]),
+    "all taken back": ([BOS, 5], [6, 7, 8, BKSPC, BKSPC, BKSPC, 9, 6]),
+    "at the prompt": ([BOS, 5, 6], [BKSPC, 7, BKSPC, BKSPC, POP_TWO, 8, EOS]),
+    "in runs": ([BOS], [5, 6, 7, 8, BKSPC, BKSPC, 9, 10, BKSPC, BKSPC, BKSPC, 11, 5, BKSPC]),
+    "two at once": ([BOS, 9], [5, 6, 7, POP_TWO, 8, POP_TWO, POP_TWO, 6, 7, EOS]),
+    "only edits": ([BOS, 8, 9], [BKSPC, POP_TWO, BKSPC]),
+    "nothing": ([BOS, 8, 9], []),
+}
+
+
+def random_cases(count):
+    rng = np.random.default_rng(0)
+    for i in range(count):
+        prompt = [BOS, *map(int, rng.choice(LETTERS, size=rng.integers(0, 5)))]
+        length = rng.integers(2, LONGEST - len(prompt) - 1)
+        actions = oracles.random_actions(rng, length, ordinary=LETTERS, edits=list(EDITS))
+        yield prompt, [*actions, EOS] if i % 2 else actions
+
+
+STRINGS = [*CASES.values(), *random_cases(16)]
+
+
+@nnx.jit
+def masked_pass(model, trajectories):
+    """Logits at every slot."""
+    t = trajectories
+    return model.logits(model(t.tokens, t.positions, t.visible_until))
+
+
+@nnx.jit
+def plain_pass(model, tokens):
+    """Logits of a plain causal model at every position."""
+    B, T = tokens.shape
+    positions = jnp.broadcast_to(jnp.arange(T), (B, T))
+    return model.logits(model(tokens, positions, jnp.full((B, T), T)))
+
+
+def built(slots):
+    batch = oracles.stacked(
+        [oracles.laid_out(p, a, a, slots=slots, filler=EOS) for p, a in STRINGS]
+    )
+    return jax.jit(jax.vmap(partial(mdp.trajectory, MDP)))(batch)
+
+
+@pytest.fixture(scope="module")
+def plainly(transformer):
+    """Per string, the logits after each of its states' texts, each read on its own."""
+    texts = [text for string in STRINGS for text in oracles.texts(*string, EDITS)]
+    tokens = np.full((len(texts), LONGEST), PAD, np.int32)
+    for row, text in enumerate(texts):
+        tokens[row, : len(text)] = text
+    last = np.array([len(text) - 1 for text in texts])
+    logits = np.asarray(plain_pass(transformer, tokens))[np.arange(len(texts)), last]
+    splits = np.cumsum([len(actions) + 1 for _, actions in STRINGS])
+    return np.split(logits, splits)[:-1]
+
+
+@pytest.mark.parametrize("slots", [LONGEST, LONGEST + 7])
+def test_one_masked_pass_is_every_plain_pass(transformer, plainly, slots):
+    """logits[state[t]] is what a plain causal pass over s_t says, at any padding."""
+    trajectories = built(slots)
+    logits = np.asarray(masked_pass(transformer, trajectories))
+    worst = 0.0
+    for row, expected in enumerate(plainly):
+        start, end = trajectories.start[row], trajectories.end[row]
+        states = trajectories.state[row, start : end + 1]
+        np.testing.assert_allclose(logits[row, states], expected, atol=1e-4, err_msg=str(row))
+        worst = max(worst, np.max(abs(logits[row, start : end + 1] - expected)))
+    # Without the gather, some state is another's: the comparison can tell.
+    assert worst > 0.1
+
+
+def test_only_what_was_edited_needs_the_gather(transformer, plainly):
+    """The negative control, string by string."""
+    trajectories = built(LONGEST)
+    logits = np.asarray(masked_pass(transformer, trajectories))
+    differs = {}
+    for row, name in enumerate(CASES):
+        start, end = trajectories.start[row], trajectories.end[row]
+        gap = abs(logits[row, start : end + 1] - plainly[row]).max(axis=1)
+        edits = [False, *(action in EDITS for action in CASES[name][1])]
+        assert ((gap > 1e-3) == edits).all(), name
+        differs[name] = any(edits)
+    assert not differs["no edits"] and differs["at the prompt"]
+
+
+def test_the_mask_is_needed_too(transformer, plainly):
+    """A causal mask in place of the intervals lets a state see what was taken back."""
+    trajectories = built(LONGEST)
+    everything = jnp.full_like(trajectories.visible_until, LONGEST)
+    logits = np.asarray(masked_pass(transformer, trajectories._replace(visible_until=everything)))
+    row = list(CASES).index("one taken back")
+    start, end = trajectories.start[row], trajectories.end[row]
+    gap = abs(logits[row, trajectories.state[row, start : end + 1]] - plainly[row]).max(axis=1)
+    # Until the deletion both agree; after the next push they no longer do.
+    assert (gap[:4] < 1e-4).all() and (gap[4:] > 1e-3).all()
+
+
+def test_what_padding_holds_does_not_matter(transformer):
+    trajectories = built(LONGEST)
+    before = np.asarray(masked_pass(transformer, trajectories))
+    padding = np.arange(LONGEST) > np.asarray(trajectories.end)[:, None]
+    other = trajectories._replace(tokens=jnp.where(padding, 7, trajectories.tokens))
+    after = np.asarray(masked_pass(transformer, other))
+    np.testing.assert_allclose(after[~padding], before[~padding], atol=1e-5)
+
+
+# The cache: the same law for pushes onto a stack.
+
+
+def test_prefill_and_decode_are_the_plain_pass(transformer):
+    """Right-padded prompts, then pushes at each row's own depth, over rubbish left above."""
+    rng = np.random.default_rng(1)
+    text = rng.choice(LETTERS, size=(4, 9)).astype(np.int32)
+    plain = np.asarray(plain_pass(transformer, text))
+    length, row = np.array([2, 5, 3, 4]), np.arange(4)
+    prompt = np.where(np.arange(5) < length[:, None], text[:, :5], PAD)
+    hidden, cache = nnx.jit(partial(Transformer.prefill, slots=9))(transformer, prompt)
+    assert hidden.shape == (4, 9, 32) and cache[0].k.shape == (4, 9, 2, 8)
+    decode = nnx.jit(Transformer.decode)
+    for r in row:
+        read = transformer.logits(hidden[r, : length[r]])
+        np.testing.assert_allclose(read, plain[r, : length[r]], atol=1e-4)
+    # A token that is taken back at once leaves no trace.
+    _, cache = decode(transformer, jnp.full(4, 6, jnp.int32), jnp.asarray(length), cache)
+    for step in range(4):
+        depth = length + step
+        pushed = jnp.asarray(text[row, depth])
+        hidden, cache = decode(transformer, pushed, jnp.asarray(depth), cache)
+        np.testing.assert_allclose(transformer.logits(hidden), plain[row, depth], atol=1e-4)
+
+
+# Parameters and numbers.
+
+
+@nnx.jit
+@nnx.value_and_grad
+def likelihood(model, trajectories):
+    t = trajectories
+    hidden = model(t.tokens, t.positions, t.visible_until)
+    states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
+    log_pi = jax.nn.log_softmax(model.logits(states))
+    picked = jnp.take_along_axis(log_pi, t.actions[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.where(t.valid, picked, 0.0))
+
+
+def test_every_parameter_learns(transformer):
+    value, gradients = likelihood(transformer, built(LONGEST))
+    leaves = jax.tree_util.tree_leaves_with_path(gradients)
+    # Embedding, head, last norm; in each of two blocks two norms, four projections, three of SwiGLU.
+    assert np.isfinite(value) and len(leaves) == 3 + 2 * (2 + 4 + 3)
+    for path, leaf in leaves:
+        assert np.isfinite(np.asarray(leaf)).all(), path
+        assert np.linalg.norm(leaf) > 1e-3, path
+
+
+def test_bfloat16_activations_are_close(transformer, sizes):
+    half = Transformer(TransformerConfig(**sizes, dtype="bfloat16"), nnx.Rngs(0))
+    trajectories = built(LONGEST)
+    exact, logits = (masked_pass(m, trajectories) for m in (transformer, half))
+    assert exact.dtype == logits.dtype == jnp.float32
+    gap = np.asarray(abs(exact - logits))
+    assert 1e-4 < gap.max() < 0.2 and gap.mean() < 0.02
+    kernel = half.blocks[0].feed_forward.up.kernel[...]
+    assert kernel.dtype == jnp.float32
+    hidden = nnx.jit(lambda m, t: m(t.tokens, t.positions, t.visible_until))(half, trajectories)
+    assert hidden.dtype == jnp.bfloat16
+
+
+def test_initialisation_is_a_function_of_the_seed(sizes):
+    def leaves(seed):
+        return jax.tree.leaves(
+            nnx.state(Transformer(TransformerConfig(**sizes | {"layers": 1}), nnx.Rngs(seed)))
+        )
+
+    for same, again, other in zip(leaves(3), leaves(3), leaves(4), strict=True):
+        np.testing.assert_array_equal(same, again)
+        assert same.ndim == 1 or np.any(np.asarray(same) != np.asarray(other))

@@ -1,0 +1,111 @@
+"""The ring buffer against a deque."""
+
+from collections import deque
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sequencematch.core.types import Episode
+from sequencematch.rollout import replay
+
+SLOTS, CAPACITY = 4, 7
+
+add = jax.jit(replay.add)
+draw = jax.jit(replay.draw, static_argnums=2)
+
+
+def episodes(numbers):
+    """Episodes that carry their number in every field."""
+    n = np.asarray(numbers, np.int32)
+    grid = np.broadcast_to(n[:, None], (len(n), SLOTS))
+    odd = np.broadcast_to((n % 2 == 1)[:, None], (len(n), SLOTS))
+    return Episode(jnp.asarray(grid), jnp.asarray(grid + 1), jnp.asarray(odd), n + 2, n + 3)
+
+
+def check(number, episode):
+    """All fields of one episode are those of this number."""
+    expected = episodes([number])
+    for actual, field in zip(episode, expected, strict=True):
+        np.testing.assert_array_equal(actual, field[0])
+
+
+def filled(sizes):
+    """A buffer and the deque of (number, step) it must hold, after batches of these sizes."""
+    buffer, held, number = replay.empty(CAPACITY, SLOTS), deque(maxlen=CAPACITY), 100
+    for step, size in enumerate(sizes):
+        numbers = range(number, number + size)
+        buffer = add(buffer, episodes(numbers), jnp.int32(10 * step))
+        held.extend((n, 10 * step) for n in numbers)
+        number += size
+    return buffer, held
+
+
+RUNS = {
+    "partly": [2, 3],
+    "exactly": [3, 4],
+    "wrapped within a batch": [3, 3, 3],
+    "in one": [7],
+    "over and over": [5, 1, 6, 2, 7, 3],
+}
+runs = pytest.mark.parametrize("sizes", RUNS.values(), ids=RUNS.keys())
+
+
+@runs
+def test_it_holds_what_a_deque_holds(sizes):
+    """Oldest first when read from where the next one goes."""
+    buffer, held = filled(sizes)
+    assert buffer.added == sum(sizes)
+    oldest = int(buffer.added) % CAPACITY if buffer.added >= CAPACITY else 0
+    for i, (number, step) in enumerate(held):
+        slot = (oldest + i) % CAPACITY
+        check(number, jax.tree.map(lambda x, slot=slot: x[slot], buffer.episodes))
+        assert buffer.born[slot] == step
+
+
+@runs
+def test_draws_are_of_what_there_is_and_know_their_age(sizes):
+    buffer, held = filled(sizes)
+    now = 100
+    drawn, ages = draw(buffer, jax.random.key(0), 200, jnp.int32(now))
+    numbers = np.asarray(drawn.tokens[:, 0])
+    pairs = set(zip(numbers.tolist(), (now - np.asarray(ages)).tolist(), strict=True))
+    assert pairs == set(held)
+    for i in range(0, 200, 40):
+        check(numbers[i], jax.tree.map(lambda x, i=i: x[i], drawn))
+
+
+def test_draws_are_uniform_with_replacement():
+    buffer, held = filled(RUNS["over and over"])
+    count = 7000
+    drawn, _ = draw(buffer, jax.random.key(1), count, jnp.int32(0))
+    counts = np.unique(np.asarray(drawn.tokens[:, 0]), return_counts=True)[1]
+    assert len(counts) == len(held) == CAPACITY
+    p = 1 / CAPACITY
+    assert (abs(counts - count * p) < 5 * np.sqrt(count * p * (1 - p))).all()
+
+
+def test_draws_are_a_function_of_the_key():
+    buffer, _ = filled([7])
+    first, again, other = (
+        np.asarray(draw(buffer, jax.random.key(k), 20, jnp.int32(0))[0].end) for k in (2, 2, 3)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any()
+
+
+def test_adding_changes_only_what_is_oldest():
+    before, _ = filled([7])
+    after = add(before, episodes([1, 2]), jnp.int32(50))
+    for old, new in zip(jax.tree.leaves(before)[:-1], jax.tree.leaves(after)[:-1], strict=True):
+        np.testing.assert_array_equal(old[2:], new[2:])
+    assert after.born.tolist() == [50, 50, 0, 0, 0, 0, 0]
+
+
+def test_a_new_buffer_is_empty():
+    buffer = replay.empty(CAPACITY, SLOTS)
+    assert buffer.added == 0 and buffer.episodes.tokens.shape == (CAPACITY, SLOTS)
+    # What is written into it keeps its types: a step is compiled once.
+    for old, new in zip(jax.tree.leaves(buffer), jax.tree.leaves(filled([2])[0]), strict=True):
+        assert (old.dtype, old.shape) == (new.dtype, new.shape)

@@ -1,0 +1,69 @@
+"""One answer as it is written is the sampler's."""
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from sequencematch.core import mdp
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.transformer import Transformer
+from sequencematch.rollout import sampler, stream
+
+PAD, BOS, EOS, BKSPC = range(4)
+MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
+ACTIONS, SEED = 8, 5
+PROMPTS = np.array([[BOS, 5, 6, PAD], [BOS, PAD, PAD, PAD], [BOS, 9, 8, 7]], np.int32)
+START = np.array([2, 0, 3], np.int32)
+DRAW = sampler.tempered(1.0)
+
+
+@pytest.fixture(scope="module")
+def model(sizes):
+    """One that edits now and then, and ends now and then."""
+    model = Transformer(TransformerConfig(**sizes | {"layers": 1}), nnx.Rngs(3))
+    head = nnx.Linear(*model.head.kernel.shape, rngs=nnx.Rngs(0))
+    head.kernel[...] = 2 * model.head.kernel[...]
+    head.bias[...] = np.eye(12, dtype=np.float32)[BKSPC] + np.eye(12, dtype=np.float32)[EOS]
+    model.head = head
+    return model
+
+
+def streamed(model, row, choose):
+    graph, params = nnx.split(model)
+    actions = stream.actions(
+        graph,
+        MDP,
+        params,
+        PROMPTS[row],
+        int(START[row]),
+        max_actions=ACTIONS,
+        choose=choose,
+        seed=SEED,
+    )
+    return list(actions)
+
+
+def sampled(model, rows, choose):
+    """The actions of each of these rows."""
+    run = nnx.jit(
+        lambda model, *rest: sampler.sample(model, MDP, *rest, max_actions=ACTIONS, choose=choose)
+    )
+    episodes, _ = run(model, PROMPTS[rows], START[rows], jax.random.key(SEED))
+    tokens, start, end = map(np.asarray, (episodes.tokens, episodes.start, episodes.end))
+    return [t[s + 1 : e + 1].tolist() for t, s, e in zip(tokens, start, end, strict=True)]
+
+
+def test_greedy_is_the_sampler_row_by_row(model):
+    expected = sampled(model, slice(None), sampler.greedy)
+    assert [streamed(model, row, sampler.greedy) for row in range(3)] == expected
+    # It stopped at the end and at the limit, and took something back.
+    assert {EOS in actions for actions in expected} == {True, False}
+    assert any(BKSPC in actions for actions in expected)
+    for actions in expected:
+        assert len(actions) == ACTIONS or actions[-1] == EOS
+
+
+def test_draws_are_the_samplers_of_a_batch_of_one(model):
+    (expected,) = sampled(model, slice(0, 1), DRAW)
+    assert streamed(model, 0, DRAW) == expected != sampled(model, slice(0, 1), sampler.greedy)[0]

@@ -1,0 +1,466 @@
+"""The command line, in this process: what a run leaves, how it goes on, and every refusal."""
+
+import itertools
+import json
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import jax
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from sequencematch import modes
+from sequencematch.data import arithmetic
+from sequencematch.main import main
+
+ROOT = pathlib.Path(__file__).parents[1]
+CONFIG = f"--config={ROOT / 'configs' / 'arithmetic.py'}"
+STEPS, CLONING, SAVED = 10, 3, 4
+TINY = {
+    "task": "jsonl",
+    "data.train": 40,
+    "data.validation": 6,
+    "data.test": 8,
+    "prompt_slots": 6,
+    "max_actions": 6,
+    "model.layers": 1,
+    "model.d_model": 16,
+    "model.heads": 2,
+    "model.kv_heads": 1,
+    "model.d_ff": 16,
+    "noise.eta": 0.3,
+    "optimizer.warmup": 2,
+    "train.steps": STEPS,
+    "train.batch_size": 8,
+    "train.bc_steps": CLONING,
+    "rollout.every": 2,
+    "rollout.rows": 8,
+    "rollout.capacity": 16,
+    "rollout.batch_size": 8,
+    "log_every": 1,
+    "evaluate.every": 6,
+    "evaluate.rows": 8,
+    "evaluate.max_actions": 8,
+    "checkpoint.every": SAVED,
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation(tmp_path_factory):
+    """Each command compiles the same programs anew: they are kept, and not optimised."""
+    cache = str(tmp_path_factory.mktemp("compiled"))
+    settings = [  # name, here, as it was
+        ("jax_disable_most_optimizations", True, False),
+        ("jax_compilation_cache_dir", cache, None),
+        ("jax_persistent_cache_min_compile_time_secs", 0.0, 1.0),
+        ("jax_persistent_cache_min_entry_size_bytes", -1, 0),
+    ]
+    for name, here, _ in settings:
+        jax.config.update(name, here)
+    compilation_cache.reset_cache()
+    yield
+    for name, _, before in settings:
+        jax.config.update(name, before)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory):
+    """Words of three letters, to be spelt backwards."""
+    path = tmp_path_factory.mktemp("data") / "words.jsonl"
+    words = map("".join, itertools.product("abcd", repeat=3))
+    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
+    path.write_text("\n".join(lines))
+    return path
+
+
+@pytest.fixture(scope="module")
+def tiny(pairs):
+    """The flags of a run that takes seconds."""
+    values = {**TINY, "data.path": pairs}
+    return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+def command(*args):
+    return main(["main.py", *map(str, args)])
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The folder of a run that is done; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert command(*tiny, f"--workdir={folder}") == 0
+    return folder
+
+
+def read(path):
+    return json.loads(path.read_text())
+
+
+def records(path):
+    """Lines of a jsonl file, without what the clock says."""
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    return [
+        {k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in lines
+    ]
+
+
+# What a run leaves.
+
+
+def test_a_run_leaves_its_configuration_metrics_summary_traces_and_report(finished):
+    assert {path.name for path in finished.iterdir()} == {
+        "config.json",
+        "metrics.jsonl",
+        "summary.json",
+        "traces.jsonl",
+        "report.html",
+        "checkpoints",
+        "tensorboard",
+    }
+    assert {path.name for path in (finished / "checkpoints").iterdir()} == {"8", "10"}
+    assert any("tfevents" in path.name for path in (finished / "tensorboard").iterdir())
+    assert (finished / "report.html").read_text().lstrip().lower().startswith("<!doctype html>")
+    config, summary = read(finished / "config.json"), read(finished / "summary.json")
+    assert config["name"] == summary["name"] == "arithmetic"
+    assert config["config"] == summary["config"]
+    assert config["config"]["train"]["steps"] == summary["steps"] == STEPS
+
+
+def test_metrics_have_every_step_once_and_the_looks_at_the_validation_set(finished):
+    found = records(finished / "metrics.jsonl")
+    train = [r for r in found if r["kind"] == "train"]
+    assert [r["step"] for r in train] == list(range(1, STEPS + 1))
+    cloning = ["bc"] * CLONING
+    assert [r["phase"] for r in train] == cloning + ["sequencematch"] * (STEPS - CLONING)
+    looks = [r for r in found if r["kind"] == "validation"]
+    assert [r["step"] for r in looks] == [6, STEPS]
+    assert all(r["accuracy/greedy_low"] <= r["accuracy/greedy"] for r in looks)
+
+
+def test_the_summary_counts_what_the_traces_show(finished):
+    summary, traces = read(finished / "summary.json"), records(finished / "traces.jsonl")
+    slots = TINY["prompt_slots"] + TINY["max_actions"]
+    assert summary["tokens"] == slots * 8 * (CLONING + 2 * (STEPS - CLONING))
+    assert summary["sampled_tokens"] == slots * 8 * 4  # before steps 3, 5, 7 and 9
+    for decode in ("greedy", "sampled"):
+        of_it = [trace for trace in traces if trace["decode"] == decode]
+        assert summary["test"][decode]["n"] == len(of_it) == TINY["data.test"]
+        assert summary["test"][decode]["right"] == sum(trace["right"] for trace in of_it)
+        used = sum(trace["actions"].count("<bkspc>") for trace in of_it)
+        assert summary["test"][decode]["bkspc"]["per_action"] == pytest.approx(
+            used / sum(len(trace["actions"]) for trace in of_it)
+        )
+
+
+def test_evaluating_again_says_the_same_and_trains_nothing(finished, tmp_path, capsys):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "traces.jsonl").unlink()
+    assert command("--mode=evaluate", f"--workdir={folder}") == 0
+    before, after = read(finished / "summary.json"), read(folder / "summary.json")
+    assert after.pop("seconds")["train"] == before.pop("seconds")["train"]
+    assert after == before
+    assert records(folder / "traces.jsonl") == records(finished / "traces.jsonl")
+    assert (folder / "metrics.jsonl").read_text() == (finished / "metrics.jsonl").read_text()
+    printed = capsys.readouterr().out
+    assert f"of {TINY['data.test']} test questions right" in printed
+    assert str(folder / "report.html") in printed
+
+
+def test_how_a_run_is_evaluated_may_change(tiny, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    flags = [*tiny, f"--workdir={folder}", "--mode=evaluate", "--config.evaluate.traces=3"]
+    assert command(*flags) == 0
+    assert len(records(folder / "traces.jsonl")) == 2 * 3
+    assert read(folder / "config.json") == read(finished / "config.json")
+
+
+def test_sampling_prints_question_symbols_and_final_text(finished, capsys):
+    greedy = [t for t in records(finished / "traces.jsonl") if t["decode"] == "greedy"]
+    for trace in greedy[:2]:
+        prompt = trace["prompt"]
+        assert command("--mode=sample", f"--workdir={finished}", f"--prompt={prompt}") == 0
+        printed = capsys.readouterr().out
+        assert printed == f"{prompt} {''.join(trace['actions'])}\n{trace['text']}\n"
+
+
+def test_sampling_shows_deletions(finished, monkeypatch, capsys):
+    actions = [4, 5, 3, 6, 2]  # two characters, <bkspc>, another, <eos>
+    monkeypatch.setattr(modes.stream, "actions", lambda *_, **__: iter(actions))
+    assert command("--mode=sample", f"--workdir={finished}", "--prompt=abc>") == 0
+    assert capsys.readouterr().out == "abc> >a<bkspc>b<eos>\n>b\n"
+
+
+def test_help_is_no_error(capsys):
+    assert command("--help") == 0
+    printed = capsys.readouterr()
+    assert "--mode" in printed.out and "--workdir" in printed.out and printed.err == ""
+
+
+def test_flags_may_stand_in_any_order(tiny, finished, capsys):
+    file, *overrides = tiny
+    flags = ["--config.seed", "7", *overrides, "--resume", f"--workdir={finished}", file]
+    assert command(*flags) == 2
+    assert "(seed: 0 -> 7)" in capsys.readouterr().err
+
+
+# Going on.
+
+
+class Crash(Exception):
+    """The power fails."""
+
+
+class Cut:
+    """Batches, until the power fails."""
+
+    def __init__(self, batches, at):
+        self._batches, self._at = batches, at
+
+    def __getitem__(self, i):
+        if i == self._at:
+            raise Crash
+        return self._batches[i]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tiny, tmp_path_factory):
+    """The folder of a run that lost its power two steps after a checkpoint; not to be changed."""
+    folder, data = tmp_path_factory.mktemp("interrupted") / "run", modes.training_data
+
+    def failing(run):
+        episodes, prompts = data(run)
+        return Cut(episodes, SAVED + 2), prompts
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(modes, "training_data", failing)
+        with pytest.raises(Crash):
+            command(*tiny, f"--workdir={folder}")
+    return folder
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one(interrupted, finished, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    assert len(records(folder / "metrics.jsonl")) == SAVED + 2 + 1
+    assert command(f"--workdir={folder}", "--resume") == 0
+    for name in ("metrics.jsonl", "traces.jsonl"):
+        assert records(folder / name) == records(finished / name)
+    whole, resumed = read(finished / "summary.json"), read(folder / "summary.json")
+    for summary in (whole, resumed):
+        del summary["seconds"], summary["command"]
+    assert resumed == whole
+
+
+def test_a_run_that_was_cut_can_be_evaluated(interrupted, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    assert command("--mode=evaluate", f"--workdir={folder}") == 0
+    assert read(folder / "summary.json")["steps"] == SAVED
+    assert (folder / "report.html").is_file()
+
+
+# Refusals: exit code 2, one line, nothing written or overwritten.
+
+
+def contents(folder):
+    """Every file and folder below, and what is in it."""
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+@pytest.fixture
+def refused(tmp_path, capfd):
+    """Asserts that a command is refused in one line that has the words, and changes nothing."""
+
+    def check(words, *args, watched=()):
+        folders = [tmp_path, *watched]
+        before = [contents(folder) for folder in folders]
+        capfd.readouterr()
+        assert command(*args) == 2
+        out, err = capfd.readouterr()
+        assert [contents(folder) for folder in folders] == before
+        assert out == "" and err.startswith("sequencematch: ") and err.endswith("\n")
+        assert len(err.splitlines()) == 1, err
+        assert [word for word in words if word not in err] == [], err
+
+    return check
+
+
+BAD_FLAGS = [
+    (["--config.train.stepz=3"], ["config.train.stepz", "did you mean 'train.steps'"]),
+    (["--config.objektive.alpha=3"], ["config.objektive.alpha", "'objective.alpha'"]),
+    (["--config.train=3"], ["config.train is no key"]),
+    (["--config.method=sequencemach"], ["config.method='sequencemach'", "did you mean 'seq"]),
+    (["--config.objective.gamma=1"], ["config.objective.gamma=1.0", "(0, 1)"]),
+    (["--config.objective.gamma=0"], ["config.objective.gamma=0.0", "(0, 1)"]),
+    (["--config.objective.alpha=0"], ["config.objective.alpha=0.0", "> 0"]),
+    (["--config.objective.alpha=-1"], ["config.objective.alpha=-1.0", "> 0"]),
+    (["--config.noise.eta=1"], ["config.noise.eta=1.0", "[0, 1)"]),
+    (["--config.noise.eta=-.1"], ["config.noise.eta=-0.1", "[0, 1)"]),
+    (["--config.objective.policy_weight=1.5"], ["objective.policy_weight=1.5", "[0, 1]"]),
+    (["--config.model.heads=3"], ["model.d_model=16", "model.heads=3"]),
+    (["--config.model.kv_heads=3"], ["model.heads=2", "model.kv_heads=3"]),
+    (["--config.mesh.data=3"], ["train.batch_size=8", "mesh.data=3"]),
+    (["--config.mesh.data=8", "--config.mesh.model=2"], ["needs 16 devices, here are 8"]),
+    (["--config.train.steps=abc"], ["--config.train.steps=abc"]),
+    (["--config.train.steps=1.5"], ["--config.train.steps=1.5"]),
+    (["--config.noise.eta=much"], ["--config.noise.eta=much"]),
+    (["--config.data.bases=abc"], ["config.data.bases", "abc", "2..16"]),
+    (["--config.train.steps"], ["--config.train.steps"]),
+    (["--config.prompt_slots=4"], ["prompt_slots=4", "needs 5"]),
+    (["--config.max_actions=2"], ["slots=8", "needs 9"]),
+    (["--config.task=jsonlines"], ["task='jsonlines'", "did you mean 'jsonl'"]),
+    (["--config.task=nowhere:task"], ["nowhere:task"]),
+    (["--config.data.path=nowhere.jsonl"], ["data.path='nowhere.jsonl'"]),
+    (["--config.data.test=60"], ["data.test=60"]),
+    (["--wrokdir=x"], ["wrokdir", "workdir"]),
+    (["--mode=trian"], ["--mode=trian", "train|evaluate|sample"]),
+    (["stray"], ["'stray' is no flag"]),
+    (["--mode=sample"], ["--prompt"]),
+    (["--mode=evaluate"], ["holds no run"]),
+    (["--mode=sample", "--prompt=abc>"], ["holds no run"]),
+    (["--resume"], ["holds no run"]),
+]
+
+
+@pytest.mark.parametrize(("flags", "words"), BAD_FLAGS)
+def test_bad_flags_are_refused(tiny, tmp_path, refused, flags, words):
+    refused(words, *tiny, f"--workdir={tmp_path / 'new'}", *flags)
+
+
+def test_a_file_that_is_not_there_gets_the_nearest_one(refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    new = f"--workdir={tmp_path / 'new'}"
+    near = "did you mean 'configs/arithmetic.py'"
+    refused(["configs/arithmetik.py: no such file", near], "--config=configs/arithmetik.py", new)
+    refused(["confgis/arithmetic.py: no such file", near], "--config=confgis/arithmetic.py:bc", new)
+    refused(["no such file"], "--config=", new)
+    refused(["--config=/nowhere/zzzzzzzzz.q"], "--config=/nowhere/zzzzzzzzz.q", new)
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("1 / 0", ["ZeroDivisionError", "division by zero"]),
+        ("def get_config(:", ["SyntaxError"]),
+        ("import nowhere_at_all", ["ModuleNotFoundError", "nowhere_at_all"]),
+        ("def get_config():\n    raise ValueError('two\\nlines')", ["ValueError: two lines"]),
+        ("def get_config():\n    return None", ["TypeError", "ConfigDict"]),
+        (
+            "from ml_collections import ConfigDict\n"
+            "def get_config():\n    return ConfigDict({'seed': 1})",
+            ["is missing", "defaults()"],
+        ),
+    ],
+)
+def test_a_file_that_fails_is_named(refused, tmp_path, source, words):
+    (tmp_path / "broken.py").write_text(source)
+    for flags in ([], ["--config.seed=1"]):
+        name = f"--config={tmp_path / 'broken.py'}"
+        known = [] if "missing" in words[0] else ["broken.py"]
+        refused([*known, *words], name, f"--workdir={tmp_path / 'new'}", *flags)
+
+
+def test_nothing_to_work_on_is_said(refused, tmp_path):
+    refused(["--config=configs/arithmetic.py", "--workdir=DIR"])
+    refused(["--config.seed", "--config=FILE"], "--config.seed=3", f"--workdir={tmp_path}")
+    refused(["holds no run"], f"--workdir={tmp_path / 'new'}")
+
+
+def test_a_folder_that_is_taken_is_left_alone(tiny, refused, finished, tmp_path):
+    refused(["not empty", "--resume"], *tiny, f"--workdir={finished}", watched=[finished])
+    (tmp_path / "notes.txt").write_text("mine")
+    refused(["not empty"], *tiny, f"--workdir={tmp_path}")
+    refused(["notes.txt"], *tiny, f"--workdir={tmp_path / 'notes.txt'}")
+    refused(["notes.txt"], *tiny, f"--workdir={tmp_path / 'notes.txt' / 'run'}")
+
+
+@pytest.mark.parametrize("mode", [["--resume"], ["--mode=evaluate"]])
+def test_another_configuration_is_refused_key_by_key(tiny, refused, finished, mode):
+    flags = [*tiny, f"--workdir={finished}", *mode]
+    changes = ["--config.seed=5", "--config.objective.alpha=0.5"]
+    words = ["seed: 0 -> 5", "objective.alpha: 0.01 -> 0.5"]
+    refused(words, *flags, *changes, watched=[finished])
+
+
+def test_a_damaged_config_json_is_named(refused, finished, tmp_path):
+    for text in ("{", "[]", '{"name": "x"}', '{"name": "x", "config": 3}'):
+        (tmp_path / "config.json").write_text(text)
+        for mode in ("--resume", "--mode=evaluate"):
+            refused([str(tmp_path / "config.json"), "damaged"], f"--workdir={tmp_path}", mode)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("abz>", ["'z'", "alphabet", ">abcd"]),
+        ("abcabc", ["'abcabc' is too long", "at most 5"]),
+        ("", ["--prompt"]),
+    ],
+)
+def test_a_prompt_that_cannot_be_answered_is_refused(refused, finished, prompt, words):
+    flags = ["--mode=sample", f"--workdir={finished}", f"--prompt={prompt}"]
+    refused(words, *flags, watched=[finished])
+
+
+MODES = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"], ["--resume"]]
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_missing_checkpoint_is_said(refused, finished, tmp_path, mode):
+    shutil.copy(finished / "config.json", tmp_path)
+    refused([f"no checkpoint in {tmp_path / 'checkpoints'}"], f"--workdir={tmp_path}", *mode)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_damaged_checkpoint_is_named(refused, finished, tmp_path, mode):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    newest = folder / "checkpoints" / str(STEPS)
+    for file in newest.rglob("d/*"):
+        file.write_bytes(file.read_bytes()[:100])
+    refused([f"checkpoint {newest} is damaged"], f"--workdir={folder}", *mode)
+
+
+def test_a_damaged_summary_is_named(refused, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    for text in ("{", "[]", "{}"):
+        (folder / "summary.json").write_text(text)
+        words = [str(folder / "summary.json"), "damaged"]
+        refused(words, "--mode=evaluate", f"--workdir={folder}")
+
+
+@pytest.mark.parametrize("line", ["{", '{"prompt": "a"}', "[1]"])
+def test_a_damaged_line_of_a_jsonl_is_named(tiny, pairs, refused, tmp_path, line):
+    path = tmp_path / "damaged.jsonl"
+    path.write_text(pairs.read_text() + "\n" + line)
+    flags = [*tiny, f"--config.data.path={path}", f"--workdir={tmp_path / 'new'}"]
+    refused([f"{path}:65: "], *flags)
+
+
+def test_an_unreadable_cache_is_named(refused, tmp_path):
+    sizes = {"train": 3, "validation": 1, "test": 1}
+    questions = {"module": "arithmetic__add_or_sub_in_base", "bases": (10,), "entropy": (2.0, 5.0)}
+    cache = tmp_path / "cache"
+    data = SimpleNamespace(**sizes, **questions, dir=str(cache), source="generator", seed=0)
+    arithmetic.task(data)
+    for file in cache.rglob("*"):
+        if file.is_file():
+            file.write_bytes(b"damaged")
+    flags = [f"--config.data.{key}={size}" for key, size in sizes.items()]
+    flags += [CONFIG, f"--config.data.dir={cache}", f"--workdir={tmp_path / 'new'}"]
+    refused([str(cache), "cannot be read", "delete this folder"], *flags)
+
+
+def test_the_module_itself_ends_with_the_exit_code(tmp_path):
+    argv = [sys.executable, "-m", "sequencematch.main", "--config=configs/arithmetic.py"]
+    argv += ["--config.train.stepz=3", f"--workdir={tmp_path / 'new'}"]
+    done = subprocess.run(
+        argv, cwd=ROOT, env=os.environ | {"JAX_PLATFORMS": "cpu"}, capture_output=True, text=True
+    )
+    said = "sequencematch: config.train.stepz is no key of this configuration; "
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == said + "did you mean 'train.steps'?\n"
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,166 @@
+"""The plan of a run against obvious loops, its schedules, and what the loop does when."""
+
+import json
+
+import numpy as np
+import pytest
+
+from sequencematch import config as configuration
+from sequencematch.run import make_recipe
+from sequencematch.train import loop, optim
+from sequencematch.train import mesh as meshes
+from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.log import MetricsLog
+from sequencematch.train.loop import Phase, Plan
+from sequencematch.train.state import TrainState
+
+SLOTS, ROWS = 7, 3
+
+
+def plan(*phases, every=1, log=1, evaluate=1, save=1, refresh=None):
+    sharding = meshes.batch_sharding(meshes.make_mesh(1, 1))
+    return Plan(phases, refresh, SLOTS, every, ROWS, log, evaluate, save, sharding)
+
+
+def phase(name, until, samples=False, passes=2, step=None):
+    return Phase(name, step, until, samples, passes)
+
+
+PLANS = [
+    plan(phase("mle", 9), every=2),
+    plan(phase("bc", 5), phase("sequencematch", 17, True, 4), every=3),
+    plan(phase("bc", 6), phase("sequencematch", 17, True, 4), every=3),
+    plan(phase("bc", 0), phase("sequencematch", 5, True, 4), every=2),
+    plan(phase("bc", 4), phase("sequencematch", 9, False, 3), every=1),
+    plan(phase("bc", 4), phase("sequencematch", 9, True, 3), every=50),
+    plan(phase("a", 3, True), phase("b", 3, True), phase("c", 8, True, 5), every=4),
+]
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_phases_refreshes_and_tokens_are_those_of_a_plain_loop(plan):
+    step, trained, sampled = 0, 0, 0
+    for phase in plan.phases:
+        since = 0
+        while step < phase.until:
+            assert plan.tokens(step) == (trained, sampled)
+            assert plan.phase(step) is phase
+            assert plan.refreshes(step) == (phase.samples and since % plan.refresh_every == 0)
+            sampled += plan.refreshes(step) * ROWS * SLOTS
+            trained += phase.passes * SLOTS
+            step, since = step + 1, since + 1
+    assert plan.steps == step
+    assert plan.tokens(step) == (trained, sampled)
+
+
+def test_samples_are_there_before_the_first_step_that_draws_them():
+    for plan in PLANS:
+        drawing = [i for i in range(plan.steps) if plan.phase(i).samples]
+        assert not drawing or plan.refreshes(drawing[0])
+
+
+def at(step):
+    return TrainState(step, {}, (), None)
+
+
+class Store(Checkpoints):
+    """Checkpoints that only remember when they were asked for."""
+
+    def __init__(self, happened):
+        self._happened = happened
+
+    def save(self, state, seconds):
+        assert seconds > 0
+        self._happened.append(("save", state.step))
+
+
+def recorded(tmp_path, plan_of, first=0):
+    """What the loop did, in order, with steps that do nothing but count."""
+    happened = []
+
+    def step(name):
+        def run(state, batch):
+            happened.append((name, state.step, int(batch[0])))
+            return at(state.step + 1), {"loss": 1.0, "bc": 1.0}
+
+        return run
+
+    def refresh(state, tokens, start):
+        happened.append(("refresh", state.step, int(tokens[0])))
+        return state
+
+    def evaluate(state):
+        happened.append(("evaluate", state.step))
+        return {"accuracy/greedy": 0.5}
+
+    numbers = [np.full(1, i) for i in range(100)]
+    with MetricsLog(tmp_path, first) as log:
+        data, prompts = numbers, [(i, i) for i in numbers]
+        state, _ = loop.train(
+            plan_of(step, refresh), at(first), data, prompts, evaluate, Store(happened), log
+        )
+    records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
+    return happened, records, state
+
+
+def test_what_happens_when(tmp_path):
+    def planned(step, refresh):
+        phases = phase("bc", 3, step=step("bc")), phase("match", 8, True, step=step("match"))
+        return plan(*phases, every=2, log=3, evaluate=5, save=4, refresh=refresh)
+
+    happened, records, state = recorded(tmp_path, planned)
+    expected = []
+    for i in range(8):
+        if i in (3, 5, 7):
+            expected.append(("refresh", i, i))
+        expected.append(("bc" if i < 3 else "match", i, i))
+        if i + 1 in (5, 8):
+            expected.append(("evaluate", i + 1))
+        if i + 1 in (4, 8):
+            expected.append(("save", i + 1))
+    assert (happened, state.step) == (expected, 8)
+    kinds = [(r["kind"], r["step"]) for r in records]
+    train, validation = [("train", s) for s in (3, 6, 8)], [("validation", s) for s in (5, 8)]
+    assert kinds == [train[0], validation[0], *train[1:], validation[1]]
+    assert [r["phase"] for r in records if r["kind"] == "train"] == ["bc", "match", "match"]
+    sampled = [r["sampled_tokens"] for r in records if r["kind"] == "train"]
+    assert sampled == [0, 2 * ROWS * SLOTS, 3 * ROWS * SLOTS]
+
+
+def test_a_run_that_is_done_does_nothing_more(tmp_path):
+    def planned(step, refresh):
+        return plan(phase("bc", 4, step=step("bc")), refresh=refresh)
+
+    assert recorded(tmp_path, planned, first=4) == ([], [], at(4))
+
+
+def test_metrics_after_the_step_and_half_a_line_are_dropped(tmp_path):
+    records = [{"kind": "train", "step": step, "loss": 1.0} for step in range(1, 6)]
+    lines = [json.dumps(record) + "\n" for record in records]
+    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"kind": "tra')
+    with MetricsLog(tmp_path, 3) as log:
+        log.write(records[3])
+    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share():
+    config = configuration.defaults().optimizer
+    config.learning_rate, config.warmup, config.final = 3e-3, 10, 0.2
+    rate = optim.learning_rate(config, 50)
+    assert [float(rate(i)) for i in (0, 5, 10)] == pytest.approx([0, 1.5e-3, 3e-3])
+    assert float(rate(30)) == pytest.approx(3e-3 * (1 + 0.2) / 2)
+    assert float(rate(50)) == pytest.approx(0.2 * 3e-3)
+    rates = [float(rate(i)) for i in range(10, 51)]
+    assert rates == sorted(rates, reverse=True)
+
+
+@pytest.mark.parametrize("bc_steps", [0, 30])
+def test_beta_is_one_until_matching_begins_and_ends_where_asked(bc_steps):
+    config = configuration.defaults()
+    config.optimizer.warmup = 5
+    config.train.steps, config.train.bc_steps, config.train.beta_end = 50, bc_steps, 0.3
+    beta = make_recipe(config, None, None).beta
+    assert [float(beta(i)) for i in range(bc_steps + 1)] == [1.0] * (bc_steps + 1)
+    assert float(beta((bc_steps + 50) // 2)) == pytest.approx((1 + 0.3) / 2)
+    assert float(beta(50)) == pytest.approx(0.3)

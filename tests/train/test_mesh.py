@@ -1,0 +1,169 @@
+"""A mesh changes where numbers live, not what they are."""
+
+import itertools
+import json
+
+import jax
+import numpy as np
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sequencematch import config as configuration
+from sequencematch.run import build, make_plan, training_data
+from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.mesh import make_mesh
+
+STEPS = 20
+TINY = {
+    "task": "jsonl",
+    "data.train": 40,
+    "data.validation": 8,
+    "data.test": 8,
+    "prompt_slots": 5,
+    "max_actions": 6,
+    "model.layers": 1,
+    "model.d_model": 16,
+    "model.heads": 4,
+    "model.kv_heads": 2,
+    "model.d_ff": 16,
+    "optimizer.learning_rate": 3e-3,
+    "optimizer.warmup": 2,
+    "train.steps": STEPS,
+    "train.batch_size": 8,
+    "train.bc_steps": 0,
+    "objective.alpha": 0.1,
+    "rollout.every": 5,
+    "rollout.rows": 8,
+    "rollout.capacity": 16,
+    "rollout.batch_size": 8,
+}
+ONE = (1, 1)
+MANY = [(8, 1), (4, 2), (2, 4)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Slower code, in half the time; what is computed is the same."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """mesh -> (run, last state, losses and lengths of samples by step), made when asked for."""
+    path, made = tmp_path_factory.mktemp("data") / "words.jsonl", {}
+    words = map("".join, itertools.product("abcd", repeat=3))
+    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
+    path.write_text("\n".join(lines))
+
+    def trained(mesh):
+        if mesh not in made:
+            changes = {"data.path": str(path), "mesh.data": mesh[0], "mesh.model": mesh[1]}
+            made[mesh] = train(TINY | changes)
+        return made[mesh]
+
+    return trained
+
+
+def train(changes):
+    config = configuration.defaults()
+    config.update_from_flattened_dict(changes)
+    configuration.validate(config)
+    run = build(config)
+    plan, (episodes, prompts) = make_plan(run), training_data(run)
+    state, seen = run.initial(), []
+    for i in range(STEPS):
+        if plan.refreshes(i):
+            state = plan.refresh(state, *jax.device_put(prompts[i], plan.batch_sharding))
+        batch = jax.device_put(episodes[i], plan.batch_sharding)
+        state, metrics = plan.phase(i).step(state, batch)
+        seen.append(jax.device_get(metrics))
+    return run, state, seen
+
+
+def parts(tree):
+    """`block/name` of each array of a tree -> how it is split."""
+    names = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        keys = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
+        names["/".join(keys).removesuffix("/value")] = leaf
+    return names
+
+
+@pytest.mark.parametrize("mesh", MANY)
+def test_losses_are_those_of_one_device(runs, mesh):
+    (_, _, one), (_, _, many) = runs(ONE), runs(mesh)
+    learnt = ("loss", "bc", "objective", "gradient_norm", "value/mean", "td/rms")
+    sampled = ("policy/length", "policy/reward_mean", "replay/age")
+    for name in (*learnt, *sampled):
+        expected = [metrics[name] for metrics in one]
+        np.testing.assert_allclose([m[name] for m in many], expected, rtol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("mesh", MANY)
+def test_the_samples_are_those_of_one_device(runs, mesh):
+    one, many = (jax.device_get(runs(m)[1].replay) for m in (ONE, mesh))
+    assert one.added == 4 * 8
+    jax.tree.map(np.testing.assert_array_equal, many, one)
+
+
+SPLIT = {
+    "query/kernel": P(None, "model"),
+    "key/kernel": P(None, "model"),
+    "value/kernel": P(None, "model"),
+    "gate/kernel": P(None, "model"),
+    "up/kernel": P(None, "model"),
+    "out/kernel": P("model", None),
+    "down/kernel": P("model", None),
+    "head/kernel": P("model", None),
+    "embedding/embedding": P(None, "model"),
+}
+
+
+@pytest.mark.parametrize("mesh", [(4, 2), (2, 4)])
+def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(runs, mesh):
+    _, state, _ = runs(mesh)
+    parameters, found = parts(state.params), set()
+    for name, array in parameters.items():
+        kind = "/".join(name.split("/")[-2:])
+        spec = SPLIT.get(kind, P())
+        found.add(kind)
+        assert array.sharding.spec == spec, name
+        cuts = [mesh[1] if axis == "model" else 1 for axis in (*spec, None, None)][: array.ndim]
+        whole = array.addressable_shards[0].data.shape
+        assert whole == tuple(n // cut for n, cut in zip(array.shape, cuts, strict=True)), name
+    assert set(SPLIT) <= found
+    moments = [
+        [array for path, array in parts(state.opt_state).items() if f"/{moment}/" in f"/{path}"]
+        for moment in ("mu", "nu")
+    ]
+    for arrays in moments:
+        shardings = [array.sharding for array in arrays]
+        assert shardings == [array.sharding for array in parameters.values()]
+
+
+def test_batches_are_split_over_the_data_axis(runs):
+    run, _, _ = runs((4, 2))
+    batch = jax.device_put(training_data(run)[0][0], make_plan(run).batch_sharding)
+    assert {x.addressable_shards[0].data.shape[0] for x in batch} == {8 // 4}
+
+
+def test_a_checkpoint_goes_from_one_mesh_to_another(runs, tmp_path):
+    saved = runs(ONE)[1]
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(saved, 1.0)
+    like = runs((2, 4))[0].like
+    with Checkpoints(tmp_path) as checkpoints:
+        restored, _ = checkpoints.restore(like)
+    jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(saved))
+    assert jax.tree.map(lambda x: x.sharding, restored) == jax.tree.map(lambda x: x.sharding, like)
+
+
+@pytest.mark.parametrize("data, model", [(9, 1), (1, 16), (3, 3)])
+def test_too_few_devices_are_said_in_one_line(data, model):
+    assert len(jax.devices()) == 8
+    with pytest.raises(ValueError) as raised:
+        make_mesh(data, model)
+    needed = f"mesh.data={data} x mesh.model={model} needs {data * model} devices, here are 8"
+    assert str(raised.value) == needed
