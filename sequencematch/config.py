@@ -62,7 +62,7 @@ def defaults() -> ConfigDict:
                 steps=2_000,
                 batch_size=64,
                 bc_steps=1_400,  # of them behavioural cloning, before sequencematch matches
-                beta_end=0.2,  # weight of imitation at the last step, from 1 at bc_steps
+                beta_end=0.2,  # weight of imitation at the end, from 1 at bc_steps
             ),
             objective=dict(
                 divergence="chi2_mixture",

@@ -22,7 +22,9 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> None:
     """
     if resume:
         check_same(folder, config, free=())
-    elif folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    elif folder.is_file():
+        raise ValueError(f"--workdir={folder} is a file: name a folder")
+    elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(
             f"--workdir={folder} is not empty: add --resume to go on with the run in it, or name "
             "another --workdir"

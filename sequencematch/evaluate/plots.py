@@ -1,4 +1,4 @@
-"""How a report looks: a run's curves as inline SVG, and the style sheet they take colours from.
+"""A run's curves as inline SVG, which takes its colours from the page's style sheet.
 
 Every panel is its own figure, so a page lays them out in as many columns as fit; every colour is a
 variable of the style sheet, so one drawing serves light and dark mode.
@@ -233,59 +233,3 @@ def _for_page(svg: str, name: str, label: str) -> str:
     for colour, variable in VARIABLES.items():
         svg = svg.replace(colour, variable)
     return svg
-
-
-STYLE = """
-:root {
-  --paper: #fbfbfa; --card: #ffffff; --ink: #1c1e21; --muted: #62676f; --line: #dfe1e5;
-  --curve-0: #2a63c8; --curve-1: #c2620a; --curve-2: #0b8574; --right: #11794a; --wrong: #c22f3a;
-}
-@media (prefers-color-scheme: dark) {
-  :root {
-    --paper: #131519; --card: #1b1e24; --ink: #e7e9ec; --muted: #9ba2ad; --line: #343943;
-    --curve-0: #7fb0ff; --curve-1: #f2a354; --curve-2: #4fd0b8; --right: #55cf94; --wrong: #ff868d;
-  }
-}
-* { box-sizing: border-box; margin: 0; }
-body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif; }
-main { max-width: 72rem; margin: auto; padding: 2.5rem 1.25rem 4rem; overflow-wrap: anywhere; }
-h1 { font-size: 2.1rem; line-height: 1.25; letter-spacing: -0.02em; }
-h2 { font-size: 1.25rem; margin: 2.75rem 0 1rem; }
-h3 { font-size: 0.95rem; }
-:is(h3, thead th)::first-letter { text-transform: uppercase; }
-:is(section, details) > :is(h3, pre, ol) { margin-top: 1rem; }
-.muted, .small, figcaption, dt, summary, kbd { color: var(--muted); font-weight: 400; }
-.small, figcaption, dt, dd, pre { font-size: 0.85rem; }
-.note { border-left: 3px solid var(--curve-1); padding-left: 0.75rem; margin-top: 0.75rem; }
-.card, figure, dl, pre, table {
-  background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem; }
-.scores, .panels, dl { display: grid; gap: 1rem; --column: minmax(min(100%, 20rem), 1fr); }
-.scores { grid-template-columns: repeat(auto-fit, var(--column)); }
-.panels { grid-template-columns: repeat(auto-fill, var(--column)); padding: 0; }
-.big { font-size: 3rem; font-weight: 650; line-height: 1.25; letter-spacing: -0.03em; }
-.bar { position: relative; height: 0.7rem; margin-top: 0.5rem; background: var(--line); }
-.bar i { position: absolute; top: 0; bottom: 0; background: var(--curve-0); }
-.bar .interval { opacity: 0.5; }
-.bar .stroke { width: 4px; margin: -4px -2px; border-radius: 2px; }
-.scale { display: flex; justify-content: space-between; margin-bottom: 0.5rem; }
-.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; font-size: 0.85rem; }
-.legend i { display: inline-block; width: 1rem; height: 3px; margin: 0 0.4rem 0.2rem 0; }
-svg { display: block; width: 100%; height: auto; margin: 0.5rem 0; }
-svg * { stroke-linejoin: round; stroke-linecap: butt; }
-svg text { font-family: inherit !important; }
-table { width: 100%; border-spacing: 0; padding: 0.25rem 1rem; }
-th, td { text-align: left; vertical-align: top; padding: 0.5rem 0; }
-td, thead th { text-align: right; padding-left: 1rem; white-space: nowrap; }
-tbody :is(th, td) { border-top: 1px solid var(--line); }
-tbody span { display: block; }
-li.card { list-style: none; border-left: 4px solid var(--tone); }
-.right { --tone: var(--right); } .wrong { --tone: var(--wrong); }
-.sign { float: right; margin-left: 1rem; color: var(--tone); font-size: 0.85rem; }
-.actions, code, pre { font-family: ui-monospace, monospace; white-space: pre-wrap; }
-.actions { font-size: 1.2rem; margin: 0.4rem 0; }
-del { color: var(--wrong); text-decoration-thickness: 2px; } code { color: var(--ink); }
-kbd { font-family: system-ui, sans-serif; font-size: 0.85em; margin: 0 0.15em; }
-dl { grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); }
-td, dd { font-variant-numeric: tabular-nums; }
-summary { cursor: pointer; margin-top: 1rem; }
-"""

@@ -8,25 +8,16 @@ import json
 import math
 import pathlib
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
-from sequencematch.evaluate.plots import SECTIONS, STYLE, figures, finite
+from sequencematch.evaluate.plots import SECTIONS, figures, finite
+from sequencematch.evaluate.records import Run, read
 
+STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 DECODES = ("greedy", "sampled")
 TRACES_SHOWN = 12
 KEYS = {"<bkspc>": "⌫", "<eos>": "⊣"}
 HELP = "<p>⌫ deletes the last token that is left, <del>struck through</del>; ⊣ ends the answer.</p>"
 SIGNS = {True: ("right", "✓"), False: ("wrong", "✗")}
-
-
-class Run(NamedTuple):
-    """What the files of a run say."""
-
-    name: str  # of the work directory
-    summary: dict  # {} before the run has ended
-    metrics: list[dict]  # by step
-    traces: list[dict]
-    unreadable: int  # lines that are no JSON object, as a killed run may leave behind
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
@@ -42,7 +33,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
         ValueError: summary.json is no JSON object.
     """
     path, temporary = workdir / "report.html", workdir / "report.html.tmp"
-    temporary.write_text(_page(_read(workdir)), encoding="utf-8", errors="replace")
+    temporary.write_text(_page(read(workdir)), encoding="utf-8", errors="replace")
     return temporary.replace(path)
 
 
@@ -62,40 +53,6 @@ def deleted(actions: list[str]) -> list[bool]:
         elif action not in KEYS:
             alive.append(time)
     return flags
-
-
-def _read(workdir: pathlib.Path) -> Run:
-    path = workdir / "summary.json"
-    summary = _parse(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
-    if not isinstance(summary, dict):
-        raise ValueError(f"{path}: expected a JSON object; the file is damaged")
-    metrics, torn_metrics = _read_lines(workdir / "metrics.jsonl")
-    traces, torn_traces = _read_lines(workdir / "traces.jsonl")
-    name = workdir.resolve().name
-    return Run(name, summary, _by_step(metrics), traces, torn_metrics + torn_traces)
-
-
-def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:
-    """The objects of a jsonl file and the number of lines that hold none."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
-    values = [_parse(line) for line in text.split("\n") if line.strip()]
-    objects = [value for value in values if isinstance(value, dict)]
-    return objects, len(values) - len(objects)
-
-
-def _parse(line: str) -> object:
-    try:
-        return json.loads(line)
-    except ValueError:
-        return None
-
-
-def _by_step(metrics: list[dict]) -> list[dict]:
-    """In order; a resumed run repeats the steps after its checkpoint, and the later line holds."""
-    placed = [line for line in metrics if math.isfinite(finite(line.get("step")))]
-    latest = {(line["step"], str(line.get("kind"))): line for line in placed}
-    return [latest[key] for key in sorted(latest)]
 
 
 def _page(run: Run) -> str:

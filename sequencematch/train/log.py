@@ -46,12 +46,19 @@ def _lines(path: Path) -> list[str]:
 
 
 class ProgressLine:
-    """One live line in a terminal; elsewhere a plain line for each report."""
+    """One live line in a terminal; elsewhere a plain line for each report.
 
-    def __init__(self, steps: int, done: int):
-        self._console = Console()
+    Progress and time left are reckoned in tokens: the steps of a later phase may cost more.
+
+    Args:
+      steps: length of the run.
+      done: tokens that earlier parts of the run have taken.
+      tokens: tokens that the whole run takes.
+    """
+
+    def __init__(self, steps: int, done: int, tokens: int):
+        self._console, self._steps, self._tokens = Console(), steps, tokens
         self._progress = Progress(
-            TextColumn("{task.completed}/{task.total}"),
             BarColumn(bar_width=20),
             TextColumn("{task.description}"),
             TimeElapsedColumn(),
@@ -60,8 +67,7 @@ class ProgressLine:
             console=self._console,
             disable=not self._console.is_terminal,
         )
-        self._task = self._progress.add_task("compiling", total=steps, completed=done)
-        self._steps = steps
+        self._task = self._progress.add_task("compiling", total=tokens, completed=done)
 
     def __enter__(self) -> "ProgressLine":
         self._progress.start()
@@ -70,19 +76,21 @@ class ProgressLine:
     def __exit__(self, *_):
         self._progress.stop()
 
-    def advance(self, step: int) -> None:
-        """Moves the bar to `step`."""
-        self._progress.update(self._task, completed=step)
+    def advance(self, tokens: int) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=tokens)
 
     def report(self, step: int, record: dict, accuracy: float | None) -> None:
         """Shows the losses, the last known accuracy, the speed and the time left."""
-        words = [record["phase"], f"loss {record['loss']:.4f}", f"bc {record['bc']:.4f}"]
+        words = [f"step {step}/{self._steps}", record["phase"], f"loss {record['loss']:.4f}"]
+        words.append(f"bc {record['bc']:.4f}")
         if "objective" in record:
             words.append(f"J {record['objective']:.3f}")
         if accuracy is not None:
             words.append(f"accuracy {accuracy:.1%}")
         words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-        self._progress.update(self._task, description="  ".join(words), completed=step)
+        self._progress.update(self._task, description="  ".join(words))
         if not self._console.is_terminal:
-            left = record["seconds"] / step * (self._steps - step)
-            print(f"step {step}/{self._steps}  {'  '.join(words)}  {left:.0f} s left", flush=True)
+            done = record["tokens"] + record["sampled_tokens"]
+            left = record["seconds"] * (self._tokens / done - 1)
+            print("  ".join(words), f" {left:.0f} s left", flush=True)

@@ -1,7 +1,7 @@
 """Algorithm 1 as a loop: steps of behavioural cloning, then of matching, with samples in between."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -75,15 +75,24 @@ class Plan(NamedTuple):
 
     def refreshes(self, step: int) -> bool:
         """Whether samples are drawn before `step`: at the start of a sampling phase, then regularly."""
-        phase = self.phase(step)
-        begin = max((p.until for p in self.phases if p.until < phase.until), default=0)
+        phase, begin = next((p, begin) for p, begin in self.spans() if step < p.until)
         return phase.samples and (step - begin) % self.refresh_every == 0
+
+    def spans(self) -> Iterator[tuple[Phase, int]]:
+        """Every phase, and the step at which it begins."""
+        begin = 0
+        for phase in self.phases:
+            yield phase, begin
+            begin = phase.until
 
     def tokens(self, step: int) -> tuple[int, int]:
         """Slots taken through the network after `step` steps: in training, and in sampling."""
-        trained = sum(self.phase(i).passes for i in range(step)) * self.slots
-        sampled = sum(map(self.refreshes, range(step))) * self.refresh_rows * self.slots
-        return trained, sampled
+        trained = sampled = 0
+        for phase, begin in self.spans():
+            taken = max(min(step, phase.until) - begin, 0)
+            trained += taken * phase.passes
+            sampled += phase.samples * -(-taken // self.refresh_every) * self.refresh_rows
+        return trained * self.slots, sampled * self.slots
 
 
 def compile_steps(
@@ -137,14 +146,15 @@ def train(
     first, accuracy = int(state.step), None
     clock = time.perf_counter() - seconds
     pace = (first, time.perf_counter())
-    with ProgressLine(plan.steps, first) as progress:
+    work = [sum(plan.tokens(step)) for step in (first, plan.steps)]
+    with ProgressLine(plan.steps, *work) as progress:
         for step in range(first, plan.steps):
             phase = plan.phase(step)
             if plan.refreshes(step):
                 state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
             state, metrics = phase.step(state, jax.device_put(data[step], plan.batch_sharding))
             done = step + 1
-            progress.advance(done)
+            progress.advance(sum(plan.tokens(done)))
             if done % plan.log_every == 0 or done == plan.steps:
                 record = {"kind": "train", "step": done, "phase": phase.name}
                 record |= {name: float(x) for name, x in jax.device_get(metrics).items()}
