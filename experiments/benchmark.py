@@ -14,8 +14,8 @@ import numpy as np
 from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
-from sequencematch import config as configuration
-from sequencematch.modes import hardware
+from sequencematch import validation
+from sequencematch.judge import hardware
 from sequencematch.run import build, make_plan, training_data
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/arithmetic.py")
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     """Measures and prints a table."""
     logging.set_verbosity(logging.ERROR)
     config = CONFIG.value
-    configuration.validate(config)
+    validation.validate(config)
     mle, match = Side(config, "mle"), Side(config, "sequencematch")
     works = {"mle": mle.step, "refresh": match.refresh, "match": match.step}
     seconds = interleaved(works)

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sequencematch.core import mdp
+from sequencematch.core.noise import Noised
 from sequencematch.core.types import Trajectory
 from sequencematch.data.pipeline import laid_out
 from sequencematch.models.attention import interval_mask
@@ -24,7 +25,9 @@ SEEN, GONE, STATE = "#4c78a8", "#e45756", "#f2a03d"
 def episode() -> Trajectory:
     """8+9=: a wrong 2 is pushed and deleted, then 17 is written."""
     decisions = mdp.make(len(SYMBOLS), eos=2, pad=0, never=[1], edits={3: 1})
-    return jax.device_get(mdp.trajectory(decisions, laid_out(PROMPT, EXECUTED, LABELS, 7)))
+    return jax.device_get(
+        mdp.trajectory(decisions, laid_out(PROMPT, Noised(EXECUTED, LABELS, [True] * 5), 7))
+    )
 
 
 def draw(axes: Axes, t: Trajectory) -> None:

@@ -19,7 +19,7 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
-from sequencematch import modes, workdir
+from sequencematch import modes, validation, workdir
 from sequencematch.run import build
 
 
@@ -46,7 +46,7 @@ def prepare(argv: Sequence[str]) -> Callable[[], None]:
     if asked.help:
         return partial(print, f"{__doc__}\n{asked.get_help()}")
     config, name = chosen(asked)
-    configuration.validate(config)
+    validation.validate(config)
     folder = Path(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     if asked.mode == "train":
         workdir.check_free(folder, config, asked.resume)

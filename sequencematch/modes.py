@@ -4,24 +4,19 @@ Each function checks and opens all it needs and returns the job, which then only
 """
 
 import json
-import os
-import platform
-import time
-from collections.abc import Callable, Mapping
-from importlib.metadata import version
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import jax
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sequencematch import workdir
+from sequencematch import judge, workdir
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
-from sequencematch.evaluate.report import write_report
-from sequencematch.rollout import stream
+from sequencematch.evaluate.report import MARKS
+from sequencematch.rollout import sampler, stream
 from sequencematch.run import Run, make_generator, make_plan, training_data
 from sequencematch.train import loop
 from sequencematch.train.checkpoint import Checkpoints
@@ -50,14 +45,14 @@ def training(run: Run, folder: Path, name: str, command: str, resume: bool) -> J
                 state,
                 episodes,
                 prompts,
-                lambda state: validated(run, generator, state),
+                lambda state: judge.validated(run, generator, state),
                 checkpoints,
                 log,
                 seconds,
             )
         tokens, sampled = plan.tokens(plan.steps)
         facts = {"command": command, "tokens": tokens, "sampled_tokens": sampled}
-        judge(run, folder, name, state, facts | {"seconds": {"train": seconds}})
+        judge.publish(run, folder, name, state, facts | {"seconds": {"train": seconds}})
 
     return job
 
@@ -66,7 +61,7 @@ def evaluation(run: Run, folder: Path) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
     state, seconds = restore(run, folder)
     known = told(folder / "summary.json", seconds)
-    return lambda: judge(run, folder, workdir.read(folder)["name"], state, known)
+    return lambda: judge.publish(run, folder, workdir.read(folder)["name"], state, known)
 
 
 def told(path: Path, seconds: float) -> dict[str, Any]:
@@ -95,6 +90,7 @@ def answering(run: Run, folder: Path, question: str) -> Job:
         prompt,
         int(start),
         max_actions=run.config.evaluate.max_actions,
+        choose=sampler.biased(sampler.greedy, run.recipe.mdp, run.config.evaluate.edit_bias),
     )
     return lambda: show(run, question, actions)
 
@@ -109,73 +105,8 @@ def announce(run: Run, folder: Path, step: int) -> None:
     """Says what is about to happen, and where its traces will be."""
     print(
         f"{run.config.method} on {run.task.name}: {run.parameters:,} parameters, steps {step} to "
-        f"{run.config.train.steps} on {hardware()}; everything goes to {folder}/",
+        f"{run.config.train.steps} on {judge.hardware()}; everything goes to {folder}/",
         flush=True,
-    )
-
-
-def validated(run: Run, generator: accuracy.Generator, state: TrainState) -> dict[str, float]:
-    """Accuracy on the first examples of the validation set, for the learning curves."""
-    examples = run.task.splits["validation"]
-    examples = [examples[i] for i in range(min(run.config.evaluate.examples, len(examples)))]
-    figures = {}
-    for choice in accuracy.CHOICES:
-        found = accuracy.accuracy(list(generator.answers(state.params, examples, choice)))
-        figures[f"accuracy/{choice}"] = found["accuracy"]
-        figures[f"accuracy/{choice}_low"] = found["low"]
-        figures[f"accuracy/{choice}_high"] = found["high"]
-    return figures
-
-
-def judge(run: Run, folder: Path, name: str, state: TrainState, facts: Mapping[str, Any]) -> None:
-    """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result."""
-    began = time.perf_counter()
-    examples, generator, test, traces = run.task.splits["test"], make_generator(run), {}, []
-    for choice in accuracy.CHOICES:
-        answers = list(generator.answers(state.params, examples, choice))
-        edits = accuracy.edit_statistics(run.recipe.mdp, answers, run.tokenizer.encode)
-        test[choice] = accuracy.accuracy(answers) | {"bkspc": edits}
-        traces += [trace(run, choice, a) for a in answers[: run.config.evaluate.traces]]
-    spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
-    summary = dict(facts) | {
-        "name": name,
-        "method": run.config.method,
-        "seed": run.config.seed,
-        "steps": int(state.step),
-        "parameters": run.parameters,
-        "seconds": spent | {"total": sum(spent.values())},
-        "hardware": hardware(),
-        "versions": {p: version(p) for p in ("sequencematch", "jax", "flax", "optax")},
-        "config": workdir.plain(run.config),
-        "test": test,
-    }
-    workdir.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
-    workdir.write_json(folder / "summary.json", summary)
-    for choice, found in test.items():
-        print(
-            f"{choice}: {found['right']} of {found['n']} test questions right, "
-            f"{found['accuracy']:.1%} (95 % interval {found['low']:.1%} to {found['high']:.1%})"
-        )
-    print(f"look at {write_report(folder)}")
-
-
-def trace(run: Run, choice: str, answer: accuracy.Answer) -> dict[str, Any]:
-    """One answer as the report shows it."""
-    return {
-        "decode": choice,
-        "prompt": answer.example.prompt,
-        "answer": answer.example.completion,
-        "actions": run.tokenizer.symbols(answer.actions),
-        "text": answer.text,
-        "right": answer.right,
-    }
-
-
-def hardware() -> str:
-    """The devices, and what they sit in."""
-    devices = jax.devices()
-    return (
-        f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
     )
 
 
@@ -197,17 +128,11 @@ def show(run: Run, question: str, actions) -> None:
 
 def struck(run: Run, question: str, actions: list[int]) -> Text:
     """The question, and the answer with each deleted token struck through and each edit marked."""
-    styles, alive = [""] * len(actions), []
-    for i, action in enumerate(actions):
-        pops = int(run.recipe.mdp.pops[action])
-        for _ in range(min(pops, len(alive))):
-            styles[alive.pop()] = "red strike"
-        if pops:
-            styles[i] = "dim"
+    decisions, text = run.recipe.mdp, Text(question + " ")
+    gone = accuracy.deleted(decisions, actions)
+    for action, symbol, flag in zip(actions, run.tokenizer.symbols(actions), gone, strict=True):
+        if decisions.pops[action]:
+            text.append(MARKS[symbol], style="dim")
         else:
-            alive.append(i)
-    text = Text(question + " ")
-    for action, style in zip(actions, styles, strict=True):
-        symbol = run.tokenizer.symbols([action])[0]
-        text.append("⌫" if run.recipe.mdp.pops[action] else symbol, style=style)
+            text.append(symbol, style="red strike" * flag)
     return text

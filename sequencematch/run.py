@@ -12,13 +12,21 @@ from ml_collections import ConfigDict
 from sequencematch import config as configuration
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
-from sequencematch.core.losses import WEIGHTINGS, Objective
+from sequencematch.core.losses import (
+    NEXT_VALUES,
+    TERMINALS,
+    WEIGHTINGS,
+    Objective,
+    bounded,
+    skipping,
+)
 from sequencematch.core.mdp import Mdp
 from sequencematch.data import pipeline
 from sequencematch.data.catalog import load_task
 from sequencematch.data.task import Task
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate.accuracy import Generator
+from sequencematch.evaluate.rewards import Returns
 from sequencematch.models.transformer import Transformer
 from sequencematch.train import mesh as meshes
 from sequencematch.train import optim, state
@@ -66,7 +74,7 @@ def build(config: ConfigDict) -> Run:
     """
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     task = load_task(config.task, config.data)
-    tokenizer = CharTokenizer(task.alphabet)
+    tokenizer = CharTokenizer(task.alphabet, tuple(config.edits))
     T = config.prompt_slots + config.max_actions
     pipeline.check_fits(task, tokenizer, prompt_slots=config.prompt_slots, slots=T)
     sizes = configuration.transformer(config, tokenizer.vocab_size)
@@ -83,35 +91,47 @@ def build(config: ConfigDict) -> Run:
 
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
-    """The action set of the method: never `<pad>` or `<bos>`, `<bkspc>` only if it has edits."""
-    edits = METHODS[config.method].edits
+    """The action set of the method: never `<pad>` or `<bos>`, the edits only if it has any."""
     return mdp.make(
         tokenizer.vocab_size,
         eos=EOS,
         pad=PAD,
-        never=[BOS] if edits else [BOS, BKSPC],
-        edits={BKSPC: 1} if edits else {},
+        never=[BOS, BKSPC, *tokenizer.pops],
+        edits=tokenizer.pops if METHODS[config.method].edits else {},
+    )
+
+
+def make_objective(config: ConfigDict) -> Objective:
+    """J as the configuration and the method have it."""
+    c = configuration.effective_objective(config)
+    following = NEXT_VALUES[c.next_value]
+    weighting = WEIGHTINGS[c.weighting]
+    return Objective(
+        divergence=DIVERGENCES[c.divergence],
+        alpha=c.alpha,
+        gamma=c.gamma,
+        policy_weight=c.policy_weight,
+        weighting=skipping(weighting) if config.noise.step == "skip" else weighting,
+        terminal=TERMINALS[c.terminal],
+        next_value=bounded(c.alpha, c.gamma, following) if c.bound else following,
+        t_max=c.t_max,
     )
 
 
 def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Recipe:
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
-    objective = Objective(
-        divergence=DIVERGENCES[c.objective.divergence],
-        alpha=c.objective.alpha,
-        gamma=c.objective.gamma,
-        policy_weight=c.objective.policy_weight,
-        weighting=WEIGHTINGS[c.objective.weighting],
+    objective = make_objective(config)
+    annealed = optax.linear_schedule(
+        1.0, c.train.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
     )
-    matching = max(steps - c.train.bc_steps, 1)
     return Recipe(
         graph=graph,
         mdp=decisions,
         optimizer=optim.make_optimizer(c.optimizer, steps),
         learning_rate=optim.learning_rate(c.optimizer, steps),
         objective=objective,
-        beta=optax.linear_schedule(1.0, c.train.beta_end, matching, c.train.bc_steps),
+        beta=annealed if method.clones else optax.constant_schedule(0.0),
         samples=c.rollout.batch_size if method.matches and objective.needs_samples else 0,
         max_actions=c.max_actions,
         hard_negatives=method.edits and c.noise.kind == "policy",
@@ -122,15 +142,16 @@ def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Reci
 def make_plan(run: Run) -> Plan:
     """The phases of the method, and what happens how often."""
     c, samples, method = run.config, run.recipe.samples, METHODS[run.config.method]
-    rows, steps = c.train.batch_size, c.train.steps
     shardings = jax.tree.map(lambda x: x.sharding, run.like)
-    imitate, match, refresh = compile_steps(run.recipe, run.mesh, shardings)
-    own = rows * (1 + run.recipe.hard_negatives)
-    phases = [Phase("bc" if method.edits else "mle", imitate, steps, False, own)]
-    if method.matches:
-        cloning = phases[0]._replace(until=c.train.bc_steps)
-        matching = Phase("sequencematch", match, steps, samples > 0, own + samples)
-        phases = [cloning, matching]
+    steps, refresh = compile_steps(run.recipe, run.mesh, shardings)
+    own = c.train.batch_size * (1 + run.recipe.hard_negatives)
+    names = {"imitation": "bc" if method.edits else "mle", "matching": c.method}
+    ends = [c.train.bc_steps, c.train.steps][-len(method.phases) :]
+    phases = []
+    for step, until in zip(method.phases, ends, strict=True):
+        drawn = samples if step == "matching" else 0
+        name = names.get(step, step)
+        phases.append(Phase(name, steps[step], until, drawn > 0, own + drawn))
     return Plan(
         phases=phases,
         refresh=refresh,
@@ -154,7 +175,7 @@ def training_data(run: Run) -> tuple[grain.MapDataset, grain.MapDataset]:
         "train",
         batch_size=c.train.batch_size,
         slots=run.slots,
-        noise=pipeline.Noise(kind, c.noise.eta, c.noise.run),
+        noise=pipeline.Noise(kind, c.noise.eta, c.noise.run, c.noise.step),
         seed=c.seed,
     )
     # Another seed: else each refresh would complete the prompts of the step's own batch.
@@ -181,4 +202,18 @@ def make_generator(run: Run) -> Generator:
         max_actions=c.evaluate.max_actions,
         rows=c.evaluate.rows,
         seed=c.seed,
+        edit_bias=c.evaluate.edit_bias,
+    )
+
+
+def make_returns(run: Run) -> Returns:
+    """Recovered returns of the answers to the task's questions."""
+    c = run.config
+    return Returns(
+        run.recipe.graph,
+        run.recipe.mdp,
+        run.tokenizer,
+        slots=c.prompt_slots + c.evaluate.max_actions,
+        rows=c.evaluate.rows,
+        objective=run.recipe.objective,
     )

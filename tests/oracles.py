@@ -12,8 +12,43 @@ import numpy as np
 
 from sequencematch.core.types import Episode
 
-PHI = {"chi2": lambda x: x - x**2 / 4, "chi2_mixture": lambda x: x - x**2 / 8}
-PSI = {"chi2": lambda x: 0.0, "chi2_mixture": lambda x: -(x**2) / 8}
+INFINITE = math.inf
+
+# f(t), and the ratio t >= 0 that attains inf_t x t + f(t).
+F = {
+    "chi2": lambda t: (t - 1) ** 2,
+    "le_cam": lambda t: 2 * (t - 1) ** 2 / (t + 1),
+    "forward_kl": lambda t: t - 1 - math.log(t),
+    "reverse_kl": lambda t: (t * math.log(t) if t > 0 else 0) - t + 1,
+    "js": lambda t: (t * math.log(t) if t > 0 else 0) - (t + 1) * math.log((t + 1) / 2),
+    "hellinger": lambda t: (math.sqrt(t) - 1) ** 2,
+    "tv": lambda t: abs(t - 1) / 2,
+}
+RATIO = {
+    "chi2": lambda x: 1 - x / 2,
+    "le_cam": lambda x: max(math.sqrt(8 / (2 + x)) - 1, 0) if x > -2 else INFINITE,
+    "forward_kl": lambda x: 1 / (1 + x) if x > -1 else INFINITE,
+    "reverse_kl": lambda x: math.exp(-x) if x > -50 else INFINITE,
+    "js": lambda x: 1 / (2 * math.exp(x) - 1) if 2 * math.exp(x) > 1 else INFINITE,
+    "hellinger": lambda x: 1 / (1 + x) ** 2 if x > -1 else INFINITE,
+    "tv": lambda x: INFINITE if x < -0.5 else 1 if x < 0.5 else 0,
+}
+
+
+def phi(divergence: str, x: float, t_max: float = 100.0) -> float:
+    """inf over ratios t <= t_max of x t + f(t); of chi2 over all real t, and the mixture's half."""
+    if divergence == "chi2_mixture":
+        return x - x**2 / 8
+    t = RATIO[divergence](x)
+    t = t if divergence == "chi2" else min(t, t_max)
+    return x * t + F[divergence](t)
+
+
+def psi(divergence: str, x: float) -> float:
+    """What is applied on the policy's own steps."""
+    return -(x**2) / 8 if divergence == "chi2_mixture" else 0.0
+
+
 KAPPA = {"discounted": lambda gamma, t: gamma**t, "uniform": lambda gamma, t: 1.0}
 
 
@@ -28,9 +63,8 @@ def replay(
     states = [list(stack)]
     for slot, action in enumerate(actions, start=len(prompt)):
         if action in edits:
-            for _ in range(edits[action]):
-                if len(stack) > len(prompt):
-                    stack.pop()
+            for _ in range(min(edits[action], len(stack) - len(prompt))):
+                stack.pop()
         else:
             stack.append((slot, int(action)))
         states.append(list(stack))
@@ -170,52 +204,82 @@ class Case(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """J, by the names of its parts."""
+    """J, by the names of its parts.
+
+    Attributes:
+      terminal: "learned" or "zero", V(s_N) of a finished trajectory.
+      bound: V(s_{t+1}) in a reward is kept within +- this.
+      skip: whether the expert's C is of its kept steps alone.
+    """
 
     divergence: str
     weighting: str
     alpha: float
     gamma: float
     w: float
+    terminal: str = "learned"
+    bound: float = INFINITE
+    skip: bool = False
+    t_max: float = 100.0
 
     def kappa(self, case: Case, time: int) -> float:
         return KAPPA[self.weighting](self.gamma, time - case.track.start)
 
+    def value(self, case: Case, time: int) -> float:
+        """V(s_t), of the last state as this objective has it."""
+        if self.terminal == "zero" and case.track.finished and time == case.track.end:
+            return 0.0
+        return case.value(time)
 
-def cost(goal: Goal, case: Case) -> float:
-    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N)."""
+    def reward(self, case: Case, time: int) -> float:
+        """r_t = l(a_t|s_t) - gamma V(s_{t+1})."""
+        following = self.value(case, time + 1)
+        following = min(max(following, -self.bound), self.bound)
+        return case.q(time) - self.gamma * following
+
+    def phi(self, x: float) -> float:
+        return phi(self.divergence, x, self.t_max)
+
+
+def cost(goal: Goal, case: Case, kept: bool = False) -> float:
+    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N), of all or of kept steps."""
     end = case.track.end
-    c = goal.kappa(case, end) * case.value(end)
+    c = goal.kappa(case, end) * goal.value(case, end)
     for t in case.decisions:
-        c += goal.kappa(case, t) * (case.value(t) - goal.gamma * case.value(t + 1))
+        if case.imitate[t] or not kept:
+            difference = goal.value(case, t) - goal.gamma * goal.value(case, t + 1)
+            c += goal.kappa(case, t) * difference
     return c
 
 
 def expert_objective(goal: Goal, case: Case) -> float:
     """sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau)."""
-    phi, alpha, gamma = PHI[goal.divergence], goal.alpha, goal.gamma
+    alpha, gamma = goal.alpha, goal.gamma
     total = 0.0
     for t in case.decisions:
         if case.imitate[t]:
-            total += goal.kappa(case, t) * phi(alpha * case.reward(t, gamma)) / alpha
+            total += goal.kappa(case, t) * goal.phi(alpha * goal.reward(case, t)) / alpha
     end = case.track.end
     if case.track.finished:
         scale = alpha * (1 - gamma)
-        ending = phi(scale * case.value(end)) / scale
+        ending = goal.phi(scale * goal.value(case, end)) / scale
     else:
-        ending = case.value(end)
-    return total + goal.kappa(case, end) * ending - (1 - goal.w) * cost(goal, case)
+        ending = goal.value(case, end)
+    total += goal.kappa(case, end) * ending
+    return total - (1 - goal.w) * cost(goal, case, kept=goal.skip)
 
 
 def policy_objective(goal: Goal, case: Case) -> float:
     """-w C(tau) and, for a mixture, -(alpha/8) (sum_t kappa_t r_t^2 + kappa_N (1-gamma) V(s_N)^2)."""
-    psi, alpha, gamma = PSI[goal.divergence], goal.alpha, goal.gamma
+    alpha, gamma = goal.alpha, goal.gamma
     total = -goal.w * cost(goal, case)
     for t in case.decisions:
-        total += goal.kappa(case, t) * psi(alpha * case.reward(t, gamma)) / alpha
+        x = alpha * goal.reward(case, t)
+        total += goal.kappa(case, t) * psi(goal.divergence, x) / alpha
     if case.track.finished:
         end, scale = case.track.end, alpha * (1 - gamma)
-        total += goal.kappa(case, end) * psi(scale * case.value(end)) / scale
+        ending = psi(goal.divergence, scale * goal.value(case, end)) / scale
+        total += goal.kappa(case, end) * ending
     return total
 
 
@@ -242,3 +306,22 @@ def sequencematch(goal: Goal, experts: Sequence[Case], policies: Sequence[Case])
     for case in policies:
         total += policy_objective(goal, case) * len(experts) / len(policies)
     return total / imitated(experts)
+
+
+def unlikelihood(cases: Sequence[Case], states: Sequence[Sequence[list]]) -> float:
+    """Cloning, and the mean of -sum_c log(1 - pi(c|s_t)) over what the text repeats, label excepted.
+
+    Args:
+      cases: a batch without edits.
+      states: the text of every state of each, s_0 .. s_N.
+    """
+    total = 0.0
+    for case, texts in zip(cases, states, strict=True):
+        for t in case.decisions:
+            if not case.imitate[t]:
+                continue
+            row = case.logits[case.track.state[t]]
+            for c in set(texts[t - case.track.start]) - {case.labels[t]}:
+                if case.legal[c]:
+                    total -= math.log(1 - math.exp(float(row[c]) - case.value(t)))
+    return behavioural_cloning(cases) + total / imitated(cases)

@@ -6,6 +6,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from sequencematch import config as configuration
+from sequencematch import validation
 
 # key -> values that its rule refuses
 NAMES, POSITIVE, NATURAL = ["", "nothing"], [0, -1], [-1]
@@ -22,9 +23,11 @@ REFUSED = {
     "data.seed": [-1, 2**32],
     "prompt_slots": [1, 0, -3],
     "max_actions": POSITIVE,
+    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset"), (1,)],
     "noise.kind": NAMES,
     "noise.eta": BELOW_ONE,
     "noise.run": BELOW_ONE,
+    "noise.step": NAMES,
     "model.layers": POSITIVE,
     "model.d_model": POSITIVE,
     "model.heads": POSITIVE,
@@ -48,6 +51,10 @@ REFUSED = {
     "objective.gamma": [0.0, 1.0, -0.5, 1.5, math.nan],
     "objective.policy_weight": SHARE,
     "objective.weighting": NAMES,
+    "objective.terminal": NAMES,
+    "objective.next_value": NAMES,
+    "objective.t_max": [1.0, 0.5, -3.0, math.nan],
+    "objective.td_weight": REAL,
     "rollout.every": POSITIVE,
     "rollout.rows": POSITIVE,
     "rollout.capacity": POSITIVE,
@@ -59,6 +66,7 @@ REFUSED = {
     "evaluate.examples": POSITIVE,
     "evaluate.rows": POSITIVE,
     "evaluate.max_actions": POSITIVE,
+    "evaluate.edit_bias": [math.nan, math.inf, -math.inf],
     "evaluate.traces": NATURAL,
     "checkpoint.every": POSITIVE,
     "checkpoint.keep": POSITIVE,
@@ -74,16 +82,16 @@ def changed(changes):
 def refusal(config):
     """The one line in which a configuration is refused."""
     with pytest.raises(ValueError) as raised:
-        configuration.validate(config)
+        validation.validate(config)
     assert len(str(raised.value).splitlines()) == 1
     return str(raised.value)
 
 
 def test_the_defaults_are_valid_and_every_key_is_looked_at():
-    configuration.validate(configuration.defaults())
-    free = {"task", "data.dir", "data.module", "data.path"}
-    assert set(configuration.RULES) == set(configuration.flat(configuration.defaults())) - free
-    assert set(REFUSED) == set(configuration.RULES)
+    validation.validate(configuration.defaults())
+    free = {"task", "data.dir", "data.module", "data.path", "objective.bound"}
+    assert set(validation.RULES) == set(configuration.flat(configuration.defaults())) - free
+    assert set(REFUSED) == set(validation.RULES)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +99,7 @@ def test_the_defaults_are_valid_and_every_key_is_looked_at():
 )
 def test_a_refused_value_is_named_with_what_is_allowed(key, value):
     message = refusal(changed({key: value}))
-    allowed = configuration.RULES[key][0]
+    allowed = validation.RULES[key][0]
     assert message.startswith(f"config.{key}={value!r} must be {allowed}")
 
 
@@ -109,11 +117,18 @@ def test_a_refused_value_is_named_with_what_is_allowed(key, value):
         {"objective.weighting": "uniform", "objective.divergence": "chi2"}
         | {"objective.policy_weight": 0.0},
         {"noise.kind": "policy"},
+        {"edits": ("<reset>",), "evaluate.edit_bias": -5.0},
+        {"edits": ["<bkspc4>", "<bkspc>", "<bkspc2>"]},
+        {"noise.step": "imitate"},
+        {"noise.step": "skip", "objective.divergence": "chi2", "objective.policy_weight": 0.0},
+        {"noise.step": "skip", "method": "le_cam", "objective.policy_weight": 0.0},
+        {"noise.step": "skip", "noise.kind": "policy", "method": "bc"},
+        {"noise.step": "skip", "method": "mle"},
         {"mesh.data": 4, "mesh.model": 2},
     ],
 )
 def test_the_edges_of_what_is_allowed_are_allowed(changes):
-    configuration.validate(changed(changes))
+    validation.validate(changed(changes))
 
 
 # what two keys refuse of each other -> the words that must be in the line
@@ -125,6 +140,20 @@ UNRELATED = [
         ["config.objective.weighting='uniform'", "'chi2_mixture'", "not 'chi2'"],
     ),
     ({"noise.kind": "policy", "noise.run": 0.5}, ["config.noise.run=0.5 must be 0", "'policy'"]),
+    (
+        {"noise.kind": "policy", "noise.step": "imitate"},
+        ["config.noise.step='imitate'", "noise.kind='policy'"],
+    ),
+    (
+        {"noise.step": "skip", "objective.policy_weight": 0.0},
+        ["config.noise.step='skip'", "method=sequencematch", "'chi2_mixture'"],
+    ),
+    (
+        {"noise.step": "skip", "method": "le_cam"},
+        ["config.noise.step='skip'", "method=le_cam", "policy_weight=0 (it is 0.5)"],
+    ),
+    ({"edits": ("<reset>", "<bkspc>")}, ["config.edits=('<reset>', '<bkspc>')", "alone"]),
+    ({"edits": ("<bkspc2>",)}, ["config.edits=('<bkspc2>',)", "have '<bkspc>'"]),
     ({"rollout.rows": 1024}, ["config.rollout.rows=1024", "config.rollout.capacity=512"]),
     ({"mesh.data": 3, "train.batch_size": 64}, ["config.train.batch_size=64", "mesh.data=3"]),
     (
@@ -150,7 +179,7 @@ def test_keys_that_do_not_go_together_are_both_named(changes, words):
 def test_every_relation_is_broken_above():
     broken, relations = set(), None
     for changes, _ in UNRELATED:
-        relations = [holds for holds, _ in configuration.relations(changed(changes))]
+        relations = [holds for holds, _ in validation.relations(changed(changes))]
         broken |= {i for i, holds in enumerate(relations) if not holds}
     assert broken == set(range(len(relations)))
 
@@ -194,6 +223,8 @@ def test_a_key_like_no_other_gets_no_suggestion():
 def test_a_misspelt_name_gets_the_nearest_one():
     assert refusal(changed({"method": "sequencematc"})).endswith("did you mean 'sequencematch'?")
     assert refusal(changed({"noise.kind": "randm"})).endswith("did you mean 'random'?")
+    edits = ("<bkspc>", "<bkspace2>")
+    assert refusal(changed({"edits": edits})).endswith("did you mean '<bkspc2>'?")
 
 
 def test_a_missing_key_is_named():

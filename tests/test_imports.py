@@ -18,7 +18,9 @@ FLOORS = [
     {"rollout"},
     {"evaluate", "train"},
     {"config"},
+    {"validation"},
     {"run", "workdir"},
+    {"judge"},
     {"modes"},
     {"main"},
 ]

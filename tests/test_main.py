@@ -14,7 +14,9 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from sequencematch import modes
+from sequencematch.core import mdp
 from sequencematch.data import arithmetic
+from sequencematch.data.tokenizer import CharTokenizer
 from sequencematch.main import main
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -152,7 +154,7 @@ def test_the_summary_counts_what_the_traces_show(finished):
         assert summary["test"][decode]["n"] == len(of_it) == TINY["data.test"]
         assert summary["test"][decode]["right"] == sum(trace["right"] for trace in of_it)
         used = sum(trace["actions"].count("<bkspc>") for trace in of_it)
-        assert summary["test"][decode]["bkspc"]["per_action"] == pytest.approx(
+        assert summary["test"][decode]["edits"]["per_action"] == pytest.approx(
             used / sum(len(trace["actions"]) for trace in of_it)
         )
 
@@ -193,6 +195,41 @@ def test_sampling_shows_deletions(finished, monkeypatch, capsys):
     monkeypatch.setattr(modes.stream, "actions", lambda *_, **__: iter(actions))
     assert command("--mode=sample", f"--workdir={finished}", "--prompt=abc>") == 0
     assert capsys.readouterr().out == "abc> >a<bkspc>b<eos>\n>b\n"
+
+
+def test_a_terminal_shows_deletions_struck_through():
+    tokenizer = CharTokenizer("ab", ("<bkspc>", "<bkspc2>"))
+    decisions = mdp.make(tokenizer.vocab_size, eos=2, pad=0, never=[1], edits=tokenizer.pops)
+    run = SimpleNamespace(tokenizer=tokenizer, recipe=SimpleNamespace(mdp=decisions))
+    text = modes.struck(run, "?", [4, 5, 6, 5, 3, 4, 2])
+    assert text.plain == "? ab⌫2b⌫a<eos>"
+    struck = [text.plain[s.start : s.end] for s in text.spans if s.style == "red strike"]
+    assert struck == ["a", "b", "b"]
+
+
+def test_a_run_that_starts_anew(tiny, tmp_path, capsys):
+    """RESET from the data to the report: trained on, used, biased, and struck through."""
+    folder, name = tmp_path / "run", "--config.edits=<reset>"
+    assert command(*tiny, name, f"--workdir={folder}", "--config.evaluate.edit_bias=3.0") == 0
+    traces = records(folder / "traces.jsonl")
+    assert any("<reset>" in trace["actions"] for trace in traces)
+    for trace in traces:
+        *before, after = "".join(trace["actions"]).replace("<eos>", "").split("<reset>")
+        assert "<bkspc>" not in trace["actions"] and trace["text"] == after
+        assert sum(trace["deleted"]) == sum(map(len, before))
+    assert read(folder / "summary.json")["test"]["sampled"]["edits"]["answers"] > 0
+    assert "↺" in (folder / "report.html").read_text()
+    for bias in (-99.0, 99.0):
+        flags = [*tiny, name, f"--workdir={folder}", f"--config.evaluate.edit_bias={bias}"]
+        capsys.readouterr()
+        assert command(*flags, "--mode=sample", "--prompt=abc>") == 0
+        assert ("<reset>" in capsys.readouterr().out) == (bias > 0)
+
+
+def test_edits_that_make_no_table_are_refused(tiny, refused, tmp_path):
+    flags = [*tiny, f"--workdir={tmp_path / 'new'}"]
+    refused(["config.edits=('<rest>',)", "did you mean '<reset>'"], *flags, "--config.edits=<rest>")
+    refused(["alone"], *flags, "--config.edits=('<reset>', '<bkspc>')")
 
 
 def test_help_is_no_error(capsys):

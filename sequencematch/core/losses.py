@@ -10,7 +10,11 @@ or 1), decisions t = 0..N-1 and last state s_N, one formula serves every case:
 
     C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N)
 
-The functions below are per trajectory; `sequencematch` sums them over a batch.
+At w = 0 with chi2, uniform weights and V(s_N) = 0 it is the TD-regularised maximum likelihood of
+inverse RL (arXiv 2409.01369, section 3): sum_t log pi(a_t|s_t) - lambda r_t^2, lambda = alpha/4.
+
+Functions here are per trajectory; `sequencematch`, `behavioural_cloning` and `unlikelihood` sum them
+over a batch.
 """
 
 from collections.abc import Callable
@@ -23,6 +27,8 @@ from jaxtyping import Array, Float
 from sequencematch.core import masked
 from sequencematch.core.divergences import Divergence
 from sequencematch.core.types import Trajectory, Values
+
+ValueMap = Callable[[Array], Array]
 
 
 class Weighting(NamedTuple):
@@ -39,39 +45,61 @@ class Weighting(NamedTuple):
     telescopes: bool
 
 
-class Objective(NamedTuple):
-    """SequenceMatch's objective J.
-
-    Attributes:
-      divergence: D_f, as a value of `divergences`.
-      alpha: scale of the reward, > 0; small values are close to maximum likelihood.
-      gamma: discount in (0, 1).
-      policy_weight: w in [0, 1], share of C taken on the policy's own trajectories.
-      weighting: a value of `WEIGHTINGS`.
-    """
-
-    divergence: Divergence
-    alpha: float
-    gamma: float
-    policy_weight: float
-    weighting: Weighting
-
-    @property
-    def needs_samples(self) -> bool:
-        """Whether the policy's own trajectories change the objective at all."""
-        inert = self.policy_weight == 0 or self.weighting.telescopes
-        return self.divergence.psi is not None or not inert
+# V(s_N): SequenceMatch learns it at the slot that holds `<eos>`; in IQ-Learn and IRL it is 0.
+TERMINALS: dict[str, ValueMap] = {"learned": lambda v: v, "zero": jnp.zeros_like}
 
 
-def weights(objective: Objective, trajectory: Trajectory) -> Float[Array, " T"]:
+def flowing(v: Array) -> Array:
+    """The gradient of r_t flows through V(s_{t+1}) too: there is no target network."""
+    return v
+
+
+def stopped(v: Array) -> Array:
+    """V(s_{t+1}) as a constant, an ablation."""
+    return jax.lax.stop_gradient(v)
+
+
+def bounded(alpha: float, gamma: float, inner: ValueMap = flowing) -> ValueMap:
+    """V(s_{t+1}) within +-4/(alpha (1-gamma)), what rewards of a chi2 mixture can sum to (LS-IQ)."""
+    bound = 4 / (alpha * (1 - gamma))
+    return lambda v: jnp.clip(inner(v), -bound, bound)
+
+
+NEXT_VALUES: dict[str, ValueMap] = {"flowing": flowing, "stopped": stopped}
+
+
+def weights(objective: "Objective", trajectory: Trajectory) -> Float[Array, " T"]:
     """kappa_t at slot-time t."""
     time = jnp.arange(trajectory.tokens.shape[0]) - trajectory.start
-    return objective.weighting.kappa(objective.gamma, jnp.maximum(time, 0).astype(jnp.float32))
+    return objective.weighting.kappa(objective.gamma, jnp.maximum(time, 0).astype(float))
 
 
-def rewards(values: Values, trajectory: Trajectory, gamma: float) -> Float[Array, " T"]:
-    """The implied reward r_t = l(a_t|s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere."""
-    return jnp.where(trajectory.valid, values.q - gamma * jnp.roll(values.v, -1), 0.0)
+def recovered_rewards(
+    values: Values, trajectory: Trajectory, gamma: float, next_value: ValueMap = flowing
+) -> Float[Array, " T"]:
+    """The implied reward r_t = l(a_t|s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere.
+
+    IQ-Learn's inverse soft Bellman operator: the reward under which these Q-values are optimal.
+
+    Args:
+      values: Q and V of the trajectory.
+      trajectory: the decisions; the reward is that of `actions`, its labels.
+      gamma: discount in (0, 1).
+      next_value: what V(s_{t+1}) is read through.
+    """
+    following = gamma * next_value(jnp.roll(values.v, -1))
+    return jnp.where(trajectory.valid, values.q - following, 0.0)
+
+
+def recovered_return(values: Values, trajectory: Trajectory, gamma: float) -> Float[Array, ""]:
+    """sum_t gamma^t r_t of a trajectory, what its absorbing state earns for ever included.
+
+    That is (1-gamma) V(s_N) at each step from N on, gamma^N V(s_N) in all; a cut trajectory is
+    credited the same for the part that is not seen.
+    """
+    kappa = gamma ** jnp.maximum(jnp.arange(values.v.shape[0]) - trajectory.start, 0)
+    earned = jnp.sum(kappa * recovered_rewards(values, trajectory, gamma))
+    return earned + kappa[trajectory.end] * values.v[trajectory.end]
 
 
 def temporal_differences(
@@ -81,18 +109,34 @@ def temporal_differences(
     return jnp.where(trajectory.valid, values.v - gamma * jnp.roll(values.v, -1), 0.0)
 
 
-def start_value(objective: Objective, values: Values, trajectory: Trajectory) -> Float[Array, ""]:
+def start_value(objective: "Objective", values: Values, trajectory: Trajectory) -> Float[Array, ""]:
     """C(tau) under discounted weights, where the sum telescopes to V(s_0)."""
     return values.v[trajectory.start]
 
 
 def summed_differences(
-    objective: Objective, values: Values, trajectory: Trajectory
+    objective: "Objective", values: Values, trajectory: Trajectory
 ) -> Float[Array, ""]:
     """C(tau) as it is written: every temporal difference, and the value of the last state."""
+    return _cost(objective, values, trajectory, jnp.ones_like(trajectory.valid))
+
+
+def kept_differences(
+    objective: "Objective", values: Values, trajectory: Trajectory
+) -> Float[Array, ""]:
+    """C(tau_E) over the imitated steps alone, when noise steps are skipped.
+
+    A skipped step leads to a state that the expert's action would not have led to: with V(s_0) for C
+    the objective would pay for V there.
+    """
+    return _cost(objective, values, trajectory, trajectory.imitate)
+
+
+def _cost(objective: "Objective", values: Values, trajectory: Trajectory, counted: Array) -> Array:
     kappa = weights(objective, trajectory)
     differences = temporal_differences(values, trajectory, objective.gamma)
-    return jnp.sum(kappa * differences) + kappa[trajectory.end] * values.v[trajectory.end]
+    summed = masked.total(kappa * differences, counted)
+    return summed + kappa[trajectory.end] * values.v[trajectory.end]
 
 
 discounted = Weighting(lambda gamma, time: gamma**time, start_value, telescopes=True)
@@ -101,15 +145,58 @@ uniform = Weighting(lambda gamma, time: jnp.ones_like(time), summed_differences,
 WEIGHTINGS = {"discounted": discounted, "uniform": uniform}
 
 
-def absorbed(
-    transform: Callable[[Array], Array], objective: Objective, value: Float[Array, ""]
-) -> Float[Array, ""]:
+def skipping(weighting: Weighting) -> Weighting:
+    """The weighting where noise steps are left out of the expert's sums (w = 0 only)."""
+    return weighting._replace(cost=kept_differences)
+
+
+class Objective(NamedTuple):
+    """SequenceMatch's objective J; its choices are values, not branches.
+
+    Attributes:
+      divergence: D_f, as a value of `divergences`.
+      alpha: scale of the reward, > 0; small values are close to maximum likelihood.
+      gamma: discount in (0, 1).
+      policy_weight: w in [0, 1], share of C taken on the policy's own trajectories.
+      weighting: a value of `WEIGHTINGS`, or `skipping` one.
+      terminal: V(s_N) of a finished trajectory, of what the network says: a value of `TERMINALS`.
+      next_value: what r_t reads V(s_{t+1}) through: `flowing`, `stopped`, or a `bounded` one.
+      t_max: largest slope of phi, the largest ratio rho_pi/rho_E that is told from larger ones.
+    """
+
+    divergence: Divergence
+    alpha: float
+    gamma: float
+    policy_weight: float = 0.5
+    weighting: Weighting = discounted
+    terminal: ValueMap = TERMINALS["learned"]
+    next_value: ValueMap = flowing
+    t_max: float = 100.0
+
+    @property
+    def needs_samples(self) -> bool:
+        """Whether the policy's own trajectories change the objective at all."""
+        inert = self.policy_weight == 0 or self.weighting.telescopes
+        return self.divergence.psi is not None or not inert
+
+    def phi(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """The divergence's phi, with slopes up to t_max."""
+        return self.divergence.capped(x, self.t_max)
+
+
+def absorbed(transform: ValueMap, objective: Objective, value: Float[Array, ""]) -> Array:
     """What a finished trajectory earns for ever: sum_t gamma^t g(alpha (1-gamma) V)/alpha.
 
     In the absorbing state each step's reward is V - gamma V = (1-gamma) V(s_N).
     """
     scale = objective.alpha * (1 - objective.gamma)
     return transform(scale * value) / scale
+
+
+def settled(objective: Objective, values: Values, trajectory: Trajectory) -> Values:
+    """The values with V(s_N) of a finished trajectory as the objective has it."""
+    last = trajectory.finished & (jnp.arange(values.v.shape[0]) == trajectory.end)
+    return values._replace(v=jnp.where(last, objective.terminal(values.v), values.v))
 
 
 def expert_objective(
@@ -120,13 +207,13 @@ def expert_objective(
     B(s_N) is what the absorbing state earns if `<eos>` ended the trajectory, and V(s_N) if it was
     cut: without that bootstrap a cut pays for low values.
     """
-    phi, alpha = objective.divergence.phi, objective.alpha
+    values, alpha = settled(objective, values, trajectory), objective.alpha
     kappa, last = weights(objective, trajectory), values.v[trajectory.end]
-    earned = phi(alpha * rewards(values, trajectory, objective.gamma)) / alpha
-    ending = jnp.where(trajectory.finished, absorbed(phi, objective, last), last)
+    reward = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
+    ending = jnp.where(trajectory.finished, absorbed(objective.phi, objective, last), last)
     cost = objective.weighting.cost(objective, values, trajectory)
     return (
-        masked.total(kappa * earned, trajectory.imitate)
+        masked.total(kappa * objective.phi(alpha * reward) / alpha, trajectory.imitate)
         + kappa[trajectory.end] * ending
         - (1 - objective.policy_weight) * cost
     )
@@ -139,14 +226,16 @@ def policy_objective(
 
     V(s_N) stays in C for cut samples: without it the objective pays for never ending.
     """
-    psi, alpha = objective.divergence.psi, objective.alpha
+    values, alpha = settled(objective, values, trajectory), objective.alpha
+    psi = objective.divergence.psi
     cost = objective.policy_weight * objective.weighting.cost(objective, values, trajectory)
     if psi is None:
         return -cost
     kappa, last = weights(objective, trajectory), values.v[trajectory.end]
-    penalty = psi(alpha * rewards(values, trajectory, objective.gamma)) / alpha
+    reward = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
     ending = jnp.where(trajectory.finished, absorbed(psi, objective, last), 0.0)
-    return masked.total(kappa * penalty, trajectory.valid) + kappa[trajectory.end] * ending - cost
+    penalty = masked.total(kappa * psi(alpha * reward) / alpha, trajectory.valid)
+    return penalty + kappa[trajectory.end] * ending - cost
 
 
 def log_likelihood(values: Values, trajectory: Trajectory) -> Float[Array, ""]:
@@ -161,6 +250,20 @@ def behavioural_cloning(values: Values, trajectories: Trajectory) -> Float[Array
     """
     likelihoods = jax.vmap(log_likelihood)(values, trajectories)
     return -jnp.sum(likelihoods) / imitated(trajectories)
+
+
+def unlikelihood(
+    values: Values, unlikely: Float[Array, "B T"], trajectories: Trajectory
+) -> Float[Array, ""]:
+    """Maximum likelihood, and unlikelihood of repeating the text (Welleck et al. 2020, equation 4).
+
+    Args:
+      values: Q and V of a batch.
+      unlikely: sum over the text's tokens c of log(1 - pi(c|s_t)), as `masked.unlikely` reads it.
+      trajectories: the batch.
+    """
+    repeated = masked.total(unlikely, trajectories.imitate) / imitated(trajectories)
+    return behavioural_cloning(values, trajectories) - repeated
 
 
 def sequencematch(

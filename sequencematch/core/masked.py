@@ -32,6 +32,33 @@ def action_values(
     return Values(q=q, v=jax.nn.logsumexp(logits, axis=-1))
 
 
+def unlikely(
+    logits: Float[Array, "T V"],
+    actions: Int[Array, " T"],
+    seen: Bool[Array, "T S"],
+    tokens: Int[Array, " S"],
+    legal: Bool[Array | np.ndarray, " V"],
+) -> Float[Array, " T"]:
+    """sum_c log(1 - pi(c|s_t)) over the tokens c of the text s_t, the label excepted.
+
+    Token-level unlikelihood (Welleck et al. 2020, equation 2), summed over C_t = text minus label.
+
+    Args:
+      logits: any float dtype [T, V], at the states s_t.
+      actions: int32[T], the labels.
+      seen: bool[T, S], which slots' tokens make up the text at each time.
+      tokens: int32[S].
+      legal: bool[V], the action set; what is no action is no candidate.
+    """
+    V = logits.shape[-1]
+    text = seen.astype(jnp.float32) @ jax.nn.one_hot(tokens, V) > 0
+    candidates = text & jnp.asarray(legal) & (jnp.arange(V) != actions[:, None])
+    log_pi = jax.nn.log_softmax(legal_logits(logits, legal))
+    # log(1 - p) from log p, kept off p = 1 where it has no value and no gradient.
+    log_pi = jnp.where(candidates, jnp.minimum(log_pi, -1e-6), -1.0)
+    return jnp.sum(jnp.where(candidates, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)
+
+
 def in_chunks(f: Callable, *arrays: Array, size: int = 256):
     """Maps f over slices of `size` slots of [T, ...] arrays, forgetting what f made on the way.
 
@@ -52,8 +79,8 @@ def in_chunks(f: Callable, *arrays: Array, size: int = 256):
 
 
 def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
-    """Sum of x where the mask holds, in float32; what is masked has no value and no gradient."""
-    return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.float32)
+    """Sum of x where the mask holds, in float32 at least; what is masked has no value, no gradient."""
+    return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:

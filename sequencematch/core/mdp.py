@@ -1,8 +1,8 @@
 """The Markov decision process of text with edit actions (SequenceMatch, section 3).
 
 A state is a stack of tokens above a fixed prompt. An ordinary token is pushed, `<eos>` leads to an
-absorbing state, an edit action pops tokens: `<bkspc>` pops one, and nothing when only the prompt is
-left. Its slot is dead all the same.
+absorbing state, an edit action pops tokens: `<bkspc>` pops one, RESET all (Zhang et al., arXiv
+2409.14586), and nothing when only the prompt is left. Its slot is dead all the same.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,6 +14,9 @@ import numpy as np
 from jaxtyping import Array, Bool, Int
 
 from sequencematch.core.types import Episode, Trajectory
+
+# What RESET pops: more than any text holds, so that only the prompt is left.
+EVERYTHING = 2**30
 
 
 class Mdp(NamedTuple):

@@ -1,12 +1,13 @@
 """Noise on the expert's texts, so that it has something to take back (SequenceMatch, section 3.3).
 
 Before each push of the clean text, with probability eta a wrong token z is pushed, with probability
-`run` another after it and so on, then as many `<bkspc>` follow; the retried push may go wrong again.
-z is the environment's move, so the label at the first wrong token is the clean one, and at any
-further one the mending edit. Host side, and a function of the generator alone.
+`run` another after it and so on, then the expert mends; the retried push may go wrong again. z is the
+environment's move, so what the step teaches is a choice of its own (`NOISE_STEPS`). Host side, and a
+function of the generator alone.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,55 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory
 
 
+class Mending(NamedTuple):
+    """How the expert takes wrong tokens back.
+
+    Attributes:
+      edits: n -> the edit actions that remove n wrong tokens.
+      restarts: whether they remove the right ones too, so that the text is written anew.
+    """
+
+    edits: Callable[[int], list[int]]
+    restarts: bool
+
+
+def popping(pops: Mapping[int, int]) -> Mending:
+    """Mends with as few edits as they allow: edit id -> tokens it pops, one of them popping 1."""
+    largest_first = sorted(pops.items(), key=lambda edit: -edit[1])
+
+    def edits(n: int) -> list[int]:
+        fewest: list[list[int]] = [[]]
+        for m in range(1, n + 1):
+            ways = ([edit, *fewest[m - k]] for edit, k in largest_first if k <= m)
+            fewest.append(min(ways, key=len))
+        return fewest[n]
+
+    return Mending(edits, restarts=False)
+
+
+def resetting(reset: int) -> Mending:
+    """Mends with one RESET, whatever the damage, and a restart (Zhang et al., arXiv 2409.14586)."""
+    return Mending(lambda n: [reset], restarts=True)
+
+
+# (what the expert would have done, what was executed) -> (label, whether it counts) at a noise step:
+# "clean" teaches the expert's action, though another one decided the next state; "imitate" takes the
+# wrong token for the expert's; "skip" leaves the step out of the expert's sums.
+NOISE_STEPS: dict[str, Callable[[int, int], tuple[int, bool]]] = {
+    "clean": lambda right, z: (right, True),
+    "imitate": lambda right, z: (z, True),
+    "skip": lambda right, z: (right, False),
+}
+
+
+class Noised(NamedTuple):
+    """What happened: actions, and at each what it teaches and whether it counts."""
+
+    executed: list[int]
+    labels: list[int]
+    imitate: list[bool]
+
+
 def noised(
     rng: np.random.Generator,
     clean: Sequence[int],
@@ -24,9 +74,11 @@ def noised(
     eta: float,
     run: float,
     wrong: Sequence[int],
-    bkspc: int,
-) -> tuple[list[int], list[int]]:
-    """Lets the environment push wrong tokens into a clean text, and the expert delete them.
+    mending: Mending,
+    step: str,
+    limit: int,
+) -> Noised:
+    """Lets the environment push wrong tokens into a clean text, and the expert take them back.
 
     Args:
       rng: source of all chance.
@@ -34,20 +86,22 @@ def noised(
       eta: probability in [0, 1) that a push goes wrong, at each attempt.
       run: probability in [0, 1) that another wrong token follows a wrong one.
       wrong: ids that z is drawn from, uniformly, the right one excepted.
-      bkspc: id of the edit action that mends.
-
-    Returns:
-      (executed, labels): the actions that happened, and at each what the expert would have done.
+      mending: how they are taken back.
+      step: what a noise step teaches, a key of `NOISE_STEPS`.
+      limit: number of actions after which nothing more is needed.
     """
-    executed, labels = [], []
-    for right in clean:
-        while rng.random() < eta:
-            z = _wrong_run(rng, right, run, wrong)
-            executed += z + [bkspc] * len(z)
-            labels += [right] + [bkspc] * (2 * len(z) - 1)
-        executed.append(right)
-        labels.append(right)
-    return executed, labels
+    steps, teach, i = [], NOISE_STEPS[step], 0
+    while i < len(clean) and len(steps) < limit:
+        if rng.random() >= eta:
+            steps.append((clean[i], clean[i], True))
+            i += 1
+            continue
+        tokens = _wrong_run(rng, clean[i], run, wrong)
+        for n, z in enumerate(tokens):
+            steps.append((z, *teach(mending.edits(n)[0] if n else clean[i], z)))
+        steps += [(edit, edit, True) for edit in mending.edits(len(tokens))]
+        i = 0 if mending.restarts else i
+    return Noised(*([each[field] for each in steps] for field in range(3)))
 
 
 def _wrong_run(rng: np.random.Generator, right: int, run: float, wrong: Sequence[int]) -> list[int]:

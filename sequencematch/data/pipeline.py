@@ -3,7 +3,8 @@
 Resuming at step i is therefore asking for [i], and every epoch has fresh noise.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import grain
@@ -11,9 +12,10 @@ import numpy as np
 from jaxtyping import Int
 
 from sequencematch.core import noise as environment
+from sequencematch.core.mdp import EVERYTHING
 from sequencematch.core.types import Episode
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.data.tokenizer import BOS, EOS, PAD, CharTokenizer
 
 # What a wrong token may be, as characters. The training step redraws those of `policy`, which are
 # but placeholders here.
@@ -32,11 +34,13 @@ class Noise(NamedTuple):
       kind: a key of `WRONG`.
       eta: probability in [0, 1) that a push goes wrong.
       run: probability in [0, 1) that another wrong token follows a wrong one.
+      step: what a wrong token teaches, a key of `noise.NOISE_STEPS`.
     """
 
     kind: str = "none"
     eta: float = 0.0
     run: float = 0.0
+    step: str = "clean"
 
 
 class Prompts(NamedTuple):
@@ -65,7 +69,7 @@ def episodes(
 
     Args:
       task: where the examples come from.
-      tokenizer: one over the task's alphabet.
+      tokenizer: one over the task's alphabet; its edits take wrong tokens back.
       split: key of `task.splits`.
       batch_size: B.
       slots: T; what does not fit is dropped.
@@ -84,15 +88,32 @@ def episodes(
             f"task {task.name!r} gives {tokenizer.decode(wrong)!r}"
         )
 
+    spoilt = partial(
+        environment.noised,
+        eta=eta,
+        run=noise.run,
+        wrong=wrong,
+        mending=mending(tokenizer.pops),
+        step=noise.step,
+        limit=slots,
+    )
+
     def episode(example: Example, rng: np.random.Generator) -> Episode:
         prompt = _prompt_ids(tokenizer, example.prompt, slots - 1)
         clean = [*tokenizer.encode(example.completion), EOS]
-        executed, labels = environment.noised(
-            rng, clean, eta=eta, run=noise.run, wrong=wrong, bkspc=BKSPC
-        )
-        return laid_out(prompt, executed, labels, slots)
+        return laid_out(prompt, spoilt(rng, clean), slots)
 
     return _endless(task.splits[split], seed).random_map(episode).batch(batch_size)
+
+
+def mending(pops: Mapping[int, int]) -> environment.Mending:
+    """How the expert takes wrong tokens back: with RESET if it has it, else with as few pops as do.
+
+    Args:
+      pops: edit id -> tokens it pops; RESET alone, or others of which one pops 1.
+    """
+    resets = [edit for edit, k in pops.items() if k == EVERYTHING]
+    return environment.resetting(resets[0]) if resets else environment.popping(pops)
 
 
 def prompts(
@@ -128,27 +149,25 @@ def encode_prompt(tokenizer: CharTokenizer, text: str, prompt_slots: int) -> Pro
     return Prompts(tokens, np.int32(len(ids) - 1))
 
 
-def laid_out(
-    prompt: Sequence[int], executed: Sequence[int], labels: Sequence[int], slots: int
-) -> Episode:
+def laid_out(prompt: Sequence[int], happened: environment.Noised, slots: int) -> Episode:
     """Lays a prompt and the actions after it into T slots; actions that do not fit are dropped.
 
     Args:
       prompt: ids from `<bos>` on, fewer than T.
-      executed: the actions that happened.
-      labels: what the expert would have done at each.
+      happened: the actions, what each teaches, and whether it counts.
       slots: T.
     """
-    start, count = len(prompt) - 1, min(len(executed), slots - len(prompt))
+    start, count = len(prompt) - 1, min(len(happened.executed), slots - len(prompt))
     end = start + count
     tokens = np.full(slots, PAD, np.int32)
     tokens[: start + 1] = prompt
-    tokens[start + 1 : end + 1] = executed[:count]
+    tokens[start + 1 : end + 1] = happened.executed[:count]
     # Any legal id will do where nothing is decided; masked logits would give NaN gradients.
     learnt = np.full(slots, EOS, np.int32)
-    learnt[start:end] = labels[:count]
-    time = np.arange(slots)
-    return Episode(tokens, learnt, (start <= time) & (time < end), np.int32(start), np.int32(end))
+    learnt[start:end] = happened.labels[:count]
+    counts = np.zeros(slots, bool)
+    counts[start:end] = happened.imitate[:count]
+    return Episode(tokens, learnt, counts, np.int32(start), np.int32(end))
 
 
 def check_fits(task: Task, tokenizer: CharTokenizer, *, prompt_slots: int, slots: int) -> None:

@@ -1,35 +1,50 @@
-"""Characters to ids and back; the ids of the special tokens."""
+"""Characters to ids and back; the ids of the special tokens, and what edit actions pop."""
 
 import dataclasses
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from sequencematch.core.mdp import EVERYTHING
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<bkspc>")
 PAD, BOS, EOS, BKSPC = range(len(SPECIALS))
 
+# Edit action -> how many tokens it pops.
+EDITS: Mapping[str, int] = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>": EVERYTHING}
+
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """One id for each special token, then one for each character of an alphabet, in sorted order.
+    """Ids for the special tokens, then the characters of an alphabet, sorted, then further edits.
 
     Attributes:
       alphabet: the characters that texts are made of; order and repetition do not matter.
+      edits: names of the edit actions, keys of `EDITS`; order and repetition do not matter.
     """
 
     alphabet: str
-
-    @functools.cached_property
-    def _symbols(self) -> list[str]:
-        return [*SPECIALS, *sorted(set(self.alphabet))]
+    edits: tuple[str, ...] = ("<bkspc>",)
 
     @functools.cached_property
     def _ids(self) -> dict[str, int]:
-        return {c: i for i, c in enumerate(self._symbols) if i >= len(SPECIALS)}
+        characters = sorted(set(self.alphabet))
+        return {c: i for i, c in enumerate(characters, start=len(SPECIALS))}
+
+    @functools.cached_property
+    def _symbols(self) -> list[str]:
+        # After the alphabet, so that its ids do not depend on them.
+        further = [name for name in EDITS if name in self.edits and name not in SPECIALS]
+        return [*SPECIALS, *self._ids, *further]
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, the special ones included."""
         return len(self._symbols)
+
+    @property
+    def pops(self) -> dict[int, int]:
+        """Id of each edit action -> how many tokens it pops."""
+        return {self._symbols.index(name): EDITS[name] for name in EDITS if name in self.edits}
 
     def encode(self, text: str) -> list[int]:
         """Returns the id of each character.
@@ -47,9 +62,9 @@ class CharTokenizer:
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Returns the text of the ids; special tokens are skipped."""
-        return "".join(self._symbols[i] for i in ids if i >= len(SPECIALS))
+        """Returns the text of the ids; special tokens and edits are skipped."""
+        return "".join(c for c in self.symbols(ids) if c in self._ids)
 
     def symbols(self, ids: Iterable[int]) -> list[str]:
-        """Returns every id as it is shown in a trace, a special token as `<eos>`."""
+        """Returns every id as it is shown in a trace, special tokens and edits as `<eos>`."""
         return [self._symbols[i] for i in ids]

@@ -1,4 +1,4 @@
-"""Exact match of generated answers, and how often `<bkspc>` is used and mends an error."""
+"""Exact match of generated answers, and how often edits are used and mend an error."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -50,6 +50,7 @@ class Generator:
         max_actions: int,
         rows: int,
         seed: int,
+        edit_bias: float = 0.0,
     ):
         self.mdp, self.task, self.tokenizer = mdp, task, tokenizer
         self._prompt_slots, self._rows, self._seed = prompt_slots, rows, seed
@@ -60,7 +61,10 @@ class Generator:
                 model, mdp, prompts, start, key, max_actions=max_actions, choose=choose
             )[0]
 
-        self._sample = {name: jax.jit(partial(sample, c)) for name, c in CHOICES.items()}
+        self._sample = {
+            name: jax.jit(partial(sample, sampler.biased(choose, mdp, edit_bias)))
+            for name, choose in CHOICES.items()
+        }
 
     def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
         """Answers examples, "greedy" or "sampled" at temperature 1; the draws depend on the seed."""
@@ -84,13 +88,22 @@ class Generator:
         return Answer(example, actions, text, right, finished)
 
 
-def replay(mdp: Mdp, actions: Sequence[int]) -> list[int]:
-    """The text that a string of actions leaves, by a plain stack."""
-    text: list[int] = []
-    for action in actions:
+def deleted(mdp: Mdp, actions: Sequence[int]) -> list[bool]:
+    """Which actions pushed a token that a later edit popped, by a plain stack."""
+    flags, alive = [False] * len(actions), []
+    for time, action in enumerate(actions):
         pops = int(mdp.pops[action])
-        text = text[: max(len(text) - pops, 0)] if pops else [*text, action]
-    return text
+        if not pops:
+            alive.append(time)
+        for _ in range(min(pops, len(alive))):
+            flags[alive.pop()] = True
+    return flags
+
+
+def replay(mdp: Mdp, actions: Sequence[int]) -> list[int]:
+    """The text that a string of actions leaves."""
+    taken = zip(actions, deleted(mdp, actions), strict=True)
+    return [action for action, is_deleted in taken if not (is_deleted or mdp.pops[action])]
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -124,7 +137,7 @@ class Edits(NamedTuple):
       deleted_wrong: those made while the text was no beginning of the reference.
       errors: first wrong tokens after a right beginning, a premature or late `<eos>` included.
       errors_deleted: those later removed.
-      errors_mended: those removed and followed by the right token.
+      errors_mended: those removed, and the right token put in their place.
     """
 
     deletions: int = 0
@@ -137,23 +150,27 @@ class Edits(NamedTuple):
 def edits(mdp: Mdp, actions: Sequence[int], reference: Sequence[int]) -> Edits:
     """Counts errors and mends of one answer; `reference` ends in `<eos>`."""
     text: list[int] = []
-    count, error_removed = Edits(), False
+    # Where the text went wrong, and where that was taken back but not yet put right.
+    count, astray, removed = Edits(), 0, None
     for action in actions:
         right = text == list(reference[: len(text)])
         if not mdp.pops[action]:
             wrong = right and action != reference[len(text)]
-            mended = right and error_removed and not wrong
+            mended = right and not wrong and removed == len(text)
             count = count._replace(
                 errors=count.errors + wrong, errors_mended=count.errors_mended + mended
             )
-            text, error_removed = [*text, action], False
+            astray = len(text) if wrong else astray
+            removed = None if wrong or mended else removed
+            text = [*text, action]
         elif text:
             text = text[: max(len(text) - int(mdp.pops[action]), 0)]
-            error_removed = not right and text == list(reference[: len(text)])
+            now_right = text == list(reference[: len(text)])
+            removed = astray if now_right and not right else None
             count = count._replace(
                 deletions=count.deletions + 1,
                 deleted_wrong=count.deleted_wrong + (not right),
-                errors_deleted=count.errors_deleted + error_removed,
+                errors_deleted=count.errors_deleted + (now_right and not right),
             )
     return count
 

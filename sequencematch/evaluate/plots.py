@@ -94,10 +94,17 @@ SECTIONS = {
             "V(s) − γV(s′) over the steps of the data.",
             {"td/mean": "mean", "td/rms": "root mean square"},
         ),
+        Panel(
+            "Capped rewards",
+            "Share of steps whose reward is so low that φ goes on with its largest slope.",
+            {"reward/capped": "share"},
+            form="{x:.0%}",
+            limits=(-0.04, 1.04),
+        ),
     ),
     "Samples from the policy": (
         Panel("Length", "Actions in a sample.", {"policy/length": "mean"}),
-        Panel("Backspaces", "Share of actions.", {"policy/bkspc": "<bkspc>"}, form="{x:.1%}"),
+        Panel("Edits", "Share of actions.", {"policy/edits": "edits"}, form="{x:.1%}"),
         Panel("Age", "Steps since the replayed samples were drawn.", {"replay/age": "mean"}),
     ),
     "Optimisation": (

@@ -15,8 +15,15 @@ from sequencematch.evaluate.records import Run, read
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
 DECODES = ("greedy", "sampled")
 TRACES_SHOWN = 12
-KEYS = {"<bkspc>": "⌫", "<eos>": "⊣"}
-HELP = "<p>⌫ deletes the last token that is left, <del>struck through</del>; ⊣ ends the answer.</p>"
+# How an action that is no text is shown, and what it does.
+MARKS = {"<bkspc>": "⌫", "<bkspc2>": "⌫2", "<bkspc4>": "⌫4", "<reset>": "↺", "<eos>": "⊣"}
+MEANINGS = {
+    "<bkspc>": "deletes the last token that is left",
+    "<bkspc2>": "the last two",
+    "<bkspc4>": "the last four",
+    "<reset>": "deletes all that was written",
+    "<eos>": "ends the answer",
+}
 SIGNS = {True: ("right", "✓"), False: ("wrong", "✗")}
 
 
@@ -37,26 +44,8 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     return temporary.replace(path)
 
 
-def deleted(actions: list[str]) -> list[bool]:
-    """Which actions pushed a token that a later `<bkspc>` popped.
-
-    Args:
-        actions: symbols in the order in which they were taken; `<eos>` pushes nothing.
-
-    Returns:
-        One flag for each action.
-    """
-    flags, alive = [False] * len(actions), []
-    for time, action in enumerate(actions):
-        if action == "<bkspc>" and alive:
-            flags[alive.pop()] = True
-        elif action not in KEYS:
-            alive.append(time)
-    return flags
-
-
 def _page(run: Run) -> str:
-    parts = (_header, _accuracy, _curves, _backspaces, _traces, _details)
+    parts = (_header, _accuracy, _curves, _edits, _traces, _details)
     body = "\n".join(part(run) for part in parts)
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -119,6 +108,9 @@ def _score(decode: str, score: dict) -> str:
         ("length", f"{_count(score.get('length'))} actions each"),
     )
     told = " · ".join(fact for key, fact in facts if key in score)
+    rho = finite(_dict(score, "return").get("spearman"))
+    if not math.isnan(rho):
+        told += f" · recovered return and correctness: Spearman {rho:+.2f}"
     return (
         f'<div class="card"><h3>{decode}</h3><p class="big">{_percent(score.get("accuracy"))}</p>'
         f'{_bar(score)}<p class="small">{told}</p></div>'
@@ -141,14 +133,14 @@ def _curves(run: Run) -> str:
     return "".join(map(_section, grids.keys(), grids.values()))
 
 
-def _backspaces(run: Run) -> str:
-    """How often <bkspc> is used, how often rightly, and what becomes of errors."""
+def _edits(run: Run) -> str:
+    """How often edits are used, how often rightly, and what becomes of errors."""
     test = _dict(run.summary, "test")
-    uses = {d: use for d in DECODES if (use := _dict(_dict(test, d), "bkspc"))}
+    uses = {d: use for d in DECODES if (use := _dict(_dict(test, d), "edits"))}
     head = "".join(f'<th scope="col">{decode}</th>' for decode in uses)
     rows = "".join(_use(*row, uses) for row in USES if any(row[0] in use for use in uses.values()))
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return _section("Backspaces on the test questions", table * bool(rows))
+    return _section("Edits on the test questions", table * bool(rows))
 
 
 def _use(key: str, title: str, meaning: str, form: Callable, uses: dict[str, dict]) -> str:
@@ -159,7 +151,14 @@ def _use(key: str, title: str, meaning: str, form: Callable, uses: dict[str, dic
 
 def _traces(run: Run) -> str:
     groups = "".join(_group(decode, run.traces) for decode in DECODES)
-    return _section("Sample traces", groups and HELP + groups)
+    return _section("Sample traces", groups and _legend(run.traces) + groups)
+
+
+def _legend(traces: list[dict]) -> str:
+    """What the marks in the traces mean."""
+    used = {str(action) for trace in traces for action in trace.get("actions") or ()}
+    told = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
+    return f"<p>{'; '.join([*told, 'what was deleted is <del>struck through</del>'])}.</p>"
 
 
 def _group(decode: str, traces: list[dict]) -> str:
@@ -174,7 +173,8 @@ def _group(decode: str, traces: list[dict]) -> str:
 def _trace(trace: dict) -> str:
     right, actions = trace.get("right"), [str(action) for action in trace.get("actions") or ()]
     name, sign = SIGNS.get(right, ("not judged", "?"))
-    taken = "".join(map(_action, actions, deleted(actions)))
+    gone = {time for time, flag in enumerate(trace.get("deleted") or ()) if flag}
+    taken = "".join(_action(action, time in gone) for time, action in enumerate(actions))
     answer = f" · <span>right answer: <code>{_text(trace.get('answer', '–'))}</code></span>"
     return (
         f'<li class="card {name}"><p class="sign"><b>{sign}</b> {name}</p>'
@@ -185,8 +185,8 @@ def _trace(trace: dict) -> str:
 
 
 def _action(action: str, is_deleted: bool) -> str:
-    if action in KEYS:
-        return f'<kbd title="{_text(action)}">{KEYS[action]}</kbd>'
+    if action in MARKS:
+        return f'<kbd title="{_text(action)}">{MARKS[action]}</kbd>'
     return f"<del>{_text(action)}</del>" if is_deleted else f"<span>{_text(action)}</span>"
 
 
@@ -247,8 +247,8 @@ def _duration(seconds: object) -> str:
 COUNTS = ("parameters", "steps", "tokens", "sampled_tokens")
 # Key in the summary, title, what it says, and how it is written.
 USES = (
-    ("answers", "Answers that use it", "Share of answers with at least one <bkspc>.", _percent),
-    ("per_action", "Actions that are <bkspc>", "Share of all actions taken.", _percent),
+    ("answers", "Answers that use them", "Share of answers with at least one edit.", _percent),
+    ("per_action", "Actions that are edits", "Share of all actions taken.", _percent),
     (
         "deleted_wrong",
         "Deletions that were due",
@@ -261,6 +261,6 @@ USES = (
         "Tokens that led a right beginning astray; a new try may err again.",
         _count,
     ),
-    ("errors_deleted", "Errors deleted", "Share of errors that a <bkspc> removed.", _percent),
+    ("errors_deleted", "Errors deleted", "Share of errors that an edit removed.", _percent),
     ("errors_mended", "Errors mended", "Share of errors removed and then put right.", _percent),
 )

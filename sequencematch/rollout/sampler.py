@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sequencematch.core.masked import legal_logits
@@ -30,12 +31,22 @@ def tempered(temperature: float) -> Choice:
     return lambda logits, key: jax.random.categorical(key, logits / temperature)
 
 
+def biased(choose: Choice, mdp: Mdp, bias: float) -> Choice:
+    """Chooses with `bias` added to the logits of the edit actions, more or fewer of which it takes.
+
+    For inference (Zhang et al., arXiv 2409.14586): samples to learn from must be the policy's own.
+    """
+    added = np.float32(bias) * (mdp.pops > 0)
+    return lambda logits, key: choose(logits + added, key)
+
+
 class Generation(NamedTuple):
     """A batch of texts being written.
 
     Attributes:
       tokens: int32[B, T], prompt and executed actions, slot by slot as in an `Episode`.
-      log_probs: float32[B, T], log pi(a_t|s_t) of the executed action at time t; 0 elsewhere.
+      log_probs: float32[B, T], log pi(a_t|s_t) of the executed action at time t, under the policy
+        itself, however the action was chosen; 0 elsewhere.
       start: int32[B], slot of the last prompt token.
       time: int32[B], slot of the last action.
       done: bool[B], whether `<eos>` ended the row.
@@ -123,7 +134,7 @@ def sample(
       start: int32[B], slot of the last prompt token.
       key: all chance; a row's draws depend on (key, row, decision) alone.
       max_actions: limit on decisions a row, edits included.
-      choose: `greedy`, or `tempered(temperature)`.
+      choose: `greedy`, or `tempered(temperature)`; either may be `biased`.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).

@@ -97,8 +97,11 @@ class Plan(NamedTuple):
 
 def compile_steps(
     recipe: Recipe, mesh: Mesh, shardings: TrainState
-) -> tuple[Callable, Callable, Callable]:
-    """Jitted imitation step, SequenceMatch step and refresh, with the state's shardings held."""
+) -> tuple[dict[str, Callable], Callable]:
+    """Every step by its name, and the refresh, jitted with the state's shardings held.
+
+    What a run does not call is never compiled.
+    """
     rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated(mesh)
 
     def jit(step: Callable) -> Callable:
@@ -115,7 +118,7 @@ def compile_steps(
         out_shardings=shardings,
         donate_argnums=0,
     )
-    return jit(steps.imitation_step), jit(steps.sequencematch_step), refresh
+    return {name: jit(step) for name, step in steps.STEPS.items()}, refresh
 
 
 def train(

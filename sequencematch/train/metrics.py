@@ -5,27 +5,31 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from sequencematch.core import losses, masked
+from sequencematch.core.losses import Objective
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
 
 Metrics = dict[str, Float[Array, ""]]
 
 
-def describe(values: Values, trajectories: Trajectory, gamma: float) -> Metrics:
+def describe(values: Values, trajectories: Trajectory, objective: Objective) -> Metrics:
     """Mean and extreme V, Q, implied reward r and temporal difference V(s_t) - gamma V(s_{t+1}).
 
-    V over all states, the last one included; the others over the decisions.
+    V over all states, the last one included; the others over the decisions. `reward/capped` is the
+    share of rewards so low that phi goes on with slope t_max.
     """
+    gamma, floor = objective.gamma, objective.divergence.floor(objective.t_max)
     valid = trajectories.valid
     reached = valid | (jnp.arange(valid.shape[1]) == trajectories.end[:, None])
-    reward = jax.vmap(losses.rewards, (0, 0, None))(values, trajectories, gamma)
+    reward = jax.vmap(losses.recovered_rewards, (0, 0, None))(values, trajectories, gamma)
     difference = jax.vmap(losses.temporal_differences, (0, 0, None))(values, trajectories, gamma)
     start = jnp.take_along_axis(values.v, trajectories.start[:, None], axis=1)
     return {
         **_spread("value", values.v, reached),
         "value/start": jnp.mean(start),
-        "q/mean": masked.mean(values.q, valid),
+        **_spread("q", values.q, valid),
         **_spread("reward", reward, valid),
+        "reward/capped": masked.mean((objective.alpha * reward < floor) * 1.0, valid),
         "td/mean": masked.mean(difference, valid),
         "td/rms": jnp.sqrt(masked.mean(difference**2, valid)),
     }
@@ -40,12 +44,12 @@ def policy_statistics(
     mdp: Mdp, values: Values, trajectories: Trajectory, ages: Array, gamma: float
 ) -> Metrics:
     """What the drawn samples look like: their implied reward, length, edits and age in steps."""
-    reward = jax.vmap(losses.rewards, (0, 0, None))(values, trajectories, gamma)
+    reward = jax.vmap(losses.recovered_rewards, (0, 0, None))(values, trajectories, gamma)
     edits = jnp.asarray(mdp.pops)[trajectories.actions] > 0
     return {
         "policy/reward_mean": masked.mean(reward, trajectories.valid),
         "policy/length": jnp.mean(trajectories.end - trajectories.start),
         "policy/finished": jnp.mean(trajectories.finished),
-        "policy/bkspc": masked.mean(edits.astype(jnp.float32), trajectories.valid),
+        "policy/edits": masked.mean(edits.astype(jnp.float32), trajectories.valid),
         "replay/age": jnp.mean(ages),
     }

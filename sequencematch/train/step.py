@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 from sequencematch.core import losses, masked, mdp, noise
 from sequencematch.core.types import Episode, Trajectory, Values
-from sequencematch.models.transformer import Transformer
+from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
 from sequencematch.train.metrics import Metrics, describe, policy_statistics
 from sequencematch.train.state import Recipe, TrainState, step_key
@@ -30,14 +30,30 @@ def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[T
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
         bc = losses.behavioural_cloning(values, expert)
-        return bc, {"bc": bc, **describe(values, expert, recipe.objective.gamma)}
+        return bc, {"bc": bc, **describe(values, expert, recipe.objective)}
 
     return _update(recipe, state, loss)
 
 
-def sequencematch_step(
+def unlikelihood_step(
     recipe: Recipe, state: TrainState, batch: Episode
 ) -> tuple[TrainState, Metrics]:
+    """Maximum likelihood, and unlikelihood of what the text has already (Welleck et al. 2020)."""
+    expert = _expert(recipe, state, batch)
+
+    def loss(params: nnx.State) -> tuple[Array, Metrics]:
+        model = nnx.merge(recipe.graph, params)
+        hidden = readout.states(model, expert)
+        values = readout.action_values(model, recipe.mdp, hidden, expert)
+        repeated = readout.unlikely(model, recipe.mdp, hidden, expert)
+        bc = losses.behavioural_cloning(values, expert)
+        metrics = {"bc": bc, **describe(values, expert, recipe.objective)}
+        return losses.unlikelihood(values, repeated, expert), metrics
+
+    return _update(recipe, state, loss)
+
+
+def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
     """Descends L = beta BC - (1-beta) J (SequenceMatch, Algorithm 1)."""
     objective, beta = recipe.objective, recipe.beta(state.step)
     expert = _expert(recipe, state, batch)
@@ -45,7 +61,7 @@ def sequencematch_step(
 
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
-        metrics, samples = describe(values, expert, objective.gamma), None
+        metrics, samples = describe(values, expert, objective), None
         if policy is not None:
             samples = (action_values(recipe, params, policy), policy)
             metrics |= policy_statistics(recipe.mdp, *samples, ages, objective.gamma)
@@ -75,20 +91,17 @@ def refresh(
 
 
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
-    """Q and V of every step, from one pass and a gather; logits [B, T, V] never exist at once."""
+    """Q and V of every step of a batch."""
     model = nnx.merge(recipe.graph, params)
-    states = _states(model, trajectories)
-
-    def read(hidden: Array, actions: Array) -> Values:
-        return masked.action_values(model.logits(hidden), actions, recipe.mdp.legal)
-
-    return jax.vmap(partial(masked.in_chunks, read))(states, trajectories.actions)
+    hidden = readout.states(model, trajectories)
+    return readout.action_values(model, recipe.mdp, hidden, trajectories)
 
 
-def _states(model: Transformer, trajectories: Trajectory) -> Array:
-    """Hidden state [B, T, D] that represents s_t, at each time t."""
-    hidden = model(trajectories.tokens, trajectories.positions, trajectories.visible_until)
-    return jnp.take_along_axis(hidden, trajectories.state[..., None], axis=1)
+STEPS = {
+    "imitation": imitation_step,
+    "unlikelihood": unlikelihood_step,
+    "matching": matching_step,
+}
 
 
 def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
@@ -110,7 +123,7 @@ def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
         z = masked.in_chunks(draw, states, trajectory.actions, time)
         return noise.redrawn(recipe.mdp, trajectory, z)
 
-    return jax.vmap(redraw)(expert, _states(model, expert), keys)
+    return jax.vmap(redraw)(expert, readout.states(model, expert), keys)
 
 
 def _policy(recipe: Recipe, state: TrainState) -> tuple[Trajectory | None, Array | None]:
@@ -130,7 +143,7 @@ def _update(
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     metrics |= {
         "loss": value,
-        "gradient_norm": optax.global_norm(gradients),
+        "gradient_norm": optax.tree.norm(gradients),
         "learning_rate": recipe.learning_rate(state.step),
     }
     params = optax.apply_updates(state.params, updates)

@@ -1,67 +1,265 @@
-"""Divergences against the definitions of their conjugates."""
+"""Divergences against the definitions of their conjugates, in float64 but where float32 is meant."""
+
+import textwrap
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch.core.divergences import DIVERGENCES, chi2, chi2_mixture
+from sequencematch.core import divergences
+from sequencematch.core.divergences import DIVERGENCES, Divergence, chi2, chi2_mixture, never
 from tests import oracles
 
+
+def documented():
+    """The program in the module's docstring."""
+    lines = divergences.__doc__.splitlines()
+    start = next(n for n, line in enumerate(lines) if line.startswith("    alpha_half"))
+    stop = next(n for n in range(start, len(lines)) if lines[n] == "    )")
+    return textwrap.dedent("\n".join(lines[start : stop + 1]))
+
+
+def from_the_docstring():
+    names = {"Divergence": Divergence, "jnp": jnp}
+    exec(documented(), names)
+    return names["alpha_half"]
+
+
+# What a user adds obeys the same laws as ours.
+EVERY = DIVERGENCES | {"alpha_half": from_the_docstring()}
+every = pytest.mark.parametrize("name", EVERY)
+
+# phi is the restricted conjugate of f where it has a floor; the others are whole parabolas: chi2's is
+# the supremum over all real t, and chi2_mixture's is one half of a conjugate, psi the other.
+conjugate = pytest.mark.parametrize("name", [n for n, d in EVERY.items() if d.floor is not never])
+# tv is kinked: phi' jumps from 1 to t_max at its floor.
+smooth = pytest.mark.parametrize(
+    "name", [n for n, d in EVERY.items() if d.floor is not never and n != "tv"]
+)
+caps = pytest.mark.parametrize("t_max", [3.0, 1e5])
+
 X = np.linspace(-20, 20, 400_001)
+FEW = np.concatenate([np.linspace(-20, 20, 81), np.linspace(-2.1, 0.1, 45)])
 
-every = pytest.mark.parametrize("divergence", DIVERGENCES.values(), ids=DIVERGENCES.keys())
+
+@pytest.fixture(autouse=True)
+def double(request):
+    with jax.enable_x64("float32" not in request.function.__name__):
+        yield
+
+
+def ratios(t_max):
+    """A fine grid over 0 < t <= t_max, both ends and 1 in it."""
+    return np.unique([0.0, 1.0, t_max, *np.geomspace(1e-12, t_max, 200_000)])[1:]
+
+
+def slope(function):
+    return jax.vmap(jax.grad(function))
+
+
+def test_the_documented_divergence_is_five_lines():
+    assert len(documented().splitlines()) == 5
+    # Twice hellinger, as generators go.
+    t = np.linspace(0, 9, 91)
+    np.testing.assert_allclose(EVERY["alpha_half"].f(t), 2 * DIVERGENCES["hellinger"].f(t))
+
+
+# The generator.
 
 
 @every
-def test_the_generator_touches_zero_at_one(divergence):
-    assert divergence.f(1.0) == 0
-    assert jax.grad(divergence.f)(1.0) == 0
-    assert (divergence.f(np.linspace(0, 10, 1001)) >= 0).all()
+def test_the_generator_touches_zero_at_one(name):
+    f = EVERY[name].f
+    assert f(1.0) == 0
+    # tv is kinked there.
+    assert name == "tv" or jax.grad(f)(1.0) == 0
+    assert (f(np.linspace(0, 10, 1001)) >= -1e-15).all()
 
 
 @every
-def test_phi_and_its_slope_at_zero(divergence):
-    assert divergence.phi(0.0) == 0
-    assert jax.grad(divergence.phi)(0.0) == 1
+def test_the_generator_is_convex_and_defined_where_the_policy_never_goes(name):
+    assert (np.diff(EVERY[name].f(np.linspace(0.01, 10, 1000)), 2) > -1e-14).all()
+    at_nothing = EVERY[name].f(jnp.zeros(()))
+    # KL(rho_E||rho_pi) is infinite there.
+    assert at_nothing == np.inf if name == "forward_kl" else np.isfinite(at_nothing)
+
+
+def divergence(name, p, q):
+    """D_f(p||q) = sum q f(p/q)."""
+    return np.sum(q * np.asarray(EVERY[name].f(p / q)))
+
+
+@pytest.fixture
+def pair():
+    return np.random.default_rng(0).dirichlet(np.ones(9), 2)
+
+
+@pytest.mark.parametrize("name", ["js", "hellinger", "le_cam", "chi2_mixture", "tv"])
+def test_symmetric(name, pair):
+    p, q = pair
+    np.testing.assert_allclose(divergence(name, p, q), divergence(name, q, p), rtol=1e-12)
+    t = np.geomspace(0.01, 100, 99)
+    f = EVERY[name].f
+    np.testing.assert_allclose(f(t), t * np.asarray(f(1 / t)), atol=1e-12)
+
+
+def kl(p, q):
+    return np.sum(p * np.log(p / q))
+
+
+def test_they_are_what_their_names_say(pair):
+    p, q = pair
+    half = (p + q) / 2
+    known = {
+        "chi2": np.sum((p - q) ** 2 / q),
+        "chi2_mixture": 4 * np.sum((p - half) ** 2 / half),
+        "le_cam": 4 * np.sum((p - half) ** 2 / half),
+        "forward_kl": kl(q, p),
+        "reverse_kl": kl(p, q),
+        "js": kl(p, half) + kl(q, half),
+        "hellinger": np.sum((np.sqrt(p) - np.sqrt(q)) ** 2),
+        "tv": np.sum(np.abs(p - q)) / 2,
+    }
+    assert known.keys() == DIVERGENCES.keys()
+    for name, expected in known.items():
+        np.testing.assert_allclose(divergence(name, p, q), expected, rtol=1e-12)
+    assert not np.isclose(known["chi2"], np.sum((p - q) ** 2 / p))
+
+
+# phi, the conjugate.
 
 
 @every
-def test_psi_and_its_slope_at_zero(divergence):
-    if divergence.psi is None:
-        # A divergence without samples: then phi alone gives it back, see below.
-        assert not np.isclose(divergence.phi(1.0), chi2_mixture.phi(1.0))
-    else:
-        assert divergence.psi(0.0) == 0
-        assert jax.grad(divergence.psi)(0.0) == 0
+def test_phi_and_its_slope_at_zero(name):
+    zero = jnp.zeros(())
+    for phi in (EVERY[name].phi, lambda x: EVERY[name].capped(x, 100.0)):
+        assert phi(zero) == 0
+        assert jax.grad(phi)(zero) == 1
 
 
 @every
-@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
-def test_the_best_reward_gives_the_divergence_back(divergence, t):
-    """max_x phi(x) + t psi(x) - t x = f(t), at the ratio t = rho_pi/rho_E."""
-    penalty = 0 if divergence.psi is None else divergence.psi(X)
-    best = np.max(divergence.phi(X) + t * penalty - t * X)
-    np.testing.assert_allclose(best, divergence.f(t), rtol=1e-6, atol=1e-8)
+def test_psi_and_its_slope_at_zero(name):
+    psi = EVERY[name].psi
+    assert (psi is not None) == (name == "chi2_mixture")
+    if psi is not None:
+        assert psi(0.0) == 0
+        assert jax.grad(psi)(0.0) == 0
 
 
-def test_phi_of_chi2_is_its_conjugate():
-    """phi(x) = -f*(-x) = -sup_t (-x t - f(t)), over all real t."""
+@caps
+@conjugate
+def test_phi_is_the_smallest_over_all_ratios(name, t_max):
+    """phi(x) = -f*(-x) = -sup_{0 < t <= t_max} (-x t - f(t))."""
+    t = ratios(t_max)
+    f = np.asarray(EVERY[name].f(t))
+    supremum = np.array([np.max(-x * t - f) for x in FEW])
+    found = np.asarray(EVERY[name].capped(jnp.asarray(FEW), t_max))
+    np.testing.assert_allclose(found, -supremum, rtol=1e-7, atol=1e-7)
+
+
+def test_phi_of_chi2_is_its_conjugate_over_all_real_ratios():
     t = np.linspace(-30, 30, 600_001)
     for x in (-12.0, -2.0, -0.3, 0.0, 0.7, 2.0, 5.0, 12.0):
         supremum = np.max(-x * t - chi2.f(t))
         np.testing.assert_allclose(chi2.phi(x), -supremum, rtol=1e-6, atol=1e-8)
+        assert chi2.capped(jnp.asarray(x), 3.0) == chi2.phi(x)
 
 
-def test_the_mixture_takes_one_quadratic_term_on_both_sides():
-    np.testing.assert_allclose(chi2_mixture.phi(X), X - X**2 / 8)
-    np.testing.assert_allclose(chi2_mixture.psi(X), -(X**2) / 8)
+@every
+@pytest.mark.parametrize("t", [0.0, 0.1, 0.5, 1.0, 2.0, 5.0])
+def test_the_best_reward_gives_the_divergence_back(name, t):
+    """max_x phi(x) + t psi(x) - t x = f(t), at the ratio t = rho_pi/rho_E."""
+    divergence = EVERY[name]
+    if name == "forward_kl" and t == 0:
+        pytest.skip("f is infinite there, and the best reward too")
+    # At t = 0 most of them are at their best where x is infinite.
+    x = np.concatenate([X, np.geomspace(20, 1e9, 99)]) if t == 0 else X
+    x = jnp.asarray(x)
+    penalty = 0 if divergence.psi is None else divergence.psi(x)
+    best = np.max(divergence.capped(x, 100.0) + t * penalty - t * x)
+    np.testing.assert_allclose(best, divergence.f(t), rtol=1e-6, atol=1e-8)
+
+
+@caps
+@conjugate
+def test_fenchel_young(name, t_max):
+    """phi(x) <= x t + f(t) for all t <= t_max, with equality at t = phi'(x)."""
+    divergence, t = EVERY[name], np.geomspace(1e-3, t_max, 200)
+
+    def phi(x):
+        return divergence.capped(x, t_max)
+
+    x = jnp.asarray(FEW)
+    least = x[:, None] * t + divergence.f(t)
+    assert (phi(x)[:, None] <= least + 1e-9 * (1 + jnp.abs(least))).all()
+    best = slope(phi)(x)
+    assert ((best >= 0) & (best <= t_max * (1 + 1e-9))).all()
+    np.testing.assert_allclose(phi(x), x * best + divergence.f(best), rtol=1e-8, atol=1e-8)
+
+
+@caps
+@smooth
+def test_the_slope_is_the_cap_at_the_floor(name, t_max):
+    floor = float(EVERY[name].floor(t_max))
+    np.testing.assert_allclose(jax.grad(EVERY[name].phi)(floor), t_max, rtol=1e-4)
+    assert jax.grad(EVERY[name].phi)(0.5 * floor) < t_max
+
+
+@caps
+@conjugate
+def test_capped_is_continuous_and_concave(name, t_max):
+    def phi(x):
+        return EVERY[name].capped(x, t_max)
+
+    floor = jnp.asarray(EVERY[name].floor(t_max))
+    around = floor + jnp.array([-1e-9, 0.0, 1e-9])
+    np.testing.assert_allclose(phi(around), phi(floor), atol=2e-9 * t_max)
+    np.testing.assert_allclose(phi(floor), floor * t_max + EVERY[name].f(t_max), atol=1e-6)
+    grid = jnp.asarray(np.unique([*np.linspace(-3, 8, 2001), float(floor)]))
+    assert (np.diff(slope(phi)(grid)) <= 1e-9 * t_max).all()
+
+
+@caps
+@smooth
+def test_capped_is_once_differentiable_at_the_floor(name, t_max):
+    """Also exactly there, where both branches meet."""
+    floor = float(EVERY[name].floor(t_max))
+    around = floor + jnp.array([-1e-15, 0.0, 1e-15]) * abs(floor)
+    found = slope(lambda x: EVERY[name].capped(x, t_max))(around)
+    np.testing.assert_allclose(found, t_max, rtol=1e-3)
+
+
+def test_the_kink_of_tv():
+    """Below its floor the slope is t_max, in between 1, above a half 0."""
+    found = slope(lambda x: DIVERGENCES["tv"].capped(x, 7.0))(jnp.array([-0.6, -0.4, 0.4, 0.6]))
+    np.testing.assert_array_equal(found, [7, 1, 1, 0])
+
+
+def test_whole_parabolas_have_no_cap():
+    x = jnp.asarray(FEW)
+    np.testing.assert_allclose(chi2.capped(x, 2.0), x - x**2 / 4)
+    np.testing.assert_allclose(chi2_mixture.capped(x, 2.0), x - x**2 / 8)
+    np.testing.assert_allclose(chi2_mixture.psi(x), -(x**2) / 8)
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+@caps
+def test_as_the_oracle_has_it(name, t_max):
+    x = jnp.asarray(FEW)
+    expected = [oracles.phi(name, x, t_max) for x in FEW]
+    np.testing.assert_allclose(DIVERGENCES[name].capped(x, t_max), expected, rtol=1e-9, atol=1e-9)
+
+
+# The mixture.
 
 
 def test_the_mixture_is_chi2_to_the_mixture():
     """f is four times chi2 between rho_pi and (rho_E + rho_pi)/2, per unit of rho_E."""
     t = np.linspace(0, 8, 81)
     half = (1 + t) / 2
-    np.testing.assert_allclose(chi2_mixture.f(t), 4 * half * chi2.f(t / half), atol=1e-12)
+    for name in ("chi2_mixture", "le_cam"):
+        np.testing.assert_allclose(EVERY[name].f(t), 4 * half * chi2.f(t / half), atol=1e-12)
 
 
 def test_the_best_reward_of_the_mixture():
@@ -71,8 +269,24 @@ def test_the_best_reward_of_the_mixture():
         np.testing.assert_allclose(best, 4 * (1 - t) / (1 + t), atol=1e-3)
 
 
+# Numbers.
+
+
 @every
-def test_concave_everywhere_and_as_the_oracle_has_it(divergence):
-    name = next(name for name, value in DIVERGENCES.items() if value is divergence)
-    np.testing.assert_allclose(divergence.phi(X), [oracles.PHI[name](x) for x in X])
-    assert (np.diff(divergence.phi(X[::1000]), 2) < 0).all()
+def test_finite_in_float32_far_out(name):
+    def phi(x):
+        return EVERY[name].capped(x, 100.0)
+
+    x = jnp.array([-1e4, -70.0, -1.0, -0.5, 0.0, 6.0, 70.0, 1e4], jnp.float32)
+    for function in (phi, jax.grad(phi), jax.grad(jax.grad(phi))):
+        found = jax.vmap(function)(x)
+        assert found.dtype == jnp.float32
+        assert np.isfinite(np.asarray(found)).all()
+
+
+@every
+def test_small_rewards_are_told_apart_in_float32(name):
+    """phi(alpha r)/alpha -> r needs phi to be exact to a part, not to an amount, near 0."""
+    x = jnp.array([-1e-6, -1e-4, 1e-4, 1e-6], jnp.float32)
+    np.testing.assert_allclose(EVERY[name].capped(x, 100.0) / x, 1, atol=1e-4)
+    np.testing.assert_allclose(EVERY[name].capped(x, 100.0)[::3] / x[::3], 1, atol=2e-6)

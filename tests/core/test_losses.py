@@ -10,7 +10,7 @@ from flax import nnx
 
 from sequencematch.core import losses, masked, mdp, noise
 from sequencematch.core.divergences import DIVERGENCES
-from tests import oracles
+from tests import exact, oracles
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
 LETTERS = range(5, 9)
@@ -34,14 +34,45 @@ goals = pytest.mark.parametrize(
 )
 
 
-def objective(goal):
+# Every divergence under every other choice: with V(s_N) = 0, values that are clipped, a slope cap that
+# is reached, steps that are skipped.
+STRUCTURES = {
+    "plain": dict(weighting="discounted", alpha=0.7, w=0.5),
+    "capped": dict(weighting="discounted", alpha=1.5, w=0.5, terminal="zero", t_max=3.0),
+    "bounded": dict(weighting="uniform", alpha=9.0, w=0.0, terminal="zero", bound=4 / 1.8),
+    "skip": dict(weighting="uniform", alpha=0.3, w=0.0, skip=True),
+    "skip discounted": dict(weighting="discounted", alpha=0.7, w=0.0, skip=True),
+}
+structures = pytest.mark.parametrize("structure", STRUCTURES)
+
+
+def every_goal(structure):
+    return [oracles.Goal(name, gamma=0.8, **STRUCTURES[structure]) for name in DIVERGENCES]
+
+
+def objective(goal, divergence=None):
+    weighting = losses.WEIGHTINGS[goal.weighting]
+    bounded = goal.bound < oracles.INFINITE
     return losses.Objective(
-        DIVERGENCES[goal.divergence],
+        divergence or DIVERGENCES[goal.divergence],
         goal.alpha,
         goal.gamma,
         goal.w,
-        losses.WEIGHTINGS[goal.weighting],
+        losses.skipping(weighting) if goal.skip else weighting,
+        losses.TERMINALS[goal.terminal],
+        losses.bounded(4 / (goal.bound * (1 - goal.gamma)), goal.gamma)
+        if bounded
+        else losses.flowing,
+        goal.t_max,
     )
+
+
+@pytest.fixture(autouse=True, scope="module")
+def compiled_in_haste():
+    """A hundred programs that run once: most of the time is in making them fast."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
 
 
 # Both divergences, both weightings, both sides of C: enough where pieces need no new mixing.
@@ -118,6 +149,9 @@ def build(episodes):
 
 EXPERT, POLICY = Batch(0, 8), Batch(1, 6, imitate=False)
 CASES = list(EXPERT.cases), list(POLICY.cases)
+# Expert trajectories whose steps do not all count.
+SOME = Batch(2, 8, imitate="some")
+SOME_CASES = list(SOME.cases)
 
 
 @jax.jit
@@ -144,12 +178,11 @@ class Compiled:
         self.programs = {}
 
     def __call__(self, f, goal, *arrays):
-        names = goal.divergence, goal.weighting
-
         def program(alpha, w, *arrays):
-            return f(oracles.Goal(*names, alpha, goal.gamma, w), *arrays)
+            return f(goal._replace(alpha=alpha, w=w), *arrays)
 
-        program = self.programs.setdefault((f, names, goal.gamma), jax.jit(program))
+        names = goal._replace(alpha=None, w=None)
+        program = self.programs.setdefault((f, names), jax.jit(program))
         return program(goal.alpha, goal.w, *arrays)
 
 
@@ -209,7 +242,7 @@ def test_the_batches_have_everything():
 
 
 def test_behavioural_cloning_is_the_loop():
-    for batch in (EXPERT, Batch(2, 8, imitate="some")):
+    for batch in (EXPERT, SOME):
         expected = oracles.behavioural_cloning(list(batch.cases))
         np.testing.assert_allclose(bc(*batch.arrays), expected, rtol=1e-5)
 
@@ -232,18 +265,46 @@ def test_the_batch_is_the_loop(goal):
 
 
 def test_only_imitated_steps_earn():
-    """At w = 1, where the expert's side has no C whose steps could be meant."""
-    batch = Batch(2, 8, imitate="some")
     for goal in GOALS:
-        goal = goal._replace(w=1.0)
-        actual = one_by_one(losses.expert_objective, goal, batch.arrays)
-        expected = [oracles.expert_objective(goal, case) for case in batch.cases]
+        actual = one_by_one(losses.expert_objective, goal, SOME.arrays)
+        expected = [oracles.expert_objective(goal, case) for case in SOME_CASES]
         np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
+
+
+@partial(jax.jit, static_argnames=("part", "structure"))
+def of_row(part, structure, row, alpha, arrays):
+    """A part of J of every trajectory of a batch; one program serves every divergence."""
+    goal = every_goal(structure)[0]._replace(alpha=alpha)
+    goal = objective(goal, exact.chosen(row, goal.t_max))
+    return jax.vmap(partial(part, goal))(*read(*arrays))
+
+
+@structures
+def test_every_divergence_under_every_choice_is_the_loop(structure):
+    for row, goal in enumerate(every_goal(structure)):
+        for part, oracle, batch, cases in [
+            (losses.expert_objective, oracles.expert_objective, SOME, SOME_CASES),
+            (losses.policy_objective, oracles.policy_objective, POLICY, CASES[1]),
+        ]:
+            expected = [oracle(goal, case) for case in cases]
+            actual = of_row(part, structure, row, goal.alpha, batch.arrays)
+            np.testing.assert_allclose(actual, expected, rtol=5e-5, atol=5e-5)
+
+
+def test_the_choices_are_choices():
+    """The cap and the bound are reached, V(s_N) of what ended is not 0, steps are skipped."""
+    capped, bounded = every_goal("capped")[2], every_goal("bounded")[0]
+    case = next(case for case in SOME_CASES if case.track.finished and len(case.decisions) > 3)
+    rewards = [capped.alpha * capped.reward(case, t) for t in case.decisions]
+    assert any(capped.phi(x) != capped._replace(t_max=1e9).phi(x) for x in rewards)
+    assert any(abs(case.value(t + 1)) > bounded.bound for t in case.decisions)
+    assert case.value(case.track.end) != capped.value(case, case.track.end) == 0
+    assert not all(case.imitate[t] for t in case.decisions)
 
 
 def test_statistics_are_those_of_the_loop():
     values, trajectories = read(*EXPERT.arrays)
-    rewards = jax.vmap(partial(losses.rewards, gamma=0.8))(values, trajectories)
+    rewards = jax.vmap(partial(losses.recovered_rewards, gamma=0.8))(values, trajectories)
     differences = jax.vmap(partial(losses.temporal_differences, gamma=0.8))(values, trajectories)
     for row, case in enumerate(CASES[0]):
         for t in range(SLOTS):
@@ -309,19 +370,165 @@ def test_small_alpha_under_uniform_weights_is_behavioural_cloning():
     np.testing.assert_allclose(grads[0], -expected_grads, atol=1e-5)
 
 
+@pytest.mark.parametrize("structure", sorted(STRUCTURES.keys() - {"bounded"}))
+def test_small_alpha_of_every_divergence_is_weighted_likelihood(structure):
+    """Trajectory by trajectory: sum_t kappa_t log pi(a_t|s_t) + w C over the steps that count."""
+    for row, goal in enumerate(every_goal(structure)):
+        for batch, cases in ((EXPERT, CASES[0]), (SOME, SOME_CASES)):
+            if batch is SOME and not goal.skip:
+                # What is neither imitated nor skipped: below.
+                continue
+            limits = []
+            for case in cases:
+                counted = [t for t in case.decisions if case.imitate[t]]
+                steps = [goal.kappa(case, t) * (case.q(t) - case.value(t)) for t in counted]
+                limits.append(sum(steps) + goal.w * oracles.cost(goal, case))
+            actual = of_row(losses.expert_objective, structure, row, 1e-6, batch.arrays)
+            np.testing.assert_allclose(actual, limits, rtol=1e-4, atol=1e-4)
+
+
+def test_small_alpha_step_by_step():
+    """r - (V - gamma V') = l - V."""
+    values, trajectories = read(*EXPERT.arrays)
+    rewards = jax.vmap(partial(losses.recovered_rewards, gamma=0.8))(values, trajectories)
+    differences = jax.vmap(partial(losses.temporal_differences, gamma=0.8))(values, trajectories)
+    expected = np.where(trajectories.valid, values.q - values.v, 0)
+    np.testing.assert_allclose(rewards - differences, expected, atol=1e-5)
+
+
 def test_chi2_without_samples_is_td_regularised_likelihood():
-    """Uniform weights, w = 0, cut: -log pi(a|s) + (alpha/4) (l(a|s) - gamma V(s'))^2 a step."""
-    goal = GOALS[2]
-    expected = [
-        sum(
-            case.q(t) - case.value(t) - goal.alpha / 4 * case.reward(t, goal.gamma) ** 2
-            for t in case.decisions
-        )
-        for case in CASES[0]
-    ]
-    actual = one_by_one(losses.expert_objective, goal, EXPERT.arrays)
-    cut = [not case.track.finished for case in CASES[0]]
-    np.testing.assert_allclose(actual[cut], np.array(expected)[cut], rtol=1e-5, atol=1e-5)
+    """Uniform weights, w = 0, V(s_N) = 0: -log pi(a|s) + lambda (l(a|s) - gamma V(s'))^2 a step.
+
+    With lambda = alpha/4 (inverse RL, arXiv 2409.01369): ended or cut, steps skipped or not.
+    """
+    for skip, batch, cases in ((False, EXPERT, CASES[0]), (True, SOME, SOME_CASES)):
+        goal = GOALS[2]._replace(terminal="zero", skip=skip)
+        weight = goal.alpha / 4
+        expected = [
+            sum(
+                case.q(t) - case.value(t) - weight * goal.reward(case, t) ** 2
+                for t in case.decisions
+                if case.imitate[t]
+            )
+            for case in cases
+        ]
+        actual = one_by_one(losses.expert_objective, goal, batch.arrays)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
+
+
+def expert_slopes(goal, batch):
+    """dJ/dq and dJ/dv of the expert's part, of every row, by times."""
+
+    def of_values(goal, arrays):
+        values, trajectories = read(*arrays)
+        part = jax.grad(lambda v, t: losses.expert_objective(objective(goal), v, t))
+        return jax.vmap(part)(values, trajectories)
+
+    return jax.tree.map(np.asarray, jax.jit(partial(of_values, goal))(batch.arrays))
+
+
+@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+def test_a_constant_at_a_noised_state_earns_nothing_under_skip(weighting):
+    """To first order: what adds to l(.|s) is in q and in V alike, and kept steps hold q - V.
+
+    Without `skip` a step that does not count leaves -kappa_t (V - gamma V') of C behind: J pays
+    kappa_t gamma for V at the state that the environment led to.
+    """
+    goal = oracles.Goal("chi2", weighting, 1e-6, 0.8, 0.0, skip=True)
+    slopes = expert_slopes(goal, SOME)
+    np.testing.assert_allclose(slopes.q + slopes.v, 0, atol=1e-5)
+    slopes, paid = expert_slopes(goal._replace(skip=False), SOME), 0
+    for row, case in enumerate(SOME_CASES):
+        expected = np.zeros(SLOTS)
+        for t in case.decisions:
+            if not case.imitate[t]:
+                expected[t] -= goal.kappa(case, t)
+                expected[t + 1] += goal.kappa(case, t) * goal.gamma
+                paid += 1
+        np.testing.assert_allclose((slopes.q + slopes.v)[row], expected, atol=1e-5)
+    assert paid > 10
+
+
+@pytest.mark.parametrize("name", ["chi2", "le_cam", "reverse_kl"])
+def test_a_stopped_next_value_has_no_gradient(name):
+    """The value is the same; of dJ/dV(s_{t+1}) it lacks -gamma kappa_t phi'(alpha r_t)."""
+    goal = oracles.Goal(name, "discounted", 0.3, 0.8, 0.0)
+    still = objective(goal)._replace(next_value=losses.stopped)
+    slope_of_phi = jax.grad(objective(goal).phi)
+
+    @jax.jit
+    @jax.vmap
+    def both(values, trajectory):
+        of_values = [
+            jax.value_and_grad(lambda v, j=j: losses.expert_objective(j, v, trajectory))(values)
+            for j in (objective(goal), still)
+        ]
+        return tuple(of_values)
+
+    (value, slopes), (same, stopped) = both(*read(*EXPERT.arrays))
+    np.testing.assert_array_equal(value, same)
+    np.testing.assert_allclose(slopes.q, stopped.q, atol=1e-6)
+    for row, case in enumerate(CASES[0]):
+        missing = np.zeros(SLOTS)
+        for t in case.decisions:
+            x = goal.alpha * case.reward(t, goal.gamma)
+            missing[t + 1] = -goal.gamma * goal.kappa(case, t) * float(slope_of_phi(x))
+        np.testing.assert_allclose((slopes.v - stopped.v)[row], missing, atol=1e-5)
+
+
+def test_a_bound_that_no_value_reaches_changes_nothing():
+    """And one that every value reaches takes the gradient away, as `stopped` does."""
+    goal = GOALS[1]
+    near = goal._replace(bound=20.0)
+    for a, b in zip(expert_slopes(near, EXPERT), expert_slopes(goal, EXPERT), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-7)
+    clip = losses.bounded(2.0, 0.9)
+    v = jnp.array([-1e4, -20.0, -19.9, 0.0, 19.9, 20.1, 1e4])
+    np.testing.assert_allclose(clip(v), np.clip(v, -20, 20), rtol=1e-5)
+    slope = jax.grad(lambda v: clip(v).sum())(v)
+    np.testing.assert_array_equal(slope[jnp.array([0, 2, 3, 4, 5, 6])], [0, 1, 1, 1, 0, 0])
+    still = losses.bounded(2.0, 0.9, losses.stopped)
+    assert not jax.grad(lambda v: still(v).sum())(v).any()
+
+
+def test_the_recovered_return_is_the_likelihood_and_the_first_value():
+    """sum_t gamma^t r_t + gamma^N V(s_N) = sum_t gamma^t log pi(a_t|s_t) + V(s_0)."""
+    for batch, cases in ((EXPERT, CASES[0]), (POLICY, CASES[1])):
+        values, trajectories = read(*batch.arrays)
+        returns = jax.vmap(partial(losses.recovered_return, gamma=0.8))(values, trajectories)
+        for actual, case in zip(returns, cases, strict=True):
+            start = case.track.start
+            steps = [0.8 ** (t - start) * (case.q(t) - case.value(t)) for t in case.decisions]
+            np.testing.assert_allclose(actual, sum(steps) + case.value(start), atol=1e-4)
+
+
+# Samples that do not end.
+
+
+LONG = [5, 6, BKSPC, 7, 8, 5, POP_TWO, 6, 7, 8]
+
+
+@pytest.fixture(scope="module")
+def longer():
+    """Beginnings of one sample, 0, 1, .. of its actions, then the whole of it with `<eos>`."""
+    strings = [LONG[:n] for n in range(len(LONG) + 1)] + [[*LONG, EOS]]
+    episodes = oracles.stacked(
+        [oracles.laid_out([BOS], a, a, slots=SLOTS, filler=EOS, imitate=False) for a in strings]
+    )
+    logits = np.random.default_rng(7).normal(size=(1, SLOTS, V)).astype(np.float32)
+    return np.repeat(logits, len(strings), axis=0), build(episodes)
+
+
+def test_no_objective_grows_with_longer_samples(longer):
+    """Discounted: C stays V(s_0), as a sum too, and the mixture's penalty grows."""
+    for row, name in enumerate(DIVERGENCES):
+        J = np.asarray(of_row(losses.policy_objective, "plain", row, 0.7, longer))
+        if name == "chi2_mixture":
+            assert (np.diff(J) < 0).all()
+        else:
+            np.testing.assert_allclose(J, J[0], rtol=1e-6)
+    summed = one_by_one(losses.summed_differences, GOALS[3], longer)
+    np.testing.assert_allclose(summed, summed[0], rtol=1e-5)
 
 
 def slopes(goal, arrays, part):
@@ -440,7 +647,7 @@ def test_micro_batches_of_cloning_add_up():
 
 def test_more_samples_weigh_no_more():
     """The policy's sums are scaled by (expert trajectories)/(policy trajectories)."""
-    for goal in GOALS[3:]:
+    for goal in GOALS[3:6]:
         twice = jax.tree.map(lambda x: np.concatenate([x, x]), POLICY.arrays)
         np.testing.assert_allclose(
             compiled(goal)(EXPERT.arrays, twice),
@@ -480,18 +687,73 @@ def test_who_needs_samples():
 # Numbers.
 
 
-@two_goals
-def test_gradients_are_finite_at_extreme_logits(goal):
-    """At 1e4 of either sign, -inf where an id is no action."""
+@jax.jit
+def curvature(row, alpha, logits, directions, experts, policies):
+    """J of any divergence, its gradient, and its Hessian times a direction."""
+    goal = objective(GOALS[4]._replace(alpha=alpha), exact.chosen(row, 100.0))
+
+    def loss(logits):
+        return losses.sequencematch(goal, read(logits[0], experts), read(logits[1], policies))
+
+    value, change = jax.jvp(jax.value_and_grad(loss), (logits,), (directions,))
+    return *value, change[1]
+
+
+@pytest.mark.parametrize("alpha", [0.01, 1.0])
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_everything_is_finite_at_extreme_logits(name, alpha):
+    """Value, gradient, curvature: at 1e4 of either sign, -inf where an id is no action."""
     extreme = [np.sign(b.logits) * np.float32(1e4) for b in (EXPERT, POLICY)]
+    directions = tuple(np.tanh(b.logits) for b in (EXPERT, POLICY))
+    trajectories = EXPERT.trajectories, POLICY.trajectories
     for logits in (extreme, [np.where(MDP.legal, x, -np.inf).astype(np.float32) for x in extreme]):
-        value, grads = gradient(goal)(tuple(logits), EXPERT.trajectories, POLICY.trajectories)
-        assert np.isfinite(value)
-        for grad in grads:
-            assert np.isfinite(np.asarray(grad)).all()
-            assert not np.asarray(grad)[..., ~MDP.legal].any()
-        of_bc = jax.grad(bc)(logits[0], EXPERT.trajectories)
-        assert np.isfinite(np.asarray(of_bc)).all()
+        numbers = exact.index(name), alpha, tuple(logits), directions, *trajectories
+        for found in jax.tree.leaves(curvature(*numbers)):
+            assert np.isfinite(np.asarray(found)).all()
+            assert found.ndim == 0 or not np.asarray(found)[..., ~MDP.legal].any()
+
+
+def test_gradients_of_cloning_are_finite_at_extreme_logits():
+    extreme = np.sign(EXPERT.logits) * np.float32(1e4)
+    for logits in (extreme, np.where(MDP.legal, extreme, -np.inf).astype(np.float32)):
+        assert np.isfinite(np.asarray(jax.grad(bc)(logits, EXPERT.trajectories))).all()
+
+
+@jax.jit
+def alone(logits, trajectory):
+    """The expert's part of one trajectory, never batched."""
+    states = logits[trajectory.state]
+    values = masked.action_values(states, trajectory.actions, MDP.legal)
+    return losses.expert_objective(objective(GOALS[1]), values, trajectory)
+
+
+def test_batched_is_one_by_one():
+    batched = one_by_one(losses.expert_objective, GOALS[1], EXPERT.arrays)
+    rows = [alone(*EXPERT.rows(row)) for row in range(8)]
+    np.testing.assert_allclose(batched, rows, rtol=1e-6)
+    # Which is summed, and divided once by the number of imitated steps: no mean per trajectory.
+    J = compiled(GOALS[1]._replace(w=0.0))(EXPERT.arrays)
+    summed = one_by_one(losses.expert_objective, GOALS[1]._replace(w=0.0), EXPERT.arrays).sum()
+    np.testing.assert_allclose(J, summed / EXPERT.trajectories.imitate.sum(), rtol=1e-6)
+
+
+@two_goals
+def test_half_precision_loses_what_the_logits_lose(goal):
+    """J of bfloat16 logits is that of the same numbers in float32: sums are float32.
+
+    So its error is the logits', 2^-9 of each at most, times their gradients.
+    """
+    half = [jnp.asarray(b.logits, jnp.bfloat16) for b in (EXPERT, POLICY)]
+    again = [np.asarray(x, np.float32) for x in half]
+    trajectories = EXPERT.trajectories, POLICY.trajectories
+    value, _ = gradient(goal)(tuple(half), *trajectories)
+    same, _ = gradient(goal)(tuple(again), *trajectories)
+    assert value.dtype == jnp.float32
+    np.testing.assert_allclose(value, same, rtol=1e-6)
+    exact_logits = tuple(b.logits for b in (EXPERT, POLICY))
+    J, grads = gradient(goal)(exact_logits, *trajectories)
+    stated = sum(2**-9 * np.abs(x * g).sum() for x, g in zip(exact_logits, grads, strict=True))
+    assert 0 < abs(value - J) < stated < 0.1 * abs(J)
 
 
 @two_goals
@@ -509,6 +771,64 @@ def test_nothing_to_imitate_is_no_division_by_zero():
     assert np.isfinite(compiled(GOALS[0])(nothing.arrays))
 
 
+# Unlikelihood.
+
+
+def texts_seen(batch):
+    """bool[B, T, T]: which slots make up the text at each time; and the texts themselves."""
+    seen, states = np.zeros((len(batch.strings), SLOTS, SLOTS), bool), []
+    for row, (prompt, actions, _) in enumerate(batch.strings):
+        replayed = oracles.replay(prompt, actions, EDITS)
+        for n, state in enumerate(replayed):
+            seen[row, len(prompt) - 1 + n, [slot for slot, _ in state]] = True
+        states.append([[token for _, token in state] for state in replayed])
+    return seen, states
+
+
+@jax.jit
+def unlikelihood(logits, seen, trajectories):
+    states = jnp.take_along_axis(logits, trajectories.state[..., None], axis=1)
+    find = jax.vmap(partial(masked.unlikely, legal=MDP.legal))
+    unlikely = find(states, trajectories.actions, seen, trajectories.tokens)
+    return losses.unlikelihood(values_of(logits, trajectories), unlikely, trajectories)
+
+
+def test_unlikelihood_is_the_loop():
+    for batch, cases in ((EXPERT, CASES[0]), (SOME, SOME_CASES)):
+        seen, states = texts_seen(batch)
+        expected = oracles.unlikelihood(cases, states)
+        assert expected > oracles.behavioural_cloning(cases) + 0.1
+        trajectories = jax.tree.map(jnp.asarray, batch.trajectories)
+        actual = unlikelihood(batch.logits, seen, trajectories)
+        np.testing.assert_allclose(actual, expected, rtol=1e-5)
+
+
+def test_unlikelihood_where_nothing_else_was_said_is_cloning():
+    """What a text holds is its prompt, which is no action, and its label alone: no candidates."""
+    trajectories = jax.tree.map(jnp.asarray, EXPERT.trajectories)
+    nothing = np.zeros((8, SLOTS, SLOTS), bool)
+    nothing[..., 0] = True
+    np.testing.assert_allclose(
+        unlikelihood(EXPERT.logits, nothing, trajectories), bc(*EXPERT.arrays), rtol=1e-6
+    )
+    seen = np.ones((8, SLOTS, SLOTS), bool)
+    same = trajectories._replace(
+        tokens=jnp.full((8, SLOTS), 5).at[:, 0].set(BOS), actions=jnp.full((8, SLOTS), 5)
+    )
+    np.testing.assert_allclose(
+        unlikelihood(EXPERT.logits, seen, same), bc(EXPERT.logits, same), rtol=1e-6
+    )
+
+
+def test_unlikelihood_is_finite_at_extreme_logits():
+    seen, _ = texts_seen(EXPERT)
+    trajectories = jax.tree.map(jnp.asarray, EXPERT.trajectories)
+    extreme = np.sign(EXPERT.logits) * np.float32(1e4)
+    for logits in (extreme, np.where(MDP.legal, extreme, -np.inf).astype(np.float32)):
+        value, slope = jax.value_and_grad(unlikelihood)(logits, seen, trajectories)
+        assert np.isfinite(value) and np.isfinite(np.asarray(slope)).all()
+
+
 # Maximum likelihood.
 
 
@@ -522,9 +842,17 @@ def test_cloning_clean_data_without_edits_is_maximum_likelihood(transformer):
     for row in range(5):
         prompt = [BOS, *rng.choice(LETTERS, size=row % 3)]
         clean = [*map(int, rng.choice(LETTERS, size=rng.integers(1, 6))), EOS]
-        executed, labels = noise.noised(
-            rng, clean, eta=0.0, run=0.5, wrong=list(LETTERS), bkspc=BKSPC
+        executed, labels, imitate = noise.noised(
+            rng,
+            clean,
+            eta=0.0,
+            run=0.5,
+            wrong=list(LETTERS),
+            mending=noise.popping({BKSPC: 1}),
+            step="clean",
+            limit=10,
         )
+        assert all(imitate)
         episodes.append(oracles.laid_out(prompt, executed, labels, slots=10, filler=EOS))
         text = [*prompt, *clean]
         tokens[row, : len(text)] = text

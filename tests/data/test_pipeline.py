@@ -1,6 +1,9 @@
+import os
+
 import numpy as np
 import pytest
 
+from sequencematch.core.noise import NOISE_STEPS, Noised
 from sequencematch.data.pipeline import (
     Noise,
     check_fits,
@@ -11,17 +14,24 @@ from sequencematch.data.pipeline import (
 )
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from tests import oracles
 
 EXAMPLES = [Example(f"{i}+{i}=", str(2 * i)) for i in range(37)]
 TASK = Task("double", "0123456789+=", {"train": EXAMPLES}, confusable="135", check=exact)
 TOKENIZER = CharTokenizer(TASK.alphabet)
 SLOTS = 40
+# Every way to take tokens back.
+TOKENIZERS = {
+    "bkspc": TOKENIZER,
+    "pops": CharTokenizer(TASK.alphabet, ("<bkspc>", "<bkspc2>", "<bkspc4>")),
+    "reset": CharTokenizer(TASK.alphabet, ("<reset>",)),
+}
 HEAVY = Noise("random", 0.4, 0.4)
 
 
-def batches(noise=HEAVY, *, batch_size=8, slots=SLOTS, seed=0, task=TASK):
+def batches(noise=HEAVY, *, batch_size=8, slots=SLOTS, seed=0, task=TASK, tokenizer=TOKENIZER):
     return episodes(
-        task, TOKENIZER, "train", batch_size=batch_size, slots=slots, noise=noise, seed=seed
+        task, tokenizer, "train", batch_size=batch_size, slots=slots, noise=noise, seed=seed
     )
 
 
@@ -33,16 +43,13 @@ def rows(dataset, count):
             yield type(batch)(*(field[row] for field in batch))
 
 
-def replayed(episode):
-    """The prompt and what stands above it in the end, by a plain stack."""
-    stack = list(episode.tokens[: episode.start + 1])
-    for action in episode.tokens[episode.start + 1 : episode.end + 1]:
-        if action != BKSPC:
-            stack.append(action)
-        elif len(stack) > episode.start + 1:
-            stack.pop()
-    ids = [int(i) for i in stack]
-    return ids[: episode.start + 1], ids[episode.start + 1 :]
+def replayed(episode, edits):
+    """The prompt, and what stands above it at each decision and in the end, by a plain stack."""
+    # The oracle pops one by one: as many as there are slots are everything.
+    edits = {edit: min(k, len(episode.tokens)) for edit, k in edits.items()}
+    tokens, start = episode.tokens.tolist(), int(episode.start)
+    prompt, actions = tokens[: start + 1], tokens[start + 1 : episode.end + 1]
+    return prompt, [text[start + 1 :] for text in oracles.texts(prompt, actions, edits)]
 
 
 def same(a, b):
@@ -85,16 +92,56 @@ def test_every_epoch_has_fresh_noise():
     assert executed[0] != executed[1]
 
 
+KNOWN = {example.prompt: example.completion for example in EXAMPLES}
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
 @pytest.mark.parametrize("kind", ["random", "policy", "ground_truth"])
-def test_every_row_replays_to_the_clean_text(kind):
-    known = {example.prompt: example.completion for example in EXAMPLES}
-    for episode in rows(batches(Noise(kind, 0.3, 0.3), slots=200), 6):
-        prompt, text = replayed(episode)
-        assert prompt[0] == BOS and text[-1] == EOS
-        assert TOKENIZER.decode(text) == known[TOKENIZER.decode(prompt)]
+def test_every_row_replays_to_the_clean_text(kind, tokenizer):
+    for episode in rows(batches(Noise(kind, 0.3, 0.3), slots=200, tokenizer=tokenizer), 6):
+        prompt, texts = replayed(episode, tokenizer.pops)
+        assert prompt[0] == BOS and texts[-1][-1] == EOS
+        assert tokenizer.decode(texts[-1]) == KNOWN[tokenizer.decode(prompt)]
         assert not episode.tokens[episode.end + 1 :].any()
         assert np.flatnonzero(episode.imitate).tolist() == list(range(episode.start, episode.end))
         assert (episode.labels[~episode.imitate] == EOS).all()
+
+
+def mending(wrong, pops):
+    """The edit that the expert takes with so many wrong tokens on top: the largest that fits."""
+    fitting = {edit: k for edit, k in pops.items() if k <= wrong} or pops
+    return max(fitting, key=fitting.get)
+
+
+@pytest.mark.parametrize("step", NOISE_STEPS)
+@pytest.mark.parametrize("tokenizer", TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_wrong_token_teaches_what_its_step_says(tokenizer, step):
+    """At every decision: what the expert does at that text, what happened, what is taught."""
+    noise, pops, first, further = Noise("random", 0.3, 0.5, step), tokenizer.pops, 0, 0
+    for episode in rows(batches(noise, slots=60, tokenizer=tokenizer), 20):
+        prompt, texts = replayed(episode, pops)
+        clean = [*tokenizer.encode(KNOWN[tokenizer.decode(prompt)]), EOS]
+        for time, text in enumerate(texts[:-1], start=episode.start):
+            happened, taught = int(episode.tokens[time + 1]), int(episode.labels[time])
+            right = len(os.path.commonprefix([text, clean]))
+            wrong = len(text) - right
+            expert = mending(wrong, pops) if wrong else clean[right]
+            if happened == expert:
+                assert taught == expert and episode.imitate[time]
+                continue
+            assert happened in tokenizer.encode(TASK.alphabet)
+            first, further = first + (not wrong), further + bool(wrong)
+            assert taught == (happened if step == "imitate" else expert)
+            assert episode.imitate[time] == (step != "skip")
+    assert first > 100 and further > 50
+
+
+def test_an_expert_that_always_starts_anew_is_cut():
+    """At this noise hardly any text is ever whole: no more is made of it than fits."""
+    task = TASK._replace(splits={"train": [Example("0=", "0" * 30)] * 8})
+    dataset = batches(Noise("random", 0.5, 0.0), task=task, tokenizer=TOKENIZERS["reset"])
+    for episode in rows(dataset, 1):
+        assert episode.end == SLOTS - 1 and EOS not in episode.tokens
 
 
 @pytest.mark.parametrize("noise", [Noise("random", 0.0, 0.5), Noise("none", 0.9, 0.5)])
@@ -135,10 +182,12 @@ def test_what_does_not_fit_is_dropped():
 
 
 def test_layout_of_one_episode():
-    episode = laid_out([BOS, 5], [7, BKSPC, 6, EOS], [6, BKSPC, 6, EOS], slots=8)
+    counts = [False, True, True, True]
+    happened = Noised([7, BKSPC, 6, EOS], [6, BKSPC, 6, EOS], counts)
+    episode = laid_out([BOS, 5], happened, slots=8)
     assert episode.tokens.tolist() == [BOS, 5, 7, BKSPC, 6, EOS, PAD, PAD]
     assert episode.labels.tolist() == [EOS, 6, BKSPC, 6, EOS, EOS, EOS, EOS]
-    assert episode.imitate.tolist() == [False, True, True, True, True, False, False, False]
+    assert episode.imitate.tolist() == [False, *counts, False, False, False]
     assert (episode.start, episode.end) == (1, 5)
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, SPECIALS, CharTokenizer
+from sequencematch.core.mdp import EVERYTHING
+from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, SPECIALS, CharTokenizer
 
 TOKENIZER = CharTokenizer(string.printable)
 
@@ -32,6 +33,26 @@ def test_ids_do_not_depend_on_the_order_of_the_alphabet(letters):
     tokenizer = CharTokenizer("".join(letters) * 2)
     assert tokenizer.encode("abcdefg") == list(range(4, 11))
     assert tokenizer.vocab_size == 11
+
+
+@given(st.sets(st.sampled_from(sorted(EDITS))), st.text("abc"))
+def test_further_edits_stand_after_the_alphabet_and_are_no_text(names, text):
+    plain, tokenizer = CharTokenizer("abc"), CharTokenizer("abc", tuple(names))
+    further = [name for name in EDITS if name in names - {"<bkspc>"}]
+    ids = range(plain.vocab_size, tokenizer.vocab_size)
+    assert tokenizer.symbols(ids) == further
+    assert tokenizer.symbols(range(plain.vocab_size)) == plain.symbols(range(plain.vocab_size))
+    assert tokenizer.encode(text) == plain.encode(text)
+    assert tokenizer.decode([*ids, *tokenizer.encode(text), *ids]) == text
+    assert dict(zip(tokenizer.symbols(tokenizer.pops), tokenizer.pops.values(), strict=True)) == {
+        name: EDITS[name] for name in names
+    }
+
+
+def test_what_edits_pop():
+    assert CharTokenizer("ab").pops == {BKSPC: 1}
+    names = ("<reset>", "<bkspc4>", "<bkspc2>", "<bkspc>", "<bkspc>")
+    assert CharTokenizer("ab", names).pops == {BKSPC: 1, 6: 2, 7: 4, 8: EVERYTHING}
 
 
 def test_unknown_characters_are_named():

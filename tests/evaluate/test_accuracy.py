@@ -13,22 +13,30 @@ from sequencematch.core.types import Episode
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate import accuracy
-from sequencematch.evaluate.accuracy import Answer, Edits, edit_statistics, edits, replay, wilson
+from sequencematch.evaluate.accuracy import (
+    Answer,
+    Edits,
+    deleted,
+    edit_statistics,
+    edits,
+    replay,
+    wilson,
+)
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 
-TOKENIZER = CharTokenizer("abc>")
-POP2 = TOKENIZER.vocab_size  # an action that takes two back, for what `<bkspc>` alone cannot show
-MDP = decisions.make(
-    TOKENIZER.vocab_size + 1, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1, POP2: 2}
-)
+PLAIN = CharTokenizer("abc>")
+TOKENIZER = CharTokenizer("abc>", ("<bkspc>", "<bkspc2>", "<reset>"))
+POP2, RESET = range(PLAIN.vocab_size, TOKENIZER.vocab_size)
+MDP = decisions.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits=TOKENIZER.pops)
+POPS = {BKSPC: 1, POP2: 2, RESET: 99}  # as loops count them
 EXAMPLES = [Example("".join(w) + ">", "".join(w)) for w in itertools.product("abc", repeat=2)]
 TASK = Task("copy", "abc>", {"test": EXAMPLES}, confusable="abc", check=exact)
 
 
 def ids(text):
-    """Actions from a text: < takes one back, 2 takes two back, $ ends."""
-    special = {"<": BKSPC, "2": POP2, "$": EOS}
+    """Actions from a text: < takes one back, 2 takes two back, R all, $ ends."""
+    special = {"<": BKSPC, "2": POP2, "R": RESET, "$": EOS}
     return [special[c] if c in special else TOKENIZER.encode(c)[0] for c in text]
 
 
@@ -82,7 +90,17 @@ def test_wilson_intervals_are_intervals_around_the_share():
         # a right token deleted
         ("ab<bc$", Edits(deletions=1)),
         ("abb<<bc$", Edits(2, 1, 1, 1, 0)),
+        # and with it a wrong one: mended when the right one stands in its place
         ("abb2bc$", Edits(1, 1, 1, 1, 1)),
+        ("abb2b", Edits(1, 1, 1, 1, 0)),
+        ("abb2a$", Edits(1, 1, 2, 1, 0)),
+        ("abbRabc$", Edits(1, 1, 1, 1, 1)),
+        ("abbRab$", Edits(1, 1, 2, 1, 0)),
+        ("abbR", Edits(1, 1, 1, 1, 0)),
+        ("abbRRabc$", Edits(1, 1, 1, 1, 1)),
+        ("abbRaRabc$", Edits(2, 1, 1, 1, 0)),
+        ("abbRcRabc$", Edits(2, 2, 2, 2, 1)),
+        ("aRabc$", Edits(deletions=1)),
         # the text ends too early, too late, or with a mistake in it
         ("ab$", Edits(errors=1)),
         ("$", Edits(errors=1)),
@@ -99,20 +117,21 @@ def oracle(actions, reference):
     texts = [[]]
     for action in actions:
         text = list(texts[-1])
-        for _ in range({BKSPC: 1, POP2: 2}.get(action, 0)):
+        for _ in range(POPS.get(action, 0)):
             if text:
                 text.pop()
-        texts.append(text if action in (BKSPC, POP2) else [*text, action])
+        texts.append(text if action in POPS else [*text, action])
     right = [text == reference[: len(text)] for text in texts]
     steps = list(zip(actions, texts, texts[1:], right, right[1:], strict=False))
     deleting = [step for step in steps if len(step[2]) < len(step[1])]
-    mended, deleted = 0, False
+    mended, gap = 0, None
     for action, before, after, was, now in steps:
         if len(after) < len(before):
-            deleted = now and not was
-        elif action not in (BKSPC, POP2):
-            mended += deleted and now
-            deleted = False
+            same = [a == b for a, b in zip(before, reference, strict=False)]
+            gap = same.index(False) if now and not was else None
+        elif action not in POPS:
+            mended += now and gap == len(before)
+            gap = None if gap == len(before) or not now else gap
     return Edits(
         deletions=len(deleting),
         deleted_wrong=sum(not was for *_, was, _ in deleting),
@@ -123,7 +142,7 @@ def oracle(actions, reference):
 
 
 def test_edits_and_replay_are_those_of_a_slow_oracle():
-    symbols, found = ids("abc<<<2"), set()
+    symbols, found = ids("abcabc<<<2R"), set()
     for seed in range(3000):
         rng = random.Random(seed)
         actions = rng.choices(symbols, k=rng.randrange(12))
@@ -135,16 +154,18 @@ def test_edits_and_replay_are_those_of_a_slow_oracle():
     assert len(found) > 50
 
 
-def test_replay_is_a_stack():
+def test_replay_is_a_stack_and_what_is_not_left_was_deleted():
     for seed in range(500):
         rng, stack = random.Random(seed), []
-        actions = rng.choices(ids("abc<<2"), k=rng.randrange(15))
-        for action in actions:
-            if action in (BKSPC, POP2):
-                del stack[max(len(stack) - (1 if action == BKSPC else 2), 0) :]
+        actions = rng.choices(ids("abcabc<<2R"), k=rng.randrange(15))
+        for time, action in enumerate(actions):
+            if action in POPS:
+                del stack[max(len(stack) - POPS[action], 0) :]
             else:
-                stack.append(action)
-        assert replay(MDP, actions) == stack
+                stack.append(time)
+        assert replay(MDP, actions) == [actions[time] for time in stack]
+        gone = {t for t, action in enumerate(actions) if action not in POPS} - set(stack)
+        assert [t for t, flag in enumerate(deleted(MDP, actions)) if flag] == sorted(gone)
 
 
 def answer(completion, actions, right=False):
@@ -189,13 +210,13 @@ def quick_compilation():
 @pytest.fixture(scope="module")
 def generator():
     """(rows -> a generator of a network that has learnt nothing, its parameters)."""
-    edits = decisions.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
-    sizes = TransformerConfig(TOKENIZER.vocab_size, 1, 16, 2, 1, 16)
+    edits = decisions.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
+    sizes = TransformerConfig(PLAIN.vocab_size, 1, 16, 2, 1, 16)
     graph, params = nnx.split(Transformer(sizes, nnx.Rngs(5)))
     limits = dict(prompt_slots=4, max_actions=6, seed=0)
 
-    def make(rows):
-        return accuracy.Generator(graph, edits, TASK, TOKENIZER, rows=rows, **limits)
+    def make(rows, **bias):
+        return accuracy.Generator(graph, edits, TASK, PLAIN, rows=rows, **limits, **bias)
 
     return make, params
 
@@ -209,6 +230,13 @@ def test_greedy_answers_do_not_depend_on_how_many_are_asked_at_once(generator):
     for a in answers[0]:
         assert a.finished == (a.actions[-1] == EOS) and 1 <= len(a.actions) <= 6
         assert a.text == TOKENIZER.decode(replay(MDP, a.actions))
+
+
+def test_a_bias_on_edits_is_heard(generator):
+    make, params = generator
+    for choice, bias in (("greedy", 60.0), ("sampled", -60.0)):
+        answers = make(4, edit_bias=bias).answers(params, EXAMPLES[:4], choice)
+        assert {a == BKSPC for answer in answers for a in answer.actions} == {bias > 0}
 
 
 def test_samples_are_a_function_of_the_seed_and_no_two_rows_alike(generator):

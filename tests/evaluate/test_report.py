@@ -1,7 +1,7 @@
 """The report shows what a run's files hold, whatever they hold, and renders in Chromium."""
 
+import html
 import html.parser
-import itertools
 import json
 import math
 import pathlib
@@ -31,6 +31,7 @@ def train_line(step: int) -> dict:
     line = {"kind": "train", "step": step, "phase": "bc", "loss": bc + noise, "bc": bc + noise}
     line |= {"value/mean": 9 - 3 * progress + noise, "value/min": 2.0, "value/max": 14.0}
     line |= {"value/start": 7 - 4 * progress, "q/mean": 8 - 3 * progress, "reward/max": 1.5}
+    line |= {"reward/capped": max(0.2 - progress, 0.0)}
     line |= {"reward/mean": 0.2 + noise, "reward/min": -6 + 3 * progress, "beta": 1.0}
     line |= {"td/mean": -bc, "td/rms": bc * 1.7, "gradient_norm": 5 * math.exp(-step / 400) + 0.3}
     line |= {"learning_rate": 1e-3 * min(step / 200, 1) * (1 + math.cos(3.14 * progress)) / 2}
@@ -38,7 +39,7 @@ def train_line(step: int) -> dict:
     if step > 1500:
         line |= {"phase": "sequencematch", "beta": 1 - (step - 1500) / 2000}
         line |= {"objective": -1.3 + 0.5 * progress + noise, "policy/reward_mean": -0.4 + noise}
-        line |= {"policy/length": 8.4 + 4 * noise, "policy/bkspc": 0.06 + noise / 10}
+        line |= {"policy/length": 8.4 + 4 * noise, "policy/edits": 0.06 + noise / 10}
         line |= {"replay/age": min((step - 1500) / 2, 120), "sampled_tokens": 90 * step}
     return line
 
@@ -58,7 +59,7 @@ def score(right: int) -> dict:
     share = right / 200
     interval = {"low": share - 0.052, "high": share + 0.043}
     counts = {"n": 200, "right": right, "finished": 0.995, "length": 5.83}
-    return {"accuracy": share, **interval, **counts, "bkspc": use}
+    return {"accuracy": share, **interval, **counts, "edits": use}
 
 
 def trace(decode: str, index: int) -> dict:
@@ -69,6 +70,8 @@ def trace(decode: str, index: int) -> dict:
     text = (answer, answer, wrong)[index % 3]
     prompt = f"In base {5 + index % 9}, what is {index * 37 + 12} + {index * 91 + 5}?"
     named = {"decode": decode, "prompt": prompt, "answer": answer, "actions": actions}
+    gone = {2, 2 - index % 2} if index % 3 == 1 else set()
+    named |= {"deleted": [time in gone for time in range(len(actions))]}
     return named | {"text": text, "right": text == answer}
 
 
@@ -142,7 +145,7 @@ def test_shows_everything_a_finished_run_holds(run: pathlib.Path) -> None:
     wanted += ("Errors mended", "41.0 %", "88.4 %", "4 more, sampled", "loss.alpha = 0.01")
     wanted += (SUMMARY["command"], *(p.title for ps in report.SECTIONS.values() for p in ps))
     assert [text for text in wanted if text not in page] == []
-    assert page.count("<figure>") == page.count("<svg") == 14
+    assert page.count("<figure>") == page.count("<svg") == 15
 
 
 def test_is_one_well_formed_page_without_scripts_or_outside_resources(run: pathlib.Path) -> None:
@@ -169,6 +172,7 @@ def test_colours_are_left_to_the_style_sheet(run: pathlib.Path) -> None:
 
 def test_escapes_all_text(run: pathlib.Path) -> None:
     hostile = trace("greedy", 0) | {"prompt": EVIL, "actions": [EVIL, "<bkspc>", "<b>", "&"]}
+    hostile |= {"deleted": [True, False, False, False]}
     hostile |= {"text": EVIL, "answer": EVIL, "right": False}
     keys = ("name", "method", "seed", "hardware", "command")
     summary = SUMMARY | dict.fromkeys(keys, EVIL) | {"config": {EVIL: EVIL}}
@@ -185,9 +189,9 @@ def test_numbers_that_are_none_are_told_not_drawn(run: pathlib.Path) -> None:
     keys = train_line(3000)
     metrics = [dict.fromkeys(keys, v) | p for v, p in zip(values, placed, strict=True)]
     page = rendered(write_run(run, SUMMARY, metrics, []))
-    # Eight panels have one training curve, four have two, one has three.
+    # Nine panels have one training curve, four have two, one has three.
     gaps = [page.count(f"Gaps: {n} values that are not finite.") for n in (5, 10, 15)]
-    assert gaps == [8, 4, 1]
+    assert gaps == [9, 4, 1]
     for value in values:
         test = {
             "greedy": dict.fromkeys(score(1), value),
@@ -199,17 +203,17 @@ def test_numbers_that_are_none_are_told_not_drawn(run: pathlib.Path) -> None:
 
 
 def test_leaves_out_what_a_run_does_not_have(run: pathlib.Path) -> None:
-    bare = {k: v for k, v in score(150).items() if k != "bkspc"}
+    bare = {k: v for k, v in score(150).items() if k != "edits"}
     keys = ("kind", "step", "loss", "learning_rate")
     metrics = [{key: train_line(step)[key] for key in keys} for step in (25, 50)]
     page = rendered(write_run(run, {"method": "mle", "test": {"greedy": bare}}, metrics, []))
     assert "75.0 %" in page and page.count("<figure>") == 2
-    for absent in ("Backspaces", "sampled", "Sample traces", "Configuration", "Command", "seed"):
+    for absent in ("Edits", "sampled", "Sample traces", "Configuration", "Command", "seed"):
         assert absent not in page.split("</style>")[1]
 
 
 def test_every_key_may_be_missing(run: pathlib.Path) -> None:
-    use = {"test": {"greedy": {"bkspc": {"errors": 3}}}}
+    use = {"test": {"greedy": {"edits": {"errors": 3}}}}
     for summary in ({}, use, *({k: v for k, v in SUMMARY.items() if k != key} for key in SUMMARY)):
         Outline(rendered(write_run(run, summary, [], [{}, {"decode": "greedy"}])))
 
@@ -244,22 +248,20 @@ def test_a_damaged_summary_is_named_and_the_old_page_kept(run: pathlib.Path) -> 
     assert (run / "report.html").read_text(encoding="utf-8") == before
 
 
-def test_strikes_what_a_stack_loses() -> None:
-    for actions in itertools.product(("1", "2", "<bkspc>", "<eos>"), repeat=6):
-        stack, flags = [], report.deleted(list(actions))
-        for action in actions:
-            if action == "<bkspc>":
-                stack = stack[:-1]
-            elif action != "<eos>":
-                stack.append(action)
-        pushed = [(a, flag) for a, flag in zip(actions, flags, strict=True) if a in "12"]
-        assert [a for a, flag in pushed if not flag] == stack
-        assert not any(flag for a, flag in zip(actions, flags, strict=True) if a not in "12")
+def test_strikes_what_the_trace_says_was_deleted(run: pathlib.Path) -> None:
+    actions = ["1", "2", "<bkspc2>", "3", "<reset>", "4", "<eos>"]
+    line = {"decode": "greedy", "actions": actions, "deleted": [True, True, False, True, False]}
+    page = rendered(write_run(run, SUMMARY, [], [line]))
+    keys = {"<bkspc2>": "⌫2", "<reset>": "↺", "<eos>": "⊣"}
+    two, reset, eos = (f'<kbd title="{html.escape(k)}">{mark}</kbd>' for k, mark in keys.items())
+    assert f"<del>1</del><del>2</del>{two}<del>3</del>{reset}<span>4</span>{eos}" in page
+    assert "⌫2 the last two; ↺ deletes all that was written; ⊣ ends the answer;" in page
 
 
-def test_strikes_the_token_that_was_on_top() -> None:
-    actions = ["1", "2", "<bkspc>", "3", "<bkspc>", "<bkspc>", "<bkspc>", "4", "<eos>"]
-    assert [i for i, flag in enumerate(report.deleted(actions)) if flag] == [0, 1, 3]
+def test_the_legend_explains_what_is_there(run: pathlib.Path) -> None:
+    assert "<p>⌫ deletes the last token that is left; ⊣ ends the answer; what was" in rendered(run)
+    page = rendered(write_run(run, SUMMARY, [], [{"decode": "greedy", "actions": ["1", "<eos>"]}]))
+    assert "⌫" not in page and "<p>⊣ ends the answer; what was" in page
 
 
 def visit(page: pathlib.Path) -> subprocess.CompletedProcess:
@@ -274,6 +276,6 @@ def test_renders_in_chromium_without_console_errors(run: pathlib.Path) -> None:
     page = report.write_report(run)
     visited = visit(page)
     assert "CONSOLE" not in visited.stderr
-    assert visited.stdout.count("<svg") == 14 and "Configuration" in visited.stdout
+    assert visited.stdout.count("<svg") == 15 and "Configuration" in visited.stdout
     page.write_text(f"{page.read_text(encoding='utf-8')}<script>throw 1</script>", encoding="utf-8")
     assert "CONSOLE" in visit(page).stderr

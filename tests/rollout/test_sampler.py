@@ -16,10 +16,10 @@ from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
 from tests import oracles
 
-PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
-LETTERS = range(5, 12)
-EDITS = {BKSPC: 1, POP_TWO: 2}
-MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits=EDITS)
+PAD, BOS, EOS, BKSPC, POP_TWO, RESET = range(6)
+LETTERS = range(6, 12)
+EDITS = {BKSPC: 1, POP_TWO: 2, RESET: 99}  # no text here is as long
+MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits=EDITS | {RESET: mdp.EVERYTHING})
 ROWS, WIDTH, ACTIONS = 24, 5, 14
 
 
@@ -32,10 +32,10 @@ def offset(head, by):
 
 @pytest.fixture(scope="module")
 def model(sizes):
-    """A network that likes `<bkspc>` everywhere, `<eos>` somewhat, and what is illegal most."""
+    """A network that likes edits everywhere, `<eos>` somewhat, and what is illegal most."""
     model = Transformer(TransformerConfig(**sizes), nnx.Rngs(3))
     liked = np.zeros(12, np.float32)
-    liked[[BKSPC, POP_TWO, EOS, PAD, BOS]] = [1.8, 0.8, 0.2, 9.0, 9.0]
+    liked[[BKSPC, POP_TWO, RESET, EOS, PAD, BOS]] = [1.5, 0.8, 0.5, 0.2, 9.0, 9.0]
     model.head = offset(model.head, liked)
     return model
 
@@ -101,13 +101,14 @@ def finished(episodes):
 def test_the_samples_have_everything(sampled):
     """Many deletions, some at the prompt, rows that ended and rows that were cut."""
     episodes, _ = sampled
-    used, at_prompt = Counter(), 0
+    used, at_prompt, longest = Counter(), 0, 0
     for prompt, actions in rows(episodes):
         states = oracles.texts(prompt, actions, EDITS)
         for text, action in zip(states, actions, strict=False):
             used[action] += 1
             at_prompt += action in EDITS and len(text) == len(prompt)
-    assert used[BKSPC] > 30 and used[POP_TWO] > 30 and at_prompt > 10
+            longest = max(longest, (action == RESET) * (len(text) - len(prompt)))
+    assert min(used[edit] for edit in EDITS) > 15 and at_prompt > 10 and longest > 2
     assert sum(used[token] for token in LETTERS) > 50
     assert 3 < finished(episodes).sum() < ROWS - 3
 
@@ -242,3 +243,38 @@ def test_first_actions_follow_the_softmax(model, temperature):
     counts = np.bincount(episodes.labels[:, 2], minlength=12)
     assert (abs(counts - count * p) <= 5 * np.sqrt(count * p * (1 - p))).all()
     np.testing.assert_allclose(log_probs[:, 2], log_pi[episodes.labels[:, 2]], atol=1e-4)
+
+
+@pytest.mark.parametrize("bias", [-1.5, 0.0, 2.0])
+def test_a_bias_moves_the_edits_as_the_softmax_says(model, bias):
+    """And no other action against another; the log-probabilities stay the policy's own."""
+    count = 3000
+    prompt = np.tile(np.array([BOS, 7, 9], np.int32), (count, 1))
+    start = np.full(count, 2, np.int32)
+    choose = sampler.biased(sampler.tempered(1.0), MDP, bias)
+    episodes, log_probs = numpy(
+        sample(model, prompt, start, jax.random.key(4), actions=1, choose=choose)
+    )
+    logits = np.asarray(score(model, jax.tree.map(lambda x: x[:1], episodes)))[0, 2]
+    log_pi = np.asarray(jax.nn.log_softmax(logits), np.float64)
+    changed = np.exp(log_pi + [bias * (action in EDITS) for action in range(12)])
+    changed /= changed.sum()
+    counts = np.bincount(episodes.labels[:, 2], minlength=12)
+    assert (abs(counts - count * changed) <= 5 * np.sqrt(count * changed * (1 - changed))).all()
+    np.testing.assert_allclose(log_probs[:, 2], log_pi[episodes.labels[:, 2]], atol=1e-4)
+
+
+def test_a_large_bias_makes_every_action_an_edit_and_its_opposite_none(model, prompts):
+    """Greedily, too; and what is no action stays none."""
+    for bias, allowed in ((50.0, set(EDITS)), (-50.0, {EOS, *LETTERS})):
+        for choose in (sampler.greedy, sampler.tempered(1.0)):
+            choose = sampler.biased(choose, MDP, bias)
+            episodes, _ = numpy(sample(model, *prompts, jax.random.key(0), choose=choose))
+            assert {action for _, actions in rows(episodes) for action in actions} <= allowed
+
+
+def test_no_bias_changes_nothing(model, prompts, sampled):
+    choose = sampler.biased(sampler.tempered(1.0), MDP, 0.0)
+    again = numpy(sample(model, *prompts, jax.random.key(0), choose=choose))
+    np.testing.assert_array_equal(again[0].tokens, sampled[0].tokens)
+    np.testing.assert_array_equal(again[1], sampled[1])

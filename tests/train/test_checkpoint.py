@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sequencematch import config as configuration
+from sequencematch import validation
 from sequencematch.run import build, make_plan, training_data
 from sequencematch.train import loop
 from sequencematch.train.checkpoint import Checkpoints
@@ -75,7 +76,7 @@ def parts(tmp_path_factory):
     path.write_text("\n".join(lines))
     config = configuration.defaults()
     config.update_from_flattened_dict(TINY | {"data.path": str(path)})
-    configuration.validate(config)
+    validation.validate(config)
     run = build(config)
     return run, make_plan(run), *training_data(run)
 

@@ -9,6 +9,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 
 from sequencematch import config as configuration
+from sequencematch import validation
 from sequencematch.run import build, make_plan, training_data
 from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
@@ -69,7 +70,7 @@ def runs(tmp_path_factory):
 def train(changes):
     config = configuration.defaults()
     config.update_from_flattened_dict(changes)
-    configuration.validate(config)
+    validation.validate(config)
     run = build(config)
     plan, (episodes, prompts) = make_plan(run), training_data(run)
     state, seen = run.initial(), []

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -11,6 +12,8 @@ import pytest
 from flax import nnx
 
 from sequencematch import config as configuration
+from sequencematch import validation
+from sequencematch.core import mdp
 from sequencematch.data.tokenizer import BKSPC
 from sequencematch.rollout import replay, sampler
 from sequencematch.run import build, make_plan, training_data
@@ -75,24 +78,22 @@ def made(words, changes):
     """A run that compiles in seconds."""
     config = configuration.defaults()
     config.update_from_flattened_dict(TINY | {"data.path": words} | changes)
-    configuration.validate(config)
+    validation.validate(config)
     return build(config)
 
 
 # What a step may do that costs a pass through the network; a jitted function runs its Python once
 # for each trace.
 WATCHED = [
-    (steps, "imitation_step"),
-    (steps, "sequencematch_step"),
     (steps, "refresh"),
     (steps, "action_values"),
     (replay, "draw"),
     (sampler, "sample"),
 ]
-CLONES = ["imitation_step", "action_values"]
+CLONES = ["imitation", "action_values"]
 SAMPLES = ["refresh", "sample"]
-MATCHES = ["sequencematch_step", "draw", "action_values", "action_values"]
-MATCHES_ALONE = ["sequencematch_step", "action_values"]
+MATCHES = ["matching", "draw", "action_values", "action_values"]
+MATCHES_ALONE = ["matching", "action_values"]
 
 
 def watch(monkeypatch):
@@ -108,6 +109,8 @@ def watch(monkeypatch):
 
     for module, name in WATCHED:
         monkeypatch.setattr(module, name, watched(name, getattr(module, name)))
+    for name, step in steps.STEPS.items():
+        monkeypatch.setitem(steps.STEPS, name, watched(name, step))
     return traced
 
 
@@ -146,13 +149,22 @@ def test_each_step_is_traced_once_and_cloning_never_pays_for_the_policy(trained)
     assert trained.traced == CLONES + SAMPLES + MATCHES
 
 
-@pytest.mark.parametrize("changes", [{"method": "mle"}, {"method": "bc"}])
-def test_methods_that_only_clone_never_sample(tiny, changes, monkeypatch):
-    run = tiny(changes)
+@pytest.mark.parametrize(
+    ("method", "traces"),
+    [
+        ("mle", CLONES),
+        ("bc", CLONES),
+        ("unlikelihood", ["unlikelihood"]),
+        ("iql_offline", MATCHES_ALONE),
+        ("le_cam", CLONES + MATCHES_ALONE),
+    ],
+)
+def test_methods_without_samples_never_sample(tiny, method, traces, monkeypatch):
+    run = tiny({"method": method})
     traced, plan = watch(monkeypatch), make_plan(run)
     for phase in plan.phases:
         jax.eval_shape(phase.step, run.like, training_data(run)[0][0])
-    assert traced == CLONES
+    assert traced == traces
     assert (run.like.replay, run.recipe.samples) == (None, 0)
     assert not any(map(plan.refreshes, range(STEPS))) and plan.tokens(STEPS)[1] == 0
 
@@ -257,7 +269,7 @@ def test_a_policy_that_is_sure_has_its_likeliest_wrong_token_drawn(hard, monkeyp
     """Against the argmax after a plain causal pass over the text that stands at the wrong step."""
     run, batch, params, wrong = hard
     # Logits a thousand times as far apart: the draw is no longer one.
-    params["head"]["kernel"].value = params["head"]["kernel"].value * 1e3
+    params["head"]["kernel"][...] *= 1e3
     tokens = expert(run, batch, monkeypatch)(params).tokens
     texts, drawn, right = [], [], []
     for row, time in np.argwhere(wrong):
@@ -277,3 +289,23 @@ def test_a_policy_that_is_sure_has_its_likeliest_wrong_token_drawn(hard, monkeyp
         logits = np.array(model.logits(hidden[i, len(text) - 1]))
         logits[: BKSPC + 1] = logits[right[i]] = -np.inf
         assert drawn[i] == logits.argmax()
+
+
+# Methods that decide their own objective.
+
+
+def test_offline_irl_is_td_regularised_maximum_likelihood(tiny):
+    """-log pi(a|s) + lambda r^2 with V(s_N) = 0 of finished texts, from the first step on."""
+    run = tiny({"method": "iql_offline", "objective.td_weight": 0.3})
+    batch, state = training_data(run)[0][0], run.initial()
+    expert = jax.vmap(partial(mdp.trajectory, run.recipe.mdp))(batch)
+    values = jax.device_get(steps.action_values(run.recipe, state.params, expert))
+    t, gamma, total = jax.device_get(expert), run.config.objective.gamma, 0.0
+    for row, time in np.argwhere(t.imitate):
+        last = t.finished[row] and time + 1 == t.end[row]
+        following = 0.0 if last else values.v[row, time + 1]
+        reward = values.q[row, time] - gamma * following
+        total += -(values.q[row, time] - values.v[row, time]) + 0.3 * reward**2
+    _, metrics = make_plan(run).phases[0].step(state, batch)
+    assert t.finished.all() and metrics["beta"] == 0
+    np.testing.assert_allclose(metrics["loss"], total / t.imitate.sum(), rtol=1e-5)

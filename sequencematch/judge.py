@@ -1,0 +1,102 @@
+"""The judgement of a run: its answers to the test set, and what it leaves for people to read."""
+
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from sequencematch import workdir
+from sequencematch.evaluate import accuracy, rewards
+from sequencematch.evaluate.report import write_report
+from sequencematch.run import Run, make_generator, make_returns
+from sequencematch.train.state import TrainState
+
+
+def validated(run: Run, generator: accuracy.Generator, state: TrainState) -> dict[str, float]:
+    """Accuracy on the first examples of the validation set, for the learning curves."""
+    examples = run.task.splits["validation"]
+    examples = [examples[i] for i in range(min(run.config.evaluate.examples, len(examples)))]
+    figures = {}
+    for choice in accuracy.CHOICES:
+        found = accuracy.accuracy(list(generator.answers(state.params, examples, choice)))
+        figures[f"accuracy/{choice}"] = found["accuracy"]
+        figures[f"accuracy/{choice}_low"] = found["low"]
+        figures[f"accuracy/{choice}_high"] = found["high"]
+    return figures
+
+
+def publish(run: Run, folder: Path, name: str, state: TrainState, facts: Mapping[str, Any]) -> None:
+    """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result."""
+    began = time.perf_counter()
+    test, traces = tested(run, state)
+    spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
+    summary = dict(facts) | {
+        "name": name,
+        "method": run.config.method,
+        "seed": run.config.seed,
+        "steps": int(state.step),
+        "parameters": run.parameters,
+        "seconds": spent | {"total": sum(spent.values())},
+        "hardware": hardware(),
+        "versions": {p: version(p) for p in ("sequencematch", "jax", "flax", "optax")},
+        "config": workdir.plain(run.config),
+        "test": test,
+    }
+    workdir.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
+    workdir.write_json(folder / "summary.json", summary)
+    for choice, found in test.items():
+        print(f"{choice}: {sentence(found)}")
+    print(f"look at {write_report(folder)}")
+
+
+def tested(run: Run, state: TrainState) -> tuple[dict[str, dict], list[dict]]:
+    """Figures of each way to answer the test set, and the traces of the first answers."""
+    examples, generator, returns = run.task.splits["test"], make_generator(run), make_returns(run)
+    test, traces = {}, []
+    for choice in accuracy.CHOICES:
+        answers = list(generator.answers(state.params, examples, choice))
+        test[choice] = accuracy.accuracy(answers) | {
+            "edits": accuracy.edit_statistics(run.recipe.mdp, answers, run.tokenizer.encode),
+            "return": rewards.correlation(
+                returns.of(state.params, answers), [a.right for a in answers]
+            ),
+        }
+        traces += [trace(run, choice, a) for a in answers[: run.config.evaluate.traces]]
+    return test, traces
+
+
+def sentence(found: Mapping[str, Any]) -> str:
+    """The figures of one way to answer, for a person."""
+    said = (
+        f"{found['right']} of {found['n']} test questions right, {found['accuracy']:.1%} "
+        f"(95 % interval {found['low']:.1%} to {found['high']:.1%})"
+    )
+    rho = found["return"]["spearman"]
+    return said if rho is None else f"{said}; return and correctness correlate, Spearman {rho:+.2f}"
+
+
+def trace(run: Run, choice: str, answer: accuracy.Answer) -> dict[str, Any]:
+    """One answer as the report shows it."""
+    return {
+        "decode": choice,
+        "prompt": answer.example.prompt,
+        "answer": answer.example.completion,
+        "actions": run.tokenizer.symbols(answer.actions),
+        "deleted": accuracy.deleted(run.recipe.mdp, answer.actions),
+        "text": answer.text,
+        "right": answer.right,
+    }
+
+
+def hardware() -> str:
+    """The devices, and what they sit in."""
+    devices = jax.devices()
+    return (
+        f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
+    )

@@ -1,0 +1,211 @@
+"""What a configuration must satisfy before any work starts."""
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from sequencematch.config import (
+    defaults,
+    effective_objective,
+    flat,
+    known_key,
+    suggestion,
+    transformer,
+)
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.losses import NEXT_VALUES, TERMINALS, WEIGHTINGS
+from sequencematch.core.noise import NOISE_STEPS
+from sequencematch.data.pipeline import WRONG
+from sequencematch.data.tokenizer import EDITS
+from sequencematch.train.methods import METHODS
+
+Rule = tuple[str, Callable[[Any], bool]]
+
+positive: Rule = ("> 0", lambda x: x > 0)
+natural: Rule = (">= 0", lambda x: x >= 0)
+share: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
+below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+number: Rule = ("a number", lambda x: abs(x) >= 0)
+seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
+
+
+def one_of(names: Mapping | tuple) -> Rule:
+    """A name of a table."""
+    return "one of " + ", ".join(names), lambda x: x in names
+
+
+def some_of(names: Mapping | tuple) -> Rule:
+    """Names of a table, one or more."""
+    return "some of " + ", ".join(names), lambda x: len(x) > 0 and all(name in names for name in x)
+
+
+RULES: dict[str, Rule] = {
+    "method": one_of(METHODS),
+    "seed": seed,
+    "data.source": one_of(("generator", "tfds")),
+    "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
+    "data.entropy": (
+        "a range (low, high), 0 <= low <= high",
+        lambda e: len(e) == 2 and 0 <= e[0] <= e[1],
+    ),
+    "data.train": positive,
+    "data.validation": positive,
+    "data.test": positive,
+    "data.seed": seed,
+    "prompt_slots": ("> 1", lambda x: x > 1),
+    "max_actions": positive,
+    "edits": some_of(EDITS),
+    "noise.kind": one_of(WRONG),
+    "noise.eta": below_one,
+    "noise.run": below_one,
+    "noise.step": one_of(NOISE_STEPS),
+    "model.layers": positive,
+    "model.d_model": positive,
+    "model.heads": positive,
+    "model.kv_heads": positive,
+    "model.d_ff": positive,
+    "model.rope_base": positive,
+    "model.dtype": one_of(("float32", "bfloat16")),
+    "optimizer.learning_rate": positive,
+    "optimizer.warmup": natural,
+    "optimizer.final": share,
+    "optimizer.weight_decay": natural,
+    "optimizer.b1": below_one,
+    "optimizer.b2": below_one,
+    "optimizer.clip": positive,
+    "train.steps": positive,
+    "train.batch_size": positive,
+    "train.bc_steps": natural,
+    "train.beta_end": share,
+    "objective.divergence": one_of(DIVERGENCES),
+    "objective.alpha": positive,
+    "objective.gamma": ("in (0, 1)", lambda x: 0 < x < 1),
+    "objective.policy_weight": share,
+    "objective.weighting": one_of(WEIGHTINGS),
+    "objective.terminal": one_of(TERMINALS),
+    "objective.next_value": one_of(NEXT_VALUES),
+    "objective.t_max": ("> 1", lambda x: x > 1),
+    "objective.td_weight": positive,
+    "rollout.every": positive,
+    "rollout.rows": positive,
+    "rollout.capacity": positive,
+    "rollout.batch_size": positive,
+    "mesh.data": positive,
+    "mesh.model": positive,
+    "log_every": positive,
+    "evaluate.every": positive,
+    "evaluate.examples": positive,
+    "evaluate.rows": positive,
+    "evaluate.max_actions": positive,
+    "evaluate.edit_bias": number,
+    "evaluate.traces": natural,
+    "checkpoint.every": positive,
+    "checkpoint.keep": positive,
+}
+
+
+def validate(config: ConfigDict) -> None:
+    """Checks every key, and what keys must be to each other.
+
+    Raises:
+      ValueError: one line that names the key, what was given and what is allowed.
+    """
+    known, given = flat(defaults()), flat(config)
+    for key in given:
+        known_key(key, known)
+    for key in known:
+        if key not in given:
+            raise ValueError(f"config.{key} is missing: start a configuration from defaults()")
+    for key, (allowed, holds) in RULES.items():
+        if not _satisfies(holds, given[key]):
+            near = _nearest(given[key], allowed.split(" of ")[-1].split(", "))
+            raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
+    for holds, message in relations(config):
+        if not holds:
+            raise ValueError(message)
+    transformer(config, vocab_size=1)
+
+
+def _nearest(value: Any, names: list[str]) -> str:
+    """What the first name that is none of `names` was probably meant to be, or nothing."""
+    given = value if isinstance(value, list | tuple) else [value]
+    return next((suggestion(name, names) for name in given if name not in names), "")
+
+
+def _satisfies(holds: Callable[[Any], bool], value: Any) -> bool:
+    """Whether a rule holds; for a value of another kind it does not, and no number is endless."""
+    try:
+        return holds(value) and not (isinstance(value, float) and math.isinf(value))
+    except TypeError:
+        return False
+
+
+def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
+    """(what must hold, what to say if it does not) of keys that depend on each other."""
+    c, objective = config, effective_objective(config)
+    yield (
+        c.train.bc_steps < c.train.steps or not METHODS[c.method].clones,
+        f"config.train.bc_steps={c.train.bc_steps} must be less than "
+        f"config.train.steps={c.train.steps}: nothing would be left for method={c.method}",
+    )
+    yield (
+        c.optimizer.warmup < c.train.steps,
+        f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
+        f"config.train.steps={c.train.steps}",
+    )
+    yield (
+        WEIGHTINGS[objective.weighting].telescopes
+        or objective.policy_weight == 0
+        or objective.divergence == "chi2_mixture",
+        f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs "
+        f"divergence='chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
+        "policy's steps",
+    )
+    yield (
+        c.noise.kind != "policy" or c.noise.run == 0,
+        f"config.noise.run={c.noise.run} must be 0 with noise.kind='policy': a second wrong token "
+        "would be drawn at a state that one pass does not see",
+    )
+    yield (
+        c.noise.kind != "policy" or c.noise.step != "imitate",
+        "config.noise.step='imitate' does not go with noise.kind='policy': a wrong token drawn anew "
+        "is not the one that is imitated",
+    )
+    yield (
+        c.noise.step != "skip" or not _pays_for_values(c.method, objective),
+        f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
+        f"{objective.policy_weight}) and a divergence without samples (it is "
+        f"{objective.divergence!r}): else J pays for V at the states that wrong tokens lead to",
+    )
+    yield (
+        set(c.edits) == {"<reset>"} or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
+        f"config.edits={c.edits!r} must be '<reset>' alone, or have '<bkspc>' and no '<reset>'",
+    )
+    yield (
+        c.rollout.rows <= c.rollout.capacity,
+        f"config.rollout.rows={c.rollout.rows} must be at most "
+        f"config.rollout.capacity={c.rollout.capacity}",
+    )
+    for key in ("train.batch_size", "rollout.rows", "rollout.batch_size"):
+        yield _divides(c, "mesh.data", key)
+    for key in ("model.d_model", "model.d_ff"):
+        yield _divides(c, "mesh.model", key)
+    yield (
+        c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,
+        f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
+        "model.kv_heads * model.d_model / model.heads",
+    )
+
+
+def _pays_for_values(method: str, objective: ConfigDict) -> bool:
+    """Whether a method that shows noise has policy terms in its J."""
+    sampled = DIVERGENCES[objective.divergence].psi is not None or objective.policy_weight > 0
+    return METHODS[method].edits and METHODS[method].matches and sampled
+
+
+def _divides(config: ConfigDict, part: str, whole: str) -> tuple[bool, str]:
+    values = flat(config)
+    message = f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}"
+    return values[whole] % values[part] == 0, message
