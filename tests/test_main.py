@@ -53,10 +53,9 @@ TINY = {
 
 @pytest.fixture(scope="module", autouse=True)
 def quick_compilation(tmp_path_factory):
-    """Each command compiles the same programs anew: they are kept, and not optimised."""
+    """Each command compiles the same programs anew: they are kept."""
     cache = str(tmp_path_factory.mktemp("compiled"))
     settings = [  # name, here, as it was
-        ("jax_disable_most_optimizations", True, False),
         ("jax_compilation_cache_dir", cache, None),
         ("jax_persistent_cache_min_compile_time_secs", 0.0, 1.0),
         ("jax_persistent_cache_min_entry_size_bytes", -1, 0),

@@ -67,14 +67,6 @@ def objective(goal, divergence=None):
     )
 
 
-@pytest.fixture(autouse=True, scope="module")
-def compiled_in_haste():
-    """A hundred programs that run once: most of the time is in making them fast."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 # Both divergences, both weightings, both sides of C: enough where pieces need no new mixing.
 two_goals = pytest.mark.parametrize("goal", [GOALS[1], GOALS[4]], ids=["chi2", "chi2_mixture"])
 

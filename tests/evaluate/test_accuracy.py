@@ -3,7 +3,6 @@
 import itertools
 import random
 
-import jax
 import jax.numpy as jnp
 import pytest
 from flax import nnx
@@ -197,14 +196,6 @@ def test_shares_of_nothing_are_none():
 
 
 # The generator.
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Slower code, in half the time; what is computed is the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
 
 
 @pytest.fixture(scope="module")

@@ -59,14 +59,6 @@ class Cut:
         return self._batches[i]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Slower code, in half the time; what is computed is the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def parts(tmp_path_factory):
     """(run, plan, episodes, prompts), compiled once for all tests."""

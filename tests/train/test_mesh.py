@@ -42,14 +42,6 @@ ONE = (1, 1)
 MANY = [(8, 1), (4, 2), (2, 4)]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Slower code, in half the time; what is computed is the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """mesh -> (run, last state, losses and lengths of samples by step), made when asked for."""

@@ -51,14 +51,6 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Slower code, in half the time; what is computed is the same."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module")
 def words(tmp_path_factory):
     """Words of three letters, to be spelt backwards."""
