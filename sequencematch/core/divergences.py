@@ -49,6 +49,15 @@ class Divergence(NamedTuple):
     floor: Callable[[float], float] = never
     psi: Elementwise | None = None
 
+    @property
+    def domain(self) -> float:
+        """The x above which phi is finite (from it on, for tv): its floor without a largest ratio."""
+        return float(self.floor(jnp.inf))
+
+    def conjugate(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+        """f*(y) = sup_t [y t - f(t)] = -phi(-y), for -y in the domain."""
+        return -self.phi(-y)
+
     def capped(self, x: Float[Array, "*shape"], t_max: float) -> Float[Array, "*shape"]:
         """phi(x), with slope t_max below the floor."""
         floor = self.floor(t_max)
@@ -97,7 +106,7 @@ forward_kl = Divergence(
 js = Divergence(
     f=lambda t: xlogy(t, t) - (t + 1) * jnp.log((t + 1) / 2),
     phi=lambda x: jnp.log1p(-jnp.expm1(-x)),
-    floor=lambda t_max: -jnp.log(2 * t_max / (1 + t_max)),
+    floor=lambda t_max: -jnp.log(2 / (1 + 1 / t_max)),
 )
 
 # Twice the usual squared Hellinger distance.

@@ -290,3 +290,32 @@ def test_small_rewards_are_told_apart_in_float32(name):
     x = jnp.array([-1e-6, -1e-4, 1e-4, 1e-6], jnp.float32)
     np.testing.assert_allclose(EVERY[name].capped(x, 100.0) / x, 1, atol=1e-4)
     np.testing.assert_allclose(EVERY[name].capped(x, 100.0)[::3] / x[::3], 1, atol=2e-6)
+
+
+# The domains of design section 1's table.
+DOMAINS = {
+    "chi2": -np.inf,
+    "chi2_mixture": -np.inf,
+    "le_cam": -2,
+    "forward_kl": -1,
+    "reverse_kl": -np.inf,
+    "js": -np.log(2),
+    "hellinger": -1,
+    "tv": -0.5,
+}
+
+
+def test_domains_are_those_of_the_table():
+    assert set(DOMAINS) == set(DIVERGENCES)
+    for name, lowest in DOMAINS.items():
+        np.testing.assert_allclose(DIVERGENCES[name].domain, lowest, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", sorted(set(DIVERGENCES) - {"chi2_mixture"}))
+def test_the_conjugate_is_its_supremum(name):
+    """f*(y) = sup_t [y t - f(t)], over ratios t >= 0 (chi2: over all real t)."""
+    divergence = DIVERGENCES[name]
+    t = np.linspace(-200 if name == "chi2" else 1e-9, 200, 400_001)
+    for y in (-0.9, -0.3, 0.0, 0.2, 0.4):
+        best = np.max(y * t - np.asarray(divergence.f(t)))
+        np.testing.assert_allclose(divergence.conjugate(jnp.float32(y)), best, atol=2e-4)
