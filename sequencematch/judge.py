@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from sequencematch import workdir
+from sequencematch import __version__, workdir
 from sequencematch.evaluate import accuracy, rewards
 from sequencematch.evaluate.report import write_report
 from sequencematch.run import Run, make_generator, make_returns
@@ -44,7 +44,8 @@ def publish(run: Run, folder: Path, name: str, state: TrainState, facts: Mapping
         "parameters": run.parameters,
         "seconds": spent | {"total": sum(spent.values())},
         "hardware": hardware(),
-        "versions": {p: version(p) for p in ("sequencematch", "jax", "flax", "optax")},
+        "versions": {"sequencematch": __version__}
+        | {p: version(p) for p in ("jax", "flax", "optax")},
         "config": workdir.plain(run.config),
         "test": test,
     }
