@@ -89,6 +89,13 @@ def test_every_short_string(every):
     assert (full & tight.finished).any() and (full & ~tight.finished).any()
 
 
+@pytest.mark.stress
+def test_every_string_of_twelve_actions():
+    pairs = [(prompt, actions) for prompt in PROMPTS for actions in strings(12)]
+    assert len(pairs) == 2 * (8191 + 4095)
+    check("small", {BKSPC: 1}, pairs, 15)
+
+
 def test_random_strings_with_larger_edits():
     out = check("large", EDITS, list(random_pairs(150)), 24)
     assert out.finished.any() and not out.finished.all()
