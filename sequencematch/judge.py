@@ -4,7 +4,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -68,8 +68,18 @@ def tested(run: Run, state: TrainState) -> tuple[dict[str, dict], list[dict]]:
                 returns.of(state.params, answers), [a.right for a in answers]
             ),
         }
-        traces += [trace(run, choice, a) for a in answers[: run.config.evaluate.traces]]
+        traces += [trace(run, choice, a) for a in shown(run, answers)]
     return test, traces
+
+
+def shown(run: Run, answers: Sequence[accuracy.Answer]) -> list[accuracy.Answer]:
+    """The answers that the report shows; up to half of them use edits, for there is most to see."""
+    count = run.config.evaluate.traces
+    edits = [any(run.recipe.mdp.pops[action] for action in a.actions) for a in answers]
+    edited = [a for a, uses in zip(answers, edits, strict=True) if uses]
+    plain = [a for a, uses in zip(answers, edits, strict=True) if not uses]
+    edited = edited[: max(count // 2, count - len(plain))]
+    return [*edited, *plain[: count - len(edited)]]
 
 
 def sentence(found: Mapping[str, Any]) -> str:

@@ -158,7 +158,9 @@ def _legend(traces: list[dict]) -> str:
     """What the marks in the traces mean."""
     used = {str(action) for trace in traces for action in trace.get("actions") or ()}
     told = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
-    return f"<p>{'; '.join([*told, 'what was deleted is <del>struck through</del>'])}.</p>"
+    told += ["what was deleted is <del>struck through</del>"]
+    order = " Answers with edits come first, in a larger share than they have."
+    return f"<p>{'; '.join(told)}.{order * bool(used & set(MARKS) - {'<eos>'})}</p>"
 
 
 def _group(decode: str, traces: list[dict]) -> str:
