@@ -25,7 +25,7 @@ lint: .venv/.ready-test  ## check style and format
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
-bench: .venv/.ready  ## measure speed and memory
+bench: .venv/.ready  ## measure what a step costs
 	$(PY) -m experiments.benchmark $(ARGS)
 
 setup: .venv/.ready  ## set up .venv and run nothing

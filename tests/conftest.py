@@ -1,5 +1,7 @@
 """Every test runs on 8 simulated devices, with the shapes in signatures checked."""
 
+import itertools
+import json
 import os
 
 # Read when jax is first imported. Laws hold for slow code too, and it compiles in half the time; the
@@ -39,3 +41,13 @@ def transformer(sizes):
     from sequencematch.models.transformer import Transformer
 
     return Transformer(TransformerConfig(**sizes), nnx.Rngs(0))
+
+
+@pytest.fixture(scope="session")
+def spellings(tmp_path_factory) -> str:
+    """A file of words of three letters, to be spelt backwards."""
+    path = tmp_path_factory.mktemp("data") / "words.jsonl"
+    words = map("".join, itertools.product("abcd", repeat=3))
+    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
+    path.write_text("\n".join(lines))
+    return str(path)

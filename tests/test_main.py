@@ -1,6 +1,5 @@
 """The command line, in this process: what a run leaves, how it goes on, and every refusal."""
 
-import itertools
 import json
 import os
 import pathlib
@@ -70,13 +69,9 @@ def quick_compilation(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pairs(tmp_path_factory):
-    """Words of three letters, to be spelt backwards."""
-    path = tmp_path_factory.mktemp("data") / "words.jsonl"
-    words = map("".join, itertools.product("abcd", repeat=3))
-    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
-    path.write_text("\n".join(lines))
-    return path
+def pairs(spellings):
+    """The file of questions and answers."""
+    return pathlib.Path(spellings)
 
 
 @pytest.fixture(scope="module")

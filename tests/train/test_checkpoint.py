@@ -60,14 +60,10 @@ class Cut:
 
 
 @pytest.fixture(scope="module")
-def parts(tmp_path_factory):
+def parts(spellings):
     """(run, plan, episodes, prompts), compiled once for all tests."""
-    path = tmp_path_factory.mktemp("data") / "words.jsonl"
-    words = map("".join, itertools.product("abcd", repeat=3))
-    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
-    path.write_text("\n".join(lines))
     config = configuration.defaults()
-    config.update_from_flattened_dict(TINY | {"data.path": str(path)})
+    config.update_from_flattened_dict(TINY | {"data.path": spellings})
     validation.validate(config)
     run = build(config)
     return run, make_plan(run), *training_data(run)

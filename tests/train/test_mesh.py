@@ -1,8 +1,5 @@
 """A mesh changes where numbers live, not what they are."""
 
-import itertools
-import json
-
 import jax
 import numpy as np
 import pytest
@@ -43,16 +40,13 @@ MANY = [(8, 1), (4, 2), (2, 4)]
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def runs(spellings):
     """mesh -> (run, last state, losses and lengths of samples by step), made when asked for."""
-    path, made = tmp_path_factory.mktemp("data") / "words.jsonl", {}
-    words = map("".join, itertools.product("abcd", repeat=3))
-    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
-    path.write_text("\n".join(lines))
+    made = {}
 
     def trained(mesh):
         if mesh not in made:
-            changes = {"data.path": str(path), "mesh.data": mesh[0], "mesh.model": mesh[1]}
+            changes = {"data.path": spellings, "mesh.data": mesh[0], "mesh.model": mesh[1]}
             made[mesh] = train(TINY | changes)
         return made[mesh]
 

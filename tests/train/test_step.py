@@ -1,6 +1,5 @@
 """The steps of Algorithm 1: they learn, each is traced once, and each runs only what it needs."""
 
-import itertools
 import json
 from functools import partial
 from typing import NamedTuple
@@ -51,25 +50,15 @@ TINY = {
 }
 
 
-@pytest.fixture(scope="module")
-def words(tmp_path_factory):
-    """Words of three letters, to be spelt backwards."""
-    path = tmp_path_factory.mktemp("data") / "words.jsonl"
-    words = map("".join, itertools.product("abcd", repeat=3))
-    lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
-    path.write_text("\n".join(lines))
-    return str(path)
-
-
 @pytest.fixture
-def tiny(words):
-    return lambda changes: made(words, changes)
+def tiny(spellings):
+    return lambda changes: made(spellings, changes)
 
 
-def made(words, changes):
+def made(spellings, changes):
     """A run that compiles in seconds."""
     config = configuration.defaults()
-    config.update_from_flattened_dict(TINY | {"data.path": words} | changes)
+    config.update_from_flattened_dict(TINY | {"data.path": spellings} | changes)
     validation.validate(config)
     return build(config)
 
@@ -114,9 +103,9 @@ class Trained(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def trained(words, tmp_path_factory):
+def trained(spellings, tmp_path_factory):
     """A whole run of SequenceMatch at a fixed beta, and what was traced in it."""
-    folder, run = tmp_path_factory.mktemp("run"), made(words, {})
+    folder, run = tmp_path_factory.mktemp("run"), made(spellings, {})
     run = run._replace(recipe=run.recipe._replace(beta=lambda step: 0.5))
     with pytest.MonkeyPatch.context() as monkeypatch:
         traced, plan = watch(monkeypatch), make_plan(run)
