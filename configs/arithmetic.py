@@ -1,4 +1,4 @@
-"""Addition and subtraction of DeepMind's mathematics data set (SequenceMatch, section 4.1).
+"""Addition and subtraction of DeepMind's mathematics data set (SequenceMatch's arithmetic task).
 
     python -m sequencematch.main --config=configs/arithmetic.py[:METHOD]
 

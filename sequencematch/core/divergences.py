@@ -1,8 +1,7 @@
 """Divergences between the model's and the data's occupancy, as values.
 
 A divergence D_f(p||q) = sum q f(p/q) enters the objective through the concave function of the scaled
-reward x = alpha r on the expert's steps (SequenceMatch, section 3.2, and the conjugate duality behind
-it)
+reward x = alpha r on the expert's steps (SequenceMatch's objective; the duality behind it)
 
     phi(x) = -f*(-x) = inf_t [x t + f(t)],        phi'(x) = the ratio t = rho_pi/rho_E that attains it.
 

@@ -1,4 +1,4 @@
-"""Objectives on trajectories: maximum likelihood, and SequenceMatch's estimator (section 3.2).
+"""Objectives on trajectories: maximum likelihood, and SequenceMatch's estimator (arXiv 2306.05426).
 
 The implied reward of a step is r_t = l(a_t|s_t) - gamma V(s_{t+1}). With weights kappa_t (gamma^t,
 or 1), decisions t = 0..N-1 and last state s_N, one formula serves every case:
@@ -11,7 +11,7 @@ or 1), decisions t = 0..N-1 and last state s_N, one formula serves every case:
     C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N)
 
 At w = 0 with chi2, uniform weights and V(s_N) = 0 it is the TD-regularised maximum likelihood of
-inverse RL (arXiv 2409.01369, section 3): sum_t log pi(a_t|s_t) - lambda r_t^2, lambda = alpha/4.
+inverse RL (arXiv 2409.01369): sum_t log pi(a_t|s_t) - lambda r_t^2, lambda = alpha/4.
 
 Functions here are per trajectory; `sequencematch`, `behavioural_cloning` and `unlikelihood` sum them
 over a batch.
@@ -255,7 +255,7 @@ def behavioural_cloning(values: Values, trajectories: Trajectory) -> Float[Array
 def unlikelihood(
     values: Values, unlikely: Float[Array, "B T"], trajectories: Trajectory
 ) -> Float[Array, ""]:
-    """Maximum likelihood, and unlikelihood of repeating the text (Welleck et al. 2020, equation 4).
+    """Maximum likelihood, and unlikelihood of repeating the text (Welleck et al. 2020).
 
     Args:
       values: Q and V of a batch.

@@ -41,7 +41,7 @@ def unlikely(
 ) -> Float[Array, " T"]:
     """sum_c log(1 - pi(c|s_t)) over the tokens c of the text s_t, the label excepted.
 
-    Token-level unlikelihood (Welleck et al. 2020, equation 2), summed over C_t = text minus label.
+    The token-level penalty of Welleck et al. 2020, summed over C_t = text minus label.
 
     Args:
       logits: any float dtype [T, V], at the states s_t.

@@ -1,4 +1,4 @@
-"""The Markov decision process of text with edit actions (SequenceMatch, section 3).
+"""The Markov decision process of text with edit actions (SequenceMatch, arXiv 2306.05426).
 
 A state is a stack of tokens above a fixed prompt. An ordinary token is pushed, `<eos>` leads to an
 absorbing state, an edit action pops tokens: `<bkspc>` pops one, RESET all (Zhang et al., arXiv

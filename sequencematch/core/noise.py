@@ -1,4 +1,4 @@
-"""Noise on the expert's texts, so that it has something to take back (SequenceMatch, section 3.3).
+"""Noise on the expert's texts, so that it has something to take back (SequenceMatch).
 
 Before each push of the clean text, with probability eta a wrong token z is pushed, with probability
 `run` another after it and so on, then the expert mends; the retried push may go wrong again. z is the

@@ -1,6 +1,6 @@
 """Whether the rewards that the model implies tell right answers from wrong ones.
 
-Inverse RL recovers a reward from data; arXiv 2409.01369 (section 4) reports that its returns correlate
+Inverse RL recovers a reward from data; arXiv 2409.01369 reports that its returns correlate
 with the quality of what is generated. Here: Spearman's correlation of return and correctness.
 """
 

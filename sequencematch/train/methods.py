@@ -41,7 +41,7 @@ METHODS = {
         phases=("imitation", "matching"),
         objective=lambda objective: {"divergence": "le_cam"},
     ),
-    # TD-regularised maximum likelihood, -log pi(a|s) + lambda r^2 (arXiv 2409.01369, section 3).
+    # TD-regularised maximum likelihood, -log pi(a|s) + lambda r^2 (arXiv 2409.01369).
     "iql_offline": Method(
         edits=False,
         phases=("matching",),
