@@ -1,0 +1,198 @@
+"""Kill -9 at any moment and resume: bit for bit the uninterrupted run.
+
+    python -m experiments.crash_test [--kills=50] [--devices=1] [--small] [--seed=0] [--folder=DIR]
+
+The real main job in processes of its own. One run is left alone; others are killed, a third of the
+time anywhere, else aimed at a moment (watched.MOMENTS), and resumed until they are done; runs follow
+each other until all kills are spent. Each prepares its data anew. Then every array of every
+checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events must equal those of the
+run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session fails.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from absl import app, flags, logging
+
+from experiments import same_run
+from experiments.watched import Child, moment
+
+KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
+DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
+SMALL = flags.DEFINE_bool("small", False, "A job of some 20 seconds, not of two minutes.")
+SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
+FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<devices>.")
+
+JOB = {  # all that the default job has, in two minutes on 2 cores
+    "data.train": 4000,
+    "data.validation": 100,
+    "train.steps": 500,
+    "train.bc_steps": 250,
+    "optimizer.warmup": 20,
+    "log_every": 1,
+    "evaluate.every": 60,
+    "evaluate.examples": 100,
+    "evaluate.rows": 100,
+    "checkpoint.every": 25,
+}
+SHORT = JOB | {
+    "train.steps": 240,
+    "train.bc_steps": 100,
+    "train.batch_size": 32,
+    "model.layers": 2,
+    "model.d_model": 64,
+    "model.d_ff": 128,
+    "rollout.every": 5,
+    "rollout.rows": 32,
+    "rollout.capacity": 128,
+    "rollout.batch_size": 32,
+    "checkpoint.every": 15,
+}
+ANYWHERE = "anywhere"
+AIMS = ["save", "sampling", ANYWHERE, "results", "validation", ANYWHERE, "test", "step", "restore"]
+AIMS += ["save", "compilation", ANYWHERE, "start"]
+PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
+LOOK = 0.003  # seconds between looks
+
+
+class Session(NamedTuple):
+    """One process, from its start to its end.
+
+    Attributes:
+      aim, hit: the moment waited for, and that at which it was killed; hit None if it ended itself.
+      code: how it ended.
+      again: steps that have to be done again.
+      progress: whether there is a new checkpoint.
+      seconds: it took.
+    """
+
+    aim: str
+    hit: str | None
+    code: int
+    again: int
+    progress: bool
+    seconds: float
+
+
+class Bench:
+    """A folder in which runs of one job are made, one after another.
+
+    Args:
+      folder: of everything.
+      job: keys of the configuration.
+      devices: simulated.
+    """
+
+    def __init__(self, folder: Path, job: dict, devices: int):
+        self.folder = folder.absolute()
+        self._flags = ["--config=configs/arithmetic.py", f"--config.data.dir={self.folder / 'data'}"]
+        self._flags += [f"--config.{key}={value}" for key, value in job.items()]
+        self._flags += [f"--config.mesh.data={devices}", "--resume"]
+        self._env = os.environ | {
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+            # A call returns when it is done: where the stack stands is what is being done.
+            "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
+            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+        }
+        self.limit = 3600.0  # seconds of one session
+
+    def start(self, run: Path) -> Child:
+        """The job in its folder, going on with what is there."""
+        beside = self.folder / f"{run.name}-process"
+        beside.mkdir(parents=True, exist_ok=True)
+        return Child(beside, [*self._flags, f"--workdir={run}"], self._env)
+
+    def session(self, run: Path, aim: str, ripe: Callable[[float, str, bool], bool]) -> Session:
+        """Runs until `ripe(seconds, moment, progress)`, and kills; or until it ends by itself.
+
+        Raises:
+          RuntimeError: it failed, or did not end.
+        """
+        before, began = saved(run), time.monotonic()
+        child = self.start(run)
+        while child.process.poll() is None and time.monotonic() - began < self.limit:
+            if ripe(time.monotonic() - began, moment(child.note(), run), saved(run) > before):
+                child.process.kill()
+                break
+            time.sleep(LOOK)
+        over = time.monotonic() - began >= self.limit and child.process.poll() is None
+        if over:
+            child.process.kill()
+        code = child.process.wait()
+        hit = moment(child.note(), run) if code == -signal.SIGKILL else None
+        if over or (code and hit is None):
+            why = f"no end after {self.limit:.0f} s" if over else f"exit code {code}"
+            raise RuntimeError(f"{run.name}: {why}\n{child.last_words()}")
+        again = max(recorded(run) - saved(run), 0) if hit else 0
+        return Session(aim, hit, code, again, saved(run) > before, time.monotonic() - began)
+
+    def uninterrupted(self) -> tuple[Path, float]:
+        """The folder of a run that is left alone, and the seconds that it took."""
+        run = self.folder / "uninterrupted"
+        seconds = self.session(run, "none", lambda *_: False).seconds
+        self.limit = 60 + 10 * seconds
+        return run, seconds
+
+    def killed(self, run: Path, aims: Iterator[str], horizon: float) -> Iterator[Session]:
+        """Sessions of one run until it is done; `aims` says where to kill, and ends with the kills."""
+        shutil.rmtree(self.folder / "data")  # made anew: a kill can fall there, too
+        stuck = 0
+        while True:
+            aim = next(aims, "none")
+            done = self.session(run, aim, ripeness(aim, horizon, stuck >= PATIENCE))
+            stuck = 0 if done.progress else stuck + 1
+            yield done
+            if done.hit is None:
+                return
+
+
+def ripeness(aim: str, horizon: float, wait: bool) -> Callable[[float, str, bool], bool]:
+    """When to kill: after a random delay, at the first sight of what is aimed at.
+
+    Args:
+      aim: a moment, ANYWHERE, or "none" for never.
+      horizon: seconds, the longest delay; short moments at the start are waited for from the start.
+      wait: whether there must be a new checkpoint before.
+    """
+    delay = random.uniform(0.0, horizon)
+    delay = 0.0 if aim in ("data", "restore", "compilation") else delay
+    delay = random.uniform(0.0, 3.0) if aim == "start" else delay
+
+    def ripe(seconds: float, now: str, progress: bool) -> bool:
+        hit = aim in (ANYWHERE, now)
+        return hit and seconds >= delay and (progress or not wait)
+
+    return ripe
+
+
+def saved(run: Path) -> int:
+    """The newest checkpoint's step; 0 where there is none."""
+    names = [path.name for path in run.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def recorded(run: Path) -> int:
+    """The last step of which metrics.jsonl tells; a line that the kill cut short does not count."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def aims(kills: int) -> Iterator[str]:
+    """As many moments to aim at: all of them in random order, then all again."""
+    deck: list[str] = []
+    for _ in range(kills):
+        deck = deck or random.sample(AIMS, len(AIMS))
+        yield deck.pop()

@@ -1,0 +1,126 @@
+"""The main job, watched from outside: where it stands at any moment, and how often it compiled.
+
+    python -m experiments.watched FILE [flags of sequencematch.main]
+
+The child is the main job and nothing else but a thread that notes its stack in FILE every 10 ms. A
+thread of Python's, not faulthandler's: that one reads the frames of a thread that runs, and may crash.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from linecache import getline
+from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+EVERY, SIZE = 0.01, 1 << 14  # seconds; bytes, so that a note is replaced in one write
+NOTED = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "experiments")
+SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is written
+
+# The first that the stack shows: functions, or the line of the training loop.
+MOMENTS = [
+    ("data", "arithmetic _prepared "),
+    ("compilation", "pjit cache_miss "),  # tracing, and the compiler or its cache
+    ("restore", "checkpoint restore "),
+    ("save", "checkpoint save "),
+    ("save", "checkpoint __exit__ "),
+    ("sampling", "plan.refresh("),
+    ("validation", "judge validated "),
+    ("test", "judge tested "),
+    ("results", "judge publish "),
+    ("step", "loop train "),
+    ("start", ""),
+]
+
+
+class Note(NamedTuple):
+    """What the child wrote last.
+
+    Attributes:
+      stack: of its main thread, "module function line" of what is ours, the innermost first.
+      compilations: so far, those that a cache spared included.
+    """
+
+    stack: Sequence[str] = ()
+    compilations: int = 0
+
+
+def moment(note: Note, run: Path) -> str:
+    """What the job in the folder `run` is doing; "save" while orbax writes beside training."""
+    text = "\n".join(note.stack) + "\n"
+    found = next(name for name, sign in MOMENTS if sign in text)
+    return "save" if found == "step" and any(run.glob(SAVING)) else found
+
+
+class Child:
+    """The main job in a process of its own.
+
+    Args:
+      folder: where its notes and what it prints go.
+      flags: of sequencematch.main.
+      env: the whole environment.
+    """
+
+    def __init__(self, folder: Path, flags: Sequence[str], env: dict[str, str]):
+        self.printed, self._file, self._note = folder / "printed.txt", folder / "note.json", Note()
+        self._file.unlink(missing_ok=True)
+        command = [sys.executable, "-m", "experiments.watched", str(self._file), *flags]
+        with self.printed.open("a") as out:
+            self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
+
+    def note(self) -> Note:
+        """The newest note that could be read."""
+        try:
+            self._note = Note(**json.loads(self._file.read_text()))
+        except (OSError, ValueError):  # not there yet, or read while it was replaced
+            pass
+        return self._note
+
+    def last_words(self) -> str:
+        """The end of what it printed."""
+        return self.printed.read_text(errors="replace")[-4000:]
+
+
+def _stack(frame: FrameType | None) -> Iterator[str]:
+    while frame is not None:
+        module = frame.f_globals.get("__name__", "")
+        if module.startswith(NOTED):
+            line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            yield f"{module.rpartition('.')[2]} {frame.f_code.co_name} {line}"
+        frame = frame.f_back
+
+
+def _watch(file: Path, compilations: list[str]) -> None:
+    """Notes until the process ends."""
+    descriptor, main_thread = os.open(file, os.O_CREAT | os.O_WRONLY), threading.main_thread()
+    while True:
+        stack = list(_stack(sys._current_frames().get(main_thread.ident)))
+        text = json.dumps({"stack": stack[-40:], "compilations": len(compilations)})
+        os.pwrite(descriptor, text.encode().ljust(SIZE), 0)
+        time.sleep(EVERY)
+
+
+def main() -> int:
+    """Runs the main job under watch."""
+    compilations: list[str] = []
+    threading.Thread(target=_watch, args=(Path(sys.argv[1]), compilations), daemon=True).start()
+    from jax import monitoring  # imported under watch: a kill can fall here, too
+
+    from sequencematch.main import main as job
+
+    def heard(event: str, seconds: float, **_) -> None:
+        if event == "/jax/core/compile/backend_compile_duration":
+            compilations.append(event)
+
+    monitoring.register_event_duration_secs_listener(heard)
+    return job(["main.py", *sys.argv[2:]])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
