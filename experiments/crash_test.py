@@ -57,7 +57,7 @@ SHORT = JOB | {
     "rollout.batch_size": 32,
     "checkpoint.every": 15,
 }
-ANYWHERE = "anywhere"
+ANYWHERE, NEVER = "anywhere", "never"
 AIMS = ["save", "sampling", ANYWHERE, "results", "validation", ANYWHERE, "test", "step", "restore"]
 AIMS += ["save", "compilation", ANYWHERE, "start"]
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
@@ -94,7 +94,10 @@ class Bench:
 
     def __init__(self, folder: Path, job: dict, devices: int):
         self.folder = folder.absolute()
-        self._flags = ["--config=configs/arithmetic.py", f"--config.data.dir={self.folder / 'data'}"]
+        self._flags = [
+            "--config=configs/arithmetic.py",
+            f"--config.data.dir={self.folder / 'data'}",
+        ]
         self._flags += [f"--config.{key}={value}" for key, value in job.items()]
         self._flags += [f"--config.mesh.data={devices}", "--resume"]
         self._env = os.environ | {
@@ -106,7 +109,7 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        self.limit = 3600.0  # seconds of one session
+        self.horizon, self.limit = 0.0, 3600.0  # seconds: the longest wait, the longest session
 
     def start(self, run: Path) -> Child:
         """The job in its folder, going on with what is there."""
@@ -138,41 +141,41 @@ class Bench:
         again = max(recorded(run) - saved(run), 0) if hit else 0
         return Session(aim, hit, code, again, saved(run) > before, time.monotonic() - began)
 
-    def uninterrupted(self) -> tuple[Path, float]:
-        """The folder of a run that is left alone, and the seconds that it took."""
+    def uninterrupted(self) -> Path:
+        """The folder of a run that is left alone; from it is known how long one takes."""
         run = self.folder / "uninterrupted"
-        seconds = self.session(run, "none", lambda *_: False).seconds
-        self.limit = 60 + 10 * seconds
-        return run, seconds
+        seconds = self.session(run, NEVER, lambda *_: False).seconds
+        self.horizon, self.limit = seconds / 2, 60 + 10 * seconds
+        return run
 
-    def killed(self, run: Path, aims: Iterator[str], horizon: float) -> Iterator[Session]:
-        """Sessions of one run until it is done; `aims` says where to kill, and ends with the kills."""
-        shutil.rmtree(self.folder / "data")  # made anew: a kill can fall there, too
-        stuck = 0
+    def killed(self, run: Path, kills: int, deck: Iterator[str]) -> Iterator[Session]:
+        """Sessions of one run until it is done, with at most `kills` of them killed."""
+        shutil.rmtree(self.folder / "data")  # made anew: the first kill falls there
+        aim, stuck = "data", 0
         while True:
-            aim = next(aims, "none")
-            done = self.session(run, aim, ripeness(aim, horizon, stuck >= PATIENCE))
-            stuck = 0 if done.progress else stuck + 1
+            aim = aim if kills else NEVER
+            done = self.session(run, aim, ripeness(aim, self.horizon, stuck >= PATIENCE))
             yield done
             if done.hit is None:
                 return
+            aim, kills = next(deck), kills - 1
+            stuck = 0 if done.progress else stuck + 1
 
 
 def ripeness(aim: str, horizon: float, wait: bool) -> Callable[[float, str, bool], bool]:
     """When to kill: after a random delay, at the first sight of what is aimed at.
 
     Args:
-      aim: a moment, ANYWHERE, or "none" for never.
-      horizon: seconds, the longest delay; short moments at the start are waited for from the start.
-      wait: whether there must be a new checkpoint before.
+      aim: a moment, ANYWHERE or NEVER.
+      horizon: seconds, the longest delay.
+      wait: whether there must be a new checkpoint first.
     """
-    delay = random.uniform(0.0, horizon)
-    delay = 0.0 if aim in ("data", "restore", "compilation") else delay
-    delay = random.uniform(0.0, 3.0) if aim == "start" else delay
+    delay = random.uniform(0.0, 3.0 if aim == "start" else horizon)
+    if aim in ("data", "restore"):  # they come once, early
+        delay = 0.0
 
     def ripe(seconds: float, now: str, progress: bool) -> bool:
-        hit = aim in (ANYWHERE, now)
-        return hit and seconds >= delay and (progress or not wait)
+        return aim in (ANYWHERE, now) and seconds >= delay and (progress or not wait)
 
     return ripe
 
@@ -190,9 +193,80 @@ def recorded(run: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def aims(kills: int) -> Iterator[str]:
-    """As many moments to aim at: all of them in random order, then all again."""
-    deck: list[str] = []
-    for _ in range(kills):
-        deck = deck or random.sample(AIMS, len(AIMS))
-        yield deck.pop()
+def shuffled() -> Iterator[str]:
+    """All moments in random order, then all again."""
+    while True:
+        yield from random.sample(AIMS, len(AIMS))
+
+
+def test(bench: Bench, kills: int) -> dict:
+    """Kills until all kills are spent, comparing each run that is done; returns what is reported."""
+    run, began = bench.uninterrupted(), time.monotonic()
+    print(f"uninterrupted: {bench.horizon * 2:.0f} s", flush=True)
+    sessions, verdicts, deck = [], {}, shuffled()
+    while (left := kills - sum(s.hit is not None for s in sessions)) > 0:
+        victim = bench.folder / f"killed-{len(verdicts) + 1}"
+        for number, session in enumerate(bench.killed(victim, left, deck), 1):
+            sessions.append(session)
+            print(f"{victim.name}, session {number}: {told(session)}", flush=True)
+        verdicts[victim.name] = same_run.differences(victim, run)
+        print(f"{victim.name}: {'; '.join(verdicts[victim.name]) or 'equal'}", flush=True)
+    return {
+        "kills": Counter(s.hit for s in sessions if s.hit),
+        "sessions": [s._asdict() for s in sessions],
+        "differences": verdicts,
+        "steps_again": sum(s.again for s in sessions),
+        "arrays": len(same_run.arrays(run)),
+        "seconds": time.monotonic() - began,
+    }
+
+
+def told(session: Session) -> str:
+    """One session in a line."""
+    if session.hit is None:
+        return f"ended by itself after {session.seconds:.0f} s"
+    return (
+        f"aimed at {session.aim}, killed at {session.hit} after {session.seconds:.1f} s; "
+        f"{session.again} steps to do again"
+    )
+
+
+def table(found: dict) -> str:
+    """What is reported, for a person."""
+    rows = [f"  {name:<12} {count:4}" for name, count in found["kills"].most_common()]
+    wrong = [f"{run}: {line}" for run, lines in found["differences"].items() for line in lines]
+    kills, runs = found["kills"].total(), len(found["differences"])
+    return "\n".join(
+        [
+            f"{kills} kills, by the moment they hit:",
+            *rows,
+            f"{len(found['sessions'])} sessions of {runs} runs in {found['seconds']:.0f} s; "
+            f"{found['steps_again']} steps done again",
+            f"{runs} runs against the uninterrupted one ({found['arrays']} arrays, metrics, traces, "
+            f"summary, TensorBoard): {'DIFFERENT' if wrong else 'equal, bit for bit'}",
+            *wrong,
+        ]
+    )
+
+
+def main(argv: list[str]) -> int:
+    """Runs the test and prints its table."""
+    logging.set_verbosity(logging.ERROR)
+    random.seed(SEED.value)
+    folder = Path(FOLDER.value or f"runs/crash-test-{DEVICES.value}")
+    if folder.exists():
+        print(f"--folder={folder} is there already: name another", file=sys.stderr)
+        return 2
+    bench = Bench(folder, SHORT if SMALL.value else JOB, DEVICES.value)
+    try:
+        found = test(bench, KILLS.value)
+    except RuntimeError as failure:
+        print(failure, file=sys.stderr)
+        return 1
+    (folder / "result.json").write_text(json.dumps(found, indent=2) + "\n")
+    print(table(found))
+    return int(any(found["differences"].values()))
+
+
+if __name__ == "__main__":
+    app.run(main)

@@ -66,7 +66,10 @@ def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
     for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
         x = np.asarray(leaf)
         digest = hashlib.sha256(x.tobytes()).hexdigest()
-        yield f"step {folder.parent.name}{jax.tree_util.keystr(path)}", f"{x.dtype}{x.shape} {digest}"
+        yield (
+            f"step {folder.parent.name}{jax.tree_util.keystr(path)}",
+            f"{x.dtype}{x.shape} {digest}",
+        )
 
 
 def lines(run: Path, name: str) -> Facts:

@@ -6,6 +6,7 @@ The child is the main job and nothing else but a thread that notes its stack in 
 thread of Python's, not faulthandler's: that one reads the frames of a thread that runs, and may crash.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -76,10 +77,9 @@ class Child:
 
     def note(self) -> Note:
         """The newest note that could be read."""
-        try:
+        # Not there yet, or read while it was replaced: the one before holds.
+        with contextlib.suppress(OSError, ValueError):
             self._note = Note(**json.loads(self._file.read_text()))
-        except (OSError, ValueError):  # not there yet, or read while it was replaced
-            pass
         return self._note
 
     def last_words(self) -> str:
