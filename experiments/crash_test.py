@@ -10,6 +10,7 @@ run left alone, clocks aside (same_run). Exit code 1 if anything differs or a se
 """
 
 import json
+import math
 import os
 import random
 import shutil
@@ -58,8 +59,10 @@ SHORT = JOB | {
     "checkpoint.every": 15,
 }
 ANYWHERE, NEVER = "anywhere", "never"
-AIMS = ["save", "sampling", ANYWHERE, "results", "validation", ANYWHERE, "test", "step", "restore"]
+AIMS = ["save", "sampling", ANYWHERE, "validation", ANYWHERE, "step", "restore"]
 AIMS += ["save", "compilation", ANYWHERE, "start"]
+LATE = ["test", "results", ANYWHERE, "restore"]  # once training is done, and for the last kill
+LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.2, "save": 0.2, "test": 0.2, "results": 0.2}
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks
 
@@ -109,6 +112,7 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
+        self.steps = job["train.steps"]
         self.horizon, self.limit = 0.0, 3600.0  # seconds: the longest wait, the longest session
 
     def start(self, run: Path) -> Child:
@@ -123,7 +127,7 @@ class Bench:
         Raises:
           RuntimeError: it failed, or did not end.
         """
-        before, began = saved(run), time.monotonic()
+        before, told, began = saved(run), touched(run), time.monotonic()
         child = self.start(run)
         while child.process.poll() is None and time.monotonic() - began < self.limit:
             if ripe(time.monotonic() - began, moment(child.note(), run), saved(run) > before):
@@ -138,7 +142,7 @@ class Bench:
         if over or (code and hit is None):
             why = f"no end after {self.limit:.0f} s" if over else f"exit code {code}"
             raise RuntimeError(f"{run.name}: {why}\n{child.last_words()}")
-        again = max(recorded(run) - saved(run), 0) if hit else 0
+        again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
         return Session(aim, hit, code, again, saved(run) > before, time.monotonic() - began)
 
     def uninterrupted(self) -> Path:
@@ -151,33 +155,39 @@ class Bench:
     def killed(self, run: Path, kills: int, deck: Iterator[str]) -> Iterator[Session]:
         """Sessions of one run until it is done, with at most `kills` of them killed."""
         shutil.rmtree(self.folder / "data")  # made anew: the first kill falls there
-        aim, stuck = "data", 0
+        aim, stuck, late = "data", 0, iter(random.sample(LATE, 2))
         while True:
             aim = aim if kills else NEVER
-            done = self.session(run, aim, ripeness(aim, self.horizon, stuck >= PATIENCE))
+            done = self.session(run, aim, Trigger(aim, self.horizon, stuck >= PATIENCE))
             yield done
             if done.hit is None:
                 return
-            aim, kills = next(deck), kills - 1
-            stuck = 0 if done.progress else stuck + 1
+            kills, stuck = kills - 1, 0 if done.progress else stuck + 1
+            trained = saved(run) == self.steps or kills == 1
+            aim = next(late, NEVER) if trained else next(deck)
 
 
-def ripeness(aim: str, horizon: float, wait: bool) -> Callable[[float, str, bool], bool]:
-    """When to kill: after a random delay, at the first sight of what is aimed at.
+class Trigger:
+    """When to kill: a random time after the first sight, after a random delay, of what is aimed at.
 
     Args:
       aim: a moment, ANYWHERE or NEVER.
       horizon: seconds, the longest delay.
       wait: whether there must be a new checkpoint first.
     """
-    delay = random.uniform(0.0, 3.0 if aim == "start" else horizon)
-    if aim in ("data", "restore"):  # they come once, early
-        delay = 0.0
 
-    def ripe(seconds: float, now: str, progress: bool) -> bool:
-        return aim in (ANYWHERE, now) and seconds >= delay and (progress or not wait)
+    def __init__(self, aim: str, horizon: float, wait: bool):
+        delay = random.uniform(0.0, 3.0 if aim == "start" else horizon)
+        self._delay = 0.0 if aim in ("data", "restore") else delay  # they come once, early
+        self._linger = random.uniform(0.0, LINGER.get(aim, 0.0))
+        self._aim, self._wait, self._seen = aim, wait, math.inf
 
-    return ripe
+    def __call__(self, seconds: float, now: str, progress: bool) -> bool:
+        """Whether to kill now, `seconds` after the start."""
+        ripe = seconds >= self._delay and (progress or not self._wait)
+        if ripe and self._aim in (ANYWHERE, now):
+            self._seen = min(self._seen, seconds)
+        return seconds >= self._seen + self._linger
 
 
 def saved(run: Path) -> int:
@@ -193,6 +203,12 @@ def recorded(run: Path) -> int:
     return json.loads(lines[-1])["step"] if lines else 0
 
 
+def touched(run: Path) -> int:
+    """When metrics.jsonl was last written: a session killed early has done nothing again."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
 def shuffled() -> Iterator[str]:
     """All moments in random order, then all again."""
     while True:
@@ -203,7 +219,7 @@ def test(bench: Bench, kills: int) -> dict:
     """Kills until all kills are spent, comparing each run that is done; returns what is reported."""
     run, began = bench.uninterrupted(), time.monotonic()
     print(f"uninterrupted: {bench.horizon * 2:.0f} s", flush=True)
-    sessions, verdicts, deck = [], {}, shuffled()
+    sessions, verdicts, unfinished, deck = [], {}, 0, shuffled()
     while (left := kills - sum(s.hit is not None for s in sessions)) > 0:
         victim = bench.folder / f"killed-{len(verdicts) + 1}"
         for number, session in enumerate(bench.killed(victim, left, deck), 1):
@@ -211,10 +227,12 @@ def test(bench: Bench, kills: int) -> dict:
             print(f"{victim.name}, session {number}: {told(session)}", flush=True)
         verdicts[victim.name] = same_run.differences(victim, run)
         print(f"{victim.name}: {'; '.join(verdicts[victim.name]) or 'equal'}", flush=True)
+        unfinished += len(list((bench.folder / "data").rglob("incomplete.*")))
     return {
         "kills": Counter(s.hit for s in sessions if s.hit),
         "sessions": [s._asdict() for s in sessions],
         "differences": verdicts,
+        "unfinished_data": unfinished,
         "steps_again": sum(s.again for s in sessions),
         "arrays": len(same_run.arrays(run)),
         "seconds": time.monotonic() - began,
@@ -241,7 +259,8 @@ def table(found: dict) -> str:
             f"{kills} kills, by the moment they hit:",
             *rows,
             f"{len(found['sessions'])} sessions of {runs} runs in {found['seconds']:.0f} s; "
-            f"{found['steps_again']} steps done again",
+            f"{found['steps_again']} steps done again; {found['unfinished_data']} unfinished folders "
+            "left in data.dir",
             f"{runs} runs against the uninterrupted one ({found['arrays']} arrays, metrics, traces, "
             f"summary, TensorBoard): {'DIFFERENT' if wrong else 'equal, bit for bit'}",
             *wrong,
