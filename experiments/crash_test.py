@@ -61,7 +61,13 @@ SHORT = JOB | {
 ANYWHERE, NEVER = "anywhere", "never"
 AIMS = ["save", "sampling", ANYWHERE, "validation", ANYWHERE, "step", "restore"]
 AIMS += ["save", "compilation", ANYWHERE, "start"]
-LATE = ["test", "results", ANYWHERE, "restore"]  # once training is done, and for the last kill
+LATE = [
+    "test",
+    "results",
+    "end",
+    ANYWHERE,
+    "restore",
+]  # once training is done, and for the last kill
 LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.2, "save": 0.2, "test": 0.2, "results": 0.2}
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks

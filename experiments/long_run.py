@@ -101,9 +101,9 @@ def watch(folder: Path, minutes: float) -> dict:
     folder.mkdir(parents=True)
     child = Child(folder.absolute(), flags, os.environ | {"JAX_PLATFORMS": "cpu"})
     while child.process.poll() is None and time.monotonic() - began < 60 * minutes:
+        time.sleep(EVERY)
         with contextlib.suppress(psutil.Error):  # it has just ended
             samples.append(measure(child, run, began))
-        time.sleep(EVERY)
     child.process.send_signal(signal.SIGTERM)  # nothing happens to one that has ended
     code = child.process.wait(timeout=60)
     lines = (run / "metrics.jsonl").read_text().splitlines()

@@ -30,7 +30,8 @@ Facts = list[tuple[str, Any]]  # names and values, in order
 
 def differences(ours: Path, theirs: Path) -> list[str]:
     """The first difference of each kind; [] where the runs are bit for bit the same."""
-    found = [first(kind, read(ours), read(theirs)) for kind, read in KINDS.items()]
+    found = [f"files: {name} only in one" for name in sorted(files(ours) ^ files(theirs))]
+    found += [first(kind, read(ours), read(theirs)) for kind, read in KINDS.items()]
     for run in (ours, theirs):
         found.append(first(f"TensorBoard of {run.name}", events(run), scalars(run)))
     return [difference for difference in found if difference]
@@ -45,11 +46,10 @@ def first(kind: str, ours: Facts, theirs: Facts) -> str | None:
     return None
 
 
-def files(run: Path) -> Facts:
+def files(run: Path) -> set[str]:
     """What lies in the folder; orbax and TensorBoard name their own."""
-    own = [p for p in run.rglob("*") if len(p.relative_to(run).parts) < 3]
-    names = sorted(str(path.relative_to(run)) for path in own)
-    return [(name, "") for name in names if not name.startswith("tensorboard/")]
+    inside = [path.relative_to(run) for path in run.rglob("*")]
+    return {str(p) for p in inside if len(p.parts) < 3 and p.parent.name != "tensorboard"}
 
 
 def arrays(run: Path) -> Facts:
@@ -129,7 +129,6 @@ def _events(path: Path) -> Iterator[Event]:
 
 
 KINDS = {
-    "files": files,
     "config.json": configuration,
     "arrays": arrays,
     "metrics.jsonl": lambda run: lines(run, "metrics.jsonl"),

@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EVERY, SIZE = 0.01, 1 << 14  # seconds; bytes, so that a note is replaced in one write
-NOTED = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "experiments")
+NOTED = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "__main__")
 SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is written
 
 # The first that the stack shows: functions, or the line of the training loop.
@@ -36,7 +36,8 @@ MOMENTS = [
     ("test", "judge tested "),
     ("results", "judge publish "),
     ("step", "loop train "),
-    ("start", ""),
+    ("start", "__main__ main "),
+    ("end", ""),
 ]
 
 
@@ -48,7 +49,7 @@ class Note(NamedTuple):
       compilations: so far, those that a cache spared included.
     """
 
-    stack: Sequence[str] = ()
+    stack: Sequence[str] = ("__main__ main ",)
     compilations: int = 0
 
 
