@@ -248,7 +248,7 @@ def test(bench: Bench, kills: int) -> dict:
 def told(session: Session) -> str:
     """One session in a line."""
     if session.hit is None:
-        return f"ended by itself after {session.seconds:.0f} s"
+        return f"aimed at {session.aim}, ended by itself after {session.seconds:.0f} s"
     return (
         f"aimed at {session.aim}, killed at {session.hit} after {session.seconds:.1f} s; "
         f"{session.again} steps to do again"

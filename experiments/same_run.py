@@ -105,7 +105,7 @@ def scalars(run: Path) -> Facts:
         (f"{record['kind']}/{name} at {record['step']}", float(np.float32(value)).hex())
         for record in records
         for name, value in record.items()
-        if isinstance(value, int | float) and name != "step"
+        if isinstance(value, int | float) and name not in ("step", "time")
     ]
 
 
