@@ -68,7 +68,8 @@ LATE = [
     ANYWHERE,
     "restore",
 ]  # once training is done, and for the last kill
-LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.2, "save": 0.2, "test": 0.2, "results": 0.2}
+LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.1, "save": 0.1, "test": 0.2, "results": 0.2}
+ONCE = ["data", "restore", "test", "results", "end"]  # in a session: not to be missed
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks
 
@@ -171,6 +172,8 @@ class Bench:
             kills, stuck = kills - 1, 0 if done.progress else stuck + 1
             trained = saved(run) == self.steps or kills == 1
             aim = next(late, NEVER) if trained else next(deck)
+            if aim == "restore" and not saved(run):  # there is nothing to restore
+                aim = ANYWHERE
 
 
 class Trigger:
@@ -184,7 +187,7 @@ class Trigger:
 
     def __init__(self, aim: str, horizon: float, wait: bool):
         delay = random.uniform(0.0, 3.0 if aim == "start" else horizon)
-        self._delay = 0.0 if aim in ("data", "restore") else delay  # they come once, early
+        self._delay = 0.0 if aim in ONCE else delay
         self._linger = random.uniform(0.0, LINGER.get(aim, 0.0))
         self._aim, self._wait, self._seen = aim, wait, math.inf
 

@@ -72,7 +72,7 @@ QUANTITIES = {
     "memory": Quantity("Resident memory", "MB", 0.01, True),
     "handles": Quantity("Open files"),
     "threads": Quantity("Threads"),
-    "compilations": Quantity("Compilations", rise=0.0),
+    "compilations": Quantity("Compilations", rise=0.5),  # whole numbers: one more is too many
     "checkpoints": Quantity("Files of checkpoints"),
     "metrics": Quantity("Metrics, one line each 10 steps", "MB", np.inf),  # grow by design
 }
