@@ -13,6 +13,7 @@ Exit codes, with one line on stderr:
   75  it was asked to leave (Ctrl-C, SIGTERM, a notice of preemption) and has saved: --resume goes on
 """
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -176,4 +177,9 @@ def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    if code == LEFT:
+        # Imports and native threads may have been cut short, and crash when Python takes them down.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

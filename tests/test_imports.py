@@ -17,7 +17,7 @@ FLOORS = [
     {"data", "models"},
     {"rollout"},
     {"evaluate", "train"},
-    {"config"},
+    {"config", "provenance"},
     {"validation"},
     {"run", "workdir"},
     {"judge"},
