@@ -104,8 +104,8 @@ def going_on(run: Run, folder: Path, now: Mapping[str, Any]) -> Restored | None:
 
 def evaluation(run: Run, call: Call) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
-    call.held.enter_context(workdir.locked(call.folder))
     state, facts, _ = restore(run, call.folder)
+    call.held.enter_context(workdir.locked(call.folder))
     known = told(call.folder / "summary.json", facts["seconds"])
     return lambda: judge.publish(run, call.folder, facts["name"], state, known)
 

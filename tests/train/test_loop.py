@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -85,8 +86,8 @@ def recorded(tmp_path, plan_of, first=0, kept=()):
     def step(name):
         def run(state, batch):
             happened.append((name, state.step, int(batch[0])))
-            counts = {"skipped": np.int32(0), "skipped_in_a_row": np.int32(0)}
-            return at(state.step + 1), {"loss": np.float32(1), "bc": np.float32(1)} | counts
+            counts = {"skipped": jnp.int32(0), "skipped_in_a_row": jnp.int32(0)}
+            return at(state.step + 1), {"loss": jnp.float32(1), "bc": jnp.float32(1)} | counts
 
         return run
 
