@@ -5,6 +5,7 @@ Each function checks and opens all it needs and returns the job, which then only
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sequencematch import judge, workdir
+from sequencematch import dry_run, judge, workdir
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
 from sequencematch.evaluate.report import MARKS
@@ -55,6 +56,14 @@ def training(run: Run, folder: Path, name: str, command: str, resume: bool) -> J
         judge.publish(run, folder, name, state, facts | {"seconds": {"train": seconds}})
 
     return job
+
+
+def rehearsal(run: Run, folder: Path, resume: bool) -> Job:
+    """Says what `training` would do, after all that it checks; leaves the folder as it is."""
+    first = int(restore(run, folder)[0].step) if resume else 0
+    plan = make_plan(run)
+    dry_run.trace(run, plan, *training_data(run))
+    return partial(dry_run.show, run, plan, folder, first)
 
 
 def evaluation(run: Run, folder: Path) -> Job:

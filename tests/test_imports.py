@@ -20,7 +20,8 @@ FLOORS = [
     {"config"},
     {"validation"},
     {"run", "workdir"},
-    {"judge"},
+    {"judge", "memory"},
+    {"dry_run"},
     {"modes"},
     {"main"},
 ]
