@@ -92,13 +92,13 @@ def steps(plan: Plan, first: int) -> Table:
 def parts(run: Run) -> Table:
     """The memory of each part against the peak, and the peak against what there is."""
     c, estimate = run.config, memory.training(run.config, run.tokenizer.vocab_size)
-    table = Table("memory, on each device", box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table = Table("memory, each device", box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right")
     for part in (*estimate.held, *estimate.passing):
         bar = "█" * round(BAR * part.size / estimate.peak)
-        now = " at times" if part in estimate.passing else ""
-        table.add_row(part.name, memory.readable(part.size), f"{bar}[dim]{now}[/dim]")
+        when = "always" if part in estimate.held else "at times"
+        table.add_row(part.name, memory.readable(part.size), f"[dim]{when:8}[/dim] {bar}")
     there = memory.available(c.mesh.data * c.mesh.model)
-    most = f"of {memory.readable(there)}, Python and the compiler not counted"
+    most = f"of {memory.readable(there)} free"
     table.add_row("[bold]at most", f"[bold]{memory.readable(estimate.peak)}", most)
     return table

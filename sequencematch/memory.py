@@ -1,8 +1,8 @@
 """How much memory a run takes, in closed form, and whether it is there. Bytes, on each device.
 
 Symbols: B rows, T slots, L layers, D model, H heads, K key heads, N width of a head, F feed-forward,
-V vocabulary, a bytes of an activation. The network is split over the mesh's model axis as in
-`train/mesh.py`, batches over its data axis.
+V vocabulary, a bytes of an activation. The mesh's model axis splits the matrices (`train/mesh.py`) and,
+with them, what is computed; its data axis splits batches.
 """
 
 from typing import NamedTuple
@@ -66,31 +66,38 @@ def training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
       config: a valid one.
       vocab_size: V; before the task is open, any lower bound.
     """
-    c, network = config, transformer(config, vocab_size)
+    c, network, samples = config, transformer(config, vocab_size), draws_samples(config)
     P, T = weights(network, c.mesh.model), c.prompt_slots + c.max_actions
-    samples = draws_samples(c)
-    rows = c.train.batch_size + samples * c.rollout.batch_size
-    step = P + copied(network, c.mesh.model) + kept(network, rows // c.mesh.data, T, c.mesh.model)
-    read = sampling(network, c.rollout.rows // c.mesh.data, c.prompt_slots, c.max_actions)
-    batches = ("train.batch_size", *["rollout.batch_size"] * samples)
-    moments = Part("the optimiser's moments", 2 * P, NETWORK)
-    buffer = Part(
-        "the replay buffer", samples * replay(c.rollout.capacity, T), ("rollout.capacity", *SLOTS)
+    # Every device has the whole buffer, draws all of its rows and takes them through the network.
+    rows = c.train.batch_size // c.mesh.data + samples * c.rollout.batch_size
+    step = P + (copied(network) + kept(network, rows, T)) // c.mesh.model
+    drawing = sampling(network, c.rollout.rows // c.mesh.data, c.prompt_slots, c.max_actions)
+    batches = ("train.batch_size", "rollout.batch_size")[: 1 + samples]
+    verdict = evaluation(c, vocab_size)
+    held = (
+        Part("the optimiser's moments", 2 * P, NETWORK),
+        Part("the replay buffer", replay(c.rollout.capacity, T), ("rollout.capacity", *SLOTS)),
     )
-    drawing = Part("drawing samples", samples * read, ("rollout.rows", *SLOTS, *NETWORK))
-    passing = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
-    held, answering = evaluation(c, vocab_size)
-    return Estimate((*held, moments, buffer), (passing, drawing, *answering))
+    passing = (
+        Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK)),
+        Part("drawing samples", drawing // c.mesh.model, ("rollout.rows", *SLOTS, *NETWORK)),
+    )
+    return Estimate(
+        (*verdict.held, *held[: 1 + samples]), (*passing[: 1 + samples], *verdict.passing)
+    )
 
 
 def evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
-    """What answering and scoring test questions takes; every device does all of it."""
+    """What answering and scoring test questions takes; rows are not spread over the data axis."""
     c, network = config, transformer(config, vocab_size)
-    rows, P, A = c.evaluate.rows, c.prompt_slots, c.evaluate.max_actions
-    size = max(sampling(network, rows, P, A), scoring(network, rows, P + A))
+    rows, prompt, actions = c.evaluate.rows, c.prompt_slots, c.evaluate.max_actions
+    answering = sampling(network, rows, prompt, actions)
+    size = max(answering, scoring(network, rows, prompt + actions)) // c.mesh.model
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    held = Part("the parameters", weights(network, c.mesh.model), NETWORK)
-    return Estimate((held,), (Part("answering questions", size, keys),))
+    return Estimate(
+        held=(Part("the parameters", weights(network, c.mesh.model), NETWORK),),
+        passing=(Part("answering questions", size, keys),),
+    )
 
 
 def draws_samples(config: ConfigDict) -> bool:
@@ -103,31 +110,31 @@ def weights(network: TransformerConfig, model: int) -> int:
     return FLOAT * (network.matrices // model + network.gains)
 
 
-def copied(network: TransformerConfig, model: int) -> int:
-    """The matrices in the activations' dtype, if that is another than their own."""
+def copied(network: TransformerConfig) -> int:
+    """The matrices in the activations' dtype, if that is not their own."""
     a = ACTIVATION[network.dtype]
-    return 0 if a == FLOAT else a * network.matrices // model
+    return 0 if a == FLOAT else a * network.matrices
 
 
 def replay(capacity: int, slots: int) -> int:
-    """The episodes of the buffer, with their births (`rollout/replay.py`)."""
+    """The buffer: two integers and a truth a slot, three integers an episode."""
     return capacity * (slots * (2 * FLOAT + BOOL) + 3 * FLOAT)
 
 
-def kept(network: TransformerConfig, rows: int, slots: int, model: int = 1) -> int:
+def kept(network: TransformerConfig, rows: int, slots: int) -> int:
     """What the backward pass needs of the forward pass, before the compiler saves any of it.
 
-    A layer keeps of each slot, in the activations' dtype, 6 F of SwiGLU, 7 D and 2 K N of what goes
-    into products, and in float32 6 D of its norms and H T scores, twice, with their softmax in the
-    activations' dtype and their mask. The head keeps its logits, of one chunk at a time.
+    Of each slot a layer keeps 6 F of SwiGLU, 7 D and 2 K N of what goes into products, in the
+    activations' dtype; 6 D of its norms, the angles of two rotations (2 N) and H T scores, twice, in
+    float32; H T of their softmax and of their mask. The head keeps its logits, a chunk at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
-    split = 6 * a * n.d_ff + 3 * a * n.d_model + 2 * a * n.kv_heads * n.head_dim
-    split += n.heads * slots * (2 * FLOAT + a + BOOL)
-    whole = 4 * a * n.d_model + 6 * FLOAT * n.d_model + 2 * FLOAT * n.head_dim
-    outside = 4 * FLOAT * n.d_model
+    layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
+    layer += FLOAT * (6 * n.d_model + 2 * n.head_dim)
+    layer += n.heads * slots * (2 * FLOAT + a + BOOL)
+    around = 4 * FLOAT * n.d_model
     logits = (2 * FLOAT + BOOL) * n.vocab_size * rows * min(slots, CHUNK)
-    return rows * slots * (n.layers * (split // model + whole) + outside) + logits
+    return rows * slots * (n.layers * layer + around) + logits
 
 
 def cache(network: TransformerConfig, rows: int, slots: int) -> int:
