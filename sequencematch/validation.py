@@ -143,7 +143,8 @@ def validate(config: ConfigDict) -> None:
     check_keys(known, given)
     for key, default in known.items():
         if not is_like(default, given[key]):
-            raise ValueError(f"config.{key}={given[key]!r} must be {kind(default)}")
+            within = f", {RULES[key][0]}" if key in RULES else ""
+            raise ValueError(f"config.{key}={given[key]!r} must be {kind(default)}{within}")
     for key, (allowed, holds) in RULES.items():
         if not holds(given[key]):
             near = _nearest(given[key], allowed.split(" of ")[-1].split(", "))

@@ -260,7 +260,8 @@ def test_values_of_another_kind_are_refused(key):
         if fits and all(type(x) in OF_ITS_KIND[t] for t in element for x in value):
             continue
         message = refusal(edited(key, value))
-        assert message == f"config.{key}={value!r} must be {validation.kind(default)}"
+        assert message.startswith(f"config.{key}={value!r} must be {validation.kind(default)}")
+        assert message.endswith(validation.RULES[key][0] if key in validation.RULES else "")
 
 
 def test_numbers_that_float32_does_not_hold_are_refused():
@@ -268,10 +269,10 @@ def test_numbers_that_float32_does_not_hold_are_refused():
     for key in (key for key, default in defaults.items() if isinstance(default, float)):
         for value in ENDLESS:
             message = refusal(edited(key, value))
-            assert message == f"config.{key}={value!r} must be a finite float32 number"
+            assert message.startswith(f"config.{key}={value!r} must be a finite float32 number")
     for value in ENDLESS:
         message = refusal(edited("data.entropy", (1.0, value)))
-        assert message.endswith("a tuple whose every element is a finite float32 number")
+        assert "must be a tuple whose every element is a finite float32 number, a ra" in message
 
 
 def test_kinds_are_named():
