@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
@@ -34,7 +35,7 @@ def stretches(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
 
 def show(run: Run, plan: Plan, folder: Path, first: int) -> None:
     """Prints the plan of a run that has taken `first` steps."""
-    console = Console(highlight=False, soft_wrap=False)
+    console = Console(highlight=False)
     console.print(f"[bold]{run.config.method} on {escape(run.task.name)}[/bold]\n")
     facts = Table.grid(padding=(0, 2))
     for name, fact in words(run, plan, folder):
@@ -67,7 +68,7 @@ def words(run: Run, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
     yield "folder", f"{folder}/ would hold {LEFT}"
 
 
-def origin(config) -> str:
+def origin(config: ConfigDict) -> str:
     """Where the data comes from."""
     places = {
         "arithmetic": f"kept in {config.data.dir}, made just now if it was not there",

@@ -67,23 +67,29 @@ def training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
       vocab_size: V; before the task is open, any lower bound.
     """
     c, network, samples = config, transformer(config, vocab_size), draws_samples(config)
-    P, T = weights(network, c.mesh.model), c.prompt_slots + c.max_actions
+    P, T, model = weights(network, c.mesh.model), c.prompt_slots + c.max_actions, c.mesh.model
     # Every device has the whole buffer, draws all of its rows and takes them through the network.
     rows = c.train.batch_size // c.mesh.data + samples * c.rollout.batch_size
-    step = P + (copied(network) + kept(network, rows, T)) // c.mesh.model
-    drawing = sampling(network, c.rollout.rows // c.mesh.data, c.prompt_slots, c.max_actions)
-    batches = ("train.batch_size", "rollout.batch_size")[: 1 + samples]
-    verdict = evaluation(c, vocab_size)
-    held = (
-        Part("the optimiser's moments", 2 * P, NETWORK),
-        Part("the replay buffer", replay(c.rollout.capacity, T), ("rollout.capacity", *SLOTS)),
-    )
-    passing = (
-        Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK)),
-        Part("drawing samples", drawing // c.mesh.model, ("rollout.rows", *SLOTS, *NETWORK)),
-    )
+    batches = ("train.batch_size", *["rollout.batch_size"] * samples)
+    step = P + (copied(network) + kept(network, rows, T)) // model
+    moments = Part("the optimiser's moments", 2 * P, NETWORK)
+    learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
+    drawing, verdict = rollouts(c, network), evaluation(c, vocab_size)
     return Estimate(
-        (*verdict.held, *held[: 1 + samples]), (*passing[: 1 + samples], *verdict.passing)
+        (*verdict.held, moments, *drawing.held), (learning, *drawing.passing, *verdict.passing)
+    )
+
+
+def rollouts(config: ConfigDict, network: TransformerConfig) -> Estimate:
+    """What the policy's own episodes take, where a run trains on them."""
+    c, rows = config, config.rollout.rows // config.mesh.data
+    if not draws_samples(c):
+        return Estimate((), ())
+    buffer = replay(c.rollout.capacity, c.prompt_slots + c.max_actions)
+    drawing = sampling(network, rows, c.prompt_slots, c.max_actions) // c.mesh.model
+    return Estimate(
+        held=(Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)),),
+        passing=(Part("drawing samples", drawing, ("rollout.rows", *SLOTS, *NETWORK)),),
     )
 
 

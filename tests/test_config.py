@@ -292,6 +292,7 @@ def test_a_section_that_is_none_is_named(value):
 def test_a_key_that_became_a_section_is_named():
     config = ConfigDict(configuration.defaults().to_dict() | {"seed": {"of": 3}})
     assert refusal(config).startswith("config.seed.of is no key of this configuration")
+    assert refusal(ConfigDict({1: 2})) == "config.1 is no key of this configuration"
     config = ConfigDict(configuration.defaults().to_dict() | {"train": {}})
     assert refusal(config).startswith("config.train.batch_size is missing")
 
