@@ -20,7 +20,8 @@ FLOORS = [
     {"config", "provenance"},
     {"validation"},
     {"run", "workdir"},
-    {"judge"},
+    {"judge", "memory"},
+    {"dry_run"},
     {"modes"},
     {"main"},
 ]

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import re
 import resource
 import shutil
 import signal
@@ -15,7 +16,7 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from sequencematch import judge, modes, provenance, workdir
+from sequencematch import judge, memory, modes, provenance, workdir
 from sequencematch import main as main_module
 from sequencematch.core import mdp
 from sequencematch.data import arithmetic
@@ -171,6 +172,32 @@ def test_evaluating_again_says_the_same_and_trains_nothing(finished, tmp_path, c
     printed = capsys.readouterr().out
     assert f"of {TINY['data.test']} test questions right" in printed
     assert str(folder / "report.html") in printed
+
+
+def test_a_dry_run_says_what_the_run_will_do_and_does_nothing(tiny, finished, tmp_path, capsys):
+    assert command(*tiny, f"--workdir={tmp_path / 'new'}", "--dry_run") == 0
+    printed, summary = capsys.readouterr(), read(finished / "summary.json")
+    assert printed.err == "" and not list(tmp_path.iterdir())
+    cells = [re.split(r"  +", line.strip()) for line in printed.out.splitlines()]
+    slots = TINY["prompt_slots"] + TINY["max_actions"]
+    cloned = slots * 8 * CLONING
+    assert ["bc", "0", "to", f"{CLONING}", f"{cloned:,}", "0"] in cells
+    matched, sampled = f"{summary['tokens'] - cloned:,}", f"{summary['sampled_tokens']:,}"
+    assert ["sequencematch", f"{CLONING}", "to", f"{STEPS}", matched, sampled] in cells
+    for words in ("40 train, 6 validation, 8 test", f"{summary['parameters']:,} parameters"):
+        assert words in printed.out
+    for part in ("the parameters", "the replay buffer", "gradients and activations", "at most"):
+        assert part in [cell for row in cells for cell in row]
+
+
+def test_a_dry_run_goes_on_where_the_run_would(interrupted, tmp_path, capsys):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    before = contents(tmp_path)
+    assert command(f"--workdir={folder}", "--resume", "--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert contents(tmp_path) == before
+    assert re.search(rf"^ *sequencematch +{SAVED} +to +{STEPS} ", printed, re.MULTILINE)
+    assert not re.search(r"^ *bc ", printed, re.MULTILINE)
 
 
 def test_how_a_run_is_evaluated_may_change(tiny, finished, tmp_path):
@@ -485,6 +512,19 @@ BAD_FLAGS = [
     (["--mode=sample"], ["--prompt"]),
     (["--mode=evaluate"], ["holds no run"]),
     (["--mode=sample", "--prompt=abc>"], ["holds no run"]),
+    (["--config.objective.alpha=nan"], ["config.objective.alpha=nan", "finite float32 number"]),
+    (["--config.optimizer.learning_rate=1e99"], ["learning_rate=1e+99", "finite float32 number"]),
+    (["--config.model.layers=1000000000"], ["config.model.layers=1000000000", "[1, 1000]"]),
+    (["--config.rollout.capacity=1000000000000"], ["capacity=1000000000000", "[1, 2**31)"]),
+    (["--config.rollout.capacity=2000000000"], ["the replay buffer", "capacity=2000000000"]),
+    (["--config.model.d_model=1048576"], ["on each device", "config.model.d_model=1048576"]),
+    (["--config.train.batch_size=1000000000"], ["gradients", "train.batch_size=1000000000"]),
+    (["--config.evaluate.rows=1000000000"], ["answering questions", "evaluate.rows=1000000000"]),
+    (["--config.data.dir=/dev/null/data"], ["config.data.dir='/dev/null/data'", "a folder"]),
+    (["--dry_run=maybe"], ["--dry_run=maybe"]),
+    (["--dry_run", "--config.data.test=60"], ["data.test=60"]),
+    (["--dry_run", "--mode=evaluate"], ["--dry_run is for --mode=train"]),
+    (["--dry_run", "--mode=sample", "--prompt=abc>"], ["--dry_run is for --mode=train"]),
 ]
 
 
@@ -533,7 +573,9 @@ def test_nothing_to_work_on_is_said(refused, tmp_path):
 
 
 def test_a_folder_that_is_taken_is_left_alone(tiny, refused, finished, tmp_path):
-    refused(["not empty", "--resume"], *tiny, f"--workdir={finished}", watched=[finished])
+    for dry in ([], ["--dry_run"]):
+        flags = [*tiny, *dry, f"--workdir={finished}"]
+        refused(["not empty", "--resume"], *flags, watched=[finished])
     (tmp_path / "notes.txt").write_text("mine")
     refused(["not empty"], *tiny, f"--workdir={tmp_path}")
     refused(["holds no run"], *tiny, f"--workdir={tmp_path}", "--resume")
@@ -541,12 +583,32 @@ def test_a_folder_that_is_taken_is_left_alone(tiny, refused, finished, tmp_path)
     refused(["notes.txt"], *tiny, f"--workdir={tmp_path / 'notes.txt' / 'run'}")
 
 
-@pytest.mark.parametrize("mode", [["--resume"], ["--mode=evaluate"]])
+@pytest.mark.parametrize("mode", [["--resume"], ["--mode=evaluate"], ["--resume", "--dry_run"]])
 def test_another_configuration_is_refused_key_by_key(tiny, refused, finished, mode):
     flags = [*tiny, f"--workdir={finished}", *mode]
     changes = ["--config.seed=5", "--config.objective.alpha=0.5"]
     words = ["seed: 0 -> 5", "objective.alpha: 0.01 -> 0.5"]
     refused(words, *flags, *changes, watched=[finished])
+
+
+def test_evaluating_with_more_rows_than_fit_is_refused(tiny, refused, finished):
+    flags = [*tiny, f"--workdir={finished}", "--mode=evaluate"]
+    words = ["answering questions", "config.evaluate.rows=1000000000"]
+    refused(words, *flags, "--config.evaluate.rows=1000000000", watched=[finished])
+
+
+def test_memory_is_asked_for_again_when_the_vocabulary_is_known(
+    tiny, refused, monkeypatch, tmp_path
+):
+    asked, estimate = [], memory.training
+
+    def counted(config, vocab_size=1):
+        asked.append(vocab_size)
+        return estimate(config, vocab_size if vocab_size == 1 else 10**12)
+
+    monkeypatch.setattr(memory, "training", counted)
+    refused(["on each device"], *tiny, f"--workdir={tmp_path}")
+    assert asked == [1, 4 + len(">abcd")]
 
 
 def test_a_damaged_config_json_is_named(refused, finished, tmp_path):
@@ -578,7 +640,7 @@ def test_a_missing_checkpoint_is_said(refused, finished, tmp_path, mode):
     refused([f"no checkpoint in {tmp_path / 'checkpoints'}"], f"--workdir={tmp_path}", *mode)
 
 
-@pytest.mark.parametrize("mode", [*READING, ["--resume"]])
+@pytest.mark.parametrize("mode", [*READING, ["--resume"], ["--resume", "--dry_run"]])
 def test_damaged_checkpoints_are_named(refused, finished, tmp_path, mode):
     folder = shutil.copytree(finished, tmp_path / "run")
     for file in (folder / "checkpoints").glob("*/state/**/d/*"):
