@@ -156,7 +156,7 @@ class Bench:
         """The folder of a run that is left alone; from it is known how long one takes."""
         run = self.folder / "uninterrupted"
         seconds = self.session(run, NEVER, lambda *_: False).seconds
-        self.horizon, self.limit = seconds / 2, 60 + 10 * seconds
+        self.horizon, self.limit = seconds / 3, 60 + 10 * seconds
         return run
 
     def killed(self, run: Path, kills: int, deck: Iterator[str]) -> Iterator[Session]:
@@ -227,7 +227,7 @@ def shuffled() -> Iterator[str]:
 def test(bench: Bench, kills: int) -> dict:
     """Kills until all kills are spent, comparing each run that is done; returns what is reported."""
     run, began = bench.uninterrupted(), time.monotonic()
-    print(f"uninterrupted: {bench.horizon * 2:.0f} s", flush=True)
+    print(f"uninterrupted: {bench.horizon * 3:.0f} s", flush=True)
     sessions, verdicts, unfinished, deck = [], {}, 0, shuffled()
     while (left := kills - sum(s.hit is not None for s in sessions)) > 0:
         victim = bench.folder / f"killed-{len(verdicts) + 1}"
