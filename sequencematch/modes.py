@@ -129,7 +129,7 @@ def told(path: Path, seconds: float) -> dict[str, Any]:
     try:
         known = json.loads(path.read_text())
         return known | {"seconds": {"train": known["seconds"]["train"]}}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
 
 

@@ -97,7 +97,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         return {"name": record["name"], "config": dict(record["config"])}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
 
 

@@ -3,6 +3,8 @@
 import itertools
 import json
 import os
+import shutil
+import tempfile
 
 # Read when jax is first imported. Laws hold for slow code too, and it compiles in half the time; the
 # short run of the main job in .ci/run is of optimised code.
@@ -11,6 +13,13 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
+
+# What one test has compiled no other compiles again, in whichever process it runs.
+CACHE = "JAX_COMPILATION_CACHE_DIR"
+HERE = CACHE not in os.environ
+os.environ[CACHE] = os.environ.get(CACHE) or tempfile.mkdtemp(prefix="sequencematch-compiled-")
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 from flax import nnx
@@ -26,6 +35,11 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
+
+
+def pytest_unconfigure():
+    if HERE:
+        shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

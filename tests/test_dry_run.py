@@ -12,7 +12,7 @@ from sequencematch.train.loop import Phase, Plan
 
 def plan_of(*phases):
     everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    return Plan(phases, refresh, 7, 2, 3, 1, 1, 1, everywhere)
+    return Plan(phases, refresh, 7, 2, 3, 1, 1, 1, 0, everywhere)
 
 
 def refresh(state, tokens, start):

@@ -1,5 +1,7 @@
 """Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
 
+import json
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -50,6 +52,7 @@ class Checkpoints:
             preservation_policy=_kept(keep, keep_every) if writes else None,
             create=writes,
             cleanup_tmp_directories=writes,  # what a kill in the middle of a save left
+            lightweight_initialize=True,  # what is damaged is found when it is read
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
@@ -69,11 +72,8 @@ class Checkpoints:
         step = int(state.step)
         if step == self._manager.latest_step():
             return
-        prints = {name: int(x) for name, x in fingerprints(state).items()}
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
-            meta=ocp.args.JsonSave({"facts": dict(facts), "fingerprints": prints}),
-        )
+        meta = {"facts": dict(facts), "fingerprints": _fingerprints(state, facts)}
+        items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         self._writing(lambda: self._manager.save(step, args=items))
 
     def wait(self) -> None:
@@ -127,12 +127,12 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         found = self._manager.restore(step, args=items)
-        state, meta = found["state"], found["meta"]
-        now = {name: int(x) for name, x in fingerprints(state).items()}
-        other = [name for name in now if now[name] != meta["fingerprints"].get(name)]
+        state, facts, saved = found["state"], found["meta"]["facts"], found["meta"]["fingerprints"]
+        now = _fingerprints(state, facts)
+        other = [name for name in now if now[name] != saved.get(name)]
         if other:
-            raise ValueError(f"{len(other)} of {len(now)} arrays are not what was saved")
-        return state, meta["facts"]
+            raise ValueError(f"{len(other)} of {len(now)} parts are not what was saved")
+        return state, facts
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way of the one that is to come; returns its place."""
@@ -143,6 +143,12 @@ class Checkpoints:
         (self.folder / str(step)).rename(place)
         self._manager.reload()
         return place
+
+
+def _fingerprints(state: TrainState, facts: Mapping[str, Any]) -> dict[str, int]:
+    """Of every array, and of the facts."""
+    prints = {name: int(x) for name, x in fingerprints(state).items()}
+    return prints | {"facts": zlib.crc32(json.dumps(facts, sort_keys=True).encode())}
 
 
 def _kept(keep: int, keep_every: int) -> AnyPreservationPolicy:

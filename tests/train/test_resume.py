@@ -130,7 +130,7 @@ def test_a_signal_in_the_middle_of_a_save_waits(parts, whole, tmp_path, monkeypa
 # Elsewhere: on other devices, the same data, noise and samples; the same losses but for rounding.
 
 
-@pytest.mark.parametrize("mesh", [(4, 1), (2, 2)])
+@pytest.mark.parametrize("mesh", [(2, 2), pytest.param((4, 1), marks=pytest.mark.stress)])
 def test_a_run_goes_on_on_another_number_of_devices(parts, whole, spellings, tmp_path, mesh):
     begun = STEPS - 20
     with pytest.raises(Crash):
