@@ -29,11 +29,16 @@ def main(argv: Sequence[str]) -> int:
     try:
         job = prepare(argv)
     except (ValueError, OSError, flags.Error) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        print(f"sequencematch: {reason}", file=sys.stderr)
+        print(f"sequencematch: {line(error)}", file=sys.stderr)
         return 2
     job()
     return 0
+
+
+def line(error: Exception) -> str:
+    """What an error says, in one line that any terminal can show."""
+    words = " ".join(str(error).split()) or type(error).__name__
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def prepare(argv: Sequence[str]) -> Callable[[], None]:
@@ -47,7 +52,7 @@ def prepare(argv: Sequence[str]) -> Callable[[], None]:
         return partial(print, f"{__doc__}\n{asked.get_help()}")
     config, name = chosen(asked)
     validation.validate(config)
-    folder = Path(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+    folder = named(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     if asked.mode == "train":
         workdir.check_free(folder, config, asked.resume)
         command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
@@ -57,6 +62,19 @@ def prepare(argv: Sequence[str]) -> Callable[[], None]:
     if asked.mode == "evaluate":
         return modes.evaluation(run, folder)
     return modes.answering(run, folder, asked.prompt)
+
+
+def named(path: str) -> Path:
+    """The folder of a run, which must be a name that checkpoints can be written under.
+
+    Raises:
+      ValueError: it is not UTF-8.
+    """
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--workdir={path} is not UTF-8: name another folder") from error
+    return Path(path)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -133,7 +151,7 @@ def load(file: str) -> ConfigDict:
         if not isinstance(values.config, ConfigDict):
             raise TypeError("get_config() must return a ConfigDict")
         return values.config
-    except Exception as error:  # a configuration file is Python: it can fail in any way
+    except (Exception, SystemExit) as error:  # a file is Python: it can fail, or leave, in any way
         raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error
 
 

@@ -142,6 +142,11 @@ def finite(value: object) -> float:
     return float(value)
 
 
+def visible(text: str) -> str:
+    """`text` with an escape for what cannot be seen, or be in a page: control characters and such."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
 def figures(panels: tuple[Panel, ...], metrics: list[dict]) -> str:
     """The panels for which `metrics` has data, as <figure> elements; "" where there are none."""
     return "".join(_figure(panel, metrics) for panel in panels)
@@ -169,7 +174,7 @@ def _legend(index: int, label: str) -> str:
 
 def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
     """Each phase of training after the first, and the step at which it begins."""
-    steps = [(str(line["phase"]), line["step"]) for line in metrics if "phase" in line]
+    steps = [(visible(str(line["phase"])), line["step"]) for line in metrics if "phase" in line]
     return [now for before, now in itertools.pairwise(steps) if before[0] != now[0]]
 
 

@@ -9,7 +9,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator
 
-from sequencematch.evaluate.plots import SECTIONS, figures, finite
+from sequencematch.evaluate.plots import SECTIONS, figures, finite, visible
 from sequencematch.evaluate.records import Run, read
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -225,7 +225,7 @@ def _dict(parent: dict, key: str) -> dict:
 
 
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 def _percent(value: object) -> str:

@@ -6,10 +6,10 @@ python -m pytest tests/properties --hypothesis-profile=fuzz [-n 2]
 import collections
 import functools
 import itertools
+import pathlib
 import random
 
 import pytest
-from hypothesis import settings
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -43,10 +43,10 @@ def pytest_pyfunc_call(pyfuncitem):
 def pytest_terminal_summary(terminalreporter, config):
     """Inputs by target, and how to try the same ones again."""
     inputs = collections.Counter()
-    for report in itertools.chain(*terminalreporter.stats.values()):
-        target = getattr(report, "nodeid", "").split("::")[0].rpartition("test_")[2]
-        counts = dict(getattr(report, "user_properties", ()))
-        inputs[target.removesuffix(".py")] += counts.get("inputs", 0) * (report.when == "call")
+    for outcome in ("passed", "failed"):
+        for report in terminalreporter.stats.get(outcome, ()):
+            target = pathlib.Path(report.fspath).stem.removeprefix("test_")
+            inputs[target] += dict(report.user_properties).get("inputs", 0)
     terminalreporter.section("inputs tried")
     for target, count in inputs.most_common():
         terminalreporter.write_line(f"{count:7,} {target}")

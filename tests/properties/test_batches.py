@@ -1,4 +1,4 @@
-"""What the pipeline makes of any task: whole episodes, on which every loss and its gradient is finite."""
+"""What the pipeline makes of any task: whole episodes, with finite losses and gradients."""
 
 import functools
 

@@ -1,4 +1,4 @@
-"""Noise of any kind on any clean text: the expert always comes back to it, and teaches what it would do."""
+"""Noise of any kind on any clean text: the expert comes back to it, and teaches what it would do."""
 
 import numpy as np
 from hypothesis import given

@@ -57,6 +57,8 @@ def test_ids_depend_on_nothing_but_the_characters(data, tokenizer):
     """Neither on the order of the alphabet nor on the edits, which stand after it."""
     shuffled = "".join(data.draw(st.permutations(tokenizer.alphabet * 2)))
     other = CharTokenizer(shuffled, data.draw(edits))
+    further = [name for name in EDITS if name in other.edits and name not in SPECIALS]
+    assert other.symbols(range(other.vocab_size)) == [*SPECIALS, *sorted(set(shuffled)), *further]
     assert other.encode(shuffled) == tokenizer.encode(shuffled)
     assert {s: EDITS[s] for s in tokenizer.edits} == {
         tokenizer.symbols([i])[0]: pops for i, pops in tokenizer.pops.items()
