@@ -63,6 +63,7 @@ def defaults() -> ConfigDict:
                 batch_size=64,
                 bc_steps=1_400,  # of them behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end, from 1 at bc_steps
+                skip_nonfinite=10,  # steps in a row skipped for a NaN or infinity; 0: stop at the first
             ),
             objective=dict(
                 divergence="chi2_mixture",
@@ -92,7 +93,11 @@ def defaults() -> ConfigDict:
                 edit_bias=0.0,  # added to the logits of edits when it answers
                 traces=20,  # examples of each kind kept for the report
             ),
-            checkpoint=dict(every=500, keep=2),
+            checkpoint=dict(
+                every=500,  # steps
+                keep=2,  # the newest ones stay
+                keep_every=0,  # and those of multiples of so many steps; 0: none
+            ),
         )
     )
 

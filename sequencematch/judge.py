@@ -1,19 +1,15 @@
 """The judgement of a run: its answers to the test set, and what it leaves for people to read."""
 
 import json
-import os
-import platform
 import time
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
-from sequencematch import __version__, workdir
+from sequencematch import workdir
 from sequencematch.evaluate import accuracy, rewards
 from sequencematch.evaluate.report import write_report
+from sequencematch.provenance import hardware, provenance
 from sequencematch.run import Run, make_generator, make_returns
 from sequencematch.train.state import TrainState
 
@@ -44,8 +40,7 @@ def publish(run: Run, folder: Path, name: str, state: TrainState, facts: Mapping
         "parameters": run.parameters,
         "seconds": spent | {"total": sum(spent.values())},
         "hardware": hardware(),
-        "versions": {"sequencematch": __version__}
-        | {p: version(p) for p in ("jax", "flax", "optax")},
+        **provenance(),
         "config": workdir.plain(run.config),
         "test": test,
     }
@@ -103,11 +98,3 @@ def trace(run: Run, choice: str, answer: accuracy.Answer) -> dict[str, Any]:
         "text": answer.text,
         "right": answer.right,
     }
-
-
-def hardware() -> str:
-    """The devices, and what they sit in."""
-    devices = jax.devices()
-    return (
-        f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
-    )

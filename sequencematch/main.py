@@ -6,12 +6,17 @@ python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.k
 --mode=evaluate  evaluates the newest checkpoint of a run again
 --mode=sample    answers --prompt with it, printing the answer as it is written
 
-Exit code 0 when done; 2, and one line, when it cannot be done as asked.
+Exit codes, with one line on stderr:
+  0   done
+  2   it cannot be done as asked; nothing was changed
+  3   it had to stop: a full disk, or steps that are not finite; the checkpoints are sound
+  75  it was asked to leave (Ctrl-C, SIGTERM, a notice of preemption) and has saved: --resume goes on
 """
 
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -21,31 +26,47 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch import config as configuration
 from sequencematch import modes, validation, workdir
 from sequencematch.run import build
+from sequencematch.train.guard import Diverged
+from sequencematch.train.interrupt import Interrupted, Interruption
+
+DONE, REFUSED, STOPPED, LEFT = 0, 2, 3, 75
 
 
 def main(argv: Sequence[str]) -> int:
     """Does what the command line asks, or says in one line why not; returns the exit code."""
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(logging.FATAL)  # what libraries log as errors reaches us as exceptions
+    job = None
     try:
-        job = prepare(argv)
+        with Interruption() as interruption, ExitStack() as held:
+            job = prepare(argv, interruption, held)
+            job()
+        return DONE
+    except Interrupted as asked:
+        return said(f"left on {asked}; what was done is saved: go on with --resume", LEFT)
+    except Diverged as error:
+        return said(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
-        print(f"sequencematch: {line(error)}", file=sys.stderr)
-        return 2
-    job()
-    return 0
+        if job is None:
+            return said(error, REFUSED)
+        if isinstance(error, OSError):
+            return said(f"stopped: {error}; when that is mended, go on with --resume", STOPPED)
+        raise
 
 
-def line(error: Exception) -> str:
-    """What an error says, in one line that any terminal can show."""
-    words = " ".join(str(error).split()) or type(error).__name__
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
+def said(reason: object, code: int) -> int:
+    """Says a reason in one line that any terminal can show; returns the exit code."""
+    line = " ".join(str(reason).split()) or type(reason).__name__
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"sequencematch: {shown}", file=sys.stderr)
+    return code
 
 
-def prepare(argv: Sequence[str]) -> Callable[[], None]:
+def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) -> modes.Job:
     """Checks everything, opens the data and the checkpoint; the job returned does the work.
 
     Raises:
       ValueError, OSError, flags.Error: what is wrong, where, and how to mend it.
+      Interrupted: it was asked to leave meanwhile.
     """
     asked = parse(argv)
     if asked.help:
@@ -53,14 +74,15 @@ def prepare(argv: Sequence[str]) -> Callable[[], None]:
     config, name = chosen(asked)
     validation.validate(config)
     folder = named(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+    command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
+    call = modes.Call(folder, name, command, interruption, held)
     if asked.mode == "train":
-        workdir.check_free(folder, config, asked.resume)
-        command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
-        return modes.training(build(config), folder, name, command, asked.resume)
+        begun = workdir.check_free(folder, config, asked.resume)
+        return modes.training(build(config), call, begun)
     workdir.check_run(folder, config)
     run = build(config)
     if asked.mode == "evaluate":
-        return modes.evaluation(run, folder)
+        return modes.evaluation(run, call)
     return modes.answering(run, folder, asked.prompt)
 
 

@@ -4,9 +4,12 @@ Each function checks and opens all it needs and returns the job, which then only
 """
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.live import Live
@@ -16,52 +19,95 @@ from sequencematch import judge, workdir
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
 from sequencematch.evaluate.report import MARKS
+from sequencematch.provenance import changes, hardware, provenance
 from sequencematch.rollout import sampler, stream
 from sequencematch.run import Run, make_generator, make_plan, training_data
 from sequencematch.train import loop
-from sequencematch.train.checkpoint import Checkpoints
-from sequencematch.train.log import MetricsLog
-from sequencematch.train.state import TrainState
+from sequencematch.train.checkpoint import Checkpoints, Restored
+from sequencematch.train.interrupt import Interruption
+from sequencematch.train.log import MetricsLog, recorded
 
 Job = Callable[[], None]
 
 
-def training(run: Run, folder: Path, name: str, command: str, resume: bool) -> Job:
-    """Trains, or goes on from the newest checkpoint, then judges the result."""
-    restored = restore(run, folder) if resume else None
+class Call(NamedTuple):
+    """What was asked for.
+
+    Attributes:
+      folder: the work directory.
+      name: of the configuration.
+      command: as it was typed.
+      interruption: listens for requests to leave.
+      held: what is let go when the call is over.
+    """
+
+    folder: Path
+    name: str
+    command: str
+    interruption: Interruption
+    held: ExitStack
+
+
+def training(run: Run, call: Call, begun: bool) -> Job:
+    """Trains, or goes on from the newest sound checkpoint, then judges the result.
+
+    Args:
+      run: what to train.
+      call: where, and what for.
+      begun: whether the folder holds the beginning of this run.
+    """
+    folder, now = call.folder, provenance()
     plan, (episodes, prompts) = make_plan(run), training_data(run)
-    workdir.start(folder, name, run.config)
+    folder.mkdir(parents=True, exist_ok=True)
+    call.held.enter_context(workdir.locked(folder))
+    begun = workdir.check_free(folder, run.config, resume=begun)  # now that nobody else can come
+    restored = going_on(run, folder, now) if begun else None
+    kept = recorded(folder, int(restored.state.step)) if restored else []
+    record = {"name": call.name, "config": workdir.plain(run.config)} | now
+    workdir.write_json(folder / workdir.CONFIG, record)
 
     def job() -> None:
-        state, seconds = restored or (run.initial(), 0.0)
+        state = restored.state if restored else run.initial()
         announce(run, folder, int(state.step))
-        generator = make_generator(run)
+        keep = run.config.checkpoint
         with (
-            Checkpoints(folder, run.config.checkpoint.keep) as checkpoints,
-            MetricsLog(folder, int(state.step)) as log,
+            Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints,
+            MetricsLog(folder, kept) as log,
         ):
-            state, seconds = loop.train(
-                plan,
-                state,
-                episodes,
-                prompts,
-                lambda state: judge.validated(run, generator, state),
-                checkpoints,
-                log,
-                seconds,
-            )
+            for step in restored.damaged if restored else ():
+                print(f"checkpoint {step} is kept in {checkpoints.set_aside(step)}/")
+            earlier = restored.facts["seconds"] if restored else 0.0
+            traces = loop.Traces(checkpoints, log, call.interruption, record, earlier)
+            judged = partial(judge.validated, run, make_generator(run))
+            state, seconds = loop.train(plan, state, episodes, prompts, judged, traces)
         tokens, sampled = plan.tokens(plan.steps)
-        facts = {"command": command, "tokens": tokens, "sampled_tokens": sampled}
-        judge.publish(run, folder, name, state, facts | {"seconds": {"train": seconds}})
+        facts = {"command": call.command, "tokens": tokens, "sampled_tokens": sampled}
+        judge.publish(run, folder, call.name, state, facts | {"seconds": {"train": seconds}})
 
     return job
 
 
-def evaluation(run: Run, folder: Path) -> Job:
+def going_on(run: Run, folder: Path, now: Mapping[str, Any]) -> Restored | None:
+    """The newest sound state, with a word on what is not as it was; None if none was ever saved."""
+    with Checkpoints(folder) as checkpoints:
+        if checkpoints.empty():
+            note(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
+            return None
+    restored = restore(run, folder)
+    changed = changes(restored.facts, now)
+    if changed:
+        note(
+            f"the run was saved by other code ({'; '.join(changed)}) and may not go on bit for bit"
+        )
+    return restored
+
+
+def evaluation(run: Run, call: Call) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
-    state, seconds = restore(run, folder)
-    known = told(folder / "summary.json", seconds)
-    return lambda: judge.publish(run, folder, workdir.read(folder)["name"], state, known)
+    call.held.enter_context(workdir.locked(call.folder))
+    state, facts, _ = restore(run, call.folder)
+    known = told(call.folder / "summary.json", facts["seconds"])
+    return lambda: judge.publish(run, call.folder, facts["name"], state, known)
 
 
 def told(path: Path, seconds: float) -> dict[str, Any]:
@@ -82,7 +128,7 @@ def told(path: Path, seconds: float) -> dict[str, Any]:
 def answering(run: Run, folder: Path, question: str) -> Job:
     """Prints the greedy answer to one prompt as it is written, deletions struck through."""
     prompt, start = pipeline.encode_prompt(run.tokenizer, question, run.config.prompt_slots)
-    state, _ = restore(run, folder)
+    state = restore(run, folder).state
     actions = stream.actions(
         run.recipe.graph,
         run.recipe.mdp,
@@ -95,17 +141,25 @@ def answering(run: Run, folder: Path, question: str) -> Job:
     return lambda: show(run, question, actions)
 
 
-def restore(run: Run, folder: Path) -> tuple[TrainState, float]:
-    """The newest state of the folder's run, and the seconds that training took."""
+def restore(run: Run, folder: Path) -> Restored:
+    """The newest sound state of the folder's run, with a word on newer ones."""
     with Checkpoints(folder) as checkpoints:
-        return checkpoints.restore(run.like)
+        restored = checkpoints.restore(run.like)
+    for said in restored.damaged.values():
+        note(f"{said}: going back to that of step {int(restored.state.step)}")
+    return restored
+
+
+def note(line: str) -> None:
+    """Says what a person should know, on stderr."""
+    print(f"sequencematch: {line}", file=sys.stderr, flush=True)
 
 
 def announce(run: Run, folder: Path, step: int) -> None:
     """Says what is about to happen, and where its traces will be."""
     print(
         f"{run.config.method} on {run.task.name}: {run.parameters:,} parameters, steps {step} to "
-        f"{run.config.train.steps} on {judge.hardware()}; everything goes to {folder}/",
+        f"{run.config.train.steps} on {hardware()}; everything goes to {folder}/",
         flush=True,
     )
 

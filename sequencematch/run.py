@@ -161,6 +161,7 @@ def make_plan(run: Run) -> Plan:
         log_every=c.log_every,
         evaluate_every=c.evaluate.every,
         save_every=c.checkpoint.every,
+        skip_nonfinite=c.train.skip_nonfinite,
         batch_sharding=meshes.batch_sharding(run.mesh),
     )
 

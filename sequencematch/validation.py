@@ -79,6 +79,7 @@ RULES: dict[str, Rule] = {
     "train.batch_size": positive,
     "train.bc_steps": natural,
     "train.beta_end": share,
+    "train.skip_nonfinite": natural,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
     "objective.gamma": ("in (0, 1)", lambda x: 0 < x < 1),
@@ -103,6 +104,7 @@ RULES: dict[str, Rule] = {
     "evaluate.traces": natural,
     "checkpoint.every": positive,
     "checkpoint.keep": positive,
+    "checkpoint.keep_every": natural,
 }
 
 

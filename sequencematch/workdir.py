@@ -1,7 +1,11 @@
-"""The folder of a run: what lies in it, and whether it may be used as asked."""
+"""The folder of a run: what lies in it, whether it may be used as asked, and by whom."""
 
+import contextlib
+import fcntl
 import json
 import os
+import platform
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +15,33 @@ from sequencematch.config import differences
 
 # How a run is evaluated may change after it; what was trained may not.
 FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.")
+# Where a run goes on and what it keeps may change: batches and noise are the same on any devices.
+FREE_TO_RESUME = ("mesh.", "checkpoint.")
+# What a run that was killed before it was written down may leave.
+LOCK, CONFIG = "lock", "config.json"
+NOTHING = {LOCK, CONFIG + ".tmp"}
 
 
-def check_free(folder: Path, config: ConfigDict, resume: bool) -> None:
-    """Whether training may write into the folder.
+def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
+    """Whether training may write into the folder; says whether there is a run to go on with.
 
     Raises:
-      ValueError: it holds a run and `resume` is not asked for, or it holds none to resume, or one of
-        another configuration; nothing is touched.
+      ValueError: it holds a run and `resume` is not asked for, or one of another configuration, or
+        anything else; nothing is touched.
     """
-    if resume:
-        check_same(folder, config, free=())
-    elif folder.is_file():
+    if resume and (folder / CONFIG).is_file():
+        check_same(folder, config, free=FREE_TO_RESUME)
+        return True
+    if folder.is_file():
         raise ValueError(f"--workdir={folder} is a file: name a folder")
-    elif folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(
-            f"--workdir={folder} is not empty: add --resume to go on with the run in it, or name "
-            "another --workdir"
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - NOTHING:
+        advice = (
+            "it holds no run: name"
+            if resume
+            else "add --resume to go on with the run in it, or name"
         )
+        raise ValueError(f"--workdir={folder} is not empty: {advice} another --workdir")
+    return False
 
 
 def check_run(folder: Path, config: ConfigDict) -> None:
@@ -39,12 +52,37 @@ def check_run(folder: Path, config: ConfigDict) -> None:
 def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
     """Raises ValueError naming the keys in which the folder's run differs from `config`."""
     there = read(folder)["config"]
-    found = [d for d in differences(plain(config), there) if not d.startswith(free or ("\0",))]
+    found = [d for d in differences(plain(config), there) if not d.startswith(free)]
     if found:
         raise ValueError(
             f"--workdir={folder} holds a run of another configuration ({'; '.join(found)}): use the "
             "same, or another --workdir"
         )
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keeps every other process from writing into the folder; the system frees it if this one dies.
+
+    Raises:
+      ValueError: another process works in it.
+    """
+    with (folder / LOCK).open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            raise ValueError(
+                f"--workdir={folder} is in use by {file.read().strip() or 'another process'}: wait for "
+                "it, or name another --workdir"
+            ) from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)
 
 
 def read(folder: Path) -> dict[str, Any]:
@@ -53,7 +91,7 @@ def read(folder: Path) -> dict[str, Any]:
     Raises:
       ValueError: there is no run, or its config.json is damaged.
     """
-    path = folder / "config.json"
+    path = folder / CONFIG
     if not path.is_file():
         raise ValueError(f"--workdir={folder} holds no run: there is no {path.name} in it")
     try:
@@ -61,12 +99,6 @@ def read(folder: Path) -> dict[str, Any]:
         return {"name": record["name"], "config": dict(record["config"])}
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
-
-
-def start(folder: Path, name: str, config: ConfigDict) -> None:
-    """Makes the folder and writes down what runs in it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "config.json", {"name": name, "config": plain(config)})
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -80,7 +112,10 @@ def write_json(path: Path, record: dict) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all."""
+    """Writes a text file whole or not at all, also if the power fails."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text)
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(temporary, path)

@@ -46,6 +46,7 @@ REFUSED = {
     "train.batch_size": POSITIVE,
     "train.bc_steps": NATURAL,
     "train.beta_end": SHARE,
+    "train.skip_nonfinite": NATURAL,
     "objective.divergence": [*NAMES, "chi2_mix"],
     "objective.alpha": REAL,
     "objective.gamma": [0.0, 1.0, -0.5, 1.5, math.nan],
@@ -70,6 +71,7 @@ REFUSED = {
     "evaluate.traces": NATURAL,
     "checkpoint.every": POSITIVE,
     "checkpoint.keep": POSITIVE,
+    "checkpoint.keep_every": NATURAL,
 }
 
 

@@ -1,11 +1,36 @@
-"""Checkpoints that hold everything a run needs to go on."""
+"""Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
 
 import orbax.checkpoint as ocp
 import tensorstore
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    EveryNSteps,
+    LatestN,
+    PreservationPolicy,
+)
 
+from sequencematch.train.fingerprint import fingerprints
 from sequencematch.train.state import TrainState
+
+_T = TypeVar("_T")
+
+
+class Restored(NamedTuple):
+    """What was found in a folder.
+
+    Attributes:
+      state: the newest sound state.
+      facts: what was saved with it.
+      damaged: of each newer checkpoint that is not sound, its step and what is wrong with it.
+    """
+
+    state: TrainState
+    facts: dict[str, Any]
+    damaged: dict[int, str]
 
 
 class Checkpoints:
@@ -16,55 +41,120 @@ class Checkpoints:
     Args:
       workdir: the run's folder.
       keep: how many checkpoints stay when new ones are saved; None to read only.
+      keep_every: of the older ones, those of multiples of so many steps stay too; 0 for none.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None):
+    def __init__(self, workdir: Path, keep: int | None = None, keep_every: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=keep is not None)
+        writes = keep is not None
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=_kept(keep, keep_every) if writes else None,
+            create=writes,
+            cleanup_tmp_directories=writes,  # what a kill in the middle of a save left
+        )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, *_):
-        self._manager.wait_until_finished()
+        self.wait()
         self._manager.close()
 
-    def save(self, state: TrainState, seconds: float) -> None:
-        """Saves the state after `state.step` steps, with the seconds that training has taken."""
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave({"seconds": seconds})
-        )
-        self._manager.save(int(state.step), args=items)
+    def save(self, state: TrainState, facts: Mapping[str, Any]) -> None:
+        """Saves the state after `state.step` steps, with facts for JSON; a state is saved once.
 
-    def restore(self, like: TrainState) -> tuple[TrainState, float]:
-        """The newest state, placed and sharded as `like`, and the seconds that training took.
+        Raises:
+          OSError: this save, or the one before, could not be written.
+        """
+        step = int(state.step)
+        if step == self._manager.latest_step():
+            return
+        prints = {name: int(x) for name, x in fingerprints(state).items()}
+        items = ocp.args.Composite(
+            state=ocp.args.StandardSave(state),
+            meta=ocp.args.JsonSave({"facts": dict(facts), "fingerprints": prints}),
+        )
+        self._writing(lambda: self._manager.save(step, args=items))
+
+    def wait(self) -> None:
+        """Returns when everything is on disk.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        self._writing(self._manager.wait_until_finished)
+
+    def _writing(self, write: Callable[[], _T]) -> _T:
+        try:
+            return write()
+        except Exception as error:  # orbax raises whatever its storage layers raise
+            raise OSError(
+                f"a checkpoint could not be written to {self.folder} ({_reason(error)}); the earlier "
+                "ones are intact"
+            ) from error
+
+    def empty(self) -> bool:
+        """Whether nothing was ever saved."""
+        return not self._manager.all_steps()
+
+    def restore(self, like: TrainState) -> Restored:
+        """The newest sound state, placed and sharded as `like`.
 
         Args:
           like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          ValueError: if there is none, or it cannot be read.
+          ValueError: if there is none.
         """
-        step = self._manager.latest_step()
-        if step is None:
-            raise ValueError(
-                f"no checkpoint in {self.folder}: train first, or name another --workdir"
-            )
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                return Restored(*self._read(step, like), damaged)
+            except Exception as error:  # orbax again
+                damaged[step] = (
+                    f"checkpoint {self.folder / str(step)} is damaged or of another model "
+                    f"({type(error).__name__}: {_reason(error)})"
+                )
+        if damaged:
+            first, *others = damaged.values()
+            rest = f", and so are the {len(others)} before it" if others else ""
+            raise ValueError(f"{first}{rest}: start again in another --workdir")
+        raise ValueError(f"no checkpoint in {self.folder}: train first, or name another --workdir")
+
+    def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        _check_readable(self.folder / str(step) / "state")
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
-        try:
-            _check_readable(self.folder / str(step) / "state")
-            restored = self._manager.restore(step, args=items)
-        except Exception as error:  # orbax raises whatever its storage layers raise
-            reason = str(error).strip().splitlines()[:1]
-            raise ValueError(
-                f"checkpoint {self.folder / str(step)} is damaged or of another model "
-                f"({type(error).__name__}: {''.join(reason)[:160]}): remove that folder to go on from "
-                "the one before, or start again in another --workdir"
-            ) from error
-        return restored["state"], restored["meta"]["seconds"]
+        found = self._manager.restore(step, args=items)
+        state, meta = found["state"], found["meta"]
+        now = {name: int(x) for name, x in fingerprints(state).items()}
+        other = [name for name in now if now[name] != meta["fingerprints"].get(name)]
+        if other:
+            raise ValueError(f"{len(other)} of {len(now)} arrays are not what was saved")
+        return state, meta["facts"]
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way of the one that is to come; returns its place."""
+        place = self.folder.with_name("damaged") / str(step)
+        while place.exists():
+            place = place.with_name(place.name + "+")
+        place.parent.mkdir(exist_ok=True)
+        (self.folder / str(step)).rename(place)
+        self._manager.reload()
+        return place
+
+
+def _kept(keep: int, keep_every: int) -> PreservationPolicy:
+    every = [EveryNSteps(keep_every)] if keep_every else []
+    return AnyPreservationPolicy([LatestN(keep), *every])
+
+
+def _reason(error: Exception) -> str:
+    """The heart of a storage layer's message, on one line: the last words hold the cause."""
+    lines = str(error).strip().splitlines() or [""]
+    return lines[0].rsplit('": ', 1)[-1][-160:]
 
 
 def _check_readable(folder: Path) -> None:

@@ -1,7 +1,11 @@
 """What a run leaves behind and what a person sees while it goes on."""
 
 import json
+import math
 import os
+import shutil
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -9,20 +13,51 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from tensorboardX import SummaryWriter
 
 
+def recorded(workdir: Path, step: int) -> list[dict]:
+    """The records of metrics.jsonl up to a step; those after it a resumed run writes again.
+
+    A last line that a kill cut short is left out.
+
+    Raises:
+      ValueError: another line is damaged.
+    """
+    path = workdir / "metrics.jsonl"
+    text = path.read_text(errors="replace") if path.exists() else ""
+    *lines, _ = text.split("\n")
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            if record["step"] <= step:
+                records.append(record)
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}:{number} is damaged ({type(error).__name__}): remove that line to go on"
+            ) from error
+    return records
+
+
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events of one work directory.
 
-    Records after `step` are dropped on opening: a resumed run writes them again.
+    The events are drawn from the records: both begin with those that are kept, and nothing else.
+
+    Args:
+      workdir: the run's folder.
+      kept: records that are there already, as `recorded` reads them.
     """
 
-    def __init__(self, workdir: Path, step: int):
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in _lines(path) if json.loads(line)["step"] <= step]
+    def __init__(self, workdir: Path, kept: Sequence[dict] = ()):
+        path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
         whole = path.with_name(path.name + ".tmp")  # a kill here must not lose what is kept
-        whole.write_text("".join(line + "\n" for line in kept))
+        whole.write_text("".join(map(_line, kept)))
         os.replace(whole, path)
+        shutil.rmtree(board, ignore_errors=True)
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1)
+        self._board = SummaryWriter(str(board))
+        self._kept = {(record["kind"], record["step"]) for record in kept}
+        for record in kept:
+            self._draw(record)
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -31,18 +66,35 @@ class MetricsLog:
         self._file.close()
         self._board.close()
 
+    def __contains__(self, record: tuple[str, int]) -> bool:
+        """Whether a record of this kind and step was there from the beginning."""
+        return record in self._kept
+
     def write(self, record: dict) -> None:
-        """Writes one record; it has a `kind` and a `step`, and numbers."""
-        self._file.write(json.dumps(record) + "\n")
-        for name, value in record.items():
-            if isinstance(value, int | float) and name != "step":
-                self._board.add_scalar(f"{record['kind']}/{name}", value, record["step"])
+        """Writes one record with the time; it has a `kind`, a `step`, and numbers or words."""
+        record = {name: None if _endless(x) else x for name, x in record.items()}
+        record["time"] = time.time()
+        self._file.write(_line(record))
+        self._draw(record)
+
+    def sync(self) -> None:
+        """Returns when what was written is on disk, as a checkpoint after it will be."""
+        os.fsync(self._file.fileno())
+
+    def _draw(self, record: dict) -> None:
+        for name, x in record.items():
+            if isinstance(x, int | float) and name not in ("step", "time"):
+                tag, step = f"{record['kind']}/{name}", record["step"]
+                self._board.add_scalar(tag, x, step, walltime=record.get("time"))
 
 
-def _lines(path: Path) -> list[str]:
-    """Whole lines of a file; one that a kill cut short is left out."""
-    text = path.read_text() if path.exists() else ""
-    return text[: text.rfind("\n") + 1].splitlines()
+def _line(record: dict) -> str:
+    return json.dumps(record, allow_nan=False) + "\n"
+
+
+def _endless(x) -> bool:
+    """JSON has no word for NaN and the infinities: they are written as null."""
+    return isinstance(x, float) and not math.isfinite(x)
 
 
 class ProgressLine:
@@ -75,6 +127,10 @@ class ProgressLine:
 
     def __exit__(self, *_):
         self._progress.stop()
+
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
+        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, tokens: int) -> None:
         """Moves the bar."""

@@ -6,12 +6,16 @@ from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 
+from sequencematch.train import guard
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
 from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.interrupt import Interrupted, Interruption
 from sequencematch.train.log import MetricsLog, ProgressLine
+from sequencematch.train.metrics import Metrics
 from sequencematch.train.state import Recipe, TrainState
 
 Evaluator = Callable[[TrainState], Mapping[str, float]]
@@ -51,6 +55,7 @@ class Plan(NamedTuple):
       slots: T, for counting tokens.
       refresh_every, refresh_rows: steps between refreshes, episodes sampled in each.
       log_every, evaluate_every, save_every: in steps.
+      skip_nonfinite: steps in a row that may be skipped for what is not finite.
       batch_sharding: where batches go.
     """
 
@@ -62,6 +67,7 @@ class Plan(NamedTuple):
     log_every: int
     evaluate_every: int
     save_every: int
+    skip_nonfinite: int
     batch_sharding: jax.sharding.NamedSharding
 
     @property
@@ -77,6 +83,10 @@ class Plan(NamedTuple):
         """Whether samples are drawn before `step`: at the start of a sampling phase, then regularly."""
         phase, begin = next((p, begin) for p, begin in self.spans() if step < p.until)
         return phase.samples and (step - begin) % self.refresh_every == 0
+
+    def due(self, step: int, every: int) -> bool:
+        """Whether what happens every so many steps happens after `step` steps; at the end always."""
+        return step % every == 0 or step == self.steps
 
     def spans(self) -> Iterator[tuple[Phase, int]]:
         """Every phase, and the step at which it begins."""
@@ -121,15 +131,84 @@ def compile_steps(
     return {name: jit(step) for name, step in steps.STEPS.items()}, refresh
 
 
+class Traces(NamedTuple):
+    """Where a run writes down what happens, and who may interrupt it.
+
+    Attributes:
+      checkpoints: where states are saved.
+      log: where metrics go.
+      interruption: asked before each step.
+      facts: what is saved with each state.
+      seconds: what earlier parts of the run have taken.
+    """
+
+    checkpoints: Checkpoints
+    log: MetricsLog
+    interruption: Interruption
+    facts: Mapping[str, Any] = {}
+    seconds: float = 0.0
+
+
+class Course:
+    """What is reported while a plan is run from its step `first`."""
+
+    def __init__(self, plan: Plan, traces: Traces, first: int):
+        self.first, self._plan, self._traces = first, plan, traces
+        work = [sum(plan.tokens(step)) for step in (first, plan.steps)]
+        self.progress = ProgressLine(plan.steps, *work)
+        self._watch = guard.Watch(plan.skip_nonfinite, self.progress.say)
+        self._began = time.perf_counter() - traces.seconds
+        self._pace = (first, time.perf_counter())
+        self._accuracy: float | None = None
+
+    def seconds(self) -> float:
+        """What the run has taken, earlier parts included."""
+        return time.perf_counter() - self._began
+
+    def owes_a_look(self) -> bool:
+        """Whether the step at which the run goes on was left before it was evaluated."""
+        due = self.first > 0 and self._plan.due(self.first, self._plan.evaluate_every)
+        return due and ("validation", self.first) not in self._traces.log
+
+    def advanced(self, done: int | None, metrics: Metrics | None) -> None:
+        """A step was taken; (None, None) after the last one."""
+        self._watch.see(done, metrics)
+        if done is None:
+            return
+        self.progress.advance(sum(self._plan.tokens(done)))
+        if self._plan.due(done, self._plan.log_every):
+            self._record(done, metrics)
+
+    def look(self, evaluate: Evaluator, state: TrainState) -> None:
+        """Evaluates the state on the validation set."""
+        with self._traces.interruption.heard():
+            figures = evaluate(state)
+        self._accuracy = figures["accuracy/greedy"]
+        self._traces.log.write({"kind": "validation", "step": int(state.step), **figures})
+        self._pace = (int(state.step), time.perf_counter())
+
+    def save(self, state: TrainState) -> None:
+        """Saves the state, after the records that lead to it."""
+        self._traces.log.sync()
+        facts = {**self._traces.facts, "seconds": self.seconds()}
+        self._traces.checkpoints.save(state, facts)
+
+    def _record(self, step: int, metrics: Metrics) -> None:
+        record = {"kind": "train", "step": step, "phase": self._plan.phase(step - 1).name}
+        record |= {name: np.asarray(x).item() for name, x in jax.device_get(metrics).items()}
+        record |= _counts(self._plan, step, self._pace, self.seconds())
+        self._pace = (step, time.perf_counter())
+        self._traces.log.write(record)
+        self.progress.report(step, record, self._accuracy)
+
+
 def train(
     plan: Plan,
     state: TrainState,
     data: Batches,
     prompts: Batches,
     evaluate: Evaluator,
-    checkpoints: Checkpoints,
-    log: MetricsLog,
-    seconds: float = 0.0,
+    traces: Traces,
 ) -> tuple[TrainState, float]:
     """Runs the plan from the state's step to its end.
 
@@ -139,40 +218,39 @@ def train(
       data: data[i] is the batch of episodes of step i.
       prompts: prompts[i], (tokens, start), is what the refresh before step i completes.
       evaluate: state -> figures on the validation set.
-      checkpoints: where states are saved.
-      log: where metrics go.
-      seconds: what earlier parts of the run have taken.
+      traces: where what happens is written down, and who may interrupt it.
 
     Returns:
       (the last state, seconds in all).
+
+    Raises:
+      Interrupted: the run was asked to leave; the state is saved.
+      Diverged: too many steps in a row were not finite.
+      OSError: a checkpoint could not be written.
     """
-    first, accuracy = int(state.step), None
-    clock = time.perf_counter() - seconds
-    pace = (first, time.perf_counter())
-    work = [sum(plan.tokens(step)) for step in (first, plan.steps)]
-    with ProgressLine(plan.steps, *work) as progress:
-        for step in range(first, plan.steps):
-            phase = plan.phase(step)
-            if plan.refreshes(step):
-                state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
-            state, metrics = phase.step(state, jax.device_put(data[step], plan.batch_sharding))
-            done = step + 1
-            progress.advance(sum(plan.tokens(done)))
-            if done % plan.log_every == 0 or done == plan.steps:
-                record = {"kind": "train", "step": done, "phase": phase.name}
-                record |= {name: float(x) for name, x in jax.device_get(metrics).items()}
-                record |= _counts(plan, done, pace, time.perf_counter() - clock)
-                pace = (done, time.perf_counter())
-                log.write(record)
-                progress.report(done, record, accuracy)
-            if done % plan.evaluate_every == 0 or done == plan.steps:
-                figures = evaluate(state)
-                accuracy = figures["accuracy/greedy"]
-                log.write({"kind": "validation", "step": done, **figures})
-                pace = (done, time.perf_counter())
-            if done % plan.save_every == 0 or done == plan.steps:
-                checkpoints.save(state, time.perf_counter() - clock)
-    return state, time.perf_counter() - clock
+    course = Course(plan, traces, int(state.step))
+    with traces.interruption.waiting(), course.progress:
+        try:
+            if course.owes_a_look():
+                course.look(evaluate, state)
+            for step in range(course.first, plan.steps):
+                traces.interruption.check(step)
+                if plan.refreshes(step):
+                    state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
+                batch = jax.device_put(data[step], plan.batch_sharding)
+                state, metrics = plan.phase(step).step(state, batch)
+                course.advanced(step + 1, metrics)
+                if plan.due(step + 1, plan.evaluate_every):
+                    course.look(evaluate, state)
+                if plan.due(step + 1, plan.save_every):
+                    course.save(state)
+            course.advanced(None, None)
+        except Interrupted:
+            course.save(state)
+            raise
+        finally:
+            traces.checkpoints.wait()
+    return state, course.seconds()
 
 
 def _counts(plan: Plan, step: int, pace: tuple[int, float], seconds: float) -> dict:

@@ -2,14 +2,14 @@
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from sequencematch.core import losses, masked
 from sequencematch.core.losses import Objective
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
 
-Metrics = dict[str, Float[Array, ""]]
+Metrics = dict[str, Float[Array, ""] | Int[Array, ""]]
 
 
 def describe(values: Values, trajectories: Trajectory, objective: Objective) -> Metrics:

@@ -14,6 +14,8 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import replay
 from sequencematch.rollout.replay import Replay
+from sequencematch.train import guard
+from sequencematch.train.guard import Guard
 
 
 class Recipe(NamedTuple):
@@ -52,12 +54,14 @@ class TrainState(NamedTuple):
       params: the network's parameters.
       opt_state: the optimiser's moments.
       replay: the policy's own episodes; None for a run that draws none.
+      guard: how many steps were skipped because they were not finite.
     """
 
     step: Int[Array, ""]
     params: nnx.State
     opt_state: optax.OptState
     replay: Replay | None
+    guard: Guard
 
 
 def network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
@@ -69,7 +73,8 @@ def initial(config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: 
     """The state before the first step; a function of the seed, so it can be made where it lives."""
     _, params = network(config, recipe.seed)
     buffer = replay.empty(capacity, slots) if recipe.samples else None
-    return TrainState(jnp.int32(0), params, recipe.optimizer.init(params), buffer)
+    moments = recipe.optimizer.init(params)
+    return TrainState(jnp.int32(0), params, moments, buffer, guard.initial())
 
 
 def step_key(seed: int, step: Int[Array, ""], use: int) -> PRNGKeyArray:

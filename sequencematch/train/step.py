@@ -16,6 +16,7 @@ from sequencematch.core import losses, masked, mdp, noise
 from sequencematch.core.types import Episode, Trajectory, Values
 from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
+from sequencematch.train import guard
 from sequencematch.train.metrics import Metrics, describe, policy_statistics
 from sequencematch.train.state import Recipe, TrainState, step_key
 
@@ -138,13 +139,18 @@ def _policy(recipe: Recipe, state: TrainState) -> tuple[Trajectory | None, Array
 def _update(
     recipe: Recipe, state: TrainState, loss: Callable[[nnx.State], tuple[Array, Metrics]]
 ) -> tuple[TrainState, Metrics]:
-    """One step of the optimiser down the gradient of `loss`."""
+    """One step of the optimiser down the gradient of `loss`; none if it is not finite."""
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     metrics |= {
         "loss": value,
         "gradient_norm": optax.tree.norm(gradients),
-        "learning_rate": recipe.learning_rate(state.step),
+        "update_norm": optax.tree.norm(updates),
+        "learning_rate": recipe.learning_rate(state.step - state.guard.skipped),
     }
-    params = optax.apply_updates(state.params, updates)
-    return TrainState(state.step + 1, params, opt_state, state.replay), metrics
+    good = guard.finite(metrics)
+    seen = guard.counted(state.guard, good)
+    metrics |= {"skipped": seen.skipped, "skipped_in_a_row": seen.in_a_row}
+    new = optax.apply_updates(state.params, updates), opt_state
+    params, opt_state = guard.chosen(good, new, (state.params, state.opt_state))
+    return TrainState(state.step + 1, params, opt_state, state.replay, seen), metrics
