@@ -73,7 +73,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
         return partial(print, f"{__doc__}\n{asked.get_help()}")
     config, name = chosen(asked)
     validation.validate(config)
-    folder = named(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+    folder = placed(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = modes.Call(folder, name, command, interruption, held)
     if asked.mode == "train":
@@ -86,7 +86,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
     return modes.answering(run, folder, asked.prompt)
 
 
-def named(path: str) -> Path:
+def placed(path: str) -> Path:
     """The folder of a run, which must be a name that checkpoints can be written under.
 
     Raises:
