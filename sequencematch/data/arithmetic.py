@@ -186,10 +186,7 @@ SOURCES: dict[str, Callable[[Any, Sizes], Task]] = {"generator": generated, "tfd
 
 
 def _root(data: Any) -> pathlib.Path:
-    try:
-        return pathlib.Path(data.dir).expanduser()
-    except RuntimeError as cause:  # the home of nobody
-        raise ValueError(f"data.dir={data.dir!r}: {cause}") from cause
+    return pathlib.Path(data.dir).expanduser()
 
 
 def _config(questions: Questions, sizes: Sizes) -> MathematicsConfig:

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -137,7 +138,7 @@ BANDS = {
 
 def finite(value: object) -> float:
     """`value` as a float; NaN where it is no number, or not a finite one."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
         return math.nan
     return float(value)
 

@@ -156,7 +156,7 @@ def _traces(run: Run) -> str:
 
 def _legend(traces: list[dict]) -> str:
     """What the marks in the traces mean."""
-    used = {str(action) for trace in traces for action in trace.get("actions") or ()}
+    used = {str(action) for trace in traces for action in _list(trace, "actions")}
     told = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
     told += ["what was deleted is <del>struck through</del>"]
     order = " Answers with edits come first, in a larger share than they have."
@@ -173,9 +173,9 @@ def _group(decode: str, traces: list[dict]) -> str:
 
 
 def _trace(trace: dict) -> str:
-    right, actions = trace.get("right"), [str(action) for action in trace.get("actions") or ()]
+    right, actions = trace.get("right"), [str(action) for action in _list(trace, "actions")]
     name, sign = SIGNS.get(right, ("not judged", "?"))
-    gone = {time for time, flag in enumerate(trace.get("deleted") or ()) if flag}
+    gone = {time for time, flag in enumerate(_list(trace, "deleted")) if flag}
     taken = "".join(_action(action, time in gone) for time, action in enumerate(actions))
     answer = f" · <span>right answer: <code>{_text(trace.get('answer', '–'))}</code></span>"
     return (
@@ -222,6 +222,11 @@ def _section(title: str, content: str) -> str:
 def _dict(parent: dict, key: str) -> dict:
     """`parent[key]`, or {} where there is no object."""
     return parent[key] if isinstance(parent.get(key), dict) else {}
+
+
+def _list(parent: dict, key: str) -> list:
+    """`parent[key]`, or [] where there is no list."""
+    return parent[key] if isinstance(parent.get(key), list) else []
 
 
 def _text(value: object) -> str:
