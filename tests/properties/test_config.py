@@ -66,7 +66,7 @@ def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
         assert not isinstance(default, float) or math.isfinite(value)
 
 
-# Three steps of whatever is valid.
+# Three steps of whatever is valid: about half of these choices.
 
 SIZES = {
     "data.train": 20,
@@ -80,8 +80,8 @@ SIZES = {
     "evaluate.max_actions": 6,
     "checkpoint.every": 3,
 }
-some_edits = st.sampled_from(["<bkspc>", "<reset>", "('<bkspc>','<bkspc4>')", "('<bkspc2>',)"])
-rows = st.sampled_from([1, 2, 4, 6])
+some_edits = st.sampled_from(["<bkspc>", "<reset>", "('<bkspc>','<bkspc4>')"])
+rows = st.sampled_from([2, 4, 6])
 CHOICES = {
     "method": st.sampled_from(sorted(METHODS)),
     "seed": st.integers(0, 2**32 - 1),
@@ -93,8 +93,8 @@ CHOICES = {
     "noise.eta": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     "noise.run": st.sampled_from([0.0, 0.3]),
     "model.layers": st.integers(1, 2),
-    "model.d_model": st.sampled_from([8, 12, 16]),
-    "model.heads": st.sampled_from([1, 2, 4]),
+    "model.d_model": st.sampled_from([8, 16]),
+    "model.heads": st.sampled_from([2, 4]),
     "model.kv_heads": st.sampled_from([1, 2]),
     "model.d_ff": st.sampled_from([8, 12]),
     "model.dtype": st.sampled_from(["float32", "bfloat16"]),
@@ -102,21 +102,21 @@ CHOICES = {
     "optimizer.b1": st.sampled_from([0.0, 0.9]),
     "train.bc_steps": st.integers(0, 2),
     "train.batch_size": rows,
-    "train.beta_end": st.floats(0, 1),
+    "train.beta_end": st.sampled_from([0.0, 0.3, 1.0]),
     "objective.divergence": st.sampled_from(sorted(DIVERGENCES)),
     "objective.alpha": st.sampled_from([1e-3, 0.01, 1.0, 30.0]),
     "objective.gamma": st.sampled_from([0.01, 0.9, 0.999]),
     "objective.policy_weight": st.sampled_from([0.0, 0.5, 1.0]),
-    "objective.weighting": st.sampled_from(sorted(WEIGHTINGS)),
+    "objective.weighting": st.sampled_from(["discounted", *sorted(WEIGHTINGS)]),
     "objective.terminal": st.sampled_from(sorted(TERMINALS)),
     "objective.next_value": st.sampled_from(sorted(NEXT_VALUES)),
     "objective.bound": st.booleans(),
     "rollout.every": st.integers(1, 3),
     "rollout.rows": rows,
     "rollout.batch_size": rows,
-    "rollout.capacity": st.integers(2, 9),
+    "rollout.capacity": st.integers(5, 9),
     "mesh.data": st.sampled_from([1, 2]),
-    "mesh.model": st.sampled_from([1, 1, 2]),
+    "mesh.model": st.sampled_from([1, 2]),
     "evaluate.edit_bias": st.sampled_from([-3.0, 0.0, 3.0]),
 }
 
@@ -131,7 +131,7 @@ def questions(tmp_path_factory):
     return path
 
 
-@examples(3, 60)
+@examples(3, 40)
 @given(st.fixed_dictionaries(CHOICES))
 def test_what_is_asked_trains_three_steps_or_is_refused(questions, tmp_path_factory, choices):
     """As from a terminal: exit code 0, all that a run leaves and no number that is none; or a line."""
