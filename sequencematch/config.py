@@ -125,7 +125,7 @@ def flat(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping | ConfigDict):
             found |= flat(value, f"{prefix}{key}.")
         else:
-            found[prefix + key] = value
+            found[f"{prefix}{key}"] = value
     return found
 
 

@@ -2,7 +2,8 @@
 
 python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.key=value ...]
 
---mode=train     trains, evaluates on the test set and writes report.html (the default)
+--mode=train     trains, evaluates on the test set and writes report.html (the default); with
+                 --dry_run it checks everything, shows the plan and trains nothing
 --mode=evaluate  evaluates the newest checkpoint of a run again
 --mode=sample    answers --prompt with it, printing the answer as it is written
 
@@ -13,9 +14,10 @@ Exit codes, with one line on stderr:
   75  it was asked to leave (Ctrl-C, SIGTERM, a notice of preemption) and has saved: --resume goes on
 """
 
+import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -24,8 +26,8 @@ from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
-from sequencematch import modes, validation, workdir
-from sequencematch.run import build
+from sequencematch import memory, modes, validation, workdir
+from sequencematch.run import Run, build
 from sequencematch.train.guard import Diverged
 from sequencematch.train.interrupt import Interrupted, Interruption
 
@@ -78,12 +80,22 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
     call = modes.Call(folder, name, command, interruption, held)
     if asked.mode == "train":
         begun = workdir.check_free(folder, config, asked.resume)
-        return modes.training(build(config), call, begun)
+        run = affordable(config, memory.training)
+        if asked.dry_run:
+            return modes.rehearsal(run, folder, begun)
+        return modes.training(run, call, begun)
     workdir.check_run(folder, config)
-    run = build(config)
     if asked.mode == "evaluate":
-        return modes.evaluation(run, call)
-    return modes.answering(run, folder, asked.prompt)
+        return modes.evaluation(affordable(config, memory.evaluation), call)
+    return modes.answering(build(config), folder, asked.prompt)
+
+
+def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Run:
+    """The parts of a run that has the memory it takes, whatever its vocabulary, and with its own."""
+    memory.check(config, estimate(config))
+    run = build(config)
+    memory.check(config, estimate(config, run.tokenizer.vocab_size))
+    return run
 
 
 def placed(path: str) -> Path:
@@ -108,6 +120,9 @@ def define(values: flags.FlagValues) -> None:
         "workdir", None, "Folder of the run: runs/<config>-<method>-<seed>.", flag_values=values
     )
     flags.DEFINE_bool("resume", False, "Go on with the run in the folder.", flag_values=values)
+    flags.DEFINE_bool(
+        "dry_run", False, "Check all, show the plan and train nothing.", flag_values=values
+    )
     flags.DEFINE_string("prompt", None, "What --mode=sample answers.", flag_values=values)
     flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
 
@@ -141,6 +156,8 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
         raise ValueError(f"{stray[0]!r} is no flag: write --name=value")
     if values.mode == "sample" and not values.prompt:
         raise ValueError('--mode=sample needs --prompt="..."')
+    if values.dry_run and values.mode != "train":
+        raise ValueError(f"--dry_run is for --mode=train; --mode={values.mode} has no plan to show")
     return values
 
 
@@ -190,4 +207,9 @@ def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv))
+    code = main(sys.argv)
+    if code == LEFT:
+        # Imports and native threads may have been cut short, and crash when Python takes them down.
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from sequencematch import judge, workdir
+from sequencematch import dry_run, judge, workdir
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
 from sequencematch.evaluate.report import MARKS
@@ -102,10 +102,18 @@ def going_on(run: Run, folder: Path, now: Mapping[str, Any]) -> Restored | None:
     return restored
 
 
+def rehearsal(run: Run, folder: Path, begun: bool) -> Job:
+    """Says what `training` would do, after all that it checks; leaves the folder as it is."""
+    restored = going_on(run, folder, provenance()) if begun else None
+    plan = make_plan(run)
+    dry_run.trace(run, plan, *training_data(run))
+    return partial(dry_run.show, run, plan, folder, int(restored.state.step) if restored else 0)
+
+
 def evaluation(run: Run, call: Call) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
-    call.held.enter_context(workdir.locked(call.folder))
     state, facts, _ = restore(run, call.folder)
+    call.held.enter_context(workdir.locked(call.folder))
     known = told(call.folder / "summary.json", facts["seconds"])
     return lambda: judge.publish(run, call.folder, facts["name"], state, known)
 

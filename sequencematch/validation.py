@@ -1,9 +1,10 @@
 """What a configuration must satisfy before any work starts."""
 
-import math
+import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from sequencematch.config import (
@@ -23,11 +24,21 @@ from sequencematch.train.methods import METHODS
 
 Rule = tuple[str, Callable[[Any], bool]]
 
+KINDS = {
+    bool: "True or False",
+    int: "an integer",
+    float: "a finite float32 number",
+    str: "a text",
+}
+TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+
+# Steps and ids of rows are int32 on the devices.
+count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
+whole: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
 positive: Rule = ("> 0", lambda x: x > 0)
 natural: Rule = (">= 0", lambda x: x >= 0)
 share: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
 below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
-number: Rule = ("a number", lambda x: abs(x) >= 0)
 seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
 
 
@@ -41,45 +52,62 @@ def some_of(names: Mapping | tuple) -> Rule:
     return "some of " + ", ".join(names), lambda x: len(x) > 0 and all(name in names for name in x)
 
 
+def is_path(text: str) -> bool:
+    """Whether a text can be a path: what follows a ~ must be a user."""
+    return "\0" not in text and not os.path.expanduser(text).startswith("~")
+
+
+def is_place(text: str) -> bool:
+    """Whether a folder is there, or nothing is in its way."""
+    place = os.path.abspath(os.path.expanduser(text))
+    while not os.path.exists(place):
+        place = os.path.dirname(place)
+    return is_path(text) and os.path.isdir(place)
+
+
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
     "seed": seed,
+    "data.dir": ("a folder, there or to be made", is_place),
     "data.source": one_of(("generator", "tfds")),
+    "data.path": ("a path", is_path),
     "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
+    # Numbers of entropy 100 have about as many digits: beyond, making them takes for ever.
     "data.entropy": (
-        "a range (low, high), 0 <= low <= high",
-        lambda e: len(e) == 2 and 0 <= e[0] <= e[1],
+        "a range (low, high), 0 <= low <= high <= 100",
+        lambda e: len(e) == 2 and 0 <= e[0] <= e[1] <= 100,
     ),
-    "data.train": positive,
-    "data.validation": positive,
-    "data.test": positive,
+    "data.train": count,
+    "data.validation": count,
+    "data.test": count,
     "data.seed": seed,
-    "prompt_slots": ("> 1", lambda x: x > 1),
-    "max_actions": positive,
+    "prompt_slots": ("in [2, 2**31)", lambda x: 2 <= x < 2**31),
+    "max_actions": count,
     "edits": some_of(EDITS),
     "noise.kind": one_of(WRONG),
     "noise.eta": below_one,
     "noise.run": below_one,
     "noise.step": one_of(NOISE_STEPS),
-    "model.layers": positive,
-    "model.d_model": positive,
-    "model.heads": positive,
-    "model.kv_heads": positive,
-    "model.d_ff": positive,
-    "model.rope_base": positive,
+    # Each is traced and compiled by itself.
+    "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
+    "model.d_model": count,
+    "model.heads": count,
+    "model.kv_heads": count,
+    "model.d_ff": count,
+    "model.rope_base": (">= 1", lambda x: x >= 1),
     "model.dtype": one_of(("float32", "bfloat16")),
     "optimizer.learning_rate": positive,
-    "optimizer.warmup": natural,
+    "optimizer.warmup": whole,
     "optimizer.final": share,
     "optimizer.weight_decay": natural,
     "optimizer.b1": below_one,
     "optimizer.b2": below_one,
     "optimizer.clip": positive,
-    "train.steps": positive,
-    "train.batch_size": positive,
-    "train.bc_steps": natural,
+    "train.steps": count,
+    "train.batch_size": count,
+    "train.bc_steps": whole,
     "train.beta_end": share,
-    "train.skip_nonfinite": natural,
+    "train.skip_nonfinite": whole,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
     "objective.gamma": ("in (0, 1)", lambda x: 0 < x < 1),
@@ -89,22 +117,21 @@ RULES: dict[str, Rule] = {
     "objective.next_value": one_of(NEXT_VALUES),
     "objective.t_max": ("> 1", lambda x: x > 1),
     "objective.td_weight": positive,
-    "rollout.every": positive,
-    "rollout.rows": positive,
-    "rollout.capacity": positive,
-    "rollout.batch_size": positive,
-    "mesh.data": positive,
-    "mesh.model": positive,
-    "log_every": positive,
-    "evaluate.every": positive,
-    "evaluate.examples": positive,
-    "evaluate.rows": positive,
-    "evaluate.max_actions": positive,
-    "evaluate.edit_bias": number,
-    "evaluate.traces": natural,
-    "checkpoint.every": positive,
-    "checkpoint.keep": positive,
-    "checkpoint.keep_every": natural,
+    "rollout.every": count,
+    "rollout.rows": count,
+    "rollout.capacity": count,
+    "rollout.batch_size": count,
+    "mesh.data": count,
+    "mesh.model": count,
+    "log_every": count,
+    "evaluate.every": count,
+    "evaluate.examples": count,
+    "evaluate.rows": count,
+    "evaluate.max_actions": count,
+    "evaluate.traces": whole,
+    "checkpoint.every": count,
+    "checkpoint.keep": count,
+    "checkpoint.keep_every": whole,
 }
 
 
@@ -115,13 +142,13 @@ def validate(config: ConfigDict) -> None:
       ValueError: one line that names the key, what was given and what is allowed.
     """
     known, given = flat(defaults()), flat(config)
-    for key in given:
-        known_key(key, known)
-    for key in known:
-        if key not in given:
-            raise ValueError(f"config.{key} is missing: start a configuration from defaults()")
+    check_keys(known, given)
+    for key, default in known.items():
+        if not is_like(default, given[key]):
+            within = f", {RULES[key][0]}" if key in RULES else ""
+            raise ValueError(f"config.{key}={given[key]!r} must be {kind(default)}{within}")
     for key, (allowed, holds) in RULES.items():
-        if not _satisfies(holds, given[key]):
+        if not holds(given[key]):
             near = _nearest(given[key], allowed.split(" of ")[-1].split(", "))
             raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
     for holds, message in relations(config):
@@ -130,18 +157,40 @@ def validate(config: ConfigDict) -> None:
     transformer(config, vocab_size=1)
 
 
+def check_keys(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+    """Raises ValueError for keys that are too many or missing, and for sections that are none."""
+    for key in given:
+        if any(name.startswith(f"{key}.") for name in known):
+            raise ValueError(f"config.{key}={given[key]!r} must be a section, as in defaults()")
+        known_key(key, known)
+    for key in known:
+        if key not in given:
+            raise ValueError(f"config.{key} is missing: start a configuration from defaults()")
+
+
+def kind(default: Any) -> str:
+    """What a value of this default's kind is called."""
+    if isinstance(default, tuple):
+        return f"a tuple whose every element is {kind(default[0])}"
+    return KINDS[type(default)]
+
+
+def is_like(default: Any, value: Any) -> bool:
+    """Whether a value is of its default's kind, which JSON can hold, and numbers float32.
+
+    An integer may stand for a float and a list for a tuple; True is no integer.
+    """
+    if isinstance(default, tuple):
+        return type(value) in (tuple, list) and all(is_like(default[0], x) for x in value)
+    if isinstance(default, float):
+        return type(value) in (int, float) and (value == 0 or TINY <= abs(value) <= HUGE)
+    return type(value) is type(default)
+
+
 def _nearest(value: Any, names: list[str]) -> str:
     """What the first name that is none of `names` was probably meant to be, or nothing."""
     given = value if isinstance(value, list | tuple) else [value]
     return next((suggestion(name, names) for name in given if name not in names), "")
-
-
-def _satisfies(holds: Callable[[Any], bool], value: Any) -> bool:
-    """Whether a rule holds; for a value of another kind it does not, and no number is endless."""
-    try:
-        return holds(value) and not (isinstance(value, float) and math.isinf(value))
-    except TypeError:
-        return False
 
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:

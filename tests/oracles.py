@@ -325,3 +325,16 @@ def unlikelihood(cases: Sequence[Case], states: Sequence[Sequence[list]]) -> flo
                 if case.legal[c]:
                     total -= math.log(1 - math.exp(float(row[c]) - case.value(t)))
     return behavioural_cloning(cases) + total / imitated(cases)
+
+
+def fingerprint(x) -> int:
+    """sum_i mix(bits of x_i + mix(i)) mod 2^32, one element after the other."""
+
+    def mix(h):
+        h = (h ^ (h >> 16)) * 0x85EBCA6B % 2**32
+        h = (h ^ (h >> 13)) * 0xC2B2AE35 % 2**32
+        return h ^ (h >> 16)
+
+    size, raw = x.dtype.itemsize, x.tobytes()
+    elements = [int.from_bytes(raw[i * size : (i + 1) * size], "little") for i in range(x.size)]
+    return sum(mix((b + mix(i)) % 2**32) for i, b in enumerate(elements)) % 2**32

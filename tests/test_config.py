@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -9,69 +10,70 @@ from sequencematch import config as configuration
 from sequencematch import validation
 
 # key -> values that its rule refuses
-NAMES, POSITIVE, NATURAL = ["", "nothing"], [0, -1], [-1]
-SHARE, BELOW_ONE, REAL = [-0.1, 1.1], [-0.1, 1.0, 1.5], [0.0, -2.0, math.nan, math.inf]
+NAMES, COUNT, WHOLE = ["", "nothing"], [0, -1, 2**31], [-1, 2**31]
+SHARE, BELOW_ONE, POSITIVE = [-0.1, 1.1], [-0.1, 1.0, 1.5], [0.0, -2.0]
 REFUSED = {
     "method": ["", "sequencematc", "MLE"],
     "seed": [-1, 2**32],
+    "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b"],
     "data.source": NAMES,
-    "data.bases": [(1,), (10, 17), ("a",), (2.5,)],
-    "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), ("a", "b")],
-    "data.train": POSITIVE,
-    "data.validation": POSITIVE,
-    "data.test": POSITIVE,
+    "data.path": ["~nobody-of-this-name/file", "a\0b"],
+    "data.bases": [(1,), (10, 17), (0,)],
+    "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
+    "data.train": COUNT,
+    "data.validation": COUNT,
+    "data.test": COUNT,
     "data.seed": [-1, 2**32],
-    "prompt_slots": [1, 0, -3],
-    "max_actions": POSITIVE,
-    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset"), (1,)],
+    "prompt_slots": [1, 0, -3, 2**31],
+    "max_actions": COUNT,
+    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset")],
     "noise.kind": NAMES,
     "noise.eta": BELOW_ONE,
     "noise.run": BELOW_ONE,
     "noise.step": NAMES,
-    "model.layers": POSITIVE,
-    "model.d_model": POSITIVE,
-    "model.heads": POSITIVE,
-    "model.kv_heads": POSITIVE,
-    "model.d_ff": POSITIVE,
-    "model.rope_base": REAL,
+    "model.layers": [0, -1, 1001],
+    "model.d_model": COUNT,
+    "model.heads": COUNT,
+    "model.kv_heads": COUNT,
+    "model.d_ff": COUNT,
+    "model.rope_base": [0.5, -1.0],
     "model.dtype": ["float16", "bfloat"],
-    "optimizer.learning_rate": REAL,
-    "optimizer.warmup": NATURAL,
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.warmup": WHOLE,
     "optimizer.final": SHARE,
-    "optimizer.weight_decay": [-0.1, math.inf],
+    "optimizer.weight_decay": [-0.1],
     "optimizer.b1": BELOW_ONE,
     "optimizer.b2": BELOW_ONE,
-    "optimizer.clip": REAL,
-    "train.steps": POSITIVE,
-    "train.batch_size": POSITIVE,
-    "train.bc_steps": NATURAL,
+    "optimizer.clip": POSITIVE,
+    "train.steps": COUNT,
+    "train.batch_size": COUNT,
+    "train.bc_steps": WHOLE,
     "train.beta_end": SHARE,
-    "train.skip_nonfinite": NATURAL,
+    "train.skip_nonfinite": WHOLE,
     "objective.divergence": [*NAMES, "chi2_mix"],
-    "objective.alpha": REAL,
-    "objective.gamma": [0.0, 1.0, -0.5, 1.5, math.nan],
+    "objective.alpha": POSITIVE,
+    "objective.gamma": [0.0, 1.0, -0.5, 1.5],
     "objective.policy_weight": SHARE,
     "objective.weighting": NAMES,
     "objective.terminal": NAMES,
     "objective.next_value": NAMES,
-    "objective.t_max": [1.0, 0.5, -3.0, math.nan],
-    "objective.td_weight": REAL,
-    "rollout.every": POSITIVE,
-    "rollout.rows": POSITIVE,
-    "rollout.capacity": POSITIVE,
-    "rollout.batch_size": POSITIVE,
-    "mesh.data": POSITIVE,
-    "mesh.model": POSITIVE,
-    "log_every": POSITIVE,
-    "evaluate.every": POSITIVE,
-    "evaluate.examples": POSITIVE,
-    "evaluate.rows": POSITIVE,
-    "evaluate.max_actions": POSITIVE,
-    "evaluate.edit_bias": [math.nan, math.inf, -math.inf],
-    "evaluate.traces": NATURAL,
-    "checkpoint.every": POSITIVE,
-    "checkpoint.keep": POSITIVE,
-    "checkpoint.keep_every": NATURAL,
+    "objective.t_max": [1.0, 0.5, -3.0],
+    "objective.td_weight": POSITIVE,
+    "rollout.every": COUNT,
+    "rollout.rows": COUNT,
+    "rollout.capacity": COUNT,
+    "rollout.batch_size": COUNT,
+    "mesh.data": COUNT,
+    "mesh.model": COUNT,
+    "log_every": COUNT,
+    "evaluate.every": COUNT,
+    "evaluate.examples": COUNT,
+    "evaluate.rows": COUNT,
+    "evaluate.max_actions": COUNT,
+    "evaluate.traces": WHOLE,
+    "checkpoint.every": COUNT,
+    "checkpoint.keep": COUNT,
+    "checkpoint.keep_every": WHOLE,
 }
 
 
@@ -91,7 +93,7 @@ def refusal(config):
 
 def test_the_defaults_are_valid_and_every_key_is_looked_at():
     validation.validate(configuration.defaults())
-    free = {"task", "data.dir", "data.module", "data.path", "objective.bound"}
+    free = {"task", "data.module", "objective.bound", "evaluate.edit_bias"}
     assert set(validation.RULES) == set(configuration.flat(configuration.defaults())) - free
     assert set(REFUSED) == set(validation.RULES)
 
@@ -236,10 +238,70 @@ def test_a_missing_key_is_named():
     assert refusal(config).startswith("config.objective.alpha is missing")
 
 
-def test_values_of_another_kind_are_refused():
-    # As a config.json may hold that was edited by hand.
-    config = ConfigDict(configuration.defaults().to_dict() | {"log_every": "often", "seed": None})
-    assert refusal(config).startswith("config.seed=None must be in [0, 2**32)")
+# One value of every kind there is, and some that only look like it, as a config.json may hold that
+# was edited by hand.
+VALUES = [None, True, 3, 2.5, "often", (), (3,), (2.5,), ("<bkspc>",), np.int64(3), np.float64(0.5)]
+ENDLESS = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400]
+OF_ITS_KIND = {bool: [bool], int: [int], float: [float, int], str: [str], tuple: [tuple, list]}
+
+
+def edited(key, value):
+    """The defaults with one key put in by force."""
+    values = configuration.defaults().to_dict()
+    *section, name = key.split(".")
+    (values[section[0]] if section else values)[name] = value
+    return ConfigDict(values)
+
+
+@pytest.mark.parametrize("key", configuration.flat(configuration.defaults()))
+def test_values_of_another_kind_are_refused(key):
+    default = configuration.flat(configuration.defaults())[key]
+    element = [type(x) for x in default[:1]] if isinstance(default, tuple) else []
+    for value in VALUES:
+        fits = type(value) in OF_ITS_KIND[type(default)]
+        if fits and all(type(x) in OF_ITS_KIND[t] for t in element for x in value):
+            continue
+        message = refusal(edited(key, value))
+        assert message.startswith(f"config.{key}={value!r} must be {validation.kind(default)}")
+        assert message.endswith(validation.RULES[key][0] if key in validation.RULES else "")
+
+
+def test_numbers_that_float32_does_not_hold_are_refused():
+    defaults = configuration.flat(configuration.defaults())
+    for key in (key for key, default in defaults.items() if isinstance(default, float)):
+        for value in ENDLESS:
+            message = refusal(edited(key, value))
+            assert message.startswith(f"config.{key}={value!r} must be a finite float32 number")
+    for value in ENDLESS:
+        message = refusal(edited("data.entropy", (1.0, value)))
+        assert "must be a tuple whose every element is a finite float32 number, a ra" in message
+
+
+def test_kinds_are_named():
+    kinds = {validation.kind(x) for x in configuration.flat(configuration.defaults()).values()}
+    assert kinds == {*validation.KINDS.values()} | {
+        f"a tuple whose every element is {one}"
+        for one in ("an integer", "a finite float32 number", "a text")
+    }
+
+
+@pytest.mark.parametrize("value", [3, None, "steps", [1, 2]])
+def test_a_section_that_is_none_is_named(value):
+    config = ConfigDict(configuration.defaults().to_dict() | {"train": value})
+    assert refusal(config) == f"config.train={value!r} must be a section, as in defaults()"
+
+
+def test_a_key_that_became_a_section_is_named():
+    config = ConfigDict(configuration.defaults().to_dict() | {"seed": {"of": 3}})
+    assert refusal(config).startswith("config.seed.of is no key of this configuration")
+    assert refusal(ConfigDict({1: 2})) == "config.1 is no key of this configuration"
+    config = ConfigDict(configuration.defaults().to_dict() | {"train": {}})
+    assert refusal(config).startswith("config.train.batch_size is missing")
+
+
+def test_a_folder_for_data_may_be_there_or_not(tmp_path):
+    for place in (tmp_path, tmp_path / "new" / "data", "~/.cache/sequencematch", "relative"):
+        validation.validate(changed({"data.dir": str(place)}))
 
 
 def test_flat_names_every_leaf():

@@ -17,10 +17,11 @@ FLOORS = [
     {"data", "models"},
     {"rollout"},
     {"evaluate", "train"},
-    {"config"},
+    {"config", "provenance"},
     {"validation"},
     {"run", "workdir"},
-    {"judge"},
+    {"judge", "memory"},
+    {"dry_run"},
     {"modes"},
     {"main"},
 ]

@@ -1,9 +1,13 @@
 """The command line, in this process: what a run leaves, how it goes on, and every refusal."""
 
+import contextlib
 import json
 import os
 import pathlib
+import re
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,7 +16,8 @@ import jax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
-from sequencematch import modes
+from sequencematch import judge, memory, modes, provenance, workdir
+from sequencematch import main as main_module
 from sequencematch.core import mdp
 from sequencematch.data import arithmetic
 from sequencematch.data.tokenizer import CharTokenizer
@@ -101,7 +106,8 @@ def records(path):
     """Lines of a jsonl file, without what the clock says."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [
-        {k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second")} for r in lines
+        {k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second", "time")}
+        for r in lines
     ]
 
 
@@ -117,6 +123,7 @@ def test_a_run_leaves_its_configuration_metrics_summary_traces_and_report(finish
         "report.html",
         "checkpoints",
         "tensorboard",
+        "lock",
     }
     assert {path.name for path in (finished / "checkpoints").iterdir()} == {"8", "10"}
     assert any("tfevents" in path.name for path in (finished / "tensorboard").iterdir())
@@ -165,6 +172,32 @@ def test_evaluating_again_says_the_same_and_trains_nothing(finished, tmp_path, c
     printed = capsys.readouterr().out
     assert f"of {TINY['data.test']} test questions right" in printed
     assert str(folder / "report.html") in printed
+
+
+def test_a_dry_run_says_what_the_run_will_do_and_does_nothing(tiny, finished, tmp_path, capsys):
+    assert command(*tiny, f"--workdir={tmp_path / 'new'}", "--dry_run") == 0
+    printed, summary = capsys.readouterr(), read(finished / "summary.json")
+    assert printed.err == "" and not list(tmp_path.iterdir())
+    cells = [re.split(r"  +", line.strip()) for line in printed.out.splitlines()]
+    slots = TINY["prompt_slots"] + TINY["max_actions"]
+    cloned = slots * 8 * CLONING
+    assert ["bc", "0", "to", f"{CLONING}", f"{cloned:,}", "0"] in cells
+    matched, sampled = f"{summary['tokens'] - cloned:,}", f"{summary['sampled_tokens']:,}"
+    assert ["sequencematch", f"{CLONING}", "to", f"{STEPS}", matched, sampled] in cells
+    for words in ("40 train, 6 validation, 8 test", f"{summary['parameters']:,} parameters"):
+        assert words in printed.out
+    for part in ("the parameters", "the replay buffer", "gradients and activations", "at most"):
+        assert part in [cell for row in cells for cell in row]
+
+
+def test_a_dry_run_goes_on_where_the_run_would(interrupted, tmp_path, capsys):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    before = contents(tmp_path)
+    assert command(f"--workdir={folder}", "--resume", "--dry_run") == 0
+    printed = capsys.readouterr().out
+    assert contents(tmp_path) == before
+    assert re.search(rf"^ *sequencematch +{SAVED} +to +{STEPS} ", printed, re.MULTILINE)
+    assert not re.search(r"^ *bc ", printed, re.MULTILINE)
 
 
 def test_how_a_run_is_evaluated_may_change(tiny, finished, tmp_path):
@@ -246,44 +279,170 @@ class Crash(Exception):
     """The power fails."""
 
 
-class Cut:
-    """Batches, until the power fails."""
+class At:
+    """Batches; something happens when batch `at` is read."""
 
-    def __init__(self, batches, at):
-        self._batches, self._at = batches, at
+    def __init__(self, batches, at, happens):
+        self._batches, self._at, self._happens = batches, at, happens
 
     def __getitem__(self, i):
         if i == self._at:
-            raise Crash
+            self._happens()
         return self._batches[i]
+
+
+@contextlib.contextmanager
+def happening(at, happens):
+    """Something happens in step `at` of every run inside."""
+    data = modes.training_data
+
+    def watched(run):
+        episodes, prompts = data(run)
+        return At(episodes, at, happens), prompts
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(modes, "training_data", watched)
+        yield
+
+
+def crash():
+    raise Crash
 
 
 @pytest.fixture(scope="module")
 def interrupted(tiny, tmp_path_factory):
     """The folder of a run that lost its power two steps after a checkpoint; not to be changed."""
-    folder, data = tmp_path_factory.mktemp("interrupted") / "run", modes.training_data
-
-    def failing(run):
-        episodes, prompts = data(run)
-        return Cut(episodes, SAVED + 2), prompts
-
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(modes, "training_data", failing)
-        with pytest.raises(Crash):
-            command(*tiny, f"--workdir={folder}")
+    folder = tmp_path_factory.mktemp("interrupted") / "run"
+    with happening(SAVED + 2, crash), pytest.raises(Crash):
+        command(*tiny, f"--workdir={folder}")
     return folder
+
+
+def same(folder, finished):
+    """Asserts that a run left what the uninterrupted one left, but for the clock."""
+    for name in ("metrics.jsonl", "traces.jsonl"):
+        assert records(folder / name) == records(finished / name)
+    whole, other = read(finished / "summary.json"), read(folder / "summary.json")
+    for summary in (whole, other):
+        del summary["seconds"], summary["command"]
+    assert other == whole
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(interrupted, finished, tmp_path):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     assert len(records(folder / "metrics.jsonl")) == SAVED + 2 + 1
     assert command(f"--workdir={folder}", "--resume") == 0
-    for name in ("metrics.jsonl", "traces.jsonl"):
-        assert records(folder / name) == records(finished / name)
-    whole, resumed = read(finished / "summary.json"), read(folder / "summary.json")
-    for summary in (whole, resumed):
-        del summary["seconds"], summary["command"]
-    assert resumed == whole
+    same(folder, finished)
+
+
+@pytest.mark.parametrize("before", ["no folder", "an empty one", "a run without a checkpoint"])
+def test_resuming_what_has_not_begun_begins_it(tiny, finished, tmp_path, before, capfd):
+    folder = tmp_path / "run"
+    if before != "no folder":
+        folder.mkdir()
+    if before == "a run without a checkpoint":
+        shutil.copy(finished / "config.json", folder)
+        shutil.copy(finished / "metrics.jsonl", folder)
+    assert command(*tiny, f"--workdir={folder}", "--resume") == 0
+    same(folder, finished)
+    assert ("no checkpoint in" in capfd.readouterr().err) == (before.startswith("a run"))
+
+
+@pytest.mark.parametrize("at", [0, SAVED, STEPS - 1])
+def test_asked_to_leave_it_says_how_to_go_on_and_goes_on(tiny, finished, tmp_path, at, capfd):
+    folder = tmp_path / "run"
+    with happening(at, lambda: signal.raise_signal(signal.SIGTERM)):
+        assert command(*tiny, f"--workdir={folder}") == 75
+    error = capfd.readouterr().err
+    assert error.startswith("sequencematch: left on SIGTERM") and "--resume" in error
+    assert len(error.splitlines()) == 1
+    assert not (folder / "summary.json").exists()
+    assert [p.name for p in (folder / "checkpoints").iterdir() if p.name == str(at + 1)]
+    assert command(f"--workdir={folder}", "--resume") == 0
+    same(folder, finished)
+
+
+@pytest.mark.parametrize("place", ["build", "validated", "tested"])
+def test_it_can_be_left_while_data_are_prepared_and_in_both_evaluations(
+    tiny, finished, tmp_path, place, monkeypatch, capfd
+):
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        module = {"build": main_module, "validated": judge, "tested": judge}[place]
+        patch.setattr(module, place, lambda *_: signal.raise_signal(signal.SIGINT))
+        assert command(*tiny, f"--workdir={folder}") == 75
+    assert len(capfd.readouterr().err.splitlines()) == 1
+    assert folder.exists() == (place != "build")
+    assert command(*tiny, f"--workdir={folder}", "--resume") == 0
+    same(folder, finished)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(finished, tmp_path, capfd):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    newest = folder / "checkpoints" / str(STEPS)
+    for file in newest.glob("state/**/d/*"):
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 4  # one bit
+        file.write_bytes(raw)
+    assert command(f"--workdir={folder}", "--resume") == 0
+    said = capfd.readouterr()
+    assert (
+        f"checkpoint {newest} is damaged" in said.err and "going back to that of step 8" in said.err
+    )
+    assert f"{folder / 'damaged' / str(STEPS)}/" in said.out
+    same(folder, finished)
+    assert newest.is_dir() and (folder / "damaged" / str(STEPS)).is_dir()
+
+
+def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    monkeypatch.setattr(provenance, "revision", lambda: "another")
+    assert command(f"--workdir={folder}", "--resume") == 0
+    error = capfd.readouterr().err
+    assert "saved by other code (revision " in error and "-> another)" in error
+    assert read(folder / "summary.json")["revision"] == "another"
+
+
+def test_a_run_may_go_on_on_other_devices(tiny, interrupted, finished, tmp_path):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    assert command(*tiny, f"--workdir={folder}", "--resume", "--config.mesh.data=2") == 0
+    assert read(folder / "config.json")["config"]["mesh"]["data"] == 2
+    there, here = (
+        [r["loss"] for r in records(f / "metrics.jsonl") if "loss" in r] for f in (folder, finished)
+    )
+    assert there == pytest.approx(here, rel=1e-5)
+
+
+def test_what_is_not_finite_stops_the_run_with_one_line(tiny, tmp_path, capfd):
+    flags = ["--config.optimizer.learning_rate=3e38", "--config.train.skip_nonfinite=1"]
+    assert command(*tiny, *flags, f"--workdir={tmp_path / 'run'}") == 3
+    out, err = capfd.readouterr()
+    assert "update_norm not finite: skipped (1 in a row, 1 in all)" in out
+    assert err.startswith("sequencematch: step ") and "update_norm not finite, in 2 steps" in err
+    assert len(err.splitlines()) == 1
+
+
+def test_a_full_disk_stops_the_run_with_one_line(tiny, finished, tmp_path, capfd):
+    folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        full = (5_000, before[1])  # enough for a step's metrics, not for a checkpoint
+        with happening(SAVED + 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full)):
+            assert command(*tiny, f"--workdir={folder}") == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    error = capfd.readouterr().err
+    assert error.startswith("sequencematch: stopped: ") and "File too large" in error
+    assert "go on with --resume" in error and len(error.splitlines()) == 1
+    assert command(f"--workdir={folder}", "--resume") == 0
+    same(folder, finished)
+
+
+def test_two_runs_cannot_share_a_folder(refused, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    with workdir.locked(folder):
+        for mode in ("--resume", "--mode=evaluate"):
+            refused([f"{folder} is in use by process {os.getpid()}"], f"--workdir={folder}", mode)
+    assert command(f"--workdir={folder}", "--mode=evaluate") == 0
 
 
 def test_a_run_that_was_cut_can_be_evaluated(interrupted, tmp_path):
@@ -353,7 +512,19 @@ BAD_FLAGS = [
     (["--mode=sample"], ["--prompt"]),
     (["--mode=evaluate"], ["holds no run"]),
     (["--mode=sample", "--prompt=abc>"], ["holds no run"]),
-    (["--resume"], ["holds no run"]),
+    (["--config.objective.alpha=nan"], ["config.objective.alpha=nan", "finite float32 number"]),
+    (["--config.optimizer.learning_rate=1e99"], ["learning_rate=1e+99", "finite float32 number"]),
+    (["--config.model.layers=1000000000"], ["config.model.layers=1000000000", "[1, 1000]"]),
+    (["--config.rollout.capacity=1000000000000"], ["capacity=1000000000000", "[1, 2**31)"]),
+    (["--config.rollout.capacity=2000000000"], ["the replay buffer", "capacity=2000000000"]),
+    (["--config.model.d_model=1048576"], ["on each device", "config.model.d_model=1048576"]),
+    (["--config.train.batch_size=1000000000"], ["gradients", "train.batch_size=1000000000"]),
+    (["--config.evaluate.rows=1000000000"], ["answering questions", "evaluate.rows=1000000000"]),
+    (["--config.data.dir=/dev/null/data"], ["config.data.dir='/dev/null/data'", "a folder"]),
+    (["--dry_run=maybe"], ["--dry_run=maybe"]),
+    (["--dry_run", "--config.data.test=60"], ["data.test=60"]),
+    (["--dry_run", "--mode=evaluate"], ["--dry_run is for --mode=train"]),
+    (["--dry_run", "--mode=sample", "--prompt=abc>"], ["--dry_run is for --mode=train"]),
 ]
 
 
@@ -408,19 +579,42 @@ def test_nothing_to_work_on_is_said(refused, tmp_path):
 
 
 def test_a_folder_that_is_taken_is_left_alone(tiny, refused, finished, tmp_path):
-    refused(["not empty", "--resume"], *tiny, f"--workdir={finished}", watched=[finished])
+    for dry in ([], ["--dry_run"]):
+        flags = [*tiny, *dry, f"--workdir={finished}"]
+        refused(["not empty", "--resume"], *flags, watched=[finished])
     (tmp_path / "notes.txt").write_text("mine")
     refused(["not empty"], *tiny, f"--workdir={tmp_path}")
+    refused(["holds no run"], *tiny, f"--workdir={tmp_path}", "--resume")
     refused(["notes.txt"], *tiny, f"--workdir={tmp_path / 'notes.txt'}")
     refused(["notes.txt"], *tiny, f"--workdir={tmp_path / 'notes.txt' / 'run'}")
 
 
-@pytest.mark.parametrize("mode", [["--resume"], ["--mode=evaluate"]])
+@pytest.mark.parametrize("mode", [["--resume"], ["--mode=evaluate"], ["--resume", "--dry_run"]])
 def test_another_configuration_is_refused_key_by_key(tiny, refused, finished, mode):
     flags = [*tiny, f"--workdir={finished}", *mode]
     changes = ["--config.seed=5", "--config.objective.alpha=0.5"]
     words = ["seed: 0 -> 5", "objective.alpha: 0.01 -> 0.5"]
     refused(words, *flags, *changes, watched=[finished])
+
+
+def test_evaluating_with_more_rows_than_fit_is_refused(tiny, refused, finished):
+    flags = [*tiny, f"--workdir={finished}", "--mode=evaluate"]
+    words = ["answering questions", "config.evaluate.rows=1000000000"]
+    refused(words, *flags, "--config.evaluate.rows=1000000000", watched=[finished])
+
+
+def test_memory_is_asked_for_again_when_the_vocabulary_is_known(
+    tiny, refused, monkeypatch, tmp_path
+):
+    asked, estimate = [], memory.training
+
+    def counted(config, vocab_size=1):
+        asked.append(vocab_size)
+        return estimate(config, vocab_size if vocab_size == 1 else 10**12)
+
+    monkeypatch.setattr(memory, "training", counted)
+    refused(["on each device"], *tiny, f"--workdir={tmp_path}")
+    assert asked == [1, 4 + len(">abcd")]
 
 
 def test_a_damaged_config_json_is_named(refused, finished, tmp_path):
@@ -443,21 +637,21 @@ def test_a_prompt_that_cannot_be_answered_is_refused(refused, finished, prompt, 
     refused(words, *flags, watched=[finished])
 
 
-MODES = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"], ["--resume"]]
+READING = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
 
 
-@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mode", READING)
 def test_a_missing_checkpoint_is_said(refused, finished, tmp_path, mode):
     shutil.copy(finished / "config.json", tmp_path)
     refused([f"no checkpoint in {tmp_path / 'checkpoints'}"], f"--workdir={tmp_path}", *mode)
 
 
-@pytest.mark.parametrize("mode", MODES)
-def test_a_damaged_checkpoint_is_named(refused, finished, tmp_path, mode):
+@pytest.mark.parametrize("mode", [*READING, ["--resume"], ["--resume", "--dry_run"]])
+def test_damaged_checkpoints_are_named(refused, finished, tmp_path, mode):
     folder = shutil.copytree(finished, tmp_path / "run")
-    newest = folder / "checkpoints" / str(STEPS)
-    for file in newest.rglob("d/*"):
+    for file in (folder / "checkpoints").glob("*/state/**/d/*"):
         file.write_bytes(file.read_bytes()[:100])
+    newest = folder / "checkpoints" / str(STEPS)
     refused([f"checkpoint {newest} is damaged"], f"--workdir={folder}", *mode)
 
 

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core.types import Values
 
+CHUNK = 256  # slots whose logits exist at once
+
 
 def legal_logits(
     logits: Float[Array, "*batch V"], legal: Bool[Array | np.ndarray, " V"]
@@ -59,7 +61,7 @@ def unlikely(
     return jnp.sum(jnp.where(candidates, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)
 
 
-def in_chunks(f: Callable, *arrays: Array, size: int = 256):
+def in_chunks(f: Callable, *arrays: Array, size: int = CHUNK):
     """Maps f over slices of `size` slots of [T, ...] arrays, forgetting what f made on the way.
 
     With f = head and reduction, the logits [T, V] never exist at once: neither forward nor

@@ -42,3 +42,15 @@ class TransformerConfig:
     def head_dim(self) -> int:
         """Width of one head."""
         return self.d_model // self.heads
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) in the blocks, 2 V D around them."""
+        keys = self.kv_heads * self.head_dim
+        block = 2 * self.d_model + 2 * keys + 3 * self.d_ff
+        return self.d_model * (self.layers * block + 2 * self.vocab_size)
+
+    @property
+    def gains(self) -> int:
+        """Parameters of the norms: two a block and one at the end."""
+        return self.d_model * (2 * self.layers + 1)

@@ -10,7 +10,6 @@ from orbax.checkpoint.checkpoint_managers import (
     AnyPreservationPolicy,
     EveryNSteps,
     LatestN,
-    PreservationPolicy,
 )
 
 from sequencematch.train.fingerprint import fingerprints
@@ -146,7 +145,7 @@ class Checkpoints:
         return place
 
 
-def _kept(keep: int, keep_every: int) -> PreservationPolicy:
+def _kept(keep: int, keep_every: int) -> AnyPreservationPolicy:
     every = [EveryNSteps(keep_every)] if keep_every else []
     return AnyPreservationPolicy([LatestN(keep), *every])
 

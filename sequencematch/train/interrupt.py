@@ -43,8 +43,7 @@ class Interruption:
         for each in SIGNALS:
             signal.signal(each, signal.SIG_DFL)
         self._asked = signal.Signals(number).name
-        if not self._waits:
-            raise Interrupted(self._asked)
+        self._hear()
 
     def check(self, step: int) -> None:
         """Raises Interrupted if the run is to leave after `step` steps; all processes agree."""
@@ -55,15 +54,20 @@ class Interruption:
 
     @contextlib.contextmanager
     def waiting(self, waits: bool = True) -> Iterator[None]:
-        """Whether requests wait for the next `check` in this stretch of work, or are heard at once."""
+        """A stretch of work in which requests wait for the next `check`, or for its end."""
         before, self._waits = self._waits, waits
         try:
-            if not waits and self._asked is not None:
-                raise Interrupted(self._asked)
+            self._hear()
             yield
         finally:
             self._waits = before
+        self._hear()
 
     def heard(self) -> contextlib.AbstractContextManager[None]:
         """A stretch of work, within one where requests wait, that can be left at any moment."""
         return self.waiting(False)
+
+    def _hear(self) -> None:
+        # Also for a request whose exception was lost: Python drops those raised in a finaliser.
+        if self._asked is not None and not self._waits:
+            raise Interrupted(self._asked)

@@ -2,14 +2,16 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sequencematch import config as configuration
 from sequencematch.run import make_recipe
-from sequencematch.train import loop, optim
+from sequencematch.train import guard, loop, optim
 from sequencematch.train import mesh as meshes
 from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog
 from sequencematch.train.loop import Phase, Plan
 from sequencematch.train.state import TrainState
@@ -19,7 +21,7 @@ SLOTS, ROWS = 7, 3
 
 def plan(*phases, every=1, log=1, evaluate=1, save=1, refresh=None):
     sharding = meshes.batch_sharding(meshes.make_mesh(1, 1))
-    return Plan(phases, refresh, SLOTS, every, ROWS, log, evaluate, save, sharding)
+    return Plan(phases, refresh, SLOTS, every, ROWS, log, evaluate, save, 0, sharding)
 
 
 def phase(name, until, samples=False, passes=2, step=None):
@@ -60,7 +62,7 @@ def test_samples_are_there_before_the_first_step_that_draws_them():
 
 
 def at(step):
-    return TrainState(step, {}, (), None)
+    return TrainState(step, {}, (), None, guard.initial())
 
 
 class Store(Checkpoints):
@@ -69,19 +71,23 @@ class Store(Checkpoints):
     def __init__(self, happened):
         self._happened = happened
 
-    def save(self, state, seconds):
-        assert seconds > 0
+    def save(self, state, facts):
+        assert facts["seconds"] > 0
         self._happened.append(("save", state.step))
 
+    def wait(self):
+        self._happened.append(("wait",))
 
-def recorded(tmp_path, plan_of, first=0):
+
+def recorded(tmp_path, plan_of, first=0, kept=()):
     """What the loop did, in order, with steps that do nothing but count."""
     happened = []
 
     def step(name):
         def run(state, batch):
             happened.append((name, state.step, int(batch[0])))
-            return at(state.step + 1), {"loss": 1.0, "bc": 1.0}
+            counts = {"skipped": jnp.int32(0), "skipped_in_a_row": jnp.int32(0)}
+            return at(state.step + 1), {"loss": jnp.float32(1), "bc": jnp.float32(1)} | counts
 
         return run
 
@@ -94,11 +100,10 @@ def recorded(tmp_path, plan_of, first=0):
         return {"accuracy/greedy": 0.5}
 
     numbers = [np.full(1, i) for i in range(100)]
-    with MetricsLog(tmp_path, first) as log:
+    with MetricsLog(tmp_path, kept) as log, Interruption() as interruption:
         data, prompts = numbers, [(i, i) for i in numbers]
-        state, _ = loop.train(
-            plan_of(step, refresh), at(first), data, prompts, evaluate, Store(happened), log
-        )
+        traces = loop.Traces(Store(happened), log, interruption)
+        state, _ = loop.train(plan_of(step, refresh), at(first), data, prompts, evaluate, traces)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     return happened, records, state
 
@@ -118,7 +123,7 @@ def test_what_happens_when(tmp_path):
             expected.append(("evaluate", i + 1))
         if i + 1 in (4, 8):
             expected.append(("save", i + 1))
-    assert (happened, state.step) == (expected, 8)
+    assert (happened, state.step) == ([*expected, ("wait",)], 8)
     kinds = [(r["kind"], r["step"]) for r in records]
     train, validation = [("train", s) for s in (3, 6, 8)], [("validation", s) for s in (5, 8)]
     assert kinds == [train[0], validation[0], *train[1:], validation[1]]
@@ -131,17 +136,22 @@ def test_a_run_that_is_done_does_nothing_more(tmp_path):
     def planned(step, refresh):
         return plan(phase("bc", 4, step=step("bc")), refresh=refresh)
 
-    assert recorded(tmp_path, planned, first=4) == ([], [], at(4))
+    kept = [{"kind": "validation", "step": 4}]
+    happened, records, state = recorded(tmp_path, planned, first=4, kept=kept)
+    assert (happened, records, state) == ([("wait",)], kept, at(4))
 
 
-def test_metrics_after_the_step_and_half_a_line_are_dropped(tmp_path):
-    records = [{"kind": "train", "step": step, "loss": 1.0} for step in range(1, 6)]
-    lines = [json.dumps(record) + "\n" for record in records]
-    (tmp_path / "metrics.jsonl").write_text("".join(lines) + '{"kind": "tra')
-    with MetricsLog(tmp_path, 3) as log:
-        log.write(records[3])
-    assert (tmp_path / "metrics.jsonl").read_text() == "".join(lines[:4])
-    assert not list(tmp_path.glob("*.tmp"))
+@pytest.mark.parametrize("first", [2, 4])
+def test_a_look_that_was_left_is_made_first(tmp_path, first):
+    def planned(step, refresh):
+        return plan(phase("bc", 4, step=step("bc")), evaluate=2, save=9, refresh=refresh)
+
+    happened, records, _ = recorded(tmp_path, planned, first=first)
+    assert happened[0] == ("evaluate", first)
+    assert [h for h in happened if h[0] == "evaluate"] == [
+        ("evaluate", s) for s in (2, 4)[first // 4 :]
+    ]
+    assert (records[0]["kind"], records[0]["step"]) == ("validation", first)
 
 
 def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share():

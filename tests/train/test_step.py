@@ -19,6 +19,7 @@ from sequencematch.run import build, make_plan, training_data
 from sequencematch.train import loop
 from sequencematch.train import step as steps
 from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog
 
 CLONING, STEPS = 30, 60
@@ -109,14 +110,17 @@ def trained(spellings, tmp_path_factory):
     run = run._replace(recipe=run.recipe._replace(beta=lambda step: 0.5))
     with pytest.MonkeyPatch.context() as monkeypatch:
         traced, plan = watch(monkeypatch), make_plan(run)
-        with Checkpoints(folder, 1) as checkpoints, MetricsLog(folder, 0) as log:
+        with (
+            Interruption() as interruption,
+            Checkpoints(folder, 1) as checkpoints,
+            MetricsLog(folder) as log,
+        ):
             state, _ = loop.train(
                 plan,
                 run.initial(),
                 *training_data(run),
                 lambda state: {"accuracy/greedy": 0.0},
-                checkpoints,
-                log,
+                loop.Traces(checkpoints, log, interruption),
             )
     records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return Trained(traced, [r for r in records if r["kind"] == "train"], state, plan)

@@ -1,0 +1,88 @@
+"""A run's folder: one process at a time, files whole or not at all, nothing of others touched."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from sequencematch import config as configuration
+from sequencematch import workdir
+
+
+def holder(folder):
+    """A process that holds the folder until it is killed."""
+    source = f"""
+import pathlib, time
+from sequencematch import workdir
+with workdir.locked(pathlib.Path({str(folder)!r})):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_two_processes_cannot_share_a_folder_and_a_dead_one_holds_none(tmp_path):
+    process = holder(tmp_path)
+    with pytest.raises(ValueError) as raised, workdir.locked(tmp_path):
+        pytest.fail("two hold it")
+    message = str(raised.value)
+    assert message.startswith(f"--workdir={tmp_path} is in use by process {process.pid} on ")
+    assert len(message.splitlines()) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with workdir.locked(tmp_path):
+        assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_a_folder_is_free_again_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), workdir.locked(tmp_path):
+            raise KeyError
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    workdir.write_json(path, {"a": 1})
+    before = path.read_text()
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    for call in ("fsync", "replace"):
+        with monkeypatch.context() as patch, pytest.raises(OSError):
+            patch.setattr(os, call, full)
+            workdir.write_json(path, {"a": 2})
+        assert path.read_text() == before
+    workdir.write_json(path, {"a": 3})
+    assert path.read_text() == before.replace("1", "3") and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("left", [[], ["lock"], ["lock", "config.json.tmp"]])
+def test_what_a_kill_leaves_before_a_run_is_written_down_is_no_run(tmp_path, left, resume):
+    for name in left:
+        (tmp_path / name).write_text("half")
+    config = configuration.defaults()
+    assert workdir.check_free(tmp_path, config, resume) is False
+    assert workdir.check_free(tmp_path / "new", config, resume) is False
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        workdir.check_free(tmp_path, config, resume)
+
+
+def test_a_run_may_go_on_elsewhere_and_keep_more_but_is_otherwise_the_same(tmp_path):
+    config = configuration.defaults()
+    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.plain(config)})
+    config.mesh.data, config.checkpoint.keep = 4, 9
+    assert workdir.check_free(tmp_path, config, resume=True) is True
+    config.train.batch_size = 128
+    with pytest.raises(ValueError, match="train.batch_size: 64 -> 128"):
+        workdir.check_free(tmp_path, config, resume=True)

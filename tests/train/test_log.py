@@ -1,0 +1,84 @@
+"""Metrics are written once, in order, as JSON that everybody reads; TensorBoard shows the same."""
+
+import json
+import math
+
+import pytest
+
+from sequencematch.train.log import MetricsLog, recorded
+from tests.train.events import events, scalars
+
+RECORDS = [
+    {"kind": "train", "step": step, "phase": "bc", "loss": 1.0 / step, "skipped": 0}
+    for step in range(1, 6)
+]
+
+
+def written(folder, records, kept=()):
+    with MetricsLog(folder, kept) as log:
+        for record in records:
+            log.write(record)
+    return (folder / "metrics.jsonl").read_text()
+
+
+def without_time(text):
+    return [
+        {k: v for k, v in json.loads(line).items() if k != "time"} for line in text.splitlines()
+    ]
+
+
+def test_records_after_the_step_and_half_a_line_are_dropped(tmp_path):
+    before = written(tmp_path, RECORDS)
+    (tmp_path / "metrics.jsonl").write_text(before + '{"kind": "tra')
+    kept = recorded(tmp_path, 3)
+    assert (
+        tmp_path / "metrics.jsonl"
+    ).read_text() == before + '{"kind": "tra'  # reading is reading
+    after = written(tmp_path, RECORDS[3:], kept)
+    assert after.splitlines()[:3] == before.splitlines()[:3]
+    assert without_time(after) == without_time(before)
+    assert not list(tmp_path.glob("*.tmp"))
+
+
+def test_tensorboard_is_drawn_anew_from_what_is_kept(tmp_path):
+    written(tmp_path, RECORDS)
+    whole = scalars(tmp_path)
+    assert [(name, step) for name, step, _ in whole] == [
+        (f"train/{name}", step) for step in range(1, 6) for name in ("loss", "skipped")
+    ]
+    written(tmp_path, RECORDS[2:], recorded(tmp_path, 2))
+    assert scalars(tmp_path) == whole
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    times = {json.loads(line)["step"]: json.loads(line)["time"] for line in lines}
+    drawn = [event for event in events(tmp_path) if event.summary.value]
+    assert [event.wall_time for event in drawn] == pytest.approx([times[e.step] for e in drawn])
+
+
+def test_what_json_has_no_word_for_is_null_and_not_drawn(tmp_path):
+    values = {"a": math.nan, "b": math.inf, "c": -math.inf, "d": 0.5}
+    text = written(tmp_path, [{"kind": "train", "step": 1, **values}])
+    record = json.loads(text, parse_constant=pytest.fail)
+    assert [record[name] for name in values] == [None, None, None, 0.5]
+    assert scalars(tmp_path) == [("train/d", 1, 0.5)]
+
+
+def test_what_was_there_at_the_beginning_is_known(tmp_path):
+    with MetricsLog(tmp_path, RECORDS[:2]) as log:
+        assert ("train", 2) in log and ("train", 3) not in log and ("validation", 2) not in log
+
+
+def test_what_is_written_is_there_at_once(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        log.write(RECORDS[0])
+        assert len(recorded(tmp_path, 9)) == 1
+        log.sync()
+
+
+@pytest.mark.parametrize("line", ["{", "[1]", '{"kind": "train"}', "3", '{"step": "x"}', "\xff"])
+def test_a_damaged_line_is_named(tmp_path, line):
+    text = written(tmp_path, RECORDS)
+    (tmp_path / "metrics.jsonl").write_text(text + line + "\n" + text, encoding="latin-1")
+    with pytest.raises(ValueError) as raised:
+        recorded(tmp_path, 3)
+    assert str(raised.value).startswith(f"{tmp_path / 'metrics.jsonl'}:6 is damaged (")
+    assert len(str(raised.value).splitlines()) == 1
