@@ -111,7 +111,7 @@ def mistold(data, path):
 DAMAGES = [flipped, torn, overwritten, removed, folded, exchanged, mistold]
 
 
-@examples(25, 1000)
+@examples(25, 600)
 @given(st.data())
 def test_what_is_restored_was_saved(intact, tmp_path_factory, data):
     outer = tmp_path_factory.mktemp("damaged")

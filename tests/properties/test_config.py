@@ -131,7 +131,7 @@ def questions(tmp_path_factory):
     return path
 
 
-@examples(3, 40)
+@examples(3, 24)
 @given(st.fixed_dictionaries(CHOICES))
 def test_what_is_asked_trains_three_steps_or_is_refused(questions, tmp_path_factory, choices):
     """As from a terminal: exit code 0, all that a run leaves and no number that is none; or a line."""

@@ -95,7 +95,7 @@ def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
     assert not Elements(page).names & {"script", "onerror", "onload", "iframe", "object"}
 
 
-@examples(12, 150)
+@examples(12, 100)
 @given(st.sampled_from(NASTY) | texts)
 def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
     """Wherever a text of the run stands, the page has the elements that it has for any other."""
