@@ -79,7 +79,6 @@ class Session(NamedTuple):
 
     Attributes:
       aim, hit: the moment waited for, and that at which it was killed; hit None if it ended itself.
-      code: how it ended.
       again: steps that have to be done again.
       progress: whether there is a new checkpoint.
       seconds: it took.
@@ -87,7 +86,6 @@ class Session(NamedTuple):
 
     aim: str
     hit: str | None
-    code: int
     again: int
     progress: bool
     seconds: float
@@ -150,7 +148,7 @@ class Bench:
             why = f"no end after {self.limit:.0f} s" if over else f"exit code {code}"
             raise RuntimeError(f"{run.name}: {why}\n{child.last_words()}")
         again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
-        return Session(aim, hit, code, again, saved(run) > before, time.monotonic() - began)
+        return Session(aim, hit, again, saved(run) > before, time.monotonic() - began)
 
     def uninterrupted(self) -> Path:
         """The folder of a run that is left alone; from it is known how long one takes."""

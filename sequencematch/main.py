@@ -56,9 +56,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def said(reason: object, code: int) -> int:
-    """Says a reason in one line; returns the exit code."""
+    """Says a reason in one line that any terminal can show; returns the exit code."""
     line = " ".join(str(reason).split()) or type(reason).__name__
-    print(f"sequencematch: {line}", file=sys.stderr)
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"sequencematch: {shown}", file=sys.stderr)
     return code
 
 
@@ -74,7 +75,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
         return partial(print, f"{__doc__}\n{asked.get_help()}")
     config, name = chosen(asked)
     validation.validate(config)
-    folder = Path(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+    folder = placed(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = modes.Call(folder, name, command, interruption, held)
     if asked.mode == "train":
@@ -95,6 +96,19 @@ def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> 
     run = build(config)
     memory.check(config, estimate(config, run.tokenizer.vocab_size))
     return run
+
+
+def placed(path: str) -> Path:
+    """The folder of a run, which must be a name that checkpoints can be written under.
+
+    Raises:
+      ValueError: it is not UTF-8.
+    """
+    try:
+        str(Path(path).absolute()).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"--workdir={path} is not UTF-8: name another folder") from error
+    return Path(path)
 
 
 def define(values: flags.FlagValues) -> None:
@@ -176,7 +190,7 @@ def load(file: str) -> ConfigDict:
         if not isinstance(values.config, ConfigDict):
             raise TypeError("get_config() must return a ConfigDict")
         return values.config
-    except Exception as error:  # a configuration file is Python: it can fail in any way
+    except (Exception, SystemExit) as error:  # a file is Python: it can fail, or leave, in any way
         raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error
 
 

@@ -23,11 +23,17 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import pytest
 from flax import nnx
+from hypothesis import settings
 from jaxtyping import install_import_hook
 
 # Before any of the package is imported.
 CHECKED = [f"sequencematch.{room}" for room in ("core", "models", "rollout", "train")]
 install_import_hook(CHECKED, "beartype.beartype")
+
+# `make test` tries the same few inputs every time; --hypothesis-profile=fuzz many, others each time.
+settings.register_profile("few", derandomize=True, database=None, deadline=None, max_examples=25)
+settings.register_profile("fuzz", database=None, deadline=None, max_examples=1000, print_blob=True)
+settings.load_profile("few")
 
 
 def pytest_configure(config):

@@ -530,6 +530,11 @@ def test_bad_flags_are_refused(tiny, tmp_path, refused, flags, words):
     refused(words, *tiny, f"--workdir={tmp_path / 'new'}", *flags)
 
 
+def test_what_cannot_be_shown_is_escaped(tiny, refused, tmp_path):
+    refused([r"--workdir=\x1b[2J\u202e holds no run"], "--workdir=\x1b[2J\u202e")
+    refused([r"\udcff is not UTF-8"], *tiny, f"--workdir={tmp_path}/\udcff")
+
+
 def test_a_file_that_is_not_there_gets_the_nearest_one(refused, tmp_path, monkeypatch):
     monkeypatch.chdir(ROOT)
     new = f"--workdir={tmp_path / 'new'}"
@@ -545,6 +550,7 @@ def test_a_file_that_is_not_there_gets_the_nearest_one(refused, tmp_path, monkey
     [
         ("1 / 0", ["ZeroDivisionError", "division by zero"]),
         ("def get_config(:", ["SyntaxError"]),
+        ("raise SystemExit(0)", ["SystemExit: 0"]),
         ("import nowhere_at_all", ["ModuleNotFoundError", "nowhere_at_all"]),
         ("def get_config():\n    raise ValueError('two\\nlines')", ["ValueError: two lines"]),
         ("def get_config():\n    return None", ["TypeError", "ConfigDict"]),

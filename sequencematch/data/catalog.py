@@ -37,5 +37,5 @@ def _imported(path: str) -> Callable[[Any], Task]:
     module, _, function = path.partition(":")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError) as cause:
+    except Exception as cause:  # a module is Python: importing it can fail in any way
         raise ValueError(f"task={path!r} cannot be imported: {cause}") from cause

@@ -1,6 +1,7 @@
 """A task from a file of lines {"prompt": ..., "completion": ...}."""
 
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -20,7 +21,7 @@ def task(data: Any) -> Task:
       ValueError: a line is damaged, or there are too few prompts; names file and line.
       OSError: the file cannot be read.
     """
-    path = pathlib.Path(data.path).expanduser()
+    path = pathlib.Path(os.path.expanduser(data.path))
     if not path.is_file():
         raise OSError(f"data.path={data.path!r} is no file")
     examples = read(path)
@@ -46,11 +47,15 @@ def read(path: pathlib.Path) -> list[Example]:
 def _parsed(line: bytes, place: str) -> Example:
     try:
         record = json.loads(line)
-    except ValueError as cause:
+    except (ValueError, RecursionError) as cause:
         raise ValueError(f"{place}: not JSON: {cause}") from cause
     fields = [record.get(key) for key in Example._fields] if isinstance(record, dict) else [None]
     if not all(isinstance(field, str) for field in fields):
         raise ValueError(f'{place}: expected {{"prompt": "...", "completion": "..."}}, both text')
+    try:
+        "".join(fields).encode()
+    except UnicodeEncodeError as cause:  # JSON can spell half a surrogate pair, which is no text
+        raise ValueError(f"{place}: {cause}") from cause
     return Example(*fields)
 
 

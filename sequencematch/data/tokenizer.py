@@ -66,5 +66,13 @@ class CharTokenizer:
         return "".join(c for c in self.symbols(ids) if c in self._ids)
 
     def symbols(self, ids: Iterable[int]) -> list[str]:
-        """Returns every id as it is shown in a trace, special tokens and edits as `<eos>`."""
+        """Returns every id as it is shown in a trace, special tokens and edits as `<eos>`.
+
+        Raises:
+          ValueError: an id stands for nothing.
+        """
+        ids = list(ids)
+        strange = [int(i) for i in ids if not 0 <= i < self.vocab_size]
+        if strange:
+            raise ValueError(f"no symbols: {strange}; allowed are 0 <= id < {self.vocab_size}")
         return [self._symbols[i] for i in ids]

@@ -9,6 +9,7 @@ import io
 import itertools
 import math
 import re
+import sys
 from typing import NamedTuple
 
 import numpy as np
@@ -137,9 +138,14 @@ BANDS = {
 
 def finite(value: object) -> float:
     """`value` as a float; NaN where it is no number, or not a finite one."""
-    if not isinstance(value, int | float) or not math.isfinite(value):
+    if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
         return math.nan
     return float(value)
+
+
+def visible(text: str) -> str:
+    """`text` with an escape for what cannot be seen, or be in a page: control characters and such."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def figures(panels: tuple[Panel, ...], metrics: list[dict]) -> str:
@@ -169,7 +175,7 @@ def _legend(index: int, label: str) -> str:
 
 def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
     """Each phase of training after the first, and the step at which it begins."""
-    steps = [(str(line["phase"]), line["step"]) for line in metrics if "phase" in line]
+    steps = [(visible(str(line["phase"])), line["step"]) for line in metrics if "phase" in line]
     return [now for before, now in itertools.pairwise(steps) if before[0] != now[0]]
 
 

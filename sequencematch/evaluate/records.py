@@ -46,7 +46,7 @@ def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:
 def _parse(line: str) -> object:
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

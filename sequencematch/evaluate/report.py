@@ -9,7 +9,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator
 
-from sequencematch.evaluate.plots import SECTIONS, figures, finite
+from sequencematch.evaluate.plots import SECTIONS, figures, finite, visible
 from sequencematch.evaluate.records import Run, read
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -156,7 +156,7 @@ def _traces(run: Run) -> str:
 
 def _legend(traces: list[dict]) -> str:
     """What the marks in the traces mean."""
-    used = {str(action) for trace in traces for action in trace.get("actions") or ()}
+    used = {str(action) for trace in traces for action in _list(trace, "actions")}
     told = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
     told += ["what was deleted is <del>struck through</del>"]
     order = " Answers with edits come first, in a larger share than they have."
@@ -173,9 +173,9 @@ def _group(decode: str, traces: list[dict]) -> str:
 
 
 def _trace(trace: dict) -> str:
-    right, actions = trace.get("right"), [str(action) for action in trace.get("actions") or ()]
+    right, actions = trace.get("right"), [str(action) for action in _list(trace, "actions")]
     name, sign = SIGNS.get(right, ("not judged", "?"))
-    gone = {time for time, flag in enumerate(trace.get("deleted") or ()) if flag}
+    gone = {time for time, flag in enumerate(_list(trace, "deleted")) if flag}
     taken = "".join(_action(action, time in gone) for time, action in enumerate(actions))
     answer = f" · <span>right answer: <code>{_text(trace.get('answer', '–'))}</code></span>"
     return (
@@ -224,8 +224,13 @@ def _dict(parent: dict, key: str) -> dict:
     return parent[key] if isinstance(parent.get(key), dict) else {}
 
 
+def _list(parent: dict, key: str) -> list:
+    """`parent[key]`, or [] where there is no list."""
+    return parent[key] if isinstance(parent.get(key), list) else []
+
+
 def _text(value: object) -> str:
-    return html.escape(str(value))
+    return html.escape(visible(str(value)))
 
 
 def _percent(value: object) -> str:

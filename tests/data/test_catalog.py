@@ -34,6 +34,7 @@ def test_the_documented_task_of_a_user_runs(tmp_path, monkeypatch):
         ("no_such_module:task", "task='no_such_module:task' cannot be imported: No module"),
         ("json:no_such_function", "cannot be imported: .*no_such_function"),
         (":task", "cannot be imported"),
+        (".json:task", "cannot be imported"),
     ],
 )
 def test_an_unknown_name_is_one_clear_line(name, message):

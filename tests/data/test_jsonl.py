@@ -55,7 +55,11 @@ def test_characters_are_those_of_the_file(path):
 @pytest.mark.parametrize(
     "line",
     ['{"prompt": "a", "completion": ', '["a", "b"]', '{"prompt": "a"}', "7", '"prompt"']
-    + ['{"prompt": "a", "completion": 3}'],
+    + [
+        '{"prompt": "a", "completion": 3}',
+        '{"prompt": "a", "completion": "\\ud800"}',
+        "[" * 100_000,
+    ],
 )
 def test_a_damaged_line_is_named(path, line):
     path.write_text(path.read_text() + line)
@@ -79,3 +83,5 @@ def test_a_missing_file(tmp_path):
         jsonl.task(config(tmp_path / "none.jsonl"))
     with pytest.raises(OSError, match="data.path='' is no file"):
         jsonl.task(config(""))
+    with pytest.raises(OSError, match="data.path='~nobody/here' is no file"):
+        jsonl.task(config("~nobody/here"))

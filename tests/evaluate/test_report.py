@@ -218,6 +218,24 @@ def test_every_key_may_be_missing(run: pathlib.Path) -> None:
         Outline(rendered(write_run(run, summary, [], [{}, {"decode": "greedy"}])))
 
 
+def test_what_is_of_another_kind_is_left_out(run: pathlib.Path) -> None:
+    strange = trace("greedy", 0) | {"actions": 7, "deleted": 2.5}
+    endless = train_line(1) | {"loss": 10**400}
+    deep = "[" * 100_000
+    write_run(run, SUMMARY, [endless, train_line(2)], [strange])
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(deep + "\n")
+    page = rendered(run)
+    assert strange["text"] in page and "left out as unreadable: 1." in page
+
+
+def test_what_cannot_be_seen_is_shown_as_its_escape(run: pathlib.Path) -> None:
+    hidden = trace("greedy", 0) | {"actions": ["\0", "\u202e"], "prompt": "\x1b[2J"}
+    page = rendered(write_run(run, SUMMARY, [train_line(1)], [hidden]))
+    assert page.replace("\n", "").isprintable()
+    assert r"<span>\x00</span>" in page and r"\u202e" in page and r"\x1b[2J" in page
+
+
 def test_a_running_run_says_so(run: pathlib.Path) -> None:
     (run / "summary.json").unlink()
     (run / "traces.jsonl").unlink()

@@ -1,0 +1,148 @@
+"""What the pipeline makes of any task: whole episodes, with finite losses and gradients."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequencematch.core import losses, mdp
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.noise import NOISE_STEPS
+from sequencematch.data import pipeline
+from sequencematch.data.task import Example, Task, exact
+from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, CharTokenizer
+from sequencematch.models import readout
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.transformer import Transformer
+from tests.properties.given import characters, examples, said
+
+# One shape for all tasks, so that one program is compiled: B rows, T slots, V ids.
+B, T, V = 4, 20, 24
+SETS = [("<bkspc>",), ("<reset>",), tuple(sorted(set(EDITS) - {"<reset>"})), ()]
+NETWORK, PARAMETERS = nnx.split(
+    Transformer(
+        TransformerConfig(vocab_size=V, layers=1, d_model=8, heads=2, kv_heads=1, d_ff=8),
+        nnx.Rngs(0),
+    )
+)
+
+
+@st.composite
+def tasks(draw):
+    """A task of any few questions, prompts and answers empty or too long for the slots."""
+    alphabet = draw(st.lists(characters, min_size=1, max_size=V - 8, unique=True))
+    text = st.lists(st.sampled_from(alphabet), max_size=T).map("".join)
+    drawn = draw(st.lists(st.builds(Example, text, text), min_size=1, max_size=6))
+    confusable = draw(st.lists(st.sampled_from(alphabet)).map("".join))
+    return Task("any", "".join(alphabet), {"train": drawn}, confusable, exact)
+
+
+noises = st.builds(
+    pipeline.Noise,
+    st.sampled_from(sorted(pipeline.WRONG)),
+    st.floats(0, 0.99),
+    st.floats(0, 0.9),
+    st.sampled_from(sorted(NOISE_STEPS)),
+)
+
+
+def decisions(tokenizer):
+    return mdp.make(
+        V,
+        eos=EOS,
+        pad=PAD,
+        never=[BOS, BKSPC, *range(tokenizer.vocab_size, V)],
+        edits=tokenizer.pops,
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def objectives(eos, pad, table, batch, logit_scale):
+    """Every loss of a batch and the largest of its gradient; samples are the batch once more."""
+    process = mdp.Mdp(*table, eos, pad)
+    t = jax.vmap(functools.partial(mdp.trajectory, process))(batch)
+
+    def loss(parameters):
+        model = nnx.merge(NETWORK, jax.tree.map(lambda x: x * logit_scale, parameters))
+        hidden = readout.states(model, t)
+        values = readout.action_values(model, process, hidden, t)
+        repeated = readout.unlikely(model, process, hidden, t)
+        found = [losses.unlikelihood(values, repeated, t)]
+        for divergence in DIVERGENCES.values():
+            goal = losses.Objective(divergence, alpha=0.1, gamma=0.9)
+            policy = (values, t._replace(imitate=jnp.zeros_like(t.imitate)))
+            found.append(losses.sequencematch(goal, (values, t), policy))
+        return jnp.stack(found)
+
+    return loss(PARAMETERS), jax.tree.leaves(jax.jacrev(loss)(PARAMETERS))
+
+
+def refused(task, tokenizer, noise):
+    """What of a task the pipeline refuses."""
+    wrong = {"none": "ab", "ground_truth": task.confusable}.get(noise.kind, task.alphabet)
+    few = noise.eta > 0 and len(set(wrong)) < 2
+    return few or any(len(example.prompt) + 1 > T - 1 for example in task.splits["train"])
+
+
+@examples(25, 1000)
+@given(tasks(), noises, st.sampled_from(SETS), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
+def test_a_batch_is_whole_episodes_of_finite_loss(task, noise, edits, seed, index):
+    # A method without edits has clean data.
+    noise = noise if edits else pipeline.Noise()
+    tokenizer = CharTokenizer(task.alphabet, edits)
+
+    def batch():
+        make = functools.partial(pipeline.episodes, batch_size=B, slots=T, noise=noise, seed=seed)
+        return make(task, tokenizer, "train")[index]
+
+    if refused(task, tokenizer, noise):
+        try:
+            episodes = batch()
+        except ValueError as error:
+            assert "too long" in said(error) or "two characters" in said(error)
+            return
+    else:
+        episodes = batch()
+    process, time = decisions(tokenizer), np.arange(T)
+    start, end = episodes.start[:, None], episodes.end[:, None]
+    decided = (start <= time) & (time < end)
+    assert ((start >= 0) & (start < end) & (end < T)).all()
+    assert (episodes.tokens[:, 0] == BOS).all()
+    assert (episodes.tokens[time > end] == PAD).all()
+    assert process.legal[episodes.tokens[np.roll(decided, 1, axis=1)]].all()
+    assert process.legal[episodes.labels].all()
+    assert (decided | ~episodes.imitate).all()
+    prompts = {tuple(tokenizer.encode(example.prompt)) for example in task.splits["train"]}
+    for row in range(B):
+        assert tuple(episodes.tokens[row, 1 : episodes.start[row] + 1]) in prompts
+    for scale in (1.0, 1e3):
+        found, gradients = objectives(EOS, PAD, process[:3], episodes, scale)
+        assert np.isfinite(found).all(), found
+        assert all(np.isfinite(g).all() for g in gradients)
+
+
+prompt_slots = st.integers(2, T)
+
+
+@examples(25, 1000)
+@given(tasks(), st.integers(0, 2**32 - 1), st.integers(0, 2**40), prompt_slots)
+def test_prompts_for_the_sampler_fit_or_are_refused(task, seed, index, slots):
+    tokenizer = CharTokenizer(task.alphabet)
+    longest = max(len(example.prompt) for example in task.splits["train"])
+    make = functools.partial(pipeline.prompts, batch_size=B, prompt_slots=slots, seed=seed)
+    dataset = make(task, tokenizer, "train")
+    if longest + 1 > slots:
+        with pytest.raises(ValueError) as raised:
+            [dataset[i] for i in range(len(task.splits["train"]))]
+        assert f"at most {slots - 1} fit" in said(raised.value)
+        return
+    prompts = dataset[index]
+    known = {tuple(tokenizer.encode(example.prompt)) for example in task.splits["train"]}
+    for tokens, start in zip(*prompts, strict=True):
+        assert tokens.shape == (slots,) and tokens[0] == BOS
+        assert tuple(tokens[1 : start + 1]) in known and (tokens[start + 1 :] == PAD).all()

@@ -1,0 +1,100 @@
+"""Any command line, any configuration file, any folder: help, or one line and exit code 2."""
+
+import contextlib
+import io
+import json
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequencematch import config as configuration
+from sequencematch.main import main
+from tests.properties.given import NASTY, examples, texts, values
+
+ROOT = pathlib.Path(__file__).parents[2]
+# Its data.path is no file: whatever else is right, such a run is refused before it starts.
+FILE = ROOT / "configs" / "jsonl.py"
+KEYS = sorted(configuration.flat(configuration.defaults()))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """An empty folder to stand in."""
+    folder = tmp_path_factory.mktemp("here")
+    with contextlib.chdir(folder):
+        yield folder
+
+
+def contents(folder):
+    paths = sorted(folder.rglob("*"))
+    return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
+
+
+def refused(place, *argv):
+    """Asserts that a command says in one line why not, and leaves everything as it is."""
+    before, out, err = contents(place), io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = main(["main.py", *argv])
+    assert contents(place) == before
+    if code == 0:
+        assert "--workdir" in out.getvalue() and not err.getvalue()
+        assert any("help" in arg for arg in argv)
+        return
+    line = err.getvalue()
+    assert (code, out.getvalue()) == (2, "")
+    assert line.startswith("sequencematch: ") and line.endswith("\n") and line[:-1].isprintable()
+
+
+names = st.sampled_from(
+    ["mode", "workdir", "resume", "noresume", "prompt", "help", "config", "flagfile", "undefok"]
+) | st.sampled_from(KEYS).map("config.{}".format)
+odd = texts | st.sampled_from(
+    [*NASTY, "train", "evaluate", "sample", "0", "-1", "1e999", "nan", "None", "True", "()", "(1,"]
+    + ["bc", "chi2", "9" * 5000, "a" * 5000, str(FILE), f"{FILE}:mle", f"{FILE}:", "/", "..", "."]
+)
+flags = st.one_of(
+    st.builds("--{}={}".format, names, odd),
+    st.builds("-{}={}".format, names, odd),
+    st.builds("--{}".format, names | odd),
+    st.builds("--config={}{}".format, st.just(FILE), st.sampled_from(["", ":mle", ":bc", ":x"])),
+    odd,
+)
+
+
+@examples(60, 2000)
+@given(st.lists(flags, max_size=6))
+def test_any_command_line_is_help_or_one_line(place, argv):
+    refused(place, *argv)
+
+
+@examples(30, 500)
+@given(st.sampled_from(KEYS), odd)
+def test_any_value_of_any_key_is_taken_or_refused(place, key, value):
+    refused(place, f"--config={FILE}", f"--config.{key}={value}")
+
+
+@examples(20, 400)
+@given(st.binary() | texts.map(lambda text: text.encode(errors="replace")))
+def test_any_file_as_a_configuration_is_refused(place, tmp_path_factory, content):
+    file = tmp_path_factory.mktemp("configs") / "any.py"
+    file.write_bytes(b"raise SystemExit(0)\n" * (len(content) % 2) + content)
+    refused(place, f"--config={file}", "--workdir=new")
+
+
+records = values | st.fixed_dictionaries(
+    {"name": values, "config": values | st.dictionaries(st.sampled_from(KEYS), values)}
+)
+
+
+@examples(30, 800)
+@given(
+    st.binary() | records.map(json.dumps).map(str.encode) | st.just(b"[" * 10**5),
+    st.sampled_from(["--resume", "--mode=evaluate", "--mode=sample"]),
+)
+def test_any_record_of_a_run_is_refused(place, tmp_path_factory, content, mode):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "config.json").write_bytes(content)
+    refused(place, f"--workdir={folder}", mode, "--prompt=a")
+    assert [path.name for path in folder.iterdir()] == ["config.json"]

@@ -1,0 +1,152 @@
+"""Any configuration is valid or refused in one line; one that is valid trains."""
+
+import itertools
+import json
+import math
+import pathlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ml_collections import ConfigDict
+
+from sequencematch import config as configuration
+from sequencematch import validation
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.losses import NEXT_VALUES, TERMINALS, WEIGHTINGS
+from sequencematch.core.noise import NOISE_STEPS
+from sequencematch.data.pipeline import WRONG
+from sequencematch.data.tokenizer import EDITS
+from sequencematch.main import main
+from sequencematch.train.methods import METHODS
+from tests.properties.given import examples, numbers, said, values
+
+ROOT = pathlib.Path(__file__).parents[2]
+DEFAULTS = configuration.flat(configuration.defaults())
+TABLES = (METHODS, WRONG, NOISE_STEPS, EDITS, DIVERGENCES, WEIGHTINGS, TERMINALS, NEXT_VALUES)
+names = st.sampled_from([*itertools.chain(*TABLES), "float32", "bfloat16", "generator", "tfds"])
+likely = names | st.integers(0, 64) | st.floats(0, 1) | st.lists(names | st.integers(2, 16))
+given_values = likely | numbers | values | st.tuples(numbers, numbers)
+changes = st.dictionaries(st.sampled_from(sorted(DEFAULTS)), given_values, min_size=1, max_size=4)
+
+
+def named(value):
+    """Whether all keys of a value are such as ConfigDict can have, and a person can read."""
+    if isinstance(value, dict):
+        keys = all(key.isprintable() and "." not in key for key in value)
+        return keys and all(map(named, value.values()))
+    return not isinstance(value, list | tuple) or all(map(named, value))
+
+
+@examples(200, 4000)
+@given(changes.filter(lambda changes: named(list(changes.values()))))
+def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
+    """Values as a configuration file may set them or a config.json hold them: of any kind."""
+    nested = configuration.defaults().to_dict()
+    for key, value in changes.items():
+        *sections, name = key.split(".")
+        section = nested
+        for part in sections:
+            section = section[part]
+        # Assignment makes a float of an integer, where a float is meant.
+        whole = type(value) is int and isinstance(DEFAULTS[key], float) and abs(value) < 2**64
+        section[name] = float(value) if whole else value
+    config = ConfigDict(nested)
+    try:
+        validation.validate(config)
+    except ValueError as error:
+        assert said(error).startswith(("config.", "model."))
+        return
+    for key, default in DEFAULTS.items():
+        value = configuration.flat(config)[key]
+        assert isinstance(value, tuple | list) == isinstance(default, tuple)
+        assert isinstance(value, bool) == isinstance(default, bool)
+        assert isinstance(value, str) == isinstance(default, str)
+        assert not isinstance(default, int) or isinstance(value, int)
+        assert not isinstance(default, float) or math.isfinite(value)
+
+
+# Three steps of whatever is valid: about half of these choices.
+
+SIZES = {
+    "data.train": 20,
+    "data.validation": 4,
+    "data.test": 4,
+    "optimizer.warmup": 1,
+    "train.steps": 3,
+    "log_every": 1,
+    "evaluate.every": 3,
+    "evaluate.rows": 4,
+    "evaluate.max_actions": 6,
+    "checkpoint.every": 3,
+}
+some_edits = st.sampled_from(["<bkspc>", "<reset>", "('<bkspc>','<bkspc4>')"])
+rows = st.sampled_from([2, 4, 6])
+CHOICES = {
+    "method": st.sampled_from(sorted(METHODS)),
+    "seed": st.integers(0, 2**32 - 1),
+    "edits": some_edits,
+    "prompt_slots": st.integers(4, 6),
+    "max_actions": st.integers(3, 8),
+    "noise.kind": st.sampled_from(sorted(WRONG)),
+    "noise.step": st.sampled_from(sorted(NOISE_STEPS)),
+    "noise.eta": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
+    "noise.run": st.sampled_from([0.0, 0.3]),
+    "model.layers": st.integers(1, 2),
+    "model.d_model": st.sampled_from([8, 16]),
+    "model.heads": st.sampled_from([2, 4]),
+    "model.kv_heads": st.sampled_from([1, 2]),
+    "model.d_ff": st.sampled_from([8, 12]),
+    "model.dtype": st.sampled_from(["float32", "bfloat16"]),
+    "optimizer.learning_rate": st.sampled_from([1e-4, 1e-2, 1.0]),
+    "optimizer.b1": st.sampled_from([0.0, 0.9]),
+    "train.bc_steps": st.integers(0, 2),
+    "train.batch_size": rows,
+    "train.beta_end": st.sampled_from([0.0, 0.3, 1.0]),
+    "objective.divergence": st.sampled_from(sorted(DIVERGENCES)),
+    "objective.alpha": st.sampled_from([1e-3, 0.01, 1.0, 30.0]),
+    "objective.gamma": st.sampled_from([0.01, 0.9, 0.999]),
+    "objective.policy_weight": st.sampled_from([0.0, 0.5, 1.0]),
+    "objective.weighting": st.sampled_from(["discounted", *sorted(WEIGHTINGS)]),
+    "objective.terminal": st.sampled_from(sorted(TERMINALS)),
+    "objective.next_value": st.sampled_from(sorted(NEXT_VALUES)),
+    "objective.bound": st.booleans(),
+    "rollout.every": st.integers(1, 3),
+    "rollout.rows": rows,
+    "rollout.batch_size": rows,
+    "rollout.capacity": st.integers(5, 9),
+    "mesh.data": st.sampled_from([1, 2]),
+    "mesh.model": st.sampled_from([1, 2]),
+    "evaluate.edit_bias": st.sampled_from([-3.0, 0.0, 3.0]),
+}
+
+
+@pytest.fixture(scope="module")
+def questions(tmp_path_factory):
+    """Words of two letters and the letters backwards, some with no answer."""
+    path = tmp_path_factory.mktemp("data") / "words.jsonl"
+    words = map("".join, itertools.product("abcdé", "abc\n", "a>"))
+    lines = [{"prompt": word, "completion": word[: i % 3]} for i, word in enumerate(words)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    return path
+
+
+@examples(3, 24)
+@given(st.fixed_dictionaries(CHOICES))
+def test_what_is_asked_trains_three_steps_or_is_refused(questions, tmp_path_factory, choices):
+    """As from a terminal: exit code 0, all that a run leaves and no number that is none; or a line."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    flags = SIZES | choices | {"data.path": questions}
+    argv = [f"--config.{key}={value}" for key, value in flags.items()]
+    code = main(["main.py", f"--config={ROOT}/configs/jsonl.py", f"--workdir={folder}", *argv])
+    assert code in (0, 2)
+    if code == 2:
+        assert not folder.exists()
+        return
+    assert (folder / "report.html").is_file() and (folder / "checkpoints" / "3").is_dir()
+    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    trained = [record for record in records if record["kind"] == "train"]
+    assert [record["step"] for record in trained] == [1, 2, 3]
+    for record in trained:
+        wrong = {k: v for k, v in record.items() if isinstance(v, float) and not math.isfinite(v)}
+        assert not wrong, wrong

@@ -1,0 +1,124 @@
+"""The files of a run, torn or strange: what can be read is on the page, and none of it is markup."""
+
+import html.parser
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequencematch.evaluate import records, report
+from tests.properties.given import NASTY, examples, numbers, said, texts, values
+
+some = st.one_of(values, numbers, texts)
+keys = ("kind", "step", "phase", "loss", "bc", "accuracy/greedy", "accuracy/greedy_low", "beta")
+kinds = st.sampled_from(["train", "validation"])
+metrics = st.fixed_dictionaries({"kind": kinds, "step": st.integers(0, 9)}) | st.dictionaries(
+    st.sampled_from(keys), some
+)
+traces = st.fixed_dictionaries(
+    {},
+    optional={
+        "decode": st.sampled_from(report.DECODES) | some,
+        "prompt": some,
+        "answer": some,
+        "actions": st.lists(some) | some,
+        "deleted": st.lists(st.booleans() | some) | some,
+        "text": some,
+        "right": st.booleans() | some,
+    },
+)
+figures = st.dictionaries(
+    st.sampled_from(["accuracy", "low", "high", "n", "right", "length", "edits", "return"]), some
+)
+summaries = st.fixed_dictionaries(
+    {},
+    optional={
+        "name": some,
+        "method": some,
+        "seed": some,
+        "hardware": some,
+        "command": some,
+        "parameters": some,
+        "seconds": st.dictionaries(st.sampled_from(["train", "total"]) | texts, some) | some,
+        "versions": st.dictionaries(texts, some) | some,
+        "config": st.dictionaries(texts, some) | some,
+        "test": st.dictionaries(st.sampled_from(report.DECODES), figures | some) | some,
+    },
+)
+
+
+def lines(values):
+    """A jsonl file of some objects, some other JSON, and some bytes."""
+    objects = values.map(lambda value: json.dumps(value).encode())
+    return st.lists(objects | st.binary(), max_size=5).map(b"\n".join)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("run")
+
+
+class Elements(html.parser.HTMLParser):
+    """The names of a page's elements and attributes."""
+
+    def __init__(self, page):
+        super().__init__()
+        self.names = set()
+        self.feed(page)
+
+    def handle_starttag(self, tag, attrs):
+        self.names |= {tag, *(name for name, _ in attrs)}
+
+
+def written(folder, files):
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    return report.write_report(folder).read_text(encoding="utf-8")
+
+
+@examples(25, 500)
+@given(lines(metrics), lines(traces), summaries.map(lambda s: json.dumps(s).encode()) | st.binary())
+def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
+    files = {"metrics.jsonl": metrics, "traces.jsonl": traces, "summary.json": summary}
+    try:
+        page = written(folder, files)
+    except ValueError as error:
+        assert said(error).startswith(f"{folder / 'summary.json'}: expected a JSON object")
+        return
+    assert records.read(folder).unreadable <= sum(
+        content.count(b"\n") + 1 for content in files.values()
+    )
+    assert page.startswith("<!doctype html>") and page.endswith("</html>\n")
+    assert page.replace("\n", "").isprintable()
+    assert not Elements(page).names & {"script", "onerror", "onload", "iframe", "object"}
+
+
+@examples(12, 100)
+@given(st.sampled_from(NASTY) | texts)
+def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
+    """Wherever a text of the run stands, the page has the elements that it has for any other."""
+
+    def page(text):
+        trace = {"decode": "greedy", "prompt": text, "answer": text, "actions": [text, "b"]}
+        trace |= {"deleted": [True, False], "text": text, "right": False}
+        summary = {"name": text, "method": text, "command": text, "hardware": text}
+        summary |= {"config": {"data": {"path": text}}, "versions": {text or "a": text}}
+        steps = [
+            {"kind": "train", "step": i, "loss": 1.0, "phase": p} for i, p in enumerate(["a", text])
+        ]
+        files = {"summary.json": summary, "traces.jsonl": trace}
+        files = {name: json.dumps(content).encode() for name, content in files.items()}
+        return written(
+            folder, files | {"metrics.jsonl": "\n".join(map(json.dumps, steps)).encode()}
+        )
+
+    found, plain = page(text), page("word")
+    assert found.replace("\n", "").isprintable()
+    names = re.compile(r"<[a-z/!][^\s>]*")
+    drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
+    kbd = text in report.MARKS
+    if not kbd and text:
+        assert names.findall(drawn.sub("", found)) == names.findall(drawn.sub("", plain))
+    assert Elements(found).names <= Elements(plain).names | {"kbd", "title"}

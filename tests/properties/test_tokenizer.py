@@ -1,0 +1,65 @@
+"""Characters to ids and back, for any text over any alphabet."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sequencematch.data.tokenizer import EDITS, SPECIALS, CharTokenizer
+from tests.properties.given import examples, said, texts
+
+edits = st.lists(st.sampled_from(sorted(EDITS))).map(tuple)
+
+
+@st.composite
+def tokenizers(draw):
+    """Any alphabet, in any order, some of it twice, with any edits."""
+    return CharTokenizer(draw(texts), draw(edits))
+
+
+@examples(30, 1500)
+@given(st.data(), tokenizers())
+def test_a_text_over_the_alphabet_comes_back(data, tokenizer):
+    """Also one that spells a special token: it is the characters that it is made of."""
+    text = data.draw(texts | st.lists(st.sampled_from(tokenizer.alphabet or "a")).map("".join))
+    if not set(text) <= set(tokenizer.alphabet):
+        with pytest.raises(ValueError) as raised:
+            tokenizer.encode(text)
+        unknown = sorted(set(text) - set(tokenizer.alphabet))
+        assert f"characters {''.join(unknown)!r} of {text!r} are not in" in said(raised.value)
+        return
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and tokenizer.symbols(ids) == list(text)
+    assert all(len(SPECIALS) <= i < tokenizer.vocab_size for i in ids)
+    assert not set(ids) & set(tokenizer.pops)
+
+
+@examples(30, 1500)
+@given(st.data(), tokenizers())
+def test_any_ids_are_shown_and_no_others(data, tokenizer):
+    """What is no character is left out of the text; an id that stands for nothing is refused."""
+    within = st.integers(0, tokenizer.vocab_size - 1)
+    ids = data.draw(st.lists(within) | st.lists(within | st.integers()))
+    if not all(0 <= i < tokenizer.vocab_size for i in ids):
+        with pytest.raises(ValueError) as raised:
+            tokenizer.decode(ids)
+        assert f"0 <= id < {tokenizer.vocab_size}" in said(raised.value)
+        return
+    shown = tokenizer.symbols(ids)
+    kept = [i for i in ids if tokenizer.encode(tokenizer.decode([i])) == [i]]
+    assert tokenizer.encode(tokenizer.decode(ids)) == kept
+    assert len(shown) == len(ids)
+    assert {s for i, s in zip(ids, shown, strict=True) if i not in kept} <= {*SPECIALS, *EDITS}
+
+
+@examples(20, 500)
+@given(st.data(), tokenizers())
+def test_ids_depend_on_nothing_but_the_characters(data, tokenizer):
+    """Neither on the order of the alphabet nor on the edits, which stand after it."""
+    shuffled = "".join(data.draw(st.permutations(tokenizer.alphabet * 2)))
+    other = CharTokenizer(shuffled, data.draw(edits))
+    further = [name for name in EDITS if name in other.edits and name not in SPECIALS]
+    assert other.symbols(range(other.vocab_size)) == [*SPECIALS, *sorted(set(shuffled)), *further]
+    assert other.encode(shuffled) == tokenizer.encode(shuffled)
+    assert {s: EDITS[s] for s in tokenizer.edits} == {
+        tokenizer.symbols([i])[0]: pops for i, pops in tokenizer.pops.items()
+    }
