@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import pathlib
 import shutil
 import tempfile
 
@@ -15,9 +16,9 @@ os.environ["XLA_FLAGS"] = (
 )
 
 # What one test has compiled no other compiles again, in whichever process it runs.
-CACHE = "JAX_COMPILATION_CACHE_DIR"
-HERE = CACHE not in os.environ
-os.environ[CACHE] = os.environ.get(CACHE) or tempfile.mkdtemp(prefix="sequencematch-compiled-")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
+    "JAX_COMPILATION_CACHE_DIR"
+) or tempfile.mkdtemp(prefix="sequencematch-tests-")
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
@@ -43,9 +44,10 @@ def pytest_configure(config):
     )
 
 
-def pytest_unconfigure():
-    if HERE:
-        shutil.rmtree(os.environ.pop(CACHE), ignore_errors=True)
+def pytest_unconfigure(config):
+    compiled = pathlib.Path(os.environ["JAX_COMPILATION_CACHE_DIR"])
+    if compiled.name.startswith("sequencematch-tests-") and not hasattr(config, "workerinput"):
+        shutil.rmtree(compiled, ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

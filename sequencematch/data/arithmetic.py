@@ -7,10 +7,11 @@ by index. No TensorFlow is needed, nor imported.
 import contextlib
 import dataclasses
 import difflib
+import fcntl
 import importlib.util
 import itertools
 import pathlib
-import random
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -203,17 +204,22 @@ def _prepared(
     """Returns a builder whose files exist in `folder`; `check` may object before they are made."""
     if not folder.exists():
         check()
-        with global_random_given_back(), _quiet():
-            # tfds names its temporary folder by `random`: two processes must not choose the same.
-            random.seed()
-            try:
+        with _alone(folder.parent), global_random_given_back(), _quiet():
+            if not folder.exists():
                 make().download_and_prepare(file_format="array_record")
-            except OSError:
-                # Another process that prepared the same was faster, and its folder is as good.
-                if not folder.exists():
-                    raise
     with _quiet():
         return _readable(folder, make)
+
+
+@contextlib.contextmanager
+def _alone(parent: pathlib.Path) -> Iterator[None]:
+    """Lets one process at a time prepare data here; removes what a killed one left half made."""
+    parent.mkdir(parents=True, exist_ok=True)
+    with (parent / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        for half_made in parent.glob("incomplete.*"):
+            shutil.rmtree(half_made)
+        yield
 
 
 def _check_published(module: str) -> None:

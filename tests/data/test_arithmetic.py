@@ -1,4 +1,5 @@
 import multiprocessing
+import pathlib
 import random
 import re
 import subprocess
@@ -144,30 +145,22 @@ def test_two_processes_may_prepare_at_once(tmp_path, task):
     assert results == [contents(task)] * 2
 
 
-def test_the_slower_process_takes_the_folder_of_the_faster(tmp_path, monkeypatch):
-    prepare = arithmetic.Mathematics.download_and_prepare
+def test_what_a_killed_process_left_half_made_is_removed(tmp_path, task, monkeypatch):
+    class Killed(BaseException):
+        """As no clean-up of tfds would see it."""
 
-    def overtaken(self, **options):
-        monkeypatch.undo()
-        faster = arithmetic.Mathematics(data_dir=tmp_path, config=self.builder_config)
-        with monkeypatch.context() as other:
-            # The slower one has seen no folder when it starts, and one when it renames its own.
-            rename = type(self.data_path).rename
-            other.setattr(
-                type(self.data_path),
-                "rename",
-                lambda path, target: (
-                    other.undo(),
-                    prepare(faster, **options),
-                    rename(path, target),
-                ),
-            )
-            prepare(self, **options)
+    def killed(self, **_):
+        half = pathlib.Path(self.data_dir).parent / "incomplete.ABCDEF_1.0.0"
+        half.mkdir()
+        (half / "mathematics-test.array_record").write_bytes(b"half")
+        raise Killed
 
-    monkeypatch.setattr(arithmetic.Mathematics, "download_and_prepare", overtaken)
-    task = arithmetic.task(config(tmp_path))
-    assert {split: len(e) for split, e in contents(task).items()}["train"] == 40
-    assert not list(tmp_path.rglob("*incomplete*"))
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(arithmetic.Mathematics, "download_and_prepare", killed)
+        arithmetic.task(config(tmp_path))
+    assert list(tmp_path.rglob("incomplete*"))
+    assert contents(arithmetic.task(config(tmp_path))) == contents(task)
+    assert not list(tmp_path.rglob("incomplete*"))
 
 
 def test_no_tensorflow(tmp_path):
