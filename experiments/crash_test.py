@@ -1,12 +1,15 @@
 """Kill -9 at any moment and resume: bit for bit the uninterrupted run.
 
-    python -m experiments.crash_test [--kills=50] [--devices=1] [--small] [--seed=0] [--folder=DIR]
+    python -m experiments.crash_test [--kills=50] [--devices=1] [--small] [--signal=KILL] [--folder=DIR]
 
 The real main job in processes of its own. One run is left alone; others are killed, a third of the
 time anywhere, else aimed at a moment (watched.MOMENTS), and resumed until they are done; runs follow
 each other until all kills are spent. Each prepares its data anew. Then every array of every
 checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events must equal those of the
 run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session fails.
+
+With --signal=TERM or INT the job is asked to leave instead: it must save, exit with 75 within 30
+seconds, and no step is done again.
 """
 
 import json
@@ -15,6 +18,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
@@ -25,11 +29,13 @@ from typing import NamedTuple
 from absl import app, flags, logging
 
 from experiments import same_run
+from experiments.aims import AIMS, ANYWHERE, LATE, NEVER, Trigger
 from experiments.watched import Child, moment
 
 KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
 SMALL = flags.DEFINE_bool("small", False, "A job of some 20 seconds, not of two minutes.")
+SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "What is sent.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<devices>.")
 
@@ -58,20 +64,9 @@ SHORT = JOB | {
     "rollout.batch_size": 32,
     "checkpoint.every": 15,
 }
-ANYWHERE, NEVER = "anywhere", "never"
-AIMS = ["save", "sampling", ANYWHERE, "validation", ANYWHERE, "step", "restore"]
-AIMS += ["save", "compilation", ANYWHERE, "start"]
-LATE = [
-    "test",
-    "results",
-    "end",
-    ANYWHERE,
-    "restore",
-]  # once training is done, and for the last kill
-LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.1, "save": 0.1, "test": 0.2, "results": 0.2}
-ONCE = ["data", "restore", "test", "results", "end"]  # in a session: not to be missed
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks
+LEFT, LEAVE = 75, 30.0  # exit code of a run that was asked to leave, and the seconds it has
 
 
 class Session(NamedTuple):
@@ -80,6 +75,7 @@ class Session(NamedTuple):
     Attributes:
       aim, hit: the moment waited for, and that at which it was killed; hit None if it ended itself.
       again: steps that have to be done again.
+      left: seconds from the signal to the end.
       progress: whether there is a new checkpoint.
       seconds: it took.
     """
@@ -87,6 +83,7 @@ class Session(NamedTuple):
     aim: str
     hit: str | None
     again: int
+    left: float
     progress: bool
     seconds: float
 
@@ -98,9 +95,10 @@ class Bench:
       folder: of everything.
       job: keys of the configuration.
       devices: simulated.
+      asked: the signal.
     """
 
-    def __init__(self, folder: Path, job: dict, devices: int):
+    def __init__(self, folder: Path, job: dict, devices: int, asked: signal.Signals):
         self.folder = folder.absolute()
         self._flags = [
             "--config=configs/arithmetic.py",
@@ -117,6 +115,9 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
+        # What may come of no signal, and of one: killed by it while Python still starts, too.
+        polite = set() if asked == signal.SIGKILL else {LEFT}
+        self.signal, self.codes = asked, ({0}, {-asked, *polite})
         self.steps = job["train.steps"]
         self.horizon, self.limit = 0.0, 3600.0  # seconds: the longest wait, the longest session
 
@@ -133,22 +134,21 @@ class Bench:
           RuntimeError: it failed, or did not end.
         """
         before, told, began = saved(run), touched(run), time.monotonic()
-        child = self.start(run)
+        child, hit, sent = self.start(run), None, math.inf
         while child.process.poll() is None and time.monotonic() - began < self.limit:
-            if ripe(time.monotonic() - began, moment(child.note(), run), saved(run) > before):
-                child.process.kill()
+            now = moment(child.note(), run)
+            if ripe(time.monotonic() - began, now, saved(run) > before):
+                child.process.send_signal(self.signal)
+                hit, sent = now, time.monotonic()
                 break
             time.sleep(LOOK)
-        over = time.monotonic() - began >= self.limit and child.process.poll() is None
-        if over:
-            child.process.kill()
-        code = child.process.wait()
-        hit = moment(child.note(), run) if code == -signal.SIGKILL else None
-        if over or (code and hit is None):
-            why = f"no end after {self.limit:.0f} s" if over else f"exit code {code}"
-            raise RuntimeError(f"{run.name}: {why}\n{child.last_words()}")
+        code = ended(child, LEAVE)
+        left = max(time.monotonic() - sent, 0.0)
+        hit = hit if code else None  # it was done before
+        if code not in self.codes[hit is not None]:
+            raise RuntimeError(f"{run.name}, {hit}: exit code {code}\n{child.last_words()}")
         again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
-        return Session(aim, hit, again, saved(run) > before, time.monotonic() - began)
+        return Session(aim, hit, again, left, saved(run) > before, time.monotonic() - began)
 
     def uninterrupted(self) -> Path:
         """The folder of a run that is left alone; from it is known how long one takes."""
@@ -174,27 +174,13 @@ class Bench:
                 aim = ANYWHERE
 
 
-class Trigger:
-    """When to kill: a random time after the first sight, after a random delay, of what is aimed at.
-
-    Args:
-      aim: a moment, ANYWHERE or NEVER.
-      horizon: seconds, the longest delay.
-      wait: whether there must be a new checkpoint first.
-    """
-
-    def __init__(self, aim: str, horizon: float, wait: bool):
-        delay = random.uniform(0.0, 3.0 if aim == "start" else horizon)
-        self._delay = 0.0 if aim in ONCE else delay
-        self._linger = random.uniform(0.0, LINGER.get(aim, 0.0))
-        self._aim, self._wait, self._seen = aim, wait, math.inf
-
-    def __call__(self, seconds: float, now: str, progress: bool) -> bool:
-        """Whether to kill now, `seconds` after the start."""
-        ripe = seconds >= self._delay and (progress or not self._wait)
-        if ripe and self._aim in (ANYWHERE, now):
-            self._seen = min(self._seen, seconds)
-        return seconds >= self._seen + self._linger
+def ended(child: Child, seconds: float) -> int:
+    """The exit code of a process, which is killed if it takes longer."""
+    try:
+        return child.process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        child.process.kill()
+        return child.process.wait()
 
 
 def saved(run: Path) -> int:
@@ -242,6 +228,7 @@ def test(bench: Bench, kills: int) -> dict:
         "unfinished_data": unfinished,
         "steps_again": sum(s.again for s in sessions),
         "arrays": len(same_run.arrays(run)),
+        "left": max((s.left for s in sessions if s.hit), default=0.0),
         "seconds": time.monotonic() - began,
     }
 
@@ -251,7 +238,7 @@ def told(session: Session) -> str:
     if session.hit is None:
         return f"aimed at {session.aim}, ended by itself after {session.seconds:.0f} s"
     return (
-        f"aimed at {session.aim}, killed at {session.hit} after {session.seconds:.1f} s; "
+        f"aimed at {session.aim}, hit at {session.hit} after {session.seconds:.1f} s; "
         f"{session.again} steps to do again"
     )
 
@@ -263,8 +250,9 @@ def table(found: dict) -> str:
     kills, runs = found["kills"].total(), len(found["differences"])
     return "\n".join(
         [
-            f"{kills} kills, by the moment they hit:",
+            f"{kills} times SIG{SIGNAL.value}, by the moment hit:",
             *rows,
+            f"each left within {found['left']:.1f} s",
             f"{len(found['sessions'])} sessions of {runs} runs in {found['seconds']:.0f} s; "
             f"{found['steps_again']} steps done again; {found['unfinished_data']} unfinished folders "
             "left in data.dir",
@@ -283,7 +271,8 @@ def main(argv: list[str]) -> int:
     if folder.exists():
         print(f"--folder={folder} is there already: name another", file=sys.stderr)
         return 2
-    bench = Bench(folder, SHORT if SMALL.value else JOB, DEVICES.value)
+    asked = signal.Signals[f"SIG{SIGNAL.value}"]
+    bench = Bench(folder, SHORT if SMALL.value else JOB, DEVICES.value, asked)
     try:
         found = test(bench, KILLS.value)
     except RuntimeError as failure:

@@ -156,6 +156,9 @@ def main(argv: list[str]) -> int:
     """Measures what is not there yet; prints the table and draws."""
     path = Path(FOLDER.value) / "samples.json"
     if not path.is_file():
+        if path.parent.exists():
+            print(f"--folder={path.parent} is there already: name another", file=sys.stderr)
+            return 2
         found = watch(path.parent, MINUTES.value)
         path.write_text(json.dumps(found) + "\n")
     found = json.loads(path.read_text())
