@@ -17,6 +17,7 @@ Exit codes, with one line on stderr:
 import os
 import shlex
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -32,6 +33,7 @@ from sequencematch.train.guard import Diverged
 from sequencematch.train.interrupt import Interrupted, Interruption
 
 DONE, REFUSED, STOPPED, LEFT = 0, 2, 3, 75
+LONGEST = 100  # characters of a flag's name
 
 
 def main(argv: Sequence[str]) -> int:
@@ -133,6 +135,9 @@ def parse(argv: Sequence[str]) -> flags.FlagValues:
     Raises:
       ValueError, flags.Error: which one is not.
     """
+    for name in (arg.split("=")[0] for arg in argv[1:] if arg.startswith("-")):
+        if len(name) > LONGEST:  # absl looks for what was meant by recursion
+            raise ValueError(f"{name[:LONGEST]!r}... is no flag")
     named = flags.FlagValues()
     named.set_gnu_getopt()
     define(named)
@@ -206,7 +211,16 @@ def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
     return ConfigDict(saved["config"]), saved["name"]
 
 
+def unraisable(found) -> None:
+    """Shows what Python could not raise; not a request to leave, which is kept for the next check,
+    nor what a native thread met: the failure behind it reaches us as an exception."""
+    native = threading.current_thread() is not threading.main_thread()
+    if not native and not isinstance(found.exc_value, Interrupted):
+        sys.__unraisablehook__(found)
+
+
 if __name__ == "__main__":
+    sys.unraisablehook = unraisable
     code = main(sys.argv)
     if code == LEFT:
         # Imports and native threads may have been cut short, and crash when Python takes them down.

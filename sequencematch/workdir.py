@@ -112,10 +112,18 @@ def write_json(path: Path, record: dict) -> None:
 
 
 def write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, also if the power fails."""
+    """Writes a text file whole or not at all, also if the power fails.
+
+    Raises:
+      OSError: it cannot be written; names it.
+    """
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error

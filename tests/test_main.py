@@ -434,6 +434,19 @@ def test_a_full_disk_stops_the_run_with_one_line(tiny, finished, tmp_path, capfd
     same(folder, finished)
 
 
+def test_names_in_the_metadata_lead_nowhere(finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "runs" / "run")
+    record = read(folder / "config.json")
+    evil = ["../../evil", str(tmp_path / "evil"), "<script>alert(1)</script>"]
+    for name in evil:
+        (folder / "config.json").write_text(json.dumps(record | {"name": name}))
+        assert command(f"--workdir={folder}", "--mode=evaluate") == 0
+        assert command(f"--workdir={folder}", "--resume") == 0
+        assert "<script>alert" not in (folder / "report.html").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
+
+
 def test_two_runs_cannot_share_a_folder(refused, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     with workdir.locked(folder):
@@ -506,6 +519,7 @@ BAD_FLAGS = [
     (["--wrokdir=x"], ["wrokdir", "workdir"]),
     (["--mode=trian"], ["--mode=trian", "train|evaluate|sample"]),
     (["stray"], ["'stray' is no flag"]),
+    (["--" + "z" * 5000], ["... is no flag"]),
     (["--mode=sample"], ["--prompt"]),
     (["--mode=evaluate"], ["holds no run"]),
     (["--mode=sample", "--prompt=abc>"], ["holds no run"]),

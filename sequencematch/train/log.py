@@ -10,7 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.summary_pb2 import Summary
 
 
 def recorded(workdir: Path, step: int) -> list[dict]:
@@ -53,8 +55,10 @@ class MetricsLog:
         whole.write_text("".join(map(_line, kept)))
         os.replace(whole, path)
         shutil.rmtree(board, ignore_errors=True)
+        board.mkdir()
         self._file = path.open("a", buffering=1)
-        self._board = SummaryWriter(str(board))
+        # Not tensorboardX's SummaryWriter: its thread would lose events in a kill, and its errors.
+        self._board = EventsWriter(str(board / "events"))
         self._kept = {(record["kind"], record["step"]) for record in kept}
         for record in kept:
             self._draw(record)
@@ -82,10 +86,19 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
     def _draw(self, record: dict) -> None:
-        for name, x in record.items():
-            if isinstance(x, int | float) and name not in ("step", "time"):
-                tag, step = f"{record['kind']}/{name}", record["step"]
-                self._board.add_scalar(tag, x, step, walltime=record.get("time"))
+        numbers = {
+            name: x
+            for name, x in record.items()
+            if isinstance(x, int | float) and name not in ("step", "time")
+        }
+        values = [
+            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=x)
+            for name, x in numbers.items()
+        ]
+        event = Event(step=record["step"], summary=Summary(value=values))
+        event.wall_time = record.get("time", 0.0)
+        self._board.write_event(event)
+        self._board.flush()
 
 
 def _line(record: dict) -> str:
