@@ -15,7 +15,7 @@ from sequencematch.provenance import hardware
 from sequencematch.run import Run
 from sequencematch.train.loop import Batches, Phase, Plan
 
-LEFT = "config.json, metrics.jsonl, tensorboard/, checkpoints/, summary.json, traces.jsonl, report.html"
+FILES = "config.json, metrics.jsonl, tensorboard/, checkpoints/, summary.json, traces.jsonl, report"
 BAR = 24
 
 
@@ -44,7 +44,7 @@ def show(run: Run, plan: Plan, folder: Path, first: int) -> None:
     for table in (facts, steps(plan, first), parts(run)):
         console.print(Padding(table, (0, 0, 1, 2), expand=False))
     console.print(
-        "Everything that can be checked beforehand holds. Nothing was trained or written."
+        "Everything that can be checked beforehand holds. Nothing was trained, the folder not touched."
     )
 
 
@@ -66,7 +66,7 @@ def words(run: Run, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
         "cadence",
         f"validation every {plan.evaluate_every:,} steps, a checkpoint every {plan.save_every:,}",
     )
-    yield "folder", f"{folder}/ would hold {LEFT}"
+    yield "folder", f"{folder}/ would hold {FILES}"
 
 
 def origin(config: ConfigDict) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sequencematch import workdir
+from sequencematch import files, workdir
 from sequencematch.evaluate import accuracy, rewards
 from sequencematch.evaluate.report import write_report
 from sequencematch.provenance import hardware, provenance
@@ -27,28 +27,28 @@ def validated(run: Run, generator: accuracy.Generator, state: TrainState) -> dic
     return figures
 
 
-def publish(run: Run, folder: Path, name: str, state: TrainState, facts: Mapping[str, Any]) -> None:
+def publish(run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
     """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result."""
     began = time.perf_counter()
     test, traces = tested(run, state)
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
     summary = dict(facts) | {
-        "name": name,
         "method": run.config.method,
         "seed": run.config.seed,
         "steps": int(state.step),
         "parameters": run.parameters,
         "seconds": spent | {"total": sum(spent.values())},
         "hardware": hardware(),
-        **provenance(),
+        "evaluated_by": dict(provenance()),
         "config": workdir.plain(run.config),
         "test": test,
     }
-    workdir.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
+    files.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
     workdir.write_json(folder / "summary.json", summary)
+    report = write_report(folder)
     for choice, found in test.items():
         print(f"{choice}: {sentence(found)}")
-    print(f"look at {write_report(folder)}")
+    print(f"look at {report}")
 
 
 def tested(run: Run, state: TrainState) -> tuple[dict[str, dict], list[dict]]:

@@ -20,7 +20,6 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
 from pathlib import Path
 
 from absl import flags, logging
@@ -28,9 +27,11 @@ from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
+from sequencematch.files import say
 from sequencematch.run import Run, build
 from sequencematch.train.guard import Diverged
 from sequencematch.train.interrupt import Interrupted, Interruption
+from sequencematch.train.mesh import make_mesh
 
 DONE, REFUSED, STOPPED, LEFT = 0, 2, 3, 75
 LONGEST = 100  # characters of a flag's name
@@ -43,25 +44,23 @@ def main(argv: Sequence[str]) -> int:
     try:
         with Interruption() as interruption, ExitStack() as held:
             job = prepare(argv, interruption, held)
-            job()
+            job.do()
         return DONE
     except Interrupted as asked:
-        return said(f"left on {asked}; what was done is saved: go on with --resume", LEFT)
+        return said(f"left on {asked}: {job.advice if job else 'nothing was begun'}", LEFT)
     except Diverged as error:
         return said(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if job is None:
             return said(error, REFUSED)
         if isinstance(error, OSError):
-            return said(f"stopped: {error}; when that is mended, go on with --resume", STOPPED)
+            return said(f"stopped: {error}; when that is mended, {job.advice}", STOPPED)
         raise
 
 
 def said(reason: object, code: int) -> int:
-    """Says a reason in one line that any terminal can show; returns the exit code."""
-    line = " ".join(str(reason).split()) or type(reason).__name__
-    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    print(f"sequencematch: {shown}", file=sys.stderr)
+    """Says a reason; returns the exit code."""
+    say(reason)
     return code
 
 
@@ -74,7 +73,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
     """
     asked = parse(argv)
     if asked.help:
-        return partial(print, f"{__doc__}\n{asked.get_help()}")
+        return modes.Job(lambda: print(f"{__doc__}\n{asked.get_help()}"))
     config, name = chosen(asked)
     validation.validate(config)
     folder = placed(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
@@ -94,6 +93,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
 
 def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Run:
     """The parts of a run that has the memory it takes, whatever its vocabulary, and with its own."""
+    make_mesh(config.mesh.data, config.mesh.model)
     memory.check(config, estimate(config))
     run = build(config)
     memory.check(config, estimate(config, run.tokenizer.vocab_size))
@@ -221,6 +221,7 @@ def unraisable(found) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = unraisable
+    sys.stdout.reconfigure(errors="backslashreplace")
     code = main(sys.argv)
     if code == LEFT:
         # Imports and native threads may have been cut short, and crash when Python takes them down.

@@ -5,9 +5,9 @@ V vocabulary, a bytes of an activation. The mesh's model axis splits the matrice
 with them, what is computed; its data axis splits batches.
 """
 
+from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import psutil
 from ml_collections import ConfigDict
 
@@ -15,6 +15,7 @@ from sequencematch.config import defaults, flat, transformer
 from sequencematch.core.masked import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.run import make_objective
+from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 
 FLOAT, BOOL = 4, 1
@@ -173,8 +174,18 @@ def scoring(network: TransformerConfig, rows: int, slots: int) -> int:
 
 def available(devices: int) -> int:
     """Bytes that each of so many devices has: an accelerator its own, CPUs a share of the machine's."""
-    limits = jax.devices()[0].memory_stats()
-    return limits["bytes_limit"] if limits else psutil.virtual_memory().available // devices
+    limits = meshes.devices()[0].memory_stats()
+    return limits["bytes_limit"] if limits else free() // devices
+
+
+def free(group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that this machine has left, or the container that this process runs in."""
+    there = psutil.virtual_memory().available
+    try:
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+    except (OSError, ValueError):  # no container, or one without a limit
+        return there
+    return min(there, limit - used)
 
 
 def check(config: ConfigDict, estimate: Estimate) -> None:

@@ -4,8 +4,7 @@ Each function checks and opens all it needs and returns the job, which then only
 """
 
 import json
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -19,6 +18,7 @@ from sequencematch import dry_run, judge, workdir
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
 from sequencematch.evaluate.report import MARKS
+from sequencematch.files import say
 from sequencematch.provenance import changes, hardware, provenance
 from sequencematch.rollout import sampler, stream
 from sequencematch.run import Run, make_generator, make_plan, training_data
@@ -26,8 +26,21 @@ from sequencematch.train import loop
 from sequencematch.train.checkpoint import Checkpoints, Restored
 from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog, recorded
+from sequencematch.train.state import TrainState
 
-Job = Callable[[], None]
+MADE = ("name", "versions", "revision", "earlier")  # what a checkpoint says of its making
+
+
+class Job(NamedTuple):
+    """Work that nothing stands in the way of.
+
+    Attributes:
+      do: does it.
+      advice: what to do when it is cut short.
+    """
+
+    do: Callable[[], None]
+    advice: str = "nothing is lost"
 
 
 class Call(NamedTuple):
@@ -48,6 +61,24 @@ class Call(NamedTuple):
     held: ExitStack
 
 
+class Beginning(NamedTuple):
+    """From where a run is trained.
+
+    Attributes:
+      state: restored; None for step 0.
+      kept: records of its metrics.
+      seconds: that it took.
+      damaged: steps of newer checkpoints, to be set aside.
+      record: what is written down of the run, here and in checkpoints.
+    """
+
+    state: TrainState | None
+    kept: list[dict]
+    seconds: float
+    damaged: Sequence[int]
+    record: dict[str, Any]
+
+
 def training(run: Run, call: Call, begun: bool) -> Job:
     """Trains, or goes on from the newest sound checkpoint, then judges the result.
 
@@ -56,79 +87,104 @@ def training(run: Run, call: Call, begun: bool) -> Job:
       call: where, and what for.
       begun: whether the folder holds the beginning of this run.
     """
-    folder, now = call.folder, provenance()
-    plan, (episodes, prompts) = make_plan(run), training_data(run)
+    plan, data = make_plan(run), training_data(run)
+    beginning = opened(run, call, begun)
+    return Job(lambda: train(run, call, plan, data, beginning), "go on with --resume")
+
+
+def opened(run: Run, call: Call, begun: bool) -> Beginning:
+    """Takes hold of the folder, and writes down what runs in it."""
+    folder = call.folder
     folder.mkdir(parents=True, exist_ok=True)
     call.held.enter_context(workdir.locked(folder))
     begun = workdir.check_free(folder, run.config, resume=begun)  # now that nobody else can come
-    restored = going_on(run, folder, now) if begun else None
+    restored = going_on(run, folder) if begun else None
+    facts: Mapping[str, Any] = restored.facts if restored else {"seconds": 0.0, "records": 0}
     kept = recorded(folder, int(restored.state.step)) if restored else []
-    record = {"name": call.name, "config": workdir.plain(run.config)} | now
+    if len(kept) < facts["records"]:
+        say(f"metrics.jsonl has {len(kept)} of {facts['records']} records: the others are lost")
+    record = {"name": call.name, "config": workdir.plain(run.config)}
+    record |= {**provenance(), "earlier": makers(facts)}
     workdir.write_json(folder / workdir.CONFIG, record)
+    state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
+    return Beginning(state, kept, facts["seconds"], damaged, record)
 
-    def job() -> None:
-        state = restored.state if restored else run.initial()
-        announce(run, folder, int(state.step))
-        keep = run.config.checkpoint
-        with (
-            Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints,
-            MetricsLog(folder, kept) as log,
-        ):
-            for step in restored.damaged if restored else ():
-                print(f"checkpoint {step} is kept in {checkpoints.set_aside(step)}/")
-            earlier = restored.facts["seconds"] if restored else 0.0
-            traces = loop.Traces(checkpoints, log, call.interruption, record, earlier)
+
+def train(run: Run, call: Call, plan: loop.Plan, data: tuple, beginning: Beginning) -> None:
+    """Trains to the end of the plan, and publishes the verdict."""
+    folder, keep = call.folder, run.config.checkpoint
+    state = run.initial() if beginning.state is None else beginning.state
+    announce(run, folder, int(state.step))
+    with Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints:
+        for step in beginning.damaged:
+            print(f"checkpoint {step} is kept in {checkpoints.set_aside(step)}/")
+        with MetricsLog(folder, beginning.kept) as log:
+            record, seconds = beginning.record, beginning.seconds
+            traces = loop.Traces(checkpoints, log, call.interruption, record, seconds)
             judged = partial(judge.validated, run, make_generator(run))
-            state, seconds = loop.train(plan, state, episodes, prompts, judged, traces)
-        tokens, sampled = plan.tokens(plan.steps)
-        facts = {"command": call.command, "tokens": tokens, "sampled_tokens": sampled}
-        judge.publish(run, folder, call.name, state, facts | {"seconds": {"train": seconds}})
-
-    return job
+            state, seconds = loop.train(plan, state, *data, judged, traces)
+    facts = {key: record[key] for key in MADE} | {"command": call.command} | counted(plan, state)
+    judge.publish(run, folder, state, facts | {"seconds": {"train": seconds}})
 
 
-def going_on(run: Run, folder: Path, now: Mapping[str, Any]) -> Restored | None:
+def counted(plan: loop.Plan, state: TrainState) -> dict[str, int]:
+    """Tokens that a state took."""
+    tokens, sampled = plan.tokens(int(state.step))
+    return {"tokens": tokens, "sampled_tokens": sampled}
+
+
+def going_on(run: Run, folder: Path) -> Restored | None:
     """The newest sound state, with a word on what is not as it was; None if none was ever saved."""
     with Checkpoints(folder) as checkpoints:
         if checkpoints.empty():
-            note(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
+            say(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
             return None
     restored = restore(run, folder)
-    changed = changes(restored.facts, now)
+    changed = changes(restored.facts, provenance())
     if changed:
-        note(
-            f"the run was saved by other code ({'; '.join(changed)}) and may not go on bit for bit"
-        )
+        say(f"the run was saved by other code ({'; '.join(changed)}) and may not go on bit for bit")
     return restored
+
+
+def makers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Which other code trained earlier parts of a run."""
+    if "versions" not in facts or not changes(facts, provenance()):
+        return facts.get("earlier", [])
+    return [*facts["earlier"], {key: facts[key] for key in provenance()}]
 
 
 def rehearsal(run: Run, folder: Path, begun: bool) -> Job:
     """Says what `training` would do, after all that it checks; leaves the folder as it is."""
-    restored = going_on(run, folder, provenance()) if begun else None
+    restored = going_on(run, folder) if begun else None
+    first = int(restored.state.step) if restored else 0
     plan = make_plan(run)
     dry_run.trace(run, plan, *training_data(run))
-    return partial(dry_run.show, run, plan, folder, int(restored.state.step) if restored else 0)
+    return Job(lambda: dry_run.show(run, plan, folder, first))
 
 
 def evaluation(run: Run, call: Call) -> Job:
     """Judges the newest checkpoint again; what the run said of its training is kept."""
-    state, facts, _ = restore(run, call.folder)
-    call.held.enter_context(workdir.locked(call.folder))
-    known = told(call.folder / "summary.json", facts["seconds"])
-    return lambda: judge.publish(run, call.folder, facts["name"], state, known)
+    folder = call.folder
+    call.held.enter_context(workdir.locked(folder))
+    state, facts, _ = restore(run, folder)
+    known = {key: facts[key] for key in MADE} | counted(make_plan(run), state)
+    known |= {"seconds": {"train": facts["seconds"]}}
+    known |= told(folder / "summary.json", int(state.step))
+    return Job(lambda: judge.publish(run, folder, state, known))
 
 
-def told(path: Path, seconds: float) -> dict[str, Any]:
-    """What the run's summary says of its training; of one that was cut, how long it took.
+def told(path: Path, step: int) -> dict[str, Any]:
+    """What a run's summary says of its training to a step; nothing if there is none of it.
 
     Raises:
       ValueError: the summary is damaged.
     """
     if not path.is_file():
-        return {"seconds": {"train": seconds}}
+        return {}
     try:
         known = json.loads(path.read_text())
-        return known | {"seconds": {"train": known["seconds"]["train"]}}
+        trained = {"command": known["command"], "seconds": {"train": known["seconds"]["train"]}}
+        return trained if known["steps"] == step else {}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
 
@@ -146,7 +202,7 @@ def answering(run: Run, folder: Path, question: str) -> Job:
         max_actions=run.config.evaluate.max_actions,
         choose=sampler.biased(sampler.greedy, run.recipe.mdp, run.config.evaluate.edit_bias),
     )
-    return lambda: show(run, question, actions)
+    return Job(lambda: show(run, question, actions))
 
 
 def restore(run: Run, folder: Path) -> Restored:
@@ -154,13 +210,8 @@ def restore(run: Run, folder: Path) -> Restored:
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(run.like)
     for said in restored.damaged.values():
-        note(f"{said}: going back to that of step {int(restored.state.step)}")
+        say(f"{said}: going back to that of step {int(restored.state.step)}")
     return restored
-
-
-def note(line: str) -> None:
-    """Says what a person should know, on stderr."""
-    print(f"sequencematch: {line}", file=sys.stderr, flush=True)
 
 
 def announce(run: Run, folder: Path, step: int) -> None:

@@ -1,22 +1,24 @@
 """What made a result: versions, the revision of the code, and the hardware."""
 
+import functools
 import os
 import platform
 import subprocess
+import zlib
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from sequencematch import __version__
+from sequencematch.train import mesh as meshes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, and the commit of the code if it runs from a git repository."""
+@functools.cache
+def provenance() -> Mapping[str, Any]:
+    """Versions, and the commit of the code if it runs from a git repository; as of the first call."""
     versions = {"sequencematch": __version__, "python": platform.python_version()}
     return {
         "versions": versions | {package: version(package) for package in PACKAGES},
@@ -25,17 +27,23 @@ def provenance() -> dict[str, Any]:
 
 
 def revision() -> str | None:
-    """The commit of the code that runs, "+" after it if files were changed since; None without git."""
+    """The commit of the code that runs, and "+" with a checksum of what was changed since, if anything.
+
+    None without git.
+    """
     here = Path(__file__).parent
     if not (here.parent / ".git").exists():
         return None
 
     def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
+        command = ["git", "--no-optional-locks", "-C", str(here), *words]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
-        return git("rev-parse", "HEAD") + "+" * bool(git("status", "--porcelain", "--", "."))
+        changed = git("status", "--porcelain", "--", ".") + git("diff", "HEAD", "--", ".")
+        return git("rev-parse", "HEAD") + (
+            f"+{zlib.crc32(changed.encode()):08x}" if changed else ""
+        )
     except (OSError, subprocess.CalledProcessError):  # no git, or not the owner's repository
         return None
 
@@ -49,7 +57,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def hardware() -> str:
     """The devices, and what they sit in."""
-    devices = jax.devices()
+    devices = meshes.devices()
     return (
         f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
     )

@@ -48,8 +48,10 @@ def one_of(names: Mapping | tuple) -> Rule:
 
 
 def some_of(names: Mapping | tuple) -> Rule:
-    """Names of a table, one or more."""
-    return "some of " + ", ".join(names), lambda x: len(x) > 0 and all(name in names for name in x)
+    """Names of a table, one or more, each once."""
+    return "some of " + ", ".join(
+        names
+    ), lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
 
 
 def is_path(text: str) -> bool:

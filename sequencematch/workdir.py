@@ -11,6 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sequencematch import files
 from sequencematch.config import differences
 
 # How a run is evaluated may change after it; what was trained may not.
@@ -108,22 +109,4 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 def write_json(path: Path, record: dict) -> None:
     """Writes a JSON file whole or not at all."""
-    write(path, json.dumps(record, indent=2) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Writes a text file whole or not at all, also if the power fails.
-
-    Raises:
-      OSError: it cannot be written; names it.
-    """
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+    files.write(path, json.dumps(record, indent=2) + "\n")

@@ -26,7 +26,7 @@ REFUSED = {
     "data.seed": [-1, 2**32],
     "prompt_slots": [1, 0, -3, 2**31],
     "max_actions": COUNT,
-    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset")],
+    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset"), ("<bkspc>", "<bkspc>")],
     "noise.kind": NAMES,
     "noise.eta": BELOW_ONE,
     "noise.run": BELOW_ONE,

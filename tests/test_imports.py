@@ -13,7 +13,7 @@ REPOSITORY = Path(__file__).parents[1]
 # are strangers. `__init__` is the package's own file; what stands above `train` are the parts of main.
 FLOORS = [
     {"__init__"},
-    {"core"},
+    {"core", "files"},
     {"data", "models"},
     {"rollout"},
     {"evaluate", "train"},

@@ -22,6 +22,7 @@ from sequencematch.core import mdp
 from sequencematch.data import arithmetic
 from sequencematch.data.tokenizer import CharTokenizer
 from sequencematch.main import main
+from tests.train.runs import At, Crash, crash
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'arithmetic.py'}"
@@ -257,22 +258,6 @@ def test_flags_may_stand_in_any_order(tiny, finished, capsys):
 # Going on.
 
 
-class Crash(Exception):
-    """The power fails."""
-
-
-class At:
-    """Batches; something happens when batch `at` is read."""
-
-    def __init__(self, batches, at, happens):
-        self._batches, self._at, self._happens = batches, at, happens
-
-    def __getitem__(self, i):
-        if i == self._at:
-            self._happens()
-        return self._batches[i]
-
-
 @contextlib.contextmanager
 def happening(at, happens):
     """Something happens in step `at` of every run inside."""
@@ -285,10 +270,6 @@ def happening(at, happens):
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(modes, "training_data", watched)
         yield
-
-
-def crash():
-    raise Crash
 
 
 @pytest.fixture(scope="module")
@@ -334,9 +315,9 @@ def test_asked_to_leave_it_says_how_to_go_on_and_goes_on(tiny, finished, tmp_pat
     folder = tmp_path / "run"
     with happening(SAVED, lambda: signal.raise_signal(signal.SIGTERM)):
         assert command(*tiny, f"--workdir={folder}") == 75
-    error = capfd.readouterr().err
-    assert error.startswith("sequencematch: left on SIGTERM") and "--resume" in error
-    assert len(error.splitlines()) == 1
+    heard, left = capfd.readouterr().err.splitlines()
+    assert heard == "sequencematch: SIGTERM: saving, then leaving"
+    assert left == "sequencematch: left on SIGTERM: go on with --resume"
     assert not (folder / "summary.json").exists()
     assert [p.name for p in (folder / "checkpoints").iterdir() if p.name == str(SAVED + 1)]
     assert command(f"--workdir={folder}", "--resume") == 0
@@ -358,6 +339,27 @@ def test_it_can_be_left_while_data_are_prepared_and_in_both_evaluations(
     same(folder, finished)
 
 
+def test_evaluating_after_falling_back_tells_of_the_checkpoint_that_it_evaluates(
+    finished, tmp_path, capfd
+):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (folder / "checkpoints" / str(STEPS) / "meta" / "metadata").unlink()
+    assert command(f"--workdir={folder}", "--mode=evaluate") == 0
+    assert "is damaged" in capfd.readouterr().err
+    summary = read(folder / "summary.json")
+    slots = TINY["prompt_slots"] + TINY["max_actions"]
+    assert summary["steps"] == 8
+    assert summary["tokens"] == slots * 8 * (CLONING + 2 * (8 - CLONING))
+
+
+def test_lost_metrics_are_said(interrupted, tmp_path, capfd):
+    folder = shutil.copytree(interrupted, tmp_path / "run")
+    lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (folder / "metrics.jsonl").write_text("".join(lines[1:]))
+    assert command(f"--workdir={folder}", "--resume") == 0
+    assert f"metrics.jsonl has {SAVED - 1} of {SAVED} records" in capfd.readouterr().err
+
+
 def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(finished, tmp_path, capfd):
     folder = shutil.copytree(finished, tmp_path / "run")
     newest = folder / "checkpoints" / str(STEPS)
@@ -377,11 +379,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(finished, tmp
 
 def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(interrupted, tmp_path / "run")
-    monkeypatch.setattr(provenance, "revision", lambda: "another")
+    another = {"versions": provenance.provenance()["versions"], "revision": "another"}
+    monkeypatch.setattr(modes, "provenance", lambda: another)
     assert command(f"--workdir={folder}", "--resume") == 0
     error = capfd.readouterr().err
     assert "saved by other code (revision " in error and "-> another)" in error
-    assert read(folder / "summary.json")["revision"] == "another"
+    summary = read(folder / "summary.json")
+    assert summary["revision"] == "another"
+    assert summary["earlier"] == [dict(provenance.provenance())]
+    monkeypatch.undo()
+    assert command(f"--workdir={folder}", "--mode=evaluate") == 0
+    again = read(folder / "summary.json")
+    assert again["revision"] == "another" and again["evaluated_by"] == dict(provenance.provenance())
 
 
 @pytest.mark.stress
@@ -417,6 +426,8 @@ def test_what_is_not_finite_stops_the_run_with_one_line(
         "sequencematch: step 2: bc, loss, gradient_norm, update_norm not finite"
     )
     assert len(error.splitlines()) == 1
+    assert not list((tmp_path / "run" / "checkpoints").iterdir())
+    assert command(f"--workdir={tmp_path / 'run'}", "--resume") == 3
 
 
 def test_a_full_disk_stops_the_run_with_one_line(tiny, finished, tmp_path, capfd):
@@ -654,6 +665,7 @@ READING = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
 @pytest.mark.parametrize("mode", READING)
 def test_a_missing_checkpoint_is_said(refused, finished, tmp_path, mode):
     shutil.copy(finished / "config.json", tmp_path)
+    (tmp_path / "lock").touch()
     refused([f"no checkpoint in {tmp_path / 'checkpoints'}"], f"--workdir={tmp_path}", *mode)
 
 

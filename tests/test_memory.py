@@ -284,3 +284,12 @@ def test_bytes_for_people():
         2**80: "1,048,576.0 EiB",
     }
     assert {n: memory.readable(n) for n in sizes} == sizes
+
+
+def test_a_container_has_no_more_than_its_limit(tmp_path):
+    machine = memory.free(tmp_path)  # none
+    (tmp_path / "memory.max").write_text("max\n")
+    (tmp_path / "memory.current").write_text("1000\n")
+    assert memory.free(tmp_path) == pytest.approx(machine, rel=0.2)
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory.free(tmp_path) == 4000

@@ -26,7 +26,10 @@ def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, mon
     (tmp_path / "elsewhere" / "notes.txt").write_text("not code")
     assert provenance.revision() == head
     (tmp_path / "code" / "module.py").write_text("x = 2\n")
-    assert provenance.revision() == head + "+"
+    changed = provenance.revision()
+    assert changed.startswith(head + "+")
+    (tmp_path / "code" / "module.py").write_text("x = 3\n")
+    assert provenance.revision() not in (head, changed)
 
 
 def test_there_is_none_without_git(tmp_path, monkeypatch):
@@ -40,6 +43,7 @@ def test_changes_are_named():
     now = provenance.provenance()
     assert now["versions"]["sequencematch"] == sequencematch.__version__
     assert provenance.changes(now, now) == []
+    assert provenance.provenance() is now  # what is committed while it runs is not what runs
     versions = now["versions"] | {"jax": "0.1"}
     before = {"versions": versions, "revision": "abc"}
     jax = f"jax 0.1 -> {now['versions']['jax']}"

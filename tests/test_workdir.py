@@ -1,6 +1,7 @@
 """A run's folder: one process at a time, files whole or not at all, nothing of others touched."""
 
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -56,9 +57,9 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    for call in ("fsync", "replace"):
+    for module, call in ((os, "fsync"), (pathlib.Path, "replace")):
         with monkeypatch.context() as patch, pytest.raises(OSError, match=f"{path} cannot.*space"):
-            patch.setattr(os, call, full)
+            patch.setattr(module, call, full)
             workdir.write_json(path, {"a": 2})
         assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
     workdir.write_json(path, {"a": 3})

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple, TypeVar
 import tensorflow_datasets as tfds
 from absl import logging
 
+from sequencematch import files
 from sequencematch.data.questions import Questions, check, distinct, global_random_given_back
 from sequencematch.data.task import Example, Task, exact
 
@@ -216,7 +217,11 @@ def _alone(parent: pathlib.Path) -> Iterator[None]:
     """Lets one process at a time prepare data here; removes what a killed one left half made."""
     parent.mkdir(parents=True, exist_ok=True)
     with (parent / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            files.say(f"another process prepares data in {parent}: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         for half_made in parent.glob("incomplete.*"):
             shutil.rmtree(half_made)
         yield

@@ -9,6 +9,7 @@ import math
 import pathlib
 from collections.abc import Callable, Iterator
 
+from sequencematch import files
 from sequencematch.evaluate.plots import SECTIONS, figures, finite, visible
 from sequencematch.evaluate.records import Run, read
 
@@ -38,10 +39,9 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
     Raises:
         ValueError: summary.json is no JSON object.
+        OSError: the page cannot be written.
     """
-    path, temporary = workdir / "report.html", workdir / "report.html.tmp"
-    temporary.write_text(_page(read(workdir)), encoding="utf-8", errors="replace")
-    return temporary.replace(path)
+    return files.write(workdir / "report.html", _page(read(workdir)))
 
 
 def _page(run: Run) -> str:

@@ -1,11 +1,13 @@
 """Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
 
+import contextlib
 import json
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import orbax.checkpoint as ocp
 import tensorstore
 from orbax.checkpoint.checkpoint_managers import (
@@ -60,8 +62,8 @@ class Checkpoints:
         return self
 
     def __exit__(self, *_):
-        self.wait()
-        self._manager.close()
+        with contextlib.closing(self._manager):
+            self.wait()
 
     def save(self, state: TrainState, facts: Mapping[str, Any]) -> None:
         """Saves the state after `state.step` steps, with facts for JSON; a state is saved once.
@@ -74,7 +76,8 @@ class Checkpoints:
             return
         meta = {"facts": dict(facts), "fingerprints": _fingerprints(state, facts)}
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
-        self._writing(lambda: self._manager.save(step, args=items))
+        if not self._writing(lambda: self._manager.save(step, args=items)):
+            raise OSError(f"checkpoint {step} was not written: {self.folder} has a later one")
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -110,6 +113,8 @@ class Checkpoints:
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return Restored(*self._read(step, like), damaged)
+            except (MemoryError, PermissionError):  # nothing is wrong with the checkpoint
+                raise
             except Exception as error:  # orbax again
                 damaged[step] = (
                     f"checkpoint {self.folder / str(step)} is damaged or of another model "
@@ -127,6 +132,8 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         found = self._manager.restore(step, args=items)
+        if int(found["state"].step) != step:
+            raise ValueError(f"it holds step {int(found['state'].step)}")
         state, facts, saved = found["state"], found["meta"]["facts"], found["meta"]["fingerprints"]
         now = _fingerprints(state, facts)
         other = [name for name in now if now[name] != saved.get(name)]
@@ -147,7 +154,7 @@ class Checkpoints:
 
 def _fingerprints(state: TrainState, facts: Mapping[str, Any]) -> dict[str, int]:
     """Of every array, and of the facts."""
-    prints = {name: int(x) for name, x in fingerprints(state).items()}
+    prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
     return prints | {"facts": zlib.crc32(json.dumps(facts, sort_keys=True).encode())}
 
 

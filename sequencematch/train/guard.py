@@ -5,7 +5,7 @@ infinite. Nothing else can be: the moments and the parameters are sums of what t
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -60,17 +60,27 @@ class Watch:
       say: shows a line to the person who watches.
     """
 
-    def __init__(self, limit: int, say):
-        self._limit, self._say, self._last = limit, say, None
+    def __init__(self, limit: int, say: Callable[[str], None]):
+        self._limit, self._say = limit, say
+        self._last: tuple[int, Mapping[str, Array]] | None = None
 
-    def see(self, step: int | None, metrics: Mapping[str, Array] | None) -> None:
-        """Judges the step before this one; (None, None) after the last.
+    def see(self, step: int, metrics: Mapping[str, Array]) -> None:
+        """Takes note of a step, and judges the one before.
 
         Raises:
           Diverged: more than `limit` steps in a row were bad.
         """
-        last, self._last = self._last, (step, metrics)
-        if last is not None and last[1] is not None and last[1]["skipped_in_a_row"] > 0:
+        self.settle()
+        self._last = (step, metrics)
+
+    def settle(self) -> None:
+        """Judges the last step, if it was not judged yet: before its state is saved or used.
+
+        Raises:
+          Diverged: more than `limit` steps in a row were bad.
+        """
+        last, self._last = self._last, None
+        if last is not None and last[1]["skipped_in_a_row"] > 0:
             self._judge(*last)
 
     def _judge(self, step: int, metrics: Mapping[str, Array]) -> None:

@@ -1,12 +1,16 @@
 """Leaving when asked to: Ctrl-C, SIGTERM, or the notice that a pod's scheduler gives to jax.
 
-The first signal asks the run to leave; the second one leaves at once, as if nothing listened. While
-a step is taken or a checkpoint written a request waits; anywhere else it is an exception.
+The first signal asks the run to leave; a second Ctrl-C leaves at once, as if nothing listened, and a
+second SIGTERM changes nothing: schedulers send several. While a step is taken or a checkpoint written
+a request waits; anywhere else it is an exception.
 """
 
 import contextlib
+import os
 import signal
 from collections.abc import Iterator
+from types import FrameType
+from typing import Any
 
 import jax
 from jax.experimental import multihost_utils
@@ -14,8 +18,8 @@ from jax.experimental import multihost_utils
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class Interrupted(BaseException):
-    """The run was asked to leave; names the signal. No `Exception`, so that nothing swallows it."""
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to leave; names the signal. What it is of, even asyncio lets through."""
 
 
 class Interruption:
@@ -28,21 +32,27 @@ class Interruption:
     def __init__(self):
         self._asked: str | None = None
         self._waits = False
-        self._before: dict = {}
+        self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "Interruption":
+        # What a shell or nohup has ignored for its child stays ignored.
+        taken = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
         if not jax.distributed.is_initialized():
-            self._before = {number: signal.signal(number, self._note) for number in SIGNALS}
+            self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, error: type[BaseException] | None, *_) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if error is None:
+            self._hear()
 
-    def _note(self, number: int, frame) -> None:
-        for each in SIGNALS:
-            signal.signal(each, signal.SIG_DFL)
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
         self._asked = signal.Signals(number).name
+        if self._waits:
+            os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())
         self._hear()
 
     def check(self, step: int) -> None:

@@ -1,5 +1,6 @@
 """What a run leaves behind and what a person sees while it goes on."""
 
+import contextlib
 import json
 import math
 import os
@@ -13,6 +14,8 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.summary_pb2 import Summary
+
+from sequencematch import files
 
 
 def recorded(workdir: Path, step: int) -> list[dict]:
@@ -30,9 +33,10 @@ def recorded(workdir: Path, step: int) -> list[dict]:
     for number, line in enumerate(lines, 1):
         try:
             record = json.loads(line)
+            hash((record["kind"], record["step"])), _line(record), _event(record)
             if record["step"] <= step:
                 records.append(record)
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
                 f"{path}:{number} is damaged ({type(error).__name__}): remove that line to go on"
             ) from error
@@ -47,58 +51,68 @@ class MetricsLog:
     Args:
       workdir: the run's folder.
       kept: records that are there already, as `recorded` reads them.
+
+    Attributes:
+      count: of the records.
     """
 
     def __init__(self, workdir: Path, kept: Sequence[dict] = ()):
-        path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
-        whole = path.with_name(path.name + ".tmp")  # a kill here must not lose what is kept
-        whole.write_text("".join(map(_line, kept)))
-        os.replace(whole, path)
-        shutil.rmtree(board, ignore_errors=True)
+        self._path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
+        files.write(self._path, "".join(map(_line, kept)))
+        if board.exists():
+            shutil.rmtree(board)
         board.mkdir()
-        self._file = path.open("a", buffering=1)
+        self._kept, self.count = {(record["kind"], record["step"]) for record in kept}, len(kept)
+        self._file = self._path.open("a", buffering=1)
         # Not tensorboardX's SummaryWriter: its thread would lose events in a kill, and its errors.
         self._board = EventsWriter(str(board / "events"))
-        self._kept = {(record["kind"], record["step"]) for record in kept}
         for record in kept:
-            self._draw(record)
+            self._board.write_event(_event(record))
+        self._board.flush()
 
     def __enter__(self) -> "MetricsLog":
         return self
 
     def __exit__(self, *_):
-        self._file.close()
-        self._board.close()
+        with contextlib.closing(self._board), self._file:
+            pass
 
     def __contains__(self, record: tuple[str, int]) -> bool:
         """Whether a record of this kind and step was there from the beginning."""
         return record in self._kept
 
     def write(self, record: dict) -> None:
-        """Writes one record with the time; it has a `kind`, a `step`, and numbers or words."""
+        """Writes one record with the time; it has a `kind`, a `step`, and numbers or words.
+
+        Raises:
+          OSError: it cannot be written.
+        """
         record = {name: None if _endless(x) else x for name, x in record.items()}
         record["time"] = time.time()
-        self._file.write(_line(record))
-        self._draw(record)
+        try:
+            self._file.write(_line(record))
+            self._board.write_event(_event(record))
+            self._board.flush()
+        except OSError as error:
+            raise OSError(f"{self._path} cannot be written: {error.strerror}") from error
+        self.count += 1
 
     def sync(self) -> None:
         """Returns when what was written is on disk, as a checkpoint after it will be."""
         os.fsync(self._file.fileno())
 
-    def _draw(self, record: dict) -> None:
-        numbers = {
-            name: x
-            for name, x in record.items()
-            if isinstance(x, int | float) and name not in ("step", "time")
-        }
-        values = [
-            Summary.Value(tag=f"{record['kind']}/{name}", simple_value=x)
-            for name, x in numbers.items()
-        ]
-        event = Event(step=record["step"], summary=Summary(value=values))
-        event.wall_time = record.get("time", 0.0)
-        self._board.write_event(event)
-        self._board.flush()
+
+def _event(record: dict) -> Event:
+    """A record's numbers, as TensorBoard has them."""
+    numbers = {
+        f"{record['kind']}/{name}": x
+        for name, x in record.items()
+        if isinstance(x, int | float) and name not in ("step", "time")
+    }
+    values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
+    event = Event(step=record["step"], summary=Summary(value=values))
+    event.wall_time = record.get("time", 0.0)
+    return event
 
 
 def _line(record: dict) -> str:
@@ -143,7 +157,8 @@ class ProgressLine:
 
     def say(self, line: str) -> None:
         """Shows a line that stays."""
-        self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, tokens: int) -> None:
         """Moves the bar."""
@@ -162,4 +177,4 @@ class ProgressLine:
         if not self._console.is_terminal:
             done = record["tokens"] + record["sampled_tokens"]
             left = record["seconds"] * (self._tokens / done - 1)
-            print("  ".join(words), f" {left:.0f} s left", flush=True)
+            self.say("  ".join(words) + f"  {left:.0f} s left")

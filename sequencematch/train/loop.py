@@ -170,17 +170,16 @@ class Course:
         due = self.first > 0 and self._plan.due(self.first, self._plan.evaluate_every)
         return due and ("validation", self.first) not in self._traces.log
 
-    def advanced(self, done: int | None, metrics: Metrics | None) -> None:
-        """A step was taken; (None, None) after the last one."""
+    def advanced(self, done: int, metrics: Metrics) -> None:
+        """Step number `done` was taken."""
         self._watch.see(done, metrics)
-        if done is None:
-            return
         self.progress.advance(sum(self._plan.tokens(done)))
         if self._plan.due(done, self._plan.log_every):
             self._record(done, metrics)
 
     def look(self, evaluate: Evaluator, state: TrainState) -> None:
         """Evaluates the state on the validation set."""
+        self._watch.settle()
         with self._traces.interruption.heard():
             figures = evaluate(state)
         self._accuracy = figures["accuracy/greedy"]
@@ -189,8 +188,9 @@ class Course:
 
     def save(self, state: TrainState) -> None:
         """Saves the state, after the records that lead to it."""
+        self._watch.settle()
         self._traces.log.sync()
-        facts = {**self._traces.facts, "seconds": self.seconds()}
+        facts = {**self._traces.facts, "seconds": self.seconds(), "records": self._traces.log.count}
         self._traces.checkpoints.save(state, facts)
 
     def _record(self, step: int, metrics: Metrics) -> None:
@@ -244,7 +244,6 @@ def train(
                     course.look(evaluate, state)
                 if plan.due(step + 1, plan.save_every):
                     course.save(state)
-            course.advanced(None, None)
         except Interrupted:
             course.save(state)
             raise

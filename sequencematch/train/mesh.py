@@ -20,20 +20,32 @@ RULES = {
 }
 
 
+def devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      ValueError: there are none.
+    """
+    try:
+        return jax.devices()
+    except Exception as error:  # a backend can fail to start in any way
+        raise ValueError(f"jax finds no device ({type(error).__name__}: {error})") from error
+
+
 def make_mesh(data: int, model: int) -> Mesh:
     """A mesh of data x model devices.
 
     Raises:
       ValueError: if there are fewer devices than that.
     """
-    have = len(jax.devices())
+    have = len(devices())
     if data * model > have:
         raise ValueError(
             f"mesh.data={data} x mesh.model={model} needs {data * model} devices, here are {have}"
         )
-    devices = jax.devices()[: data * model]
     auto = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=auto, devices=devices)
+    taken = devices()[: data * model]
+    return jax.make_mesh((data, model), ("data", "model"), axis_types=auto, devices=taken)
 
 
 def state_shardings(mesh: Mesh, state) -> object:

@@ -185,6 +185,24 @@ def test_what_a_kill_left_in_the_middle_of_a_save_is_never_taken(parts, two, tmp
     assert steps(tmp_path) == [STEPS, STEPS + 1]
 
 
+def test_a_checkpoint_under_another_name_is_not_taken_and_hides_none(parts, two, tmp_path):
+    shutil.copytree(two[0], tmp_path, dirs_exist_ok=True)
+    (tmp_path / "checkpoints" / str(STEPS)).rename(tmp_path / "checkpoints" / "99")
+    found = restored(parts, tmp_path)
+    assert int(found.state.step) == STEPS // 2 and "it holds step" in found.damaged[99]
+    with pytest.raises(OSError, match="has a later one"), Checkpoints(tmp_path, 9) as checkpoints:
+        checkpoints.save(found.state._replace(step=found.state.step + 1), {})
+
+
+def test_what_is_no_damage_is_not_called_so(parts, two, monkeypatch):
+    def refused(*_):
+        raise PermissionError("not yours")
+
+    monkeypatch.setattr(Checkpoints, "_read", refused)
+    with pytest.raises(PermissionError):
+        restored(parts, two[0])
+
+
 def test_a_checkpoint_of_another_model_is_one_line(parts, whole):
     def wider(x):
         return jax.ShapeDtypeStruct([n + 1 for n in x.shape], x.dtype, sharding=x.sharding)

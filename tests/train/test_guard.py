@@ -138,6 +138,7 @@ def test_too_many_in_a_row_stop_the_run_and_none_is_saved(parts, inject, tmp_pat
         state = checkpoints.restore(parts.run.like).state
     assert all(np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state)))
     assert int(state.step) - int(state.guard.skipped) == BAD
+    assert int(state.guard.in_a_row) <= limit
 
 
 def test_bad_steps_that_are_not_in_a_row_do_not_stop_it(inject, tmp_path):
@@ -163,12 +164,15 @@ def test_the_watch_judges_each_step_once_and_one_late():
     watch = guard.Watch(5, said.append)
     good = dict(loss=jnp.float32(1.0), skipped=jnp.int32(0), skipped_in_a_row=jnp.int32(0))
     bad = dict(loss=jnp.float32(np.nan), skipped=jnp.int32(1), skipped_in_a_row=jnp.int32(1))
-    for step, metrics in ((1, good), (2, bad), (3, good), (None, None)):
+    for step, metrics in ((1, good), (2, bad), (3, good)):
         watch.see(step, metrics)
-        assert len(said) == (step is None or step > 2)
+        assert len(said) == (step > 2)
+    watch.settle()
     assert said == ["step 2: loss not finite: skipped (1 in a row, 1 in all)"]
 
 
-def test_the_last_step_is_judged_too(inject, tmp_path):
-    with pytest.raises(Diverged, match=f"step {STEPS}: "):
-        train(inject(np.nan, STEPS - 1, skip_nonfinite=0), tmp_path, save_every=99)
+def test_a_step_is_judged_before_it_is_saved(inject, tmp_path):
+    spoilt = inject(np.nan, STEPS - 1, skip_nonfinite=0)
+    for resume in (False, True):  # else going on would find a run that is done
+        with pytest.raises(Diverged, match=f"step {STEPS}: "):
+            train(spoilt, tmp_path, save_every=STEPS // 2, resume=resume)

@@ -74,7 +74,22 @@ def test_what_is_written_is_there_at_once(tmp_path):
         log.sync()
 
 
-@pytest.mark.parametrize("line", ["{", "[1]", '{"kind": "train"}', "3", '{"step": "x"}', "\xff"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{",
+        "[1]",
+        '{"kind": "train"}',
+        "3",
+        '{"step": "x"}',
+        "\xff",
+        '{"step": 1}',
+        '{"step": 1, "kind": []}',
+        '{"step": 1, "kind": "train", "loss": NaN}',
+        '{"step": 1, "kind": "train", "tokens": 1' + "0" * 400 + "}",
+        "[" * 100_000,
+    ],
+)
 def test_a_damaged_line_is_named(tmp_path, line):
     text = written(tmp_path, RECORDS)
     (tmp_path / "metrics.jsonl").write_text(text + line + "\n" + text, encoding="latin-1")
@@ -82,3 +97,17 @@ def test_a_damaged_line_is_named(tmp_path, line):
         recorded(tmp_path, 3)
     assert str(raised.value).startswith(f"{tmp_path / 'metrics.jsonl'}:6 is damaged (")
     assert len(str(raised.value).splitlines()) == 1
+
+
+def full():
+    raise OSError(28, "No space left on device")
+
+
+def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    with MetricsLog(tmp_path) as log:
+        monkeypatch.setattr(log._board, "flush", full)
+        with pytest.raises(
+            OSError, match=f"{tmp_path / 'metrics.jsonl'} cannot be written: No space"
+        ):
+            log.write(RECORDS[0])
+        monkeypatch.undo()

@@ -154,3 +154,12 @@ def test_too_few_devices_are_said_in_one_line(data, model):
         make_mesh(data, model)
     needed = f"mesh.data={data} x mesh.model={model} needs {data * model} devices, here are 8"
     assert str(raised.value) == needed
+
+
+def test_no_device_is_one_line(monkeypatch):
+    def missing():
+        raise RuntimeError("Unable to initialize backend 'cuda'")
+
+    monkeypatch.setattr(jax, "devices", missing)
+    with pytest.raises(ValueError, match="jax finds no device .*'cuda'"):
+        make_mesh(1, 1)

@@ -1,0 +1,30 @@
+"""Text files that are written whole or not at all, and lines that any terminal can show."""
+
+import os
+import sys
+from pathlib import Path
+
+
+def write(path: Path, text: str) -> Path:
+    """Writes a text file whole or not at all, also if the power fails; returns its path.
+
+    Raises:
+      OSError: it cannot be written; names it.
+    """
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def say(what: object) -> None:
+    """Says something in one line on stderr, whatever characters it has."""
+    line = " ".join(str(what).split()) or type(what).__name__
+    shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    print(f"sequencematch: {shown}", file=sys.stderr, flush=True)
