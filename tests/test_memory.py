@@ -267,11 +267,10 @@ def test_enough_is_enough(monkeypatch):
 
 
 def test_an_accelerator_has_its_own_memory_and_cpus_share_the_machines(monkeypatch):
-    there = SimpleNamespace(available=2**34)
-    monkeypatch.setattr(memory.psutil, "virtual_memory", lambda: there)
+    monkeypatch.setattr(memory, "free", lambda: 2**34)
     assert [memory.available(n) for n in (1, 8)] == [2**34, 2**31]
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
-    monkeypatch.setattr(memory.jax, "devices", lambda: [device])
+    monkeypatch.setattr(memory.meshes, "devices", lambda: [device])
     assert [memory.available(n) for n in (1, 8)] == [2**36, 2**36]
 
 

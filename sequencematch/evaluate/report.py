@@ -174,7 +174,7 @@ def _group(decode: str, traces: list[dict]) -> str:
 
 def _trace(trace: dict) -> str:
     right, actions = trace.get("right"), [str(action) for action in _list(trace, "actions")]
-    name, sign = SIGNS.get(right, ("not judged", "?"))
+    name, sign = SIGNS[right] if isinstance(right, bool) else ("not judged", "?")
     gone = {time for time, flag in enumerate(_list(trace, "deleted")) if flag}
     taken = "".join(_action(action, time in gone) for time, action in enumerate(actions))
     answer = f" · <span>right answer: <code>{_text(trace.get('answer', '–'))}</code></span>"

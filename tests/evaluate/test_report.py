@@ -219,7 +219,7 @@ def test_every_key_may_be_missing(run: pathlib.Path) -> None:
 
 
 def test_what_is_of_another_kind_is_left_out(run: pathlib.Path) -> None:
-    strange = trace("greedy", 0) | {"actions": 7, "deleted": 2.5}
+    strange = trace("greedy", 0) | {"actions": 7, "deleted": 2.5, "right": []}
     endless = train_line(1) | {"loss": 10**400}
     deep = "[" * 100_000
     write_run(run, SUMMARY, [endless, train_line(2)], [strange])
