@@ -30,11 +30,11 @@ from absl import app, flags, logging
 
 from experiments import same_run
 from experiments.aims import AIMS, ANYWHERE, LATE, NEVER, Trigger
-from experiments.watched import Child, moment
+from experiments.watched import SMALL, Child, moment
 
 KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
-SMALL = flags.DEFINE_bool("small", False, "A job of some 20 seconds, not of two minutes.")
+SMALLER = flags.DEFINE_bool("small", False, "A job of some 20 seconds, not of two minutes.")
 SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "What is sent.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
 FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<devices>.")
@@ -51,19 +51,17 @@ JOB = {  # all that the default job has, in two minutes on 2 cores
     "evaluate.rows": 100,
     "checkpoint.every": 25,
 }
-SHORT = JOB | {
-    "train.steps": 240,
-    "train.bc_steps": 100,
-    "train.batch_size": 32,
-    "model.layers": 2,
-    "model.d_model": 64,
-    "model.d_ff": 128,
-    "rollout.every": 5,
-    "rollout.rows": 32,
-    "rollout.capacity": 128,
-    "rollout.batch_size": 32,
-    "checkpoint.every": 15,
-}
+SHORT = (
+    JOB
+    | SMALL
+    | {
+        "train.steps": 240,
+        "train.bc_steps": 100,
+        "train.batch_size": 32,
+        "rollout.batch_size": 32,
+        "checkpoint.every": 15,
+    }
+)
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks
 LEFT, LEAVE = 75, 30.0  # exit code of a run that was asked to leave, and the seconds it has
@@ -272,7 +270,7 @@ def main(argv: list[str]) -> int:
         print(f"--folder={folder} is there already: name another", file=sys.stderr)
         return 2
     asked = signal.Signals[f"SIG{SIGNAL.value}"]
-    bench = Bench(folder, SHORT if SMALL.value else JOB, DEVICES.value, asked)
+    bench = Bench(folder, SHORT if SMALLER.value else JOB, DEVICES.value, asked)
     try:
         found = test(bench, KILLS.value)
     except RuntimeError as failure:

@@ -28,26 +28,20 @@ import psutil
 from absl import app, flags
 from matplotlib.figure import Figure
 
-from experiments.watched import Child
+from experiments.watched import SMALL, Child
 
 MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=0.1)
 FOLDER = flags.DEFINE_string("folder", "runs/long-run", "Where the run goes.")
 PICTURE = Path("docs/long_run.svg")
 EVERY = 5.0  # seconds between samples
 INTERRUPTED = 75  # stopped when told to, with all saved
-JOB = {
+JOB = SMALL | {
     "data.train": 2000,
     "data.validation": 64,
     "data.test": 64,
     "train.steps": 10_000_000,
     "train.bc_steps": 200,
     "train.batch_size": 16,
-    "model.layers": 2,
-    "model.d_model": 64,
-    "model.d_ff": 128,
-    "rollout.every": 5,
-    "rollout.rows": 32,
-    "rollout.capacity": 128,
     "rollout.batch_size": 16,
     "log_every": 10,
     "evaluate.every": 100,

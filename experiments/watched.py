@@ -41,6 +41,17 @@ MOMENTS = [
 ]
 
 
+# A network and a buffer of a size that leaves time for everything else.
+SMALL = {
+    "model.layers": 2,
+    "model.d_model": 64,
+    "model.d_ff": 128,
+    "rollout.every": 5,
+    "rollout.rows": 32,
+    "rollout.capacity": 128,
+}
+
+
 class Note(NamedTuple):
     """What the child wrote last.
 

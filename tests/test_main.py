@@ -22,33 +22,24 @@ from sequencematch.core import mdp
 from sequencematch.data import arithmetic
 from sequencematch.data.tokenizer import CharTokenizer
 from sequencematch.main import main
+from tests.train import runs
 from tests.train.runs import At, Crash, crash
 
 ROOT = pathlib.Path(__file__).parents[1]
 CONFIG = f"--config={ROOT / 'configs' / 'arithmetic.py'}"
 STEPS, CLONING, SAVED = 10, 3, 4
-TINY = {
-    "task": "jsonl",
-    "data.train": 40,
+TINY = runs.TINY | {
     "data.validation": 6,
-    "data.test": 8,
     "prompt_slots": 6,
-    "max_actions": 6,
-    "model.layers": 1,
-    "model.d_model": 16,
-    "model.heads": 2,
-    "model.kv_heads": 1,
-    "model.d_ff": 16,
     "noise.eta": 0.3,
-    "optimizer.warmup": 2,
+    "optimizer.learning_rate": 2e-3,
     "train.steps": STEPS,
-    "train.batch_size": 8,
     "train.bc_steps": CLONING,
+    "objective.alpha": 0.01,
     "rollout.every": 2,
     "rollout.rows": 8,
     "rollout.capacity": 16,
     "rollout.batch_size": 8,
-    "log_every": 1,
     "evaluate.every": 6,
     "evaluate.rows": 8,
     "evaluate.max_actions": 8,

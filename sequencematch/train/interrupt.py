@@ -15,7 +15,8 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# What is listened for, and what it does the second time.
+SECOND = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -36,7 +37,7 @@ class Interruption:
 
     def __enter__(self) -> "Interruption":
         # What a shell or nohup has ignored for its child stays ignored.
-        taken = [n for n in SIGNALS if signal.getsignal(n) not in (signal.SIG_IGN, None)]
+        taken = [n for n in SECOND if signal.getsignal(n) not in (signal.SIG_IGN, None)]
         if not jax.distributed.is_initialized():
             self._before = {number: signal.signal(number, self._note) for number in taken}
         return self
@@ -48,8 +49,8 @@ class Interruption:
             self._hear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for each in self._before:
+            signal.signal(each, SECOND[each])
         self._asked = signal.Signals(number).name
         if self._waits:
             os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())

@@ -32,8 +32,7 @@ def recorded(workdir: Path, step: int) -> list[dict]:
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            record = json.loads(line)
-            hash((record["kind"], record["step"])), _line(record), _event(record)
+            record = _read(line)
             if record["step"] <= step:
                 records.append(record)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
@@ -41,6 +40,15 @@ def recorded(workdir: Path, step: int) -> list[dict]:
                 f"{path}:{number} is damaged ({type(error).__name__}): remove that line to go on"
             ) from error
     return records
+
+
+def _read(line: str) -> dict:
+    """A record that can be looked up, written and drawn; anything else fails in one way or another."""
+    record = json.loads(line)
+    hash((record["kind"], record["step"]))
+    _line(record)
+    _event(record)
+    return record
 
 
 class MetricsLog:

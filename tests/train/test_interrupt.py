@@ -11,10 +11,10 @@ import time
 
 import pytest
 
-from sequencematch.train.interrupt import SIGNALS, Interrupted, Interruption
+from sequencematch.train.interrupt import SECOND, Interrupted, Interruption
 
 
-@pytest.mark.parametrize("number", SIGNALS)
+@pytest.mark.parametrize("number", SECOND)
 def test_a_request_is_heard_at_once_or_waits_for_the_check(number):
     with pytest.raises(Interrupted, match=number.name), Interruption():
         signal.raise_signal(number)
@@ -62,26 +62,27 @@ def test_a_request_whose_exception_was_lost_is_heard_at_the_end():
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with Interruption():
-            signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted, match="SIGTERM"), Interruption() as asked, asked.waiting():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
+                signal.raise_signal(number)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
 
 
 def test_handlers_are_given_back():
-    before = [signal.getsignal(number) for number in SIGNALS]
+    before = [signal.getsignal(number) for number in SECOND]
     for asks in (False, True):
         with contextlib.suppress(Interrupted), Interruption() as interruption:
             try:
                 with interruption.waiting():
-                    assert [signal.getsignal(number) for number in SIGNALS] != before
+                    assert [signal.getsignal(number) for number in SECOND] != before
                     signal.raise_signal(signal.SIGINT) if asks else None
             except Interrupted:
                 assert asks
                 assert signal.getsignal(signal.SIGINT) == signal.SIG_DFL
                 assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
-        assert [signal.getsignal(number) for number in SIGNALS] == before
+        assert [signal.getsignal(number) for number in SECOND] == before
 
 
 def started(source):

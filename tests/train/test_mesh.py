@@ -10,26 +10,15 @@ from sequencematch import validation
 from sequencematch.run import build, make_plan, training_data
 from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
+from tests.train import runs
 
 STEPS = 20
-TINY = {
-    "task": "jsonl",
-    "data.train": 40,
-    "data.validation": 8,
-    "data.test": 8,
-    "prompt_slots": 5,
-    "max_actions": 6,
-    "model.layers": 1,
-    "model.d_model": 16,
+TINY = runs.TINY | {
     "model.heads": 4,
     "model.kv_heads": 2,
-    "model.d_ff": 16,
     "optimizer.learning_rate": 3e-3,
-    "optimizer.warmup": 2,
     "train.steps": STEPS,
-    "train.batch_size": 8,
     "train.bc_steps": 0,
-    "objective.alpha": 0.1,
     "rollout.every": 5,
     "rollout.rows": 8,
     "rollout.capacity": 16,
@@ -40,7 +29,7 @@ MANY = [(8, 1), (4, 2), (2, 4)]
 
 
 @pytest.fixture(scope="module")
-def runs(spellings):
+def trained(spellings):
     """mesh -> (run, last state, losses and lengths of samples by step), made when asked for."""
     made = {}
 
@@ -79,8 +68,8 @@ def parts(tree):
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_losses_are_those_of_one_device(runs, mesh):
-    (_, _, one), (_, _, many) = runs(ONE), runs(mesh)
+def test_losses_are_those_of_one_device(trained, mesh):
+    (_, _, one), (_, _, many) = trained(ONE), trained(mesh)
     learnt = ("loss", "bc", "objective", "gradient_norm", "value/mean", "td/rms")
     sampled = ("policy/length", "policy/reward_mean", "replay/age")
     for name in (*learnt, *sampled):
@@ -89,8 +78,8 @@ def test_losses_are_those_of_one_device(runs, mesh):
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_the_samples_are_those_of_one_device(runs, mesh):
-    one, many = (jax.device_get(runs(m)[1].replay) for m in (ONE, mesh))
+def test_the_samples_are_those_of_one_device(trained, mesh):
+    one, many = (jax.device_get(trained(m)[1].replay) for m in (ONE, mesh))
     assert one.added == 4 * 8
     jax.tree.map(np.testing.assert_array_equal, many, one)
 
@@ -109,8 +98,8 @@ SPLIT = {
 
 
 @pytest.mark.parametrize("mesh", [(4, 2), (2, 4)])
-def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(runs, mesh):
-    _, state, _ = runs(mesh)
+def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(trained, mesh):
+    _, state, _ = trained(mesh)
     parameters, found = parts(state.params), set()
     for name, array in parameters.items():
         kind = "/".join(name.split("/")[-2:])
@@ -130,17 +119,17 @@ def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(runs, 
         assert shardings == [array.sharding for array in parameters.values()]
 
 
-def test_batches_are_split_over_the_data_axis(runs):
-    run, _, _ = runs((4, 2))
+def test_batches_are_split_over_the_data_axis(trained):
+    run, _, _ = trained((4, 2))
     batch = jax.device_put(training_data(run)[0][0], make_plan(run).batch_sharding)
     assert {x.addressable_shards[0].data.shape[0] for x in batch} == {8 // 4}
 
 
-def test_a_checkpoint_goes_from_one_mesh_to_another(runs, tmp_path):
-    saved = runs(ONE)[1]
+def test_a_checkpoint_goes_from_one_mesh_to_another(trained, tmp_path):
+    saved = trained(ONE)[1]
     with Checkpoints(tmp_path, 1) as checkpoints:
         checkpoints.save(saved, {})
-    like = runs((2, 4))[0].like
+    like = trained((2, 4))[0].like
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(like).state
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(saved))

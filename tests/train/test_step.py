@@ -21,31 +21,22 @@ from sequencematch.train import step as steps
 from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog
+from tests.train import runs
 
 CLONING, STEPS = 30, 60
-TINY = {
-    "task": "jsonl",
-    "data.train": 40,
-    "data.validation": 8,
-    "data.test": 8,
-    "prompt_slots": 5,
+TINY = runs.TINY | {
     "max_actions": 8,
     "model.layers": 2,
     "model.d_model": 32,
-    "model.heads": 2,
-    "model.kv_heads": 1,
     "model.d_ff": 32,
-    "optimizer.learning_rate": 1e-2,
     "optimizer.warmup": 5,
     "train.steps": STEPS,
     "train.batch_size": 16,
     "train.bc_steps": CLONING,
-    "objective.alpha": 0.1,
     "rollout.every": 10,
     "rollout.rows": 8,
     "rollout.capacity": 16,
     "rollout.batch_size": 8,
-    "log_every": 1,
     "evaluate.every": 50,
     "checkpoint.every": 50,
 }
