@@ -209,6 +209,12 @@ def restore(run: Run, folder: Path) -> Restored:
     """The newest sound state of the folder's run, with a word on newer ones."""
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(run.like)
+    missing = {*MADE, "seconds", "records"} - restored.facts.keys()
+    if missing:
+        raise ValueError(
+            f"the run in {folder} is of another version of sequencematch: its checkpoints say nothing "
+            f"of {', '.join(sorted(missing))}"
+        )
     for said in restored.damaged.values():
         say(f"{said}: going back to that of step {int(restored.state.step)}")
     return restored

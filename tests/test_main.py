@@ -246,6 +246,8 @@ def test_flags_may_stand_in_any_order(tiny, finished, capsys):
     assert "(seed: 0 -> 7)" in capsys.readouterr().err
 
 
+READING = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
+
 # Going on.
 
 
@@ -341,6 +343,19 @@ def test_evaluating_after_falling_back_tells_of_the_checkpoint_that_it_evaluates
     slots = TINY["prompt_slots"] + TINY["max_actions"]
     assert summary["steps"] == 8
     assert summary["tokens"] == slots * 8 * (CLONING + 2 * (8 - CLONING))
+
+
+@pytest.mark.parametrize("mode", [*READING, ["--resume"]])
+def test_a_run_of_another_version_is_refused(refused, finished, tmp_path, monkeypatch, mode):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    restore = modes.Checkpoints.restore
+
+    def older(self, like):
+        found = restore(self, like)
+        return found._replace(facts={k: x for k, x in found.facts.items() if k != "records"})
+
+    monkeypatch.setattr(modes.Checkpoints, "restore", older)
+    refused(["another version", "records"], f"--workdir={folder}", *mode)
 
 
 def test_lost_metrics_are_said(interrupted, tmp_path, capfd):
@@ -648,9 +663,6 @@ def test_a_damaged_config_json_is_named(refused, finished, tmp_path):
 def test_a_prompt_that_cannot_be_answered_is_refused(refused, finished, prompt, words):
     flags = ["--mode=sample", f"--workdir={finished}", f"--prompt={prompt}"]
     refused(words, *flags, watched=[finished])
-
-
-READING = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
 
 
 @pytest.mark.parametrize("mode", READING)
