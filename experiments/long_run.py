@@ -3,10 +3,11 @@
     python -m experiments.long_run [--minutes=60] [--folder=runs/long-run]
 
 The real main job in a process of its own: small, but looking, sampling and saving all the time, so
-that what could leak does so many times. Each second half is fitted with a line; what rises by more
-than its limit, and by more than three standard errors of the fit, grows. Writes samples.json in the
-folder and docs/long_run.svg; if the samples are there, only draws. Exit code 1 if anything grows, or
-if the job does not end with exit code 75 when it is told to stop.
+that what could leak does so many times. What a save takes for a moment, threads and files, is no
+growth: of each minute the minimum counts. The minima of the second half are fitted with a line, and
+what rises by more than its limit, and by more than three standard errors of the fit, grows. Writes
+samples.json in the folder and docs/long_run.svg; if the samples are there, only draws. Exit code 1 if
+anything grows, or if the job does not end with exit code 75 when it is told to stop.
 
 tensorstore 0.1.86 leaks what `experimental_collect_matching_metrics` returns, and orbax 0.12.8 calls
 that twice in each save: about 55 kB for good. So it saves about once a minute here, as a long run
@@ -118,11 +119,17 @@ def line(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
     return slope, float(np.sqrt((rest @ rest) / (len(t) - 2) / (t @ t)))
 
 
+def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(minute, smallest value in it) of each."""
+    each = np.unique(minutes.astype(int))
+    return each + 0.5, np.array([values[minutes.astype(int) == m].min() for m in each])
+
+
 def judged(name: str, samples: list[dict]) -> tuple[str, bool]:
     """A row of the table, and whether the quantity grows."""
     series = {key: np.array([s[key] for s in samples]) for key in ("minutes", name)}
-    half = len(samples) // 2
-    minutes, values = series["minutes"][half:], series[name][half:]
+    minutes, values = lows(series["minutes"], series[name])
+    minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
     slope, error = line(minutes, values)
     span, quantity = minutes[-1] - minutes[0], QUANTITIES[name]
     limit = quantity.rise * (np.median(values) if quantity.relative else 1.0)
