@@ -47,6 +47,9 @@ def pytest_terminal_summary(terminalreporter, config):
         for report in terminalreporter.stats.get(outcome, ()):
             target = pathlib.Path(report.fspath).stem.removeprefix("test_")
             inputs[target] += dict(report.user_properties).get("inputs", 0)
+    inputs = +inputs  # those of properties
+    if not inputs:
+        return
     terminalreporter.section("inputs tried")
     for target, count in inputs.most_common():
         terminalreporter.write_line(f"{count:7,} {target}")
