@@ -104,7 +104,8 @@ def opened(run: Run, call: Call, begun: bool) -> Beginning:
     if len(kept) < facts["records"]:
         say(f"metrics.jsonl has {len(kept)} of {facts['records']} records: the others are lost")
     record = {"name": call.name, "config": workdir.plain(run.config)}
-    record |= {**provenance(), "earlier": makers(facts)}
+    done = restored is not None and int(restored.state.step) == run.config.train.steps
+    record |= made(facts, done)
     workdir.write_json(folder / workdir.CONFIG, record)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
     return Beginning(state, kept, facts["seconds"], damaged, record)
@@ -146,11 +147,15 @@ def going_on(run: Run, folder: Path) -> Restored | None:
     return restored
 
 
-def makers(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Which other code trained earlier parts of a run."""
-    if "versions" not in facts or not changes(facts, provenance()):
-        return facts.get("earlier", [])
-    return [*facts["earlier"], {key: facts[key] for key in provenance()}]
+def made(facts: Mapping[str, Any], done: bool) -> dict[str, Any]:
+    """The code that trains a run from here on, unless it is done, and what trained earlier parts."""
+    now = provenance()
+    if "versions" not in facts:
+        return {**now, "earlier": []}
+    before = {key: facts[key] for key in now}
+    if done or before == now:
+        return before | {"earlier": facts["earlier"]}
+    return {**now, "earlier": [*facts["earlier"], before]}
 
 
 def rehearsal(run: Run, folder: Path, begun: bool) -> Job:

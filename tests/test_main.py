@@ -397,6 +397,8 @@ def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
     again = read(folder / "summary.json")
     assert again["revision"] == "another" and again["evaluated_by"] == dict(provenance.provenance())
+    assert command(f"--workdir={folder}", "--resume") == 0  # a run that is done: nothing is trained
+    assert read(folder / "summary.json")["revision"] == "another"
 
 
 @pytest.mark.stress
