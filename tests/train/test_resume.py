@@ -18,7 +18,6 @@ from tests.train.runs import (
     bits,
     crash,
     looked,
-    parts_of,
     records,
     train,
 )
@@ -125,21 +124,3 @@ def test_a_signal_in_the_middle_of_a_save_waits(parts, whole, tmp_path, monkeypa
         assert int(checkpoints.restore(parts.run.like).state.step) == 6
     assert bits(train(parts, tmp_path, save_every=3, resume=True)) == bits(whole[1])
     assert records(tmp_path) == records(whole[0])
-
-
-# Elsewhere: on other devices, the same data, noise and samples; the same losses but for rounding.
-
-
-@pytest.mark.parametrize("mesh", [(2, 2), pytest.param((4, 1), marks=pytest.mark.stress)])
-def test_a_run_goes_on_on_another_number_of_devices(parts, whole, spellings, tmp_path, mesh):
-    begun = STEPS - 20
-    with pytest.raises(Crash):
-        train(parts, tmp_path, save_every=begun, data=At(parts.episodes, begun, crash))
-    moved = parts_of(spellings, {"mesh.data": mesh[0], "mesh.model": mesh[1]})
-    train(moved, tmp_path, save_every=STEPS, resume=True)
-    here, there = (
-        [r["loss"] for r in records(folder) if r["kind"] == "train"]
-        for folder in (whole[0], tmp_path)
-    )
-    assert len(there) == STEPS and there[:begun] == here[:begun]
-    assert there == pytest.approx(here, rel=1e-5)
