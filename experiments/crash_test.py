@@ -9,7 +9,7 @@ checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events m
 run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session fails.
 
 With --signal=TERM or INT the job is asked to leave instead: it must save, exit with 75 within 30
-seconds, and no step is done again.
+seconds, and no step may be done again; all checkpoints are kept and compared.
 """
 
 import json
@@ -30,7 +30,7 @@ from absl import app, flags, logging
 
 from experiments import same_run
 from experiments.aims import AIMS, ANYWHERE, LATE, NEVER, Trigger
-from experiments.watched import SMALL, Child, moment
+from experiments.watched import SMALL, Child, moment, recorded, saved, touched
 
 KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
@@ -113,10 +113,8 @@ class Bench:
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
-        # What may come of no signal, and of one: killed by it while Python still starts, too.
-        polite = set() if asked == signal.SIGKILL else {LEFT}
-        self.signal, self.codes = asked, ({0}, {-asked, *polite})
-        self.steps = job["train.steps"]
+        self.signal, self.polite = asked, asked != signal.SIGKILL
+        self.steps, self.every = job["train.steps"], job["checkpoint.every"]
         self.horizon, self.limit = 0.0, 3600.0  # seconds: the longest wait, the longest session
 
     def start(self, run: Path) -> Child:
@@ -143,10 +141,27 @@ class Bench:
         code = ended(child, LEAVE)
         left = max(time.monotonic() - sent, 0.0)
         hit = hit if code else None  # it was done before
-        if code not in self.codes[hit is not None]:
+        if code not in self.codes(hit):
             raise RuntimeError(f"{run.name}, {hit}: exit code {code}\n{child.last_words()}")
         again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
+        if again and code == LEFT:
+            raise RuntimeError(f"{run.name}, {hit}: left, with {again} steps to do again")
         return Session(aim, hit, again, left, saved(run) > before, time.monotonic() - began)
+
+    def codes(self, hit: str | None) -> set[int]:
+        """Exit codes that may come of a signal at a moment; of none, 0."""
+        if hit is None:
+            return {0}
+        if not self.polite:
+            return {-self.signal}
+        # While Python starts, or takes itself down, nothing listens yet or any more.
+        return {LEFT, -self.signal} if hit in ("start", "end") else {LEFT}
+
+    def forget(self, run: Path) -> None:
+        """Removes what was saved on leaving, which the run that was left alone has not."""
+        for folder in (run / "checkpoints").iterdir():
+            if int(folder.name) % self.every and int(folder.name) != self.steps:
+                shutil.rmtree(folder)
 
     def uninterrupted(self) -> Path:
         """The folder of a run that is left alone; from it is known how long one takes."""
@@ -181,25 +196,6 @@ def ended(child: Child, seconds: float) -> int:
         return child.process.wait()
 
 
-def saved(run: Path) -> int:
-    """The newest checkpoint's step; 0 where there is none."""
-    names = [path.name for path in run.glob("checkpoints/*")]
-    return max((int(name) for name in names if name.isdigit()), default=0)
-
-
-def recorded(run: Path) -> int:
-    """The last step of which metrics.jsonl tells; a line that the kill cut short does not count."""
-    path = run / "metrics.jsonl"
-    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
-    return json.loads(lines[-1])["step"] if lines else 0
-
-
-def touched(run: Path) -> int:
-    """When metrics.jsonl was last written: a session killed early has done nothing again."""
-    path = run / "metrics.jsonl"
-    return path.stat().st_mtime_ns if path.is_file() else 0
-
-
 def shuffled() -> Iterator[str]:
     """All moments in random order, then all again."""
     while True:
@@ -216,6 +212,8 @@ def test(bench: Bench, kills: int) -> dict:
         for number, session in enumerate(bench.killed(victim, left, deck), 1):
             sessions.append(session)
             print(f"{victim.name}, session {number}: {told(session)}", flush=True)
+        if bench.polite:
+            bench.forget(victim)
         verdicts[victim.name] = same_run.differences(victim, run)
         print(f"{victim.name}: {'; '.join(verdicts[victim.name]) or 'equal'}", flush=True)
         unfinished += len(list((bench.folder / "data").rglob("incomplete.*")))
@@ -270,7 +268,10 @@ def main(argv: list[str]) -> int:
         print(f"--folder={folder} is there already: name another", file=sys.stderr)
         return 2
     asked = signal.Signals[f"SIG{SIGNAL.value}"]
-    bench = Bench(folder, SHORT if SMALLER.value else JOB, DEVICES.value, asked)
+    job = SHORT if SMALLER.value else JOB
+    if asked != signal.SIGKILL:
+        job = job | {"checkpoint.keep": 1000}  # each leaves one more
+    bench = Bench(folder, job, DEVICES.value, asked)
     try:
         found = test(bench, KILLS.value)
     except RuntimeError as failure:

@@ -64,6 +64,25 @@ class Note(NamedTuple):
     compilations: int = 0
 
 
+def saved(run: Path) -> int:
+    """The newest checkpoint's step; 0 where there is none."""
+    names = [path.name for path in run.glob("checkpoints/*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
+def recorded(run: Path) -> int:
+    """The last step of which metrics.jsonl tells; a line that the kill cut short does not count."""
+    path = run / "metrics.jsonl"
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def touched(run: Path) -> int:
+    """When metrics.jsonl was last written: a session killed early has done nothing again."""
+    path = run / "metrics.jsonl"
+    return path.stat().st_mtime_ns if path.is_file() else 0
+
+
 def moment(note: Note, run: Path) -> str:
     """What the job in the folder `run` is doing; "save" while orbax writes beside training."""
     text = "\n".join(note.stack) + "\n"

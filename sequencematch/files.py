@@ -1,5 +1,6 @@
 """Text files that are written whole or not at all, and lines that any terminal can show."""
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -27,4 +28,5 @@ def say(what: object) -> None:
     """Says something in one line on stderr, whatever characters it has."""
     line = " ".join(str(what).split()) or type(what).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    print(f"sequencematch: {shown}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
+        print(f"sequencematch: {shown}", file=sys.stderr, flush=True)

@@ -27,6 +27,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
+from sequencematch.data.catalog import check_harmless
 from sequencematch.files import say
 from sequencematch.run import Run, build
 from sequencematch.train.guard import Diverged
@@ -76,6 +77,8 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
         return modes.Job(lambda: print(f"{__doc__}\n{asked.get_help()}"))
     config, name = chosen(asked)
     validation.validate(config)
+    if asked.config is None:  # what lies in a folder may be somebody else's
+        check_harmless(config.task, config.data, configuration.defaults().data)
     folder = placed(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = modes.Call(folder, name, command, interruption, held)
@@ -83,7 +86,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
         begun = workdir.check_free(folder, config, asked.resume)
         run = affordable(config, memory.training)
         if asked.dry_run:
-            return modes.rehearsal(run, folder, begun)
+            return modes.rehearsal(run, call, begun)
         return modes.training(run, call, begun)
     workdir.check_run(folder, config)
     if asked.mode == "evaluate":

@@ -183,9 +183,11 @@ def free(group: Path = Path("/sys/fs/cgroup")) -> int:
     there = psutil.virtual_memory().available
     try:
         limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-    except (OSError, ValueError):  # no container, or one without a limit
+        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(parts["active_file"]) + int(parts["inactive_file"])
+    except (OSError, ValueError, KeyError):  # no container, or one without a limit
         return there
-    return min(there, limit - used)
+    return min(there, limit - used + cached)  # the kernel gives up what it keeps of files
 
 
 def check(config: ConfigDict, estimate: Estimate) -> None:

@@ -28,7 +28,7 @@ from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog, recorded
 from sequencematch.train.state import TrainState
 
-MADE = ("name", "versions", "revision", "earlier")  # what a checkpoint says of its making
+MADE = ("name", "data", "versions", "revision", "earlier")  # what a checkpoint says of its making
 
 
 class Job(NamedTuple):
@@ -103,7 +103,7 @@ def opened(run: Run, call: Call, begun: bool) -> Beginning:
     kept = recorded(folder, int(restored.state.step)) if restored else []
     if len(kept) < facts["records"]:
         say(f"metrics.jsonl has {len(kept)} of {facts['records']} records: the others are lost")
-    record = {"name": call.name, "config": workdir.plain(run.config)}
+    record = {"name": call.name, "data": run.data, "config": workdir.plain(run.config)}
     done = restored is not None and int(restored.state.step) == run.config.train.steps
     record |= made(facts, done)
     workdir.write_json(folder / workdir.CONFIG, record)
@@ -158,8 +158,11 @@ def made(facts: Mapping[str, Any], done: bool) -> dict[str, Any]:
     return {**now, "earlier": [*facts["earlier"], before]}
 
 
-def rehearsal(run: Run, folder: Path, begun: bool) -> Job:
+def rehearsal(run: Run, call: Call, begun: bool) -> Job:
     """Says what `training` would do, after all that it checks; leaves the folder as it is."""
+    folder = call.folder
+    if (folder / workdir.LOCK).is_file():
+        call.held.enter_context(workdir.locked(folder))
     restored = going_on(run, folder) if begun else None
     first = int(restored.state.step) if restored else 0
     plan = make_plan(run)
@@ -211,7 +214,13 @@ def answering(run: Run, folder: Path, question: str) -> Job:
 
 
 def restore(run: Run, folder: Path) -> Restored:
-    """The newest sound state of the folder's run, with a word on newer ones."""
+    """The newest sound state of the folder's run, with a word on newer ones.
+
+    Raises:
+      ValueError: there is none, or the data have changed.
+      OSError: it cannot be read.
+    """
+    workdir.check_data(folder, run.data)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(run.like)
     missing = {*MADE, "seconds", "records"} - restored.facts.keys()

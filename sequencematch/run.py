@@ -41,6 +41,7 @@ class Run(NamedTuple):
     Attributes:
       config: what made it.
       task, tokenizer: the examples and their alphabet.
+      data: checksum of the examples.
       recipe: what a training step closes over.
       mesh: the devices.
       initial: () -> the first training state, made where it will live.
@@ -50,6 +51,7 @@ class Run(NamedTuple):
     config: ConfigDict
     task: Task
     tokenizer: CharTokenizer
+    data: int
     recipe: Recipe
     mesh: jax.sharding.Mesh
     initial: jax.stages.Wrapped
@@ -76,7 +78,7 @@ def build(config: ConfigDict) -> Run:
     task = load_task(config.task, config.data)
     tokenizer = CharTokenizer(task.alphabet, tuple(config.edits))
     T = config.prompt_slots + config.max_actions
-    pipeline.check_fits(task, tokenizer, prompt_slots=config.prompt_slots, slots=T)
+    data = pipeline.read_through(task, tokenizer, prompt_slots=config.prompt_slots, slots=T)
     sizes = configuration.transformer(config, tokenizer.vocab_size)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     recipe = make_recipe(config, graph, make_mdp(config, tokenizer))
@@ -87,7 +89,7 @@ def build(config: ConfigDict) -> Run:
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     initial = jax.jit(initial, out_shardings=shardings)
-    return Run(config, task, tokenizer, recipe, mesh, initial, like)
+    return Run(config, task, tokenizer, data, recipe, mesh, initial, like)
 
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:

@@ -241,6 +241,12 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"config.rollout.rows={c.rollout.rows} must be at most "
         f"config.rollout.capacity={c.rollout.capacity}",
     )
+    refreshes = -(-c.train.steps // c.rollout.every)
+    yield (
+        c.rollout.rows * refreshes < 2**31,
+        f"config.rollout.rows={c.rollout.rows} in {refreshes} refreshes are more episodes than an "
+        "int32 counts: raise config.rollout.every",
+    )
     for key in ("train.batch_size", "rollout.rows", "rollout.batch_size"):
         yield _divides(c, "mesh.data", key)
     for key in ("model.d_model", "model.d_ff"):

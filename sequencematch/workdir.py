@@ -30,11 +30,12 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
       ValueError: it holds a run and `resume` is not asked for, or one of another configuration, or
         anything else; nothing is touched.
     """
+    if folder.is_file():
+        raise ValueError(f"--workdir={folder} is a file: name a folder")
+    check_writable(folder)
     if resume and (folder / CONFIG).is_file():
         check_same(folder, config, free=FREE_TO_RESUME)
         return True
-    if folder.is_file():
-        raise ValueError(f"--workdir={folder} is a file: name a folder")
     if folder.is_dir() and {path.name for path in folder.iterdir()} - NOTHING:
         advice = (
             "it holds no run: name"
@@ -45,9 +46,25 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
     return False
 
 
+def check_writable(folder: Path) -> None:
+    """Raises ValueError unless the folder is there, or can be made, and can be written into."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise ValueError(f"--workdir={folder} cannot be written: {there} does not let you")
+
+
 def check_run(folder: Path, config: ConfigDict) -> None:
     """Whether the folder holds a run of this configuration, its evaluation aside."""
     check_same(folder, config, free=FREE_TO_EVALUATE)
+
+
+def check_data(folder: Path, checksum: int) -> None:
+    """Raises ValueError if the folder's run was trained on other examples."""
+    if read(folder)["data"] not in (None, checksum):
+        raise ValueError(
+            f"the data of the run in {folder} are not those that it was trained on: put them back, or "
+            "start again in another --workdir"
+        )
 
 
 def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
@@ -87,7 +104,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    """The name and the configuration of the folder's run.
+    """The name, the configuration and the checksum of the data of the folder's run.
 
     Raises:
       ValueError: there is no run, or its config.json is damaged.
@@ -97,7 +114,8 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"--workdir={folder} holds no run: there is no {path.name} in it")
     try:
         record = json.loads(path.read_text())
-        return {"name": record["name"], "config": dict(record["config"])}
+        config = dict(record["config"])
+        return {"name": record["name"], "config": config, "data": record.get("data")}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
 

@@ -159,6 +159,10 @@ UNRELATED = [
     ({"edits": ("<reset>", "<bkspc>")}, ["config.edits=('<reset>', '<bkspc>')", "alone"]),
     ({"edits": ("<bkspc2>",)}, ["config.edits=('<bkspc2>',)", "have '<bkspc>'"]),
     ({"rollout.rows": 1024}, ["config.rollout.rows=1024", "config.rollout.capacity=512"]),
+    (
+        {"rollout.rows": 512, "rollout.every": 1, "train.steps": 2**22},
+        ["config.rollout.rows=512 in 4194304 refreshes", "config.rollout.every"],
+    ),
     ({"mesh.data": 3, "train.batch_size": 64}, ["config.train.batch_size=64", "mesh.data=3"]),
     (
         {"mesh.data": 3, "train.batch_size": 66, "rollout.batch_size": 66},

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import json
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -158,6 +159,21 @@ def test_the_functions_that_moments_are_known_by_are_there():
         module, _, function = sign.strip().partition(" ")
         there = f"def {function}(" in sources[module] if function else sign in sources["loop"]
         assert there, name
+
+
+def test_who_is_asked_to_leave_must_save_unless_nobody_listens_yet(tmp_path):
+    asked, killed = (
+        crash_test.Bench(tmp_path, crash_test.JOB, 1, number)
+        for number in (signal.SIGTERM, signal.SIGKILL)
+    )
+    assert asked.codes("step") == asked.codes("save") == {75}
+    assert asked.codes("start") == {75, -signal.SIGTERM}
+    assert killed.codes("step") == killed.codes("start") == {-signal.SIGKILL}
+    assert asked.codes(None) == killed.codes(None) == {0}
+    for step in (25, 40, 475, 500):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    asked.forget(tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"25", "475", "500"}
 
 
 def test_a_kill_waits_for_its_moment(tmp_path):

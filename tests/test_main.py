@@ -455,11 +455,42 @@ def test_names_in_the_metadata_lead_nowhere(finished, tmp_path):
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["run"]
 
 
+def test_a_file_of_a_run_has_no_code_run_and_no_data_made(refused, finished, tmp_path, monkeypatch):
+    """What came with a folder may be somebody else's; on the command line it is one's own."""
+    folder = shutil.copytree(finished, tmp_path / "run")
+    (tmp_path / "payload.py").write_text("raise AssertionError('was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    record = read(folder / "config.json")
+    elsewhere = {"dir": str(tmp_path / "elsewhere")}
+    for changes, words in (
+        ({"task": "payload:task"}, ["Python code", "task='payload:task'", "--config=FILE"]),
+        ({"task": "arithmetic", "data": record["config"]["data"] | elsewhere}, ["data.dir="]),
+    ):
+        changed = record | {"config": record["config"] | changes}
+        (folder / "config.json").write_text(json.dumps(changed))
+        for mode in (*READING, ["--resume"], ["--resume", "--dry_run"]):
+            refused(words, f"--workdir={folder}", *mode)
+
+
+def test_other_data_than_the_run_was_trained_on_are_refused(tiny, refused, tmp_path, pairs):
+    """One line more would move every example to another place, and a letter more every token."""
+    words, folder = tmp_path / "words.jsonl", tmp_path / "run"
+    shutil.copy(pairs, words)
+    with happening(SAVED + 1, crash), pytest.raises(Crash):
+        command(*tiny, f"--config.data.path={words}", f"--workdir={folder}")
+    for line in ('{"prompt": "dd>", "completion": "dd"}', '{"prompt": "z>", "completion": "z"}'):
+        words.write_text(pairs.read_text() + "\n" + line)
+        for mode in (*READING, ["--resume"], ["--resume", "--dry_run"]):
+            refused([f"the data of the run in {folder}"], f"--workdir={folder}", *mode)
+    shutil.copy(pairs, words)
+    assert command(f"--workdir={folder}", "--mode=evaluate") == 0
+
+
 def test_two_runs_cannot_share_a_folder(refused, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
     with workdir.locked(folder):
-        for mode in ("--resume", "--mode=evaluate"):
-            refused([f"{folder} is in use by process {os.getpid()}"], f"--workdir={folder}", mode)
+        for mode in (["--resume"], ["--mode=evaluate"], ["--resume", "--dry_run"]):
+            refused([f"{folder} is in use by process {os.getpid()}"], f"--workdir={folder}", *mode)
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
 
 

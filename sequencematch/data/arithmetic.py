@@ -184,6 +184,12 @@ def published(data: Any, sizes: Sizes) -> Task:
     )
 
 
+def kept(folder: str) -> bool:
+    """Whether data were prepared in a folder before."""
+    names = (Mathematics.name, "math_dataset")
+    return any((pathlib.Path(folder).expanduser() / name).is_dir() for name in names)
+
+
 SOURCES: dict[str, Callable[[Any, Sizes], Task]] = {"generator": generated, "tfds": published}
 
 

@@ -3,6 +3,7 @@
 Resuming at step i is therefore asking for [i], and every epoch has fresh noise.
 """
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -170,16 +171,18 @@ def laid_out(prompt: Sequence[int], happened: environment.Noised, slots: int) ->
     return Episode(tokens, learnt, counts, np.int32(start), np.int32(end))
 
 
-def check_fits(task: Task, tokenizer: CharTokenizer, *, prompt_slots: int, slots: int) -> None:
-    """Reads all examples, and says before any training what would not fit.
+def read_through(task: Task, tokenizer: CharTokenizer, *, prompt_slots: int, slots: int) -> int:
+    """Reads all examples, and says before any training what would not fit; returns their checksum.
 
     Raises:
       ValueError: a prompt needs more than `prompt_slots`, an example without noise more than
         `slots`, or has characters outside the alphabet.
     """
+    checksum = 0
     for split, examples in task.splits.items():
         for i in range(len(examples)):
             example = examples[i]
+            checksum = zlib.crc32(repr((split, *example)).encode(), checksum)
             needed = 1 + len(tokenizer.encode(example.prompt))
             whole = needed + len(tokenizer.encode(example.completion)) + 1
             for key, given, least in (
@@ -191,6 +194,7 @@ def check_fits(task: Task, tokenizer: CharTokenizer, *, prompt_slots: int, slots
                         f"{key}={given} is too small: example {i} of {split}, "
                         f"{example.prompt!r}, needs {least}"
                     )
+    return checksum
 
 
 def _prompt_ids(tokenizer: CharTokenizer, text: str, limit: int) -> list[int]:

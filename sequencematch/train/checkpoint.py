@@ -79,6 +79,14 @@ class Checkpoints:
         if not self._writing(lambda: self._manager.save(step, args=items)):
             raise OSError(f"checkpoint {step} was not written: {self.folder} has a later one")
 
+    def check(self) -> None:
+        """Says at once if the save under way has failed.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        self._writing(self._manager.check_for_errors)
+
     def wait(self) -> None:
         """Returns when everything is on disk.
 
@@ -107,15 +115,19 @@ class Checkpoints:
           like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
-          ValueError: if there is none.
+          ValueError: there is none.
+          OSError: one cannot be read, for a reason that says nothing of what is in it.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
                 return Restored(*self._read(step, like), damaged)
-            except (MemoryError, PermissionError):  # nothing is wrong with the checkpoint
-                raise
             except Exception as error:  # orbax again
+                if _elsewhere(error):
+                    raise OSError(
+                        f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): when "
+                        "that is mended, try again"
+                    ) from error
                 damaged[step] = (
                     f"checkpoint {self.folder / str(step)} is damaged or of another model "
                     f"({type(error).__name__}: {_reason(error)})"
@@ -161,6 +173,14 @@ def _fingerprints(state: TrainState, facts: Mapping[str, Any]) -> dict[str, int]
 def _kept(keep: int, keep_every: int) -> AnyPreservationPolicy:
     every = [EveryNSteps(keep_every)] if keep_every else []
     return AnyPreservationPolicy([LatestN(keep), *every])
+
+
+def _elsewhere(error: Exception) -> bool:
+    """Whether the fault is not in what was read: no permission, no memory, too many open files."""
+    if isinstance(error, OSError):
+        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
+    codes = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")  # of tensorstore and XLA
+    return isinstance(error, MemoryError) or any(code in str(error) for code in codes)
 
 
 def _reason(error: Exception) -> str:

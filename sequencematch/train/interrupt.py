@@ -53,7 +53,8 @@ class Interruption:
             signal.signal(each, SECOND[each])
         self._asked = signal.Signals(number).name
         if self._waits:
-            os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())
+            with contextlib.suppress(OSError):  # Ctrl-C ends `| tee` first, and nobody reads this
+                os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())
         self._hear()
 
     def check(self, step: int) -> None:

@@ -165,7 +165,8 @@ class ProgressLine:
 
     def say(self, line: str) -> None:
         """Shows a line that stays."""
-        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
+        # Nobody reads it any more, for which rich would end the process: no reason to stop.
+        with contextlib.suppress(OSError, SystemExit):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, tokens: int) -> None:

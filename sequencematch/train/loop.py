@@ -240,6 +240,7 @@ def train(
                 batch = jax.device_put(data[step], plan.batch_sharding)
                 state, metrics = plan.phase(step).step(state, batch)
                 course.advanced(step + 1, metrics)
+                traces.checkpoints.check()
                 if plan.due(step + 1, plan.evaluate_every):
                     course.look(evaluate, state)
                 if plan.due(step + 1, plan.save_every):

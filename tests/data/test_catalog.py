@@ -1,3 +1,4 @@
+import sys
 import textwrap
 from types import SimpleNamespace
 
@@ -25,6 +26,29 @@ def test_the_documented_task_of_a_user_runs(tmp_path, monkeypatch):
     assert all(made.check(example, example.completion) for example in examples)
     assert not any(made.check(example, example.completion + "a") for example in examples)
     assert set("".join(map("".join, examples))) <= set(made.alphabet)
+
+
+NOTHING, SOME = [], [task.Example("a>", "a")]
+
+
+def with_splits(**splits):
+    return lambda data: task.Task("mine", "a>", splits, "a", task.exact)
+
+
+@pytest.mark.parametrize(
+    "made, message",
+    [
+        (lambda data: data.nothing, "task='mine:make' fails: AttributeError: .*nothing"),
+        (lambda data: 3, "makes a int, not a Task"),
+        (with_splits(train=SOME, test=SOME), "no examples in its split 'validation'"),
+        (with_splits(train=SOME, validation=SOME, test=NOTHING), "in its split 'test'"),
+    ],
+)
+def test_what_is_no_task_is_one_clear_line(made, message, monkeypatch):
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=made))
+    with pytest.raises(ValueError, match=message) as raised:
+        catalog.load_task("mine:make", SimpleNamespace())
+    assert len(str(raised.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,11 @@ import pytest
 from sequencematch.core.noise import NOISE_STEPS, Noised
 from sequencematch.data.pipeline import (
     Noise,
-    check_fits,
     encode_prompt,
     episodes,
     laid_out,
     prompts,
+    read_through,
 )
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
@@ -231,10 +231,10 @@ def test_a_prompt_that_cannot_be_is_one_clear_line(text, message):
 
 
 def test_what_would_not_fit_is_said_before_training():
-    check_fits(TASK, TOKENIZER, prompt_slots=7, slots=10)
+    read_through(TASK, TOKENIZER, prompt_slots=7, slots=10)
     with pytest.raises(ValueError, match="^prompt_slots=6 is too small: example 10 of train.* 7$"):
-        check_fits(TASK, TOKENIZER, prompt_slots=6, slots=10)
+        read_through(TASK, TOKENIZER, prompt_slots=6, slots=10)
     with pytest.raises(
         ValueError, match="^slots=9 is too small: example 10 of train, .* needs 10$"
     ):
-        check_fits(TASK, TOKENIZER, prompt_slots=7, slots=9)
+        read_through(TASK, TOKENIZER, prompt_slots=7, slots=9)

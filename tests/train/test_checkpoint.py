@@ -1,9 +1,14 @@
 """Checkpoints are what was saved, or are said not to be, and then the one before is."""
 
+import contextlib
 import json
+import os
 import re
 import resource
 import shutil
+import tempfile
+import time
+from pathlib import Path
 
 import jax
 import pytest
@@ -197,13 +202,49 @@ def test_a_checkpoint_under_another_name_is_not_taken_and_hides_none(parts, two,
         checkpoints.save(found.state._replace(step=found.state.step + 1), {})
 
 
-def test_what_is_no_damage_is_not_called_so(parts, two, monkeypatch):
-    def refused(*_):
-        raise PermissionError("not yours")
+@contextlib.contextmanager
+def not_mine(folder):
+    """Files that this process may not read, and a process that is not root."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    for path in files:
+        path.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        for path in files:
+            path.chmod(0o644)
 
-    monkeypatch.setattr(Checkpoints, "_read", refused)
-    with pytest.raises(PermissionError):
-        restored(parts, two[0])
+
+@contextlib.contextmanager
+def no_more_files(folder):
+    """No file can be opened."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+@pytest.mark.parametrize("hindered", [not_mine, no_more_files])
+def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
+    with tempfile.TemporaryDirectory() as name:  # which others may look into, unlike tmp_path
+        folder = Path(name)
+        folder.chmod(0o755)
+        shutil.copytree(two[0], folder, dirs_exist_ok=True)
+        folder.chmod(0o755)
+        with (
+            Checkpoints(folder) as checkpoints,
+            hindered(folder / "checkpoints"),
+            pytest.raises(OSError, match=f"checkpoint .*/{STEPS} cannot be read .*try again"),
+        ):
+            checkpoints.restore(parts.run.like)
+        assert restored(parts, folder).damaged == {}
 
 
 def test_a_checkpoint_of_another_model_is_one_line(parts, whole):
@@ -238,6 +279,18 @@ def test_a_full_disk_is_one_line_and_the_earlier_checkpoints_are_intact(parts, t
     assert re.search(r"could not be written .*File too large.*; the earlier ones are", message)
     assert len(message.splitlines()) == 1
     assert bits(restored(parts, tmp_path).state) == bits(early)
+
+
+def test_a_save_that_fails_in_the_background_is_said_before_the_next(parts, tmp_path, full_disk):
+    state = parts.run.initial()
+    with pytest.raises(OSError, match="File too large"), Checkpoints(tmp_path, 2) as checkpoints:
+        checkpoints.check()
+        full_disk()
+        checkpoints.save(state._replace(step=state.step + 1), {})
+        for _ in range(1000):
+            time.sleep(0.01)
+            checkpoints.check()
+        pytest.fail("never said")
 
 
 def test_after_a_full_disk_it_goes_on(parts, whole, tmp_path, full_disk):

@@ -43,6 +43,19 @@ def test_a_waiting_request_is_heard_in_a_stretch_that_may_be_left_and_at_the_end
     assert reached == ["waits", "to the end"]
 
 
+def test_it_is_heard_when_nobody_reads_what_is_said():
+    """As with `2>&1 | tee log`: Ctrl-C ends tee, too, and perhaps first."""
+    stderr, (reads, writes) = os.dup(2), os.pipe()
+    os.close(reads)
+    os.dup2(writes, 2)
+    try:
+        with pytest.raises(Interrupted), Interruption() as interruption, interruption.waiting():
+            signal.raise_signal(signal.SIGINT)
+            interruption.check(1)
+    finally:
+        os.dup2(stderr, 2)
+
+
 def test_no_library_swallows_it():
     async def prepared():
         signal.raise_signal(signal.SIGTERM)

@@ -2,10 +2,13 @@
 
 import json
 import math
+import os
+import sys
 
 import pytest
 
-from sequencematch.train.log import MetricsLog, recorded
+from sequencematch import files
+from sequencematch.train.log import MetricsLog, ProgressLine, recorded
 from tests.train.events import events, scalars
 
 RECORDS = [
@@ -111,3 +114,16 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         ):
             log.write(RECORDS[0])
         monkeypatch.undo()
+
+
+def test_a_run_goes_on_when_nobody_reads_what_it_says(monkeypatch):
+    """As with `| head`: rich would end the process."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as closed, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", closed)
+        files.say("three words more")
+        patch.setattr(sys, "stdout", closed)
+        with ProgressLine(2, 0, 100) as progress:
+            for line in ("one", "two"):
+                progress.say(line)
