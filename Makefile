@@ -20,8 +20,10 @@ arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (t
 test: $(VENV)/.ready-test  ## run the tests
 	$(PY) -m pytest -n 2 $(ARGS)
 
-stress: $(VENV)/.ready-test  ## run the long tests, which `make test` leaves out
-	$(PY) -m pytest -m stress $(ARGS)
+stress: $(VENV)/.ready-test  ## all that takes long, some 3 hours: tests that `make test` leaves out, fuzz, crash, soak
+	$(PY) -m pytest -m stress
+	$(MAKE) fuzz crash soak
+	$(PY) -m experiments.crash_test --devices=4
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
 	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
