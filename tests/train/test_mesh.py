@@ -58,17 +58,19 @@ def test_the_samples_are_those_of_one_device(trained, mesh):
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_a_run_goes_on_on_another_number_of_devices(trained, tmp_path, mesh):
+@pytest.mark.parametrize("back", [False, True])
+def test_a_run_goes_on_on_another_number_of_devices(trained, tmp_path, mesh, back):
     """The same data, noise and samples; the next 20 losses the same but for rounding."""
-    (here, _, one), (there, _, _) = trained(ONE), trained(mesh)
-    begun = STEPS - 20
+    begun, uninterrupted = STEPS - 20, trained(ONE)[2]
+    here, there = (trained(m)[0] for m in ((mesh, ONE) if back else (ONE, mesh)))
     with pytest.raises(Crash):
         train(here, tmp_path, save_every=begun, data=At(here.episodes, begun, crash))
     train(there, tmp_path, save_every=STEPS, resume=True)
     expected, losses = (
-        [r["loss"] for r in records if r["kind"] == "train"] for records in (one, records(tmp_path))
+        [r["loss"] for r in found if r["kind"] == "train"]
+        for found in (uninterrupted, records(tmp_path))
     )
-    assert len(losses) == STEPS and losses[:begun] == expected[:begun]
+    assert len(losses) == STEPS and (back or losses[:begun] == expected[:begun])
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
