@@ -5,20 +5,20 @@
 The real main job in a process of its own: small, but looking, sampling and saving all the time, so
 that what could leak does so many times. What a save takes for a moment, threads and files, is no
 growth: of each minute the minimum counts. The minima of the second half are fitted with a line, and
-what rises by more than its limit, and by more than three standard errors of the fit, grows. Writes
-samples.json in the folder and docs/long_run.svg; if the samples are there, only draws. Exit code 1 if
-anything grows, or if the job does not end with exit code 75 when it is told to stop.
+what rises by more than its limit, and by more than three standard errors of the fit, grows.
 
-Two things grow with saves and are not ours. The pools of tensorstore's threads fill in the first fifty
-or so, hence many saves before the second half. And tensorstore (0.1.76 to 0.1.86, on Python 3.11 to
-3.13) never frees a string that it converts from JSON for Python, as orbax 0.12.8 has it do for each
-array of each save: some 40 kB a save here, for good, which is why memory has a limit and not none.
+A save leaves something in memory for good, orbax and tensorstore alone do (bare_saves says why and
+measures it here); what as many saves leave as there were in the second half is not the run's growth.
+
+Writes samples.json in the folder and docs/long_run.svg; if the samples are there, only draws. Exit code
+1 if anything grows, or if the job does not end with exit code 75 when it is told to stop.
 """
 
 import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -30,6 +30,7 @@ import psutil
 from absl import app, flags
 from matplotlib.figure import Figure
 
+from experiments.bare_saves import line
 from experiments.watched import SMALL, Child
 
 MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=0.1)
@@ -112,12 +113,20 @@ def watch(folder: Path, minutes: float) -> dict:
     return {"exit_code": code, "steps": json.loads(lines[-1])["step"], "samples": samples}
 
 
-def line(minutes: np.ndarray, values: np.ndarray) -> tuple[float, float]:
-    """Slope of the least squares line, and its standard error."""
-    t = minutes - minutes.mean()
-    slope = (t @ values) / (t @ t)
-    rest = values - values.mean() - slope * t
-    return slope, float(np.sqrt((rest @ rest) / (len(t) - 2) / (t @ t)))
+def saves_of_the_second_half(run: Path) -> int:
+    """How many there were, by the times of the records."""
+    records = [json.loads(record) for record in (run / "metrics.jsonl").read_text().splitlines()]
+    halfway = (records[0]["time"] + records[-1]["time"]) / 2
+    first, last = next(r for r in records if r["time"] > halfway)["step"], records[-1]["step"]
+    return last // JOB["checkpoint.every"] - first // JOB["checkpoint.every"]
+
+
+def bare_save(folder: Path) -> tuple[float, float]:
+    """MB that one save leaves where nothing else happens, and the standard error."""
+    command = [sys.executable, "-m", "experiments.bare_saves", str(folder / "run")]
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    return tuple(json.loads(done.stdout))
 
 
 def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -126,14 +135,15 @@ def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return each + 0.5, np.array([values[minutes.astype(int) == m].min() for m in each])
 
 
-def judged(name: str, samples: list[dict]) -> tuple[str, bool]:
-    """A row of the table, and whether the quantity grows."""
+def judged(name: str, samples: list[dict], known: float) -> tuple[str, bool]:
+    """A row of the table, and whether the quantity grows, but for what is known to."""
     series = {key: np.array([s[key] for s in samples]) for key in ("minutes", name)}
     minutes, values = lows(series["minutes"], series[name])
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
     slope, error = line(minutes, values)
     span, quantity = minutes[-1] - minutes[0], QUANTITIES[name]
     limit = quantity.rise * (np.median(values) if quantity.relative else 1.0)
+    slope -= known / span
     grows = bool(slope * span > limit and slope > 3 * error)
     figures = (series[name][0], np.median(values), values[-1], 60 * slope, 60 * error)
     title = f"{quantity.title} {quantity.unit}"
@@ -164,9 +174,18 @@ def main(argv: list[str]) -> int:
         found = watch(path.parent, MINUTES.value)
         path.write_text(json.dumps(found) + "\n")
     found = json.loads(path.read_text())
-    rows = [judged(name, found["samples"]) for name in QUANTITIES]
+    if "bare_save" not in found:
+        found["bare_save"] = bare_save(path.parent)
+        path.write_text(json.dumps(found) + "\n")
+    saves = saves_of_the_second_half(path.parent / "run")
+    known = {"memory": saves * found["bare_save"][0]}
+    rows = [judged(name, found["samples"], known.get(name, 0.0)) for name in QUANTITIES]
     print(
         f"{found['steps']:,} steps, {len(found['samples'])} samples, ended with {found['exit_code']}"
+    )
+    print(
+        "{:.3f} +- {:.3f} MB left by each save of orbax alone".format(*found["bare_save"])
+        + f", so {known['memory']:.1f} MB by the {saves} of the second half, taken off its growth"
     )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")
     print("\n".join(row for row, _ in rows))
