@@ -31,6 +31,7 @@ KINDS = {
     str: "a text",
 }
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
+LARGEST = {float: HUGE, int: 2**63 - 1}  # what may stand for a float32; jax takes no larger integer
 
 # Steps and ids of rows are int32 on the devices.
 count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
@@ -61,10 +62,12 @@ def is_path(text: str) -> bool:
 
 def is_place(text: str) -> bool:
     """Whether a folder is there, or nothing is in its way."""
+    if not is_path(text):
+        return False
     place = os.path.abspath(os.path.expanduser(text))
     while not os.path.exists(place):
         place = os.path.dirname(place)
-    return is_path(text) and os.path.isdir(place)
+    return os.path.isdir(place)
 
 
 RULES: dict[str, Rule] = {
@@ -180,12 +183,13 @@ def kind(default: Any) -> str:
 def is_like(default: Any, value: Any) -> bool:
     """Whether a value is of its default's kind, which JSON can hold, and numbers float32.
 
-    An integer may stand for a float and a list for a tuple; True is no integer.
+    An integer that jax can take may stand for a float, and a list for a tuple; True is no integer.
     """
     if isinstance(default, tuple):
         return type(value) in (tuple, list) and all(is_like(default[0], x) for x in value)
     if isinstance(default, float):
-        return type(value) in (int, float) and (value == 0 or TINY <= abs(value) <= HUGE)
+        largest = LARGEST.get(type(value))
+        return largest is not None and (value == 0 or TINY <= abs(value) <= largest)
     return type(value) is type(default)
 
 

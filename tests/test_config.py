@@ -15,9 +15,9 @@ SHARE, BELOW_ONE, POSITIVE = [-0.1, 1.1], [-0.1, 1.0, 1.5], [0.0, -2.0]
 REFUSED = {
     "method": ["", "sequencematc", "MLE"],
     "seed": [-1, 2**32],
-    "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b"],
+    "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
-    "data.path": ["~nobody-of-this-name/file", "a\0b"],
+    "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
     "data.bases": [(1,), (10, 17), (0,)],
     "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
     "data.train": COUNT,
@@ -245,7 +245,7 @@ def test_a_missing_key_is_named():
 # One value of every kind there is, and some that only look like it, as a config.json may hold that
 # was edited by hand.
 VALUES = [None, True, 3, 2.5, "often", (), (3,), (2.5,), ("<bkspc>",), np.int64(3), np.float64(0.5)]
-ENDLESS = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400]
+ENDLESS = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400, 2**63]
 OF_ITS_KIND = {bool: [bool], int: [int], float: [float, int], str: [str], tuple: [tuple, list]}
 
 

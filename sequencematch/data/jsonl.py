@@ -21,9 +21,9 @@ def task(data: Any) -> Task:
       ValueError: a line is damaged, or there are too few prompts; names file and line.
       OSError: the file cannot be read.
     """
-    path = pathlib.Path(os.path.expanduser(data.path))
-    if not path.is_file():
-        raise OSError(f"data.path={data.path!r} is no file")
+    name = data.path
+    if "\0" in name or not (path := pathlib.Path(os.path.expanduser(name))).is_file():
+        raise OSError(f"data.path={name!r} is no file")
     examples = read(path)
     return Task(
         name=path.stem,
