@@ -38,6 +38,11 @@ settings.load_profile("few")
 
 
 def pytest_configure(config):
+    # orbax leaves what it began to read of a damaged checkpoint to the collector, which remarks on it.
+    left = "(?s)Exception ignored in.*(_read_array|Event loop is closed)"
+    config.addinivalue_line(
+        "filterwarnings", f"ignore:{left}:pytest.PytestUnraisableExceptionWarning"
+    )
     # What flax calls a State is spelt with typing.Hashable, which beartype remarks on.
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"

@@ -16,9 +16,6 @@ import pytest
 from sequencematch.train.checkpoint import Checkpoints
 from tests.train.runs import STEPS, At, Crash, bits, crash, train
 
-# orbax leaves what it began to read of a damaged checkpoint to the collector, which remarks on it.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture(scope="module")
 def two(parts, tmp_path_factory):
