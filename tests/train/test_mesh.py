@@ -29,7 +29,7 @@ def trained(spellings, tmp_path_factory):
     return trained
 
 
-def parts(tree):
+def by_name(tree):
     """`block/name` of each array of a tree -> how it is split."""
     names = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
@@ -90,7 +90,7 @@ SPLIT = {
 @pytest.mark.parametrize("mesh", MANY)
 def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(trained, mesh):
     _, state, _ = trained(mesh)
-    parameters, found = parts(state.params), set()
+    parameters, found = by_name(state.params), set()
     for name, array in parameters.items():
         kind = "/".join(name.split("/")[-2:])
         spec = SPLIT.get(kind, P())
@@ -101,7 +101,7 @@ def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(traine
         assert whole == tuple(n // cut for n, cut in zip(array.shape, cuts, strict=True)), name
     assert set(SPLIT) <= found
     moments = [
-        [array for path, array in parts(state.opt_state).items() if f"/{moment}/" in f"/{path}"]
+        [array for path, array in by_name(state.opt_state).items() if f"/{moment}/" in f"/{path}"]
         for moment in ("mu", "nu")
     ]
     for arrays in moments:
