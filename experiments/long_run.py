@@ -7,8 +7,8 @@ that what could leak does so many times. What a save takes for a moment, threads
 growth: of each minute the minimum counts. The minima of the second half are fitted with a line, and
 what rises by more than its limit, and by more than three standard errors of the fit, grows.
 
-A save leaves something in memory for good, orbax and tensorstore alone do (bare_saves says why and
-measures it here); what as many saves leave as there were in the second half is not the run's growth.
+Orbax leaves something in memory for good at each save, also with none of our code around: bare_saves
+measures that, and it is said beside the growth, of which it explains a part. It excuses nothing.
 
 Writes samples.json in the folder and docs/long_run.svg; if the samples are there, only draws. Exit code
 1 if anything grows, or if the job does not end with exit code 75 when it is told to stop.
@@ -135,15 +135,14 @@ def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return each + 0.5, np.array([values[minutes.astype(int) == m].min() for m in each])
 
 
-def judged(name: str, samples: list[dict], known: float) -> tuple[str, bool]:
-    """A row of the table, and whether the quantity grows, but for what is known to."""
+def judged(name: str, samples: list[dict]) -> tuple[str, bool]:
+    """A row of the table, and whether the quantity grows."""
     series = {key: np.array([s[key] for s in samples]) for key in ("minutes", name)}
     minutes, values = lows(series["minutes"], series[name])
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
     slope, error = line(minutes, values)
     span, quantity = minutes[-1] - minutes[0], QUANTITIES[name]
     limit = quantity.rise * (np.median(values) if quantity.relative else 1.0)
-    slope -= known / span
     grows = bool(slope * span > limit and slope > 3 * error)
     figures = (series[name][0], np.median(values), values[-1], 60 * slope, 60 * error)
     title = f"{quantity.title} {quantity.unit}"
@@ -178,14 +177,13 @@ def main(argv: list[str]) -> int:
         found["bare_save"] = bare_save(path.parent)
         path.write_text(json.dumps(found) + "\n")
     saves = saves_of_the_second_half(path.parent / "run")
-    known = {"memory": saves * found["bare_save"][0]}
-    rows = [judged(name, found["samples"], known.get(name, 0.0)) for name in QUANTITIES]
+    rows = [judged(name, found["samples"]) for name in QUANTITIES]
     print(
         f"{found['steps']:,} steps, {len(found['samples'])} samples, ended with {found['exit_code']}"
     )
     print(
         "{:.3f} +- {:.3f} MB left by each save of orbax alone".format(*found["bare_save"])
-        + f", so {known['memory']:.1f} MB by the {saves} of the second half, taken off its growth"
+        + f", so {saves * found['bare_save'][0]:.1f} MB of memory by the {saves} of the second half"
     )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")
     print("\n".join(row for row, _ in rows))

@@ -220,7 +220,9 @@ def restore(run: Run, folder: Path) -> Restored:
       ValueError: there is none, or the data have changed.
       OSError: it cannot be read.
     """
-    workdir.check_data(folder, run.data)
+    known = workdir.read(folder)["data"]
+    if known is not None:  # before other shapes make every checkpoint look damaged
+        workdir.check_data(folder, known, run.data)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(run.like)
     missing = {*MADE, "seconds", "records"} - restored.facts.keys()
@@ -229,6 +231,7 @@ def restore(run: Run, folder: Path) -> Restored:
             f"the run in {folder} is of another version of sequencematch: its checkpoints say nothing "
             f"of {', '.join(sorted(missing))}"
         )
+    workdir.check_data(folder, restored.facts["data"], run.data)
     for said in restored.damaged.values():
         say(f"{said}: going back to that of step {int(restored.state.step)}")
     return restored

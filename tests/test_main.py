@@ -482,6 +482,12 @@ def test_other_data_than_the_run_was_trained_on_are_refused(tiny, refused, tmp_p
         words.write_text(pairs.read_text() + "\n" + line)
         for mode in (*READING, ["--resume"], ["--resume", "--dry_run"]):
             refused([f"the data of the run in {folder}"], f"--workdir={folder}", *mode)
+    record = read(folder / "config.json")
+    del record["data"]  # the checkpoint says it, too
+    (folder / "config.json").write_text(json.dumps(record))
+    words.write_text(pairs.read_text() + '\n{"prompt": "dd>", "completion": "dd"}')
+    for mode in (*READING, ["--resume"], ["--resume", "--dry_run"]):
+        refused([f"the data of the run in {folder}"], f"--workdir={folder}", *mode)
     shutil.copy(pairs, words)
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
 
