@@ -57,6 +57,7 @@ class Checkpoints:
             lightweight_initialize=True,  # what is damaged is found when it is read
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._saving = False  # whether a save was begun of which nobody has seen the end
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -78,14 +79,16 @@ class Checkpoints:
         items = ocp.args.Composite(state=ocp.args.StandardSave(state), meta=ocp.args.JsonSave(meta))
         if not self._writing(lambda: self._manager.save(step, args=items)):
             raise OSError(f"checkpoint {step} was not written: {self.folder} has a later one")
+        self._saving = True
 
     def check(self) -> None:
-        """Says at once if the save under way has failed.
+        """Says whether a save that has ended in the background has failed; waits for none.
 
         Raises:
           OSError: it could not be written.
         """
-        self._writing(self._manager.check_for_errors)
+        if self._saving and not self._manager.is_saving_in_progress():
+            self.wait()
 
     def wait(self) -> None:
         """Returns when everything is on disk.
@@ -93,6 +96,7 @@ class Checkpoints:
         Raises:
           OSError: it could not be written.
         """
+        self._saving = False
         self._writing(self._manager.wait_until_finished)
 
     def _writing(self, write: Callable[[], _T]) -> _T:
