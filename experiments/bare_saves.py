@@ -5,14 +5,15 @@
 Orbax alone, in a process of its own, saves the newest state of a run again and again. Of the second
 half, when its pools are full, prints the MB that each save adds, and the standard error.
 
-tensorstore (0.1.76 to 0.1.86, on Python 3.11 to 3.13) never frees the strings that it converts from
-JSON for Python, `KvStore.Spec.to_json` for one; orbax 0.12.8 has it do so for each array of each save.
+A part of it are strings that tensorstore 0.1.86 converts from JSON for Python (`KvStore.Spec.to_json`
+for one) and does not free; orbax 0.12.8 has it do so for each array of each save.
 """
 
 import json
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,21 +22,19 @@ import orbax.checkpoint as ocp
 import psutil
 from absl import app, flags, logging
 
+from experiments.same_run import restored
+from experiments.watched import saved
+
 SAVES = flags.DEFINE_integer("saves", 300, "How often to save.", lower_bound=20)
 
 
-def newest(run: Path) -> dict:
+def newest(run: Path) -> Any:
     """The arrays of a run's newest checkpoint."""
-    step = max(int(path.name) for path in (run / "checkpoints").glob("[0-9]*"))
-    folder = run.absolute() / "checkpoints" / str(step) / "state"
-    with ocp.PyTreeCheckpointer() as reader:
-        tree = reader.metadata(folder).item_metadata.tree
-        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        found = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
-    return jax.tree.map(jnp.asarray, found)
+    folder = run.absolute() / "checkpoints" / str(saved(run)) / "state"
+    return jax.tree.map(jnp.asarray, restored(folder))
 
 
-def after_each(state: dict, saves: int) -> np.ndarray:
+def after_each(state: Any, saves: int) -> np.ndarray:
     """Resident memory in MB after each save."""
     process, memory = psutil.Process(os.getpid()), []
     with tempfile.TemporaryDirectory() as folder:

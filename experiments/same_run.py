@@ -53,17 +53,21 @@ def files(run: Path) -> set[str]:
 
 
 def arrays(run: Path) -> Facts:
-    """Every array of every checkpoint, read without the model that it is of."""
+    """Every array of every checkpoint."""
     folders = sorted(run.glob("checkpoints/[0-9]*/state"))
     return [fact for folder in folders for fact in _arrays(folder)]
 
 
-def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
+def restored(folder: Path) -> Any:
+    """The arrays of a checkpoint's state as a tree, read without the model that it is of."""
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(folder).item_metadata.tree
         plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
-        restored = reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
-    for path, leaf in jax.tree_util.tree_leaves_with_path(restored):
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
+
+
+def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restored(folder)):
         x = np.asarray(leaf)
         digest = hashlib.sha256(x.tobytes()).hexdigest()
         yield (
