@@ -12,7 +12,7 @@ from sequencematch.train.mesh import make_mesh
 from tests.train.runs import CLONING, STEPS, At, Crash, crash, parts_of, records, train
 
 ONE = (1, 1)
-MANY = [(8, 1), (4, 2), (2, 4)]
+MANY = [(8, 1), (2, 4), pytest.param((4, 2), marks=pytest.mark.stress)]
 
 
 @pytest.fixture(scope="module")
