@@ -50,7 +50,7 @@ JOB = SMALL | {
     "evaluate.every": 100,
     "evaluate.examples": 64,
     "evaluate.rows": 64,
-    "checkpoint.every": 250,
+    "checkpoint.every": 5000,
 }
 
 
