@@ -2,13 +2,11 @@
 
     python -m experiments.long_run [--minutes=60] [--folder=runs/long-run]
 
-The real main job in a process of its own: small, but looking, sampling and saving all the time, so
-that what could leak does so many times. What a save takes for a moment, threads and files, is no
-growth: of each minute the minimum counts. The minima of the second half are fitted with a line, and
-what rises by more than its limit, and by more than three standard errors of the fit, grows.
-
-Orbax leaves something in memory for good at each save, also with none of our code around: bare_saves
-measures that, and it is said beside the growth, of which it explains a part. It excuses nothing.
+The real main job in a process of its own: small, looking and sampling all the time so that what could
+leak does so many times, and saving every few minutes, as long runs do. What a save takes for a moment,
+threads and files, is no growth: of each minute the minimum counts. The minima of the second half are
+fitted with a line, and what rises by more than its limit, and by more than three standard errors of the
+fit, grows. What orbax leaves at each save (see bare_saves) counts like all else.
 
 Writes samples.json in the folder and docs/long_run.svg; if the samples are there, only draws. Exit code
 1 if anything grows, or if the job does not end with exit code 75 when it is told to stop.
@@ -18,7 +16,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -29,8 +26,8 @@ import numpy as np
 import psutil
 from absl import app, flags
 from matplotlib.figure import Figure
+from scipy.stats import linregress
 
-from experiments.bare_saves import line
 from experiments.watched import SMALL, Child
 
 MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=0.1)
@@ -113,22 +110,6 @@ def watch(folder: Path, minutes: float) -> dict:
     return {"exit_code": code, "steps": json.loads(lines[-1])["step"], "samples": samples}
 
 
-def saves_of_the_second_half(run: Path) -> int:
-    """How many there were, by the times of the records."""
-    records = [json.loads(record) for record in (run / "metrics.jsonl").read_text().splitlines()]
-    halfway = (records[0]["time"] + records[-1]["time"]) / 2
-    first, last = next(r for r in records if r["time"] > halfway)["step"], records[-1]["step"]
-    return last // JOB["checkpoint.every"] - first // JOB["checkpoint.every"]
-
-
-def bare_save(folder: Path) -> tuple[float, float]:
-    """MB that one save leaves where nothing else happens, and the standard error."""
-    command = [sys.executable, "-m", "experiments.bare_saves", str(folder / "run")]
-    env = os.environ | {"JAX_PLATFORMS": "cpu"}
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
-    return tuple(json.loads(done.stdout))
-
-
 def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(minute, smallest value in it) of each."""
     each = np.unique(minutes.astype(int))
@@ -140,11 +121,11 @@ def judged(name: str, samples: list[dict]) -> tuple[str, bool]:
     series = {key: np.array([s[key] for s in samples]) for key in ("minutes", name)}
     minutes, values = lows(series["minutes"], series[name])
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
-    slope, error = line(minutes, values)
+    fit = linregress(minutes, values)
     span, quantity = minutes[-1] - minutes[0], QUANTITIES[name]
     limit = quantity.rise * (np.median(values) if quantity.relative else 1.0)
-    grows = bool(slope * span > limit and slope > 3 * error)
-    figures = (series[name][0], np.median(values), values[-1], 60 * slope, 60 * error)
+    grows = bool(fit.slope * span > limit and fit.slope > 3 * fit.stderr)
+    figures = (series[name][0], np.median(values), values[-1], 60 * fit.slope, 60 * fit.stderr)
     title = f"{quantity.title} {quantity.unit}"
     cells = "".join(f"{x:10.2f}" for x in figures)
     return f"{title:<36}{cells}  {'GROWS' if grows else ''}".rstrip(), grows
@@ -173,17 +154,9 @@ def main(argv: list[str]) -> int:
         found = watch(path.parent, MINUTES.value)
         path.write_text(json.dumps(found) + "\n")
     found = json.loads(path.read_text())
-    if "bare_save" not in found:
-        found["bare_save"] = bare_save(path.parent)
-        path.write_text(json.dumps(found) + "\n")
-    saves = saves_of_the_second_half(path.parent / "run")
     rows = [judged(name, found["samples"]) for name in QUANTITIES]
     print(
         f"{found['steps']:,} steps, {len(found['samples'])} samples, ended with {found['exit_code']}"
-    )
-    print(
-        "{:.3f} +- {:.3f} MB left by each save of orbax alone".format(*found["bare_save"])
-        + f", so {saves * found['bare_save'][0]:.1f} MB of memory by the {saves} of the second half"
     )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")
     print("\n".join(row for row, _ in rows))
