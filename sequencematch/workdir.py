@@ -30,8 +30,6 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
       ValueError: it holds a run and `resume` is not asked for, or one of another configuration, or
         anything else; nothing is touched.
     """
-    if folder.is_file():
-        raise ValueError(f"--workdir={folder} is a file: name a folder")
     check_writable(folder)
     if resume and (folder / CONFIG).is_file():
         check_same(folder, config, free=FREE_TO_RESUME)
@@ -48,8 +46,12 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
 
 def check_writable(folder: Path) -> None:
     """Raises ValueError unless the folder is there, or can be made, and can be written into."""
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+    # Of a place it may not look into, os.path says that nothing is there; pathlib raises.
+    if os.path.isfile(folder):
+        raise ValueError(f"--workdir={folder} is a file: name a folder")
+    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    may = os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
+    if not there.is_dir() or not may:
         raise ValueError(f"--workdir={folder} cannot be written: {there} does not let you")
 
 

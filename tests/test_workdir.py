@@ -5,11 +5,13 @@ import pathlib
 import signal
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
 from sequencematch import config as configuration
 from sequencematch import workdir
+from tests.nobody import nobody
 
 
 def holder(folder):
@@ -64,6 +66,20 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
     workdir.write_json(path, {"a": 3})
     assert path.read_text() == before.replace("1", "3")
+
+
+@pytest.mark.parametrize("place", ["theirs", "theirs/new/deep", "hidden/new", "file/new"])
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(place):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
+        root, first = pathlib.Path(name), place.split("/")[0]
+        root.chmod(0o755)
+        (root / "theirs").mkdir(mode=0o555)
+        (root / "hidden").mkdir(mode=0)
+        (root / "file").touch()
+        refused = f"^--workdir={root / place} cannot be written: {root / first} does not let you$"
+        with nobody(), pytest.raises(ValueError, match=refused):
+            workdir.check_free(root / place, configuration.defaults(), resume=False)
+        (root / "hidden").chmod(0o755)
 
 
 @pytest.mark.parametrize("resume", [False, True])

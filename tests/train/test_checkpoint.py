@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import re
 import resource
 import shutil
@@ -14,6 +13,7 @@ import jax
 import pytest
 
 from sequencematch.train.checkpoint import Checkpoints
+from tests.nobody import nobody
 from tests.train.runs import STEPS, At, Crash, bits, crash, train
 
 
@@ -201,18 +201,14 @@ def test_a_checkpoint_under_another_name_is_not_taken_and_hides_none(parts, two,
 
 @contextlib.contextmanager
 def not_mine(folder):
-    """Files that this process may not read, and a process that is not root."""
+    """Files that this process may not read."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     for path in files:
         path.chmod(0)
-    root = os.geteuid() == 0
-    if root:
-        os.seteuid(65534)
     try:
-        yield
+        with nobody():
+            yield
     finally:
-        if root:
-            os.seteuid(0)
         for path in files:
             path.chmod(0o644)
 
