@@ -76,6 +76,7 @@ class Session(NamedTuple):
       left: seconds from the signal to the end.
       progress: whether there is a new checkpoint.
       seconds: it took.
+      code: its exit code.
     """
 
     aim: str
@@ -84,6 +85,7 @@ class Session(NamedTuple):
     left: float
     progress: bool
     seconds: float
+    code: int
 
 
 class Bench:
@@ -146,7 +148,8 @@ class Bench:
         again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
         if again and code == LEFT:
             raise RuntimeError(f"{run.name}, {hit}: left, with {again} steps to do again")
-        return Session(aim, hit, again, left, saved(run) > before, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        return Session(aim, hit, again, left, saved(run) > before, seconds, code)
 
     def codes(self, hit: str | None) -> set[int]:
         """Exit codes that may come of a signal at a moment; of none, 0."""
@@ -219,6 +222,7 @@ def test(bench: Bench, kills: int) -> dict:
         unfinished += len(list((bench.folder / "data").rglob("incomplete.*")))
     return {
         "kills": Counter(s.hit for s in sessions if s.hit),
+        "codes": Counter(s.code for s in sessions if s.hit),
         "sessions": [s._asdict() for s in sessions],
         "differences": verdicts,
         "unfinished_data": unfinished,
@@ -248,7 +252,8 @@ def table(found: dict) -> str:
         [
             f"{kills} times SIG{SIGNAL.value}, by the moment hit:",
             *rows,
-            f"each left within {found['left']:.1f} s",
+            f"each left within {found['left']:.1f} s, with exit code "
+            + ", ".join(f"{code} ({count})" for code, count in found["codes"].most_common()),
             f"{len(found['sessions'])} sessions of {runs} runs in {found['seconds']:.0f} s; "
             f"{found['steps_again']} steps done again; {found['unfinished_data']} unfinished folders "
             "left in data.dir",
