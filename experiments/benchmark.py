@@ -15,7 +15,7 @@ from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
 from sequencematch import validation
-from sequencematch.judge import hardware
+from sequencematch.provenance import hardware
 from sequencematch.run import build, make_plan, training_data
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/arithmetic.py")

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 
 from sequencematch import memory
+from sequencematch.files import unread
 from sequencematch.provenance import hardware
 from sequencematch.run import Run
 from sequencematch.train.loop import Batches, Phase, Plan
@@ -36,16 +37,18 @@ def stretches(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
 
 def show(run: Run, plan: Plan, folder: Path, first: int) -> None:
     """Prints the plan of a run that has taken `first` steps."""
-    console = Console(highlight=False)
-    console.print(f"[bold]{run.config.method} on {escape(run.task.name)}[/bold]\n")
-    facts = Table.grid(padding=(0, 2))
-    for name, fact in words(run, plan, folder):
-        facts.add_row(f"[dim]{name}[/dim]", escape(fact))
-    for table in (facts, steps(plan, first), parts(run)):
-        console.print(Padding(table, (0, 0, 1, 2), expand=False))
-    console.print(
-        "Everything that can be checked beforehand holds. Nothing was trained, the folder not touched."
-    )
+    with unread():
+        console = Console(highlight=False)
+        console.print(f"[bold]{run.config.method} on {escape(run.task.name)}[/bold]\n")
+        facts = Table.grid(padding=(0, 2))
+        for name, fact in words(run, plan, folder):
+            facts.add_row(f"[dim]{name}[/dim]", escape(fact))
+        for table in (facts, steps(plan, first), parts(run)):
+            console.print(Padding(table, (0, 0, 1, 2), expand=False))
+        console.print(
+            "Everything that can be checked beforehand holds. "
+            "Nothing was trained, the folder not touched."
+        )
 
 
 def words(run: Run, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -30,3 +31,13 @@ def say(what: object) -> None:
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
         print(f"sequencematch: {shown}", file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def unread() -> Iterator[None]:
+    """What is printed here on stdout may find nobody who reads it: no reason to stop, or to fail."""
+    try:
+        yield
+        sys.stdout.flush()
+    except (OSError, SystemExit):  # rich's way to say that a pipe is broken
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more

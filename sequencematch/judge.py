@@ -9,7 +9,7 @@ from typing import Any
 from sequencematch import files, workdir
 from sequencematch.evaluate import accuracy, rewards
 from sequencematch.evaluate.report import write_report
-from sequencematch.provenance import hardware, provenance
+from sequencematch.provenance import provenance
 from sequencematch.run import Run, make_generator, make_returns
 from sequencematch.train.state import TrainState
 
@@ -38,7 +38,6 @@ def publish(run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any])
         "steps": int(state.step),
         "parameters": run.parameters,
         "seconds": spent | {"total": sum(spent.values())},
-        "hardware": hardware(),
         "evaluated_by": dict(provenance()),
         "config": workdir.plain(run.config),
         "test": test,
@@ -46,9 +45,10 @@ def publish(run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any])
     files.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
     workdir.write_json(folder / "summary.json", summary)
     report = write_report(folder)
-    for choice, found in test.items():
-        print(f"{choice}: {sentence(found)}")
-    print(f"look at {report}")
+    with files.unread():
+        for choice, found in test.items():
+            print(f"{choice}: {sentence(found)}")
+        print(f"look at {report}")
 
 
 def tested(run: Run, state: TrainState) -> tuple[dict[str, dict], list[dict]]:

@@ -28,7 +28,8 @@ from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog, recorded
 from sequencematch.train.state import TrainState
 
-MADE = ("name", "data", "versions", "revision", "earlier")  # what a checkpoint says of its making
+# What a checkpoint says of its making.
+MADE = ("name", "data", "versions", "settings", "revision", "hardware", "earlier")
 
 
 class Job(NamedTuple):
@@ -138,17 +139,29 @@ def going_on(run: Run, folder: Path) -> Restored | None:
     """The newest sound state, with a word on what is not as it was; None if none was ever saved."""
     with Checkpoints(folder) as checkpoints:
         if checkpoints.empty():
+            never_saved(run, folder)
             say(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
             return None
     restored = restore(run, folder)
     changed = changes(restored.facts, provenance())
     if changed:
-        say(f"the run was saved by other code ({'; '.join(changed)}) and may not go on bit for bit")
+        say(f"the run was saved elsewhere ({'; '.join(changed)}) and may not go on bit for bit")
     return restored
 
 
+def never_saved(run: Run, folder: Path) -> None:
+    """Raises ValueError if the run has saved: begun again, it would write over what is left of it."""
+    reached = max((r["step"] for r in recorded(folder, run.config.train.steps)), default=0)
+    # A save waits until the one before is on disk.
+    if (folder / "summary.json").is_file() or reached > 2 * run.config.checkpoint.every:
+        raise ValueError(
+            f"the run in {folder} has saved checkpoints (it was at step {reached}), and they are gone: "
+            "put them back, or start again in another --workdir"
+        )
+
+
 def made(facts: Mapping[str, Any], done: bool) -> dict[str, Any]:
-    """The code that trains a run from here on, unless it is done, and what trained earlier parts."""
+    """What trains a run from here on, unless it is done, and what trained earlier parts."""
     now = provenance()
     if "versions" not in facts:
         return {**now, "earlier": []}

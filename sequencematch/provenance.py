@@ -10,19 +10,32 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from sequencematch import __version__
 from sequencematch.train import mesh as meshes
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+# Settings of jax that change results; JAX_ENABLE_X64=1 in the environment sets the first.
+SETTINGS = (
+    "jax_enable_x64",
+    "jax_default_matmul_precision",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+)
 
 
 @functools.cache
 def provenance() -> Mapping[str, Any]:
-    """Versions, and the commit of the code if it runs from a git repository; as of the first call."""
+    """What decides every bit of a result: versions, jax's settings, the commit of the code if it runs
+    from a git repository, and the hardware; as of the first call.
+    """
     versions = {"sequencematch": __version__, "python": platform.python_version()}
     return {
         "versions": versions | {package: version(package) for package in PACKAGES},
+        "settings": {name: getattr(jax.config, name) for name in SETTINGS},
         "revision": revision(),
+        "hardware": hardware(),
     }
 
 
@@ -35,29 +48,38 @@ def revision() -> str | None:
     if not (here.parent / ".git").exists():
         return None
 
-    def git(*words: str) -> str:
+    def git(*words: str) -> bytes:
         command = ["git", "--no-optional-locks", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
         changed = git("status", "--porcelain", "--", ".") + git("diff", "HEAD", "--", ".")
-        return git("rev-parse", "HEAD") + (
-            f"+{zlib.crc32(changed.encode()):08x}" if changed else ""
-        )
+        for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", ".").split(b"\0"):
+            changed += (here / os.fsdecode(name)).read_bytes() if name else b""
+        head = git("rev-parse", "HEAD").decode().strip()
     except (OSError, subprocess.CalledProcessError):  # no git, or not the owner's repository
         return None
+    return head + (f"+{zlib.crc32(changed):08x}" if changed else "")
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`name before -> now` for each version that is another, and for the revision."""
-    old = {**before.get("versions", {}), "revision": before.get("revision")}
-    new = {**now["versions"], "revision": now["revision"]}
+    """`name before -> now` for each version and setting that is another, revision and hardware."""
+    old, new = _flat(before), _flat(now)
     return [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+
+
+def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {name: made.get(name) for name in ("revision", "hardware")}
+    return {**made.get("versions", {}), **made.get("settings", {}), **whole}
 
 
 def hardware() -> str:
     """The devices, and what they sit in."""
     devices = meshes.devices()
-    return (
-        f"{len(devices)} x {devices[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
-    )
+    return f"{len(devices)} x {devices[0].device_kind}, {cores()} cores, {platform.machine()}"
+
+
+def cores() -> int | None:
+    """Those that this process may run on, where the system says which."""
+    ours = getattr(os, "sched_getaffinity", None)
+    return len(ours(0)) if ours else os.cpu_count()

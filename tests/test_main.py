@@ -289,10 +289,25 @@ def test_resuming_what_has_not_begun_begins_it(tiny, finished, tmp_path, before,
         folder.mkdir()
     if before == "a run without a checkpoint":
         shutil.copy(finished / "config.json", folder)
-        shutil.copy(finished / "metrics.jsonl", folder)
+        begun = [
+            r for r in (finished / "metrics.jsonl").open() if json.loads(r)["step"] <= 2 * SAVED
+        ]
+        (folder / "metrics.jsonl").write_text("".join(begun))
     assert command(*tiny, f"--workdir={folder}", "--resume") == 0
     same(folder, finished)
     assert ("no checkpoint in" in capfd.readouterr().err) == (before.startswith("a run"))
+
+
+@pytest.mark.parametrize("left", ["metrics.jsonl", "summary.json"])
+def test_a_run_whose_checkpoints_are_gone_is_not_begun_again(finished, tmp_path, left, capfd):
+    folder = tmp_path / "run"
+    (folder / "checkpoints").mkdir(parents=True)
+    for name in ("config.json", left):
+        shutil.copy(finished / name, folder)
+    before = (folder / left).read_bytes()
+    assert command(f"--workdir={folder}", "--resume") == 2
+    assert "has saved checkpoints" in capfd.readouterr().err
+    assert (folder / left).read_bytes() == before
 
 
 def test_asked_to_leave_it_says_how_to_go_on_and_goes_on(tiny, finished, tmp_path, capfd):
@@ -375,11 +390,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(finished, tmp
 
 def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(interrupted, tmp_path / "run")
-    another = {"versions": provenance.provenance()["versions"], "revision": "another"}
+    another = {**provenance.provenance(), "revision": "another"}
     monkeypatch.setattr(modes, "provenance", lambda: another)
     assert command(f"--workdir={folder}", "--resume") == 0
     error = capfd.readouterr().err
-    assert "saved by other code (revision " in error and "-> another)" in error
+    assert "saved elsewhere (revision " in error and "-> another)" in error
     summary = read(folder / "summary.json")
     assert summary["revision"] == "another"
     assert summary["earlier"] == [dict(provenance.provenance())]

@@ -1,6 +1,8 @@
 """What made a result is told, and what changed since."""
 
+import os
 import subprocess
+import sys
 
 import sequencematch
 from sequencematch import provenance
@@ -30,6 +32,15 @@ def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, mon
     assert changed.startswith(head + "+")
     (tmp_path / "code" / "module.py").write_text("x = 3\n")
     assert provenance.revision() not in (head, changed)
+    more = set()
+    for text in (
+        b"y = 1\n",
+        b"y = 2\n",
+        b"y = '\xff'\n",
+    ):  # git does not know it yet; it runs all the same
+        (tmp_path / "code" / "\u00e9 new.py").write_bytes(text)
+        more.add(provenance.revision())
+    assert len(more) == 3 and None not in more
 
 
 def test_there_is_none_without_git(tmp_path, monkeypatch):
@@ -45,7 +56,25 @@ def test_changes_are_named():
     assert provenance.changes(now, now) == []
     assert provenance.provenance() is now  # what is committed while it runs is not what runs
     versions = now["versions"] | {"jax": "0.1"}
-    before = {"versions": versions, "revision": "abc"}
+    before = now | {"versions": versions, "revision": "abc"}
     jax = f"jax 0.1 -> {now['versions']['jax']}"
     assert provenance.changes(before, now) == [jax, f"revision abc -> {now['revision']}"]
-    assert len(provenance.changes({}, now)) == len(versions) + 1
+    for key in ("settings", "hardware", "revision"):  # they decide bits, too
+        assert provenance.changes(now | {key: {}}, now)
+    told = [value for key in ("versions", "settings") for value in now[key].values()]
+    assert len(provenance.changes({}, now)) == sum(value is not None for value in told) + 2
+
+
+def test_settings_of_jax_and_the_cores_that_may_be_used_are_part_of_it():
+    source = """
+import os
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+from sequencematch import provenance
+print(provenance.provenance())
+"""
+    env = os.environ | {"JAX_ENABLE_X64": "1", "XLA_FLAGS": ""}
+    command = [sys.executable, "-c", source]
+    printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    cores = 1 if hasattr(os, "sched_setaffinity") else os.cpu_count()
+    assert "'jax_enable_x64': True" in printed and f"1 x cpu, {cores} cores" in printed

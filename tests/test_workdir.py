@@ -103,3 +103,22 @@ def test_a_run_may_go_on_elsewhere_and_keep_more_but_is_otherwise_the_same(tmp_p
     config.train.batch_size = 128
     with pytest.raises(ValueError, match="train.batch_size: 64 -> 128"):
         workdir.check_free(tmp_path, config, resume=True)
+
+
+@pytest.mark.parametrize(
+    "printed", ["print('x' * 100_000)", "print('x')", "Console().print('x' * 100_000)"]
+)
+def test_nobody_who_reads_is_no_failure(printed):
+    source = f"""
+from rich.console import Console
+from sequencematch.files import unread
+with unread():
+    {printed}
+print("more")
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-c", source]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -33,10 +33,10 @@ class Mending(NamedTuple):
 def popping(pops: Mapping[int, int]) -> Mending:
     """Mends with as few edits as they allow: edit id -> tokens it pops, one of them popping 1."""
     largest_first = sorted(pops.items(), key=lambda edit: -edit[1])
+    fewest: list[list[int]] = [[]]  # by the number of wrong tokens, as far as was asked
 
     def edits(n: int) -> list[int]:
-        fewest: list[list[int]] = [[]]
-        for m in range(1, n + 1):
+        for m in range(len(fewest), n + 1):
             ways = ([edit, *fewest[m - k]] for edit, k in largest_first if k <= m)
             fewest.append(min(ways, key=len))
         return fewest[n]
@@ -96,7 +96,7 @@ def noised(
             steps.append((clean[i], clean[i], True))
             i += 1
             continue
-        tokens = _wrong_run(rng, clean[i], run, wrong)
+        tokens = _wrong_run(rng, clean[i], run, wrong, most=limit - len(steps))
         for n, z in enumerate(tokens):
             steps.append((z, *teach(mending.edits(n)[0] if n else clean[i], z)))
         steps += [(edit, edit, True) for edit in mending.edits(len(tokens))]
@@ -104,12 +104,14 @@ def noised(
     return Noised(*([each[field] for each in steps] for field in range(3)))
 
 
-def _wrong_run(rng: np.random.Generator, right: int, run: float, wrong: Sequence[int]) -> list[int]:
-    """One wrong token, and with probability `run` another, and so on."""
+def _wrong_run(
+    rng: np.random.Generator, right: int, run: float, wrong: Sequence[int], most: int
+) -> list[int]:
+    """One wrong token, and with probability `run` another, and so on, while they are needed."""
     # Only the first can be told right from wrong: after it, every token is.
     first = [z for z in wrong if z != right]
     tokens = [first[rng.integers(len(first))]]
-    while rng.random() < run:
+    while len(tokens) < most and rng.random() < run:
         tokens.append(wrong[rng.integers(len(wrong))])
     return tokens
 
