@@ -91,7 +91,7 @@ CHOICES = {
     "noise.kind": st.sampled_from(sorted(WRONG)),
     "noise.step": st.sampled_from(sorted(NOISE_STEPS)),
     "noise.eta": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
-    "noise.run": st.sampled_from([0.0, 0.3]),
+    "noise.run": st.sampled_from([0.0, 0.3, 1 - 1e-9]),
     "model.layers": st.integers(1, 2),
     "model.d_model": st.sampled_from([8, 16]),
     "model.heads": st.sampled_from([2, 4]),
