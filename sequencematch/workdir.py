@@ -116,8 +116,9 @@ def read(folder: Path) -> dict[str, Any]:
         raise ValueError(f"--workdir={folder} holds no run: there is no {path.name} in it")
     try:
         record = json.loads(path.read_text())
-        config = dict(record["config"])
-        return {"name": record["name"], "config": config, "data": record.get("data")}
+        if not isinstance(record["config"], dict):
+            raise TypeError("its configuration is no object")
+        return {key: record[key] for key in ("name", "config")} | {"data": record.get("data")}
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
 

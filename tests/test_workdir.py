@@ -1,5 +1,6 @@
 """A run's folder: one process at a time, files whole or not at all, nothing of others touched."""
 
+import json
 import os
 import pathlib
 import signal
@@ -66,6 +67,15 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
         assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
     workdir.write_json(path, {"a": 3})
     assert path.read_text() == before.replace("1", "3")
+
+
+@pytest.mark.parametrize(
+    "config", [[[None, None]], [[False, None], {"": None, "0": None}], [], "x", 3, None]
+)
+def test_a_record_whose_configuration_is_none_is_damaged(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": config}))
+    with pytest.raises(ValueError, match="config.json is damaged .its configuration is no object"):
+        workdir.read(tmp_path)
 
 
 @pytest.mark.parametrize("place", ["theirs", "theirs/new/deep", "hidden/new", "file/new"])
