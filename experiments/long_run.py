@@ -71,7 +71,8 @@ QUANTITIES = {
     "handles": Quantity("Open files"),
     "threads": Quantity("Threads"),
     "compilations": Quantity("Compilations", rise=0.5),  # whole numbers: one more is too many
-    "checkpoints": Quantity("Files of checkpoints"),
+    # One checkpoint has 16 or more, by how its writers shared the work: two more is no growth.
+    "checkpoints": Quantity("Files of checkpoints", rise=8.0),
     "metrics": Quantity("Metrics, one line each 10 steps", "MB", np.inf),  # grow by design
 }
 
@@ -122,10 +123,11 @@ def judged(name: str, samples: list[dict]) -> tuple[str, bool]:
     minutes, values = lows(series["minutes"], series[name])
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
     fit = linregress(minutes, values)
+    error = np.nan_to_num(fit.stderr)  # of what never changes, scipy does not know it
     span, quantity = minutes[-1] - minutes[0], QUANTITIES[name]
     limit = quantity.rise * (np.median(values) if quantity.relative else 1.0)
-    grows = bool(fit.slope * span > limit and fit.slope > 3 * fit.stderr)
-    figures = (series[name][0], np.median(values), values[-1], 60 * fit.slope, 60 * fit.stderr)
+    grows = bool(fit.slope * span > limit and fit.slope > 3 * error)
+    figures = (series[name][0], np.median(values), values[-1], 60 * fit.slope, 60 * error)
     title = f"{quantity.title} {quantity.unit}"
     cells = "".join(f"{x:10.2f}" for x in figures)
     return f"{title:<36}{cells}  {'GROWS' if grows else ''}".rstrip(), grows
