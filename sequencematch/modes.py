@@ -15,6 +15,7 @@ from rich.live import Live
 from rich.text import Text
 
 from sequencematch import dry_run, judge, workdir
+from sequencematch.config import differences
 from sequencematch.data import pipeline
 from sequencematch.evaluate import accuracy
 from sequencematch.evaluate.report import MARKS
@@ -152,8 +153,11 @@ def going_on(run: Run, folder: Path) -> Restored | None:
 def never_saved(run: Run, folder: Path) -> None:
     """Raises ValueError if the run has saved: begun again, it would write over what is left of it."""
     reached = max((r["step"] for r in recorded(folder, run.config.train.steps)), default=0)
+    other = differences(workdir.plain(run.config), workdir.read(folder)["config"])
+    known = not any(key.startswith("checkpoint.every") for key in other)  # when it was to save
     # A save waits until the one before is on disk.
-    if (folder / "summary.json").is_file() or reached > 2 * run.config.checkpoint.every:
+    late = known and reached > 2 * run.config.checkpoint.every
+    if late or (folder / "summary.json").is_file():
         raise ValueError(
             f"the run in {folder} has saved checkpoints (it was at step {reached}), and they are gone: "
             "put them back, or start again in another --workdir"

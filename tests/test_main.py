@@ -282,7 +282,9 @@ def test_a_resumed_run_equals_the_uninterrupted_one(interrupted, finished, tmp_p
     same(folder, finished)
 
 
-@pytest.mark.parametrize("before", ["no folder", "a run without a checkpoint"])
+@pytest.mark.parametrize(
+    "before", ["no folder", "a run without a checkpoint", "a run that was to save later"]
+)
 def test_resuming_what_has_not_begun_begins_it(tiny, finished, tmp_path, before, capfd):
     folder = tmp_path / "run"
     if before != "no folder":
@@ -293,6 +295,11 @@ def test_resuming_what_has_not_begun_begins_it(tiny, finished, tmp_path, before,
             r for r in (finished / "metrics.jsonl").open() if json.loads(r)["step"] <= 2 * SAVED
         ]
         (folder / "metrics.jsonl").write_text("".join(begun))
+    if before == "a run that was to save later":
+        later = read(finished / "config.json")
+        later["config"]["checkpoint"]["every"] = 10 * SAVED
+        (folder / "config.json").write_text(json.dumps(later))
+        shutil.copy(finished / "metrics.jsonl", folder)
     assert command(*tiny, f"--workdir={folder}", "--resume") == 0
     same(folder, finished)
     assert ("no checkpoint in" in capfd.readouterr().err) == (before.startswith("a run"))

@@ -6,6 +6,7 @@ environment's move, so what the step teaches is a choice of its own (`NOISE_STEP
 function of the generator alone.
 """
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -33,10 +34,11 @@ class Mending(NamedTuple):
 def popping(pops: Mapping[int, int]) -> Mending:
     """Mends with as few edits as they allow: edit id -> tokens it pops, one of them popping 1."""
     largest_first = sorted(pops.items(), key=lambda edit: -edit[1])
-    fewest: list[list[int]] = [[]]  # by the number of wrong tokens, as far as was asked
 
+    @functools.cache
     def edits(n: int) -> list[int]:
-        for m in range(len(fewest), n + 1):
+        fewest: list[list[int]] = [[]]
+        for m in range(1, n + 1):
             ways = ([edit, *fewest[m - k]] for edit, k in largest_first if k <= m)
             fewest.append(min(ways, key=len))
         return fewest[n]
