@@ -6,7 +6,7 @@ Orbax alone, in a process of its own, saves the newest state of a run again and 
 half, when its pools are full, prints what each save adds: kB of memory and Python's objects, each with
 its standard error.
 
-They are strings that tensorstore 0.1.86 makes of JSON for Python and does not free; orbax 0.12.8 has it
+Most are strings that tensorstore 0.1.86 makes of JSON for Python and does not free; orbax 0.12.8 has it
 do so for each array of each save, and for its metrics. That our Checkpoints leave no more, and that
 training leaves nothing, is a law (tests/train/test_growth.py).
 """

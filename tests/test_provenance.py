@@ -33,11 +33,8 @@ def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, mon
     (tmp_path / "code" / "module.py").write_text("x = 3\n")
     assert provenance.revision() not in (head, changed)
     more = set()
-    for text in (
-        b"y = 1\n",
-        b"y = 2\n",
-        b"y = '\xff'\n",
-    ):  # git does not know it yet; it runs all the same
+    # Git does not know this one yet; it runs all the same.
+    for text in (b"y = 1\n", b"y = 2\n", b"y = '\xff'\n"):
         (tmp_path / "code" / "\u00e9 new.py").write_bytes(text)
         more.add(provenance.revision())
     assert len(more) == 3 and None not in more
