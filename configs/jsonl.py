@@ -2,8 +2,9 @@
 
 python -m sequencematch.main --config=configs/jsonl.py --config.data.path=FILE
 
-Questions are split by prompt; set data.validation and data.test to what the file can spare, and
-prompt_slots and max_actions to its longest prompt and answer (the error says what they need).
+Questions are split by prompt; set data.validation and data.test to what the file can spare,
+prompt_slots and max_actions to its longest prompt and answer, and evaluate.max_actions to what an
+answer may take with all that it deletes (the error says what they need).
 """
 
 from ml_collections import ConfigDict

@@ -78,7 +78,13 @@ def build(config: ConfigDict) -> Run:
     task = load_task(config.task, config.data)
     tokenizer = CharTokenizer(task.alphabet, tuple(config.edits))
     T = config.prompt_slots + config.max_actions
-    data = pipeline.read_through(task, tokenizer, prompt_slots=config.prompt_slots, slots=T)
+    data = pipeline.read_through(
+        task,
+        tokenizer,
+        prompt_slots=config.prompt_slots,
+        max_actions=config.max_actions,
+        answer_actions=config.evaluate.max_actions,
+    )
     sizes = configuration.transformer(config, tokenizer.vocab_size)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     recipe = make_recipe(config, graph, make_mdp(config, tokenizer))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from sequencematch.data import arithmetic, jsonl
-from sequencematch.data.task import Task
+from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
 TASKS: dict[str, Callable[[Any], Task]] = {"arithmetic": arithmetic.task, "jsonl": jsonl.task}
@@ -43,12 +43,12 @@ def check_harmless(name: str, data: Any, usual: Any) -> None:
       usual: the `data` section of the defaults.
 
     Raises:
-      ValueError: it would run Python code, or make data where none were kept before.
+      ValueError: it would run Python code, or make data in a folder that does not have them yet.
     """
     advice = "if that is yours, name the configuration again, with --config=FILE and its changes"
     if ":" in name:
         raise ValueError(f"config.json asks for Python code to be run, task={name!r}: {advice}")
-    if name == "arithmetic" and data.dir != usual.dir and not arithmetic.kept(data.dir):
+    if name == "arithmetic" and data.dir != usual.dir and not arithmetic.kept(data):
         raise ValueError(f"config.json asks for data to be made in data.dir={data.dir!r}: {advice}")
 
 
@@ -56,14 +56,26 @@ def _made(name: str, constructor: Callable[[Any], Task], data: Any) -> Task:
     """The task of a constructor that somebody else wrote."""
     try:
         task = constructor(data)
+        wrong = _wrong(task)
     except Exception as cause:
         raise ValueError(f"task={name!r} fails: {type(cause).__name__}: {cause}") from cause
+    if wrong:
+        raise ValueError(f"task={name!r} {wrong}")
+    return task
+
+
+def _wrong(task: Any) -> str:
+    """What of a task is not as `task.Task` describes it, or nothing."""
     if not isinstance(task, Task):
-        raise ValueError(f"task={name!r} makes a {type(task).__name__}, not a Task")
+        return f"makes a {type(task).__name__}, not a Task"
     for split in SPLITS:
         if not len(task.splits.get(split, ())):
-            raise ValueError(f"task={name!r} has no examples in its split {split!r}")
-    return task
+            return f"has no examples in its split {split!r}"
+        first = task.splits[split][0]
+        if not isinstance(first, Example) or not all(isinstance(text, str) for text in first):
+            return f"has a first example in its split {split!r} that is no Example of two texts"
+    texts = {field: getattr(task, field) for field in ("name", "alphabet", "confusable")}
+    return "".join(f"has no text for its {f}" for f, x in texts.items() if not isinstance(x, str))
 
 
 def _imported(path: str) -> Callable[[Any], Task]:

@@ -1,3 +1,4 @@
+import json
 import multiprocessing
 import pathlib
 import random
@@ -9,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import tensorflow_datasets as tfds
 
-from sequencematch.data import arithmetic
+from sequencematch.data import arithmetic, prepared
 
 tfds.disable_progress_bar()
 
@@ -111,7 +112,7 @@ def test_examples_are_a_sequence(task):
 
 
 def test_examples_beyond_those_kept_are_read_again(task, folder, monkeypatch):
-    monkeypatch.setattr(arithmetic, "_KEPT", 3)
+    monkeypatch.setattr(prepared, "_KEPT", 3)
     again = arithmetic.task(config(folder))
     assert contents(again) == contents(again) == contents(task)
     assert len(again.splits["train"].kept) == 3
@@ -132,6 +133,38 @@ def test_impossible_parameters_are_refused_before_any_work(tmp_path, changes, me
     with pytest.raises(ValueError, match=message):
         arithmetic.task(config(tmp_path, **changes))
     assert not list(tmp_path.iterdir())
+
+
+def test_a_set_that_tfds_has_no_code_for_is_not_opened(tmp_path, monkeypatch):
+    """From files alone tfds imports whatever module they name."""
+    (tmp_path / "payload.py").write_text("raise AssertionError('was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    files = tmp_path / "data" / "math_dataset" / "evil" / "1.0.0"
+    files.mkdir(parents=True)
+    info = {"name": "math_dataset", "configName": "evil", "version": "1.0.0"}
+    (files / "dataset_info.json").write_text(json.dumps(info))
+    (files / "features.json").write_text(json.dumps({"pythonClassName": "payload.Feature"}))
+    data = config(tmp_path / "data", source="tfds", module="evil")
+    assert arithmetic.kept(data)
+    with pytest.raises(ValueError, match="data.module='evil' does not exist"):
+        arithmetic.task(data)
+
+
+def test_what_is_kept_is_of_these_parameters(tmp_path):
+    assert not arithmetic.kept(config(tmp_path))
+    arithmetic.task(config(tmp_path))
+    assert arithmetic.kept(config(tmp_path))
+    for other in ({"train": 41}, {"seed": 1}, {"bases": (10,)}, {"source": "tfds"}):
+        assert not arithmetic.kept(config(tmp_path, **other))
+
+
+def test_a_full_disk_is_one_line(tmp_path, monkeypatch):
+    def full(self, **_):
+        raise RuntimeError("Failed to write: No space left on device")  # as array_record does
+
+    monkeypatch.setattr(arithmetic.Mathematics, "download_and_prepare", full)
+    with pytest.raises(OSError, match=f"cannot be written to {tmp_path}.* .*No space left"):
+        arithmetic.task(config(tmp_path))
 
 
 def _prepare(folder):

@@ -35,6 +35,9 @@ def with_splits(**splits):
     return lambda data: task.Task("mine", "a>", splits, "a", task.exact)
 
 
+whole = with_splits(train=SOME, validation=SOME, test=SOME)
+
+
 @pytest.mark.parametrize(
     "made, message",
     [
@@ -42,6 +45,14 @@ def with_splits(**splits):
         (lambda data: 3, "makes a int, not a Task"),
         (with_splits(train=SOME, test=SOME), "no examples in its split 'validation'"),
         (with_splits(train=SOME, validation=SOME, test=NOTHING), "in its split 'test'"),
+        (
+            with_splits(train=SOME, validation=SOME, test=[("a>", "a")]),
+            "in its split 'test' that is no Example of two texts",
+        ),
+        (with_splits(train=[task.Example("a", None)], validation=SOME, test=SOME), "'train' that"),
+        (with_splits(train={1: SOME}, validation=SOME, test=SOME), "fails: KeyError"),
+        (lambda data: whole(data)._replace(confusable=None), "no text for its confusable"),
+        (lambda data: whole(data)._replace(alphabet=["a"]), "no text for its alphabet"),
     ],
 )
 def test_what_is_no_task_is_one_clear_line(made, message, monkeypatch):

@@ -230,11 +230,35 @@ def test_a_prompt_that_cannot_be_is_one_clear_line(text, message):
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_what_would_not_fit_is_said_before_training():
-    read_through(TASK, TOKENIZER, prompt_slots=7, slots=10)
-    with pytest.raises(ValueError, match="^prompt_slots=6 is too small: example 10 of train.* 7$"):
-        read_through(TASK, TOKENIZER, prompt_slots=6, slots=10)
-    with pytest.raises(
-        ValueError, match="^slots=9 is too small: example 10 of train, .* needs 10$"
-    ):
-        read_through(TASK, TOKENIZER, prompt_slots=7, slots=9)
+FITS = {"prompt_slots": 7, "max_actions": 3, "answer_actions": 3}  # "36+36=" and "72"
+KEYS = {"answer_actions": "evaluate.max_actions"}
+
+
+@pytest.mark.parametrize("limit", FITS)
+def test_what_would_not_fit_is_said_before_training(limit):
+    """Also an answer that could never be given: it would count as wrong for ever."""
+    split = "test" if limit == "answer_actions" else "train"
+    task = TASK._replace(splits={split: EXAMPLES})
+    read_through(task, TOKENIZER, **FITS)
+    less, key = FITS[limit] - 1, KEYS.get(limit, limit)
+    first = 10 if limit == "prompt_slots" else 5  # "10+10=", "10"
+    said = (
+        rf"^config.{key}={less} is too small: example {first} of {split}, .* needs {FITS[limit]}$"
+    )
+    with pytest.raises(ValueError, match=said):
+        read_through(task, TOKENIZER, **FITS | {limit: less})
+
+
+def test_the_checksum_tells_whatever_decides_batches():
+    """Ids are places in the alphabet: another one permutes them, whatever the examples are."""
+    another = [*EXAMPLES[:-1], Example("36+36=", "73")]
+    tasks = [
+        TASK,
+        TASK._replace(alphabet=TASK.alphabet + "z"),
+        TASK._replace(confusable="13"),
+        TASK._replace(splits={"train": another}),
+        TASK._replace(splits={"test": EXAMPLES}),
+    ]
+    sums = [read_through(task, CharTokenizer(task.alphabet), **FITS) for task in tasks]
+    assert len(set(sums)) == len(tasks)
+    assert sums[0] == read_through(TASK._replace(name="again"), TOKENIZER, **FITS)
