@@ -99,10 +99,13 @@ def parts(run: Run) -> Table:
     c, estimate = run.config, memory.training(run.config, run.tokenizer.vocab_size)
     table = Table("memory, each device", box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right")
-    for part in (*estimate.held, *estimate.passing):
-        bar = "█" * round(BAR * part.size / estimate.peak)
-        when = "always" if part in estimate.held else "at times"
-        table.add_row(part.name, memory.readable(part.size), f"[dim]{when:8}[/dim] {bar}")
+    rows = [(part.name, part.size, "always") for part in estimate.held]
+    rows += [(part.name, part.size, "at times") for part in estimate.passing]
+    if estimate.written:
+        rows.append(("a checkpoint being written", estimate.written, "at times"))
+    for name, size, when in rows:
+        bar = "█" * round(BAR * size / estimate.peak)
+        table.add_row(name, memory.readable(size), f"[dim]{when:8}[/dim] {bar}")
     there = memory.available(c.mesh.data * c.mesh.model)
     most = f"of {memory.readable(there)} free"
     table.add_row("[bold]at most", f"[bold]{memory.readable(estimate.peak)}", most)

@@ -5,6 +5,8 @@ V vocabulary, a bytes of an activation. The mesh's model axis splits the matrice
 with them, what is computed; its data axis splits batches.
 """
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +24,8 @@ FLOAT, BOOL = 4, 1
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
+# Controller of Linux's control groups -> its folder, and the files of its limit and use: version 2, 1.
+GROUPS = {"": ("", "max", "current"), "memory": ("memory", "limit_in_bytes", "usage_in_bytes")}
 
 
 class Part(NamedTuple):
@@ -44,15 +48,18 @@ class Estimate(NamedTuple):
     Attributes:
       held: what is there all the time.
       passing: what is there at times, one after the other.
+      written: this device's share of a checkpoint that is written meanwhile.
     """
 
     held: tuple[Part, ...]
     passing: tuple[Part, ...]
+    written: int = 0
 
     @property
     def peak(self) -> int:
         """Bytes when most is there."""
-        return sum(part.size for part in self.held) + max(part.size for part in self.passing)
+        held = sum(part.size for part in self.held)
+        return held + max(part.size for part in self.passing) + self.written
 
     @property
     def largest(self) -> Part:
@@ -69,42 +76,59 @@ def training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     """
     c, network, samples = config, transformer(config, vocab_size), draws_samples(config)
     P, T, model = weights(network, c.mesh.model), c.prompt_slots + c.max_actions, c.mesh.model
-    # Every device has the whole buffer, draws all of its rows and takes them through the network.
+    # Every device draws all rows of the buffer and takes them through the network.
     rows = c.train.batch_size // c.mesh.data + samples * c.rollout.batch_size
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
     step = P + (copied(network) + kept(network, rows, T)) // model
-    moments = Part("the optimiser's moments", 2 * P, NETWORK)
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
-    drawing, verdict = rollouts(c, network), evaluation(c, vocab_size)
-    return Estimate(
-        (*verdict.held, moments, *drawing.held), (learning, *drawing.passing, *verdict.passing)
-    )
-
-
-def rollouts(config: ConfigDict, network: TransformerConfig) -> Estimate:
-    """What the policy's own episodes take, where a run trains on them."""
-    c, rows = config, config.rollout.rows // config.mesh.data
-    if not draws_samples(c):
-        return Estimate((), ())
-    buffer = replay(c.rollout.capacity, c.prompt_slots + c.max_actions)
-    drawing = sampling(network, rows, c.prompt_slots, c.max_actions) // c.mesh.model
-    return Estimate(
-        held=(Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)),),
-        passing=(Part("drawing samples", drawing, ("rollout.rows", *SLOTS, *NETWORK)),),
-    )
+    judged = evaluation(c, vocab_size)
+    passing = (learning, *drawing(c, network), *judged.passing)
+    return Estimate(judged.held, passing, saved(judged.held) // c.mesh.data)
 
 
 def evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     """What answering and scoring test questions takes; rows are not spread over the data axis."""
     c, network = config, transformer(config, vocab_size)
     rows, prompt, actions = c.evaluate.rows, c.prompt_slots, c.evaluate.max_actions
-    answering = sampling(network, rows, prompt, actions)
-    size = max(answering, scoring(network, rows, prompt + actions)) // c.mesh.model
+    size = max(sampling(network, rows, prompt, actions), scoring(network, rows, prompt + actions))
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    return Estimate(
-        held=(Part("the parameters", weights(network, c.mesh.model), NETWORK),),
-        passing=(Part("answering questions", size, keys),),
+    passing = Part("answering questions", size // c.mesh.model, keys)
+    return Estimate(held(c, network), (passing,))
+
+
+def answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
+    """What one answer takes."""
+    c, network = config, transformer(config, vocab_size)
+    size = sampling(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
+    keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
+    return Estimate(held(c, network), (Part("answering a question", size, keys),))
+
+
+def held(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
+    """The training state, which is restored whole; every device has the whole buffer."""
+    c, P = config, weights(network, config.mesh.model)
+    state = (
+        Part("the parameters", P, NETWORK),
+        Part("the optimiser's moments", 2 * P, NETWORK),
     )
+    if not draws_samples(c):
+        return state
+    buffer = replay(c.rollout.capacity, c.prompt_slots + c.max_actions)
+    return (*state, Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)))
+
+
+def saved(state: tuple[Part, ...]) -> int:
+    """Bytes of a checkpoint: one copy of it all in the machine's memory, which CPUs share."""
+    return 0 if meshes.devices()[0].memory_stats() else sum(part.size for part in state)
+
+
+def drawing(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
+    """What sampling the policy's own episodes takes, where a run trains on them."""
+    c, rows = config, config.rollout.rows // config.mesh.data
+    if not draws_samples(c):
+        return ()
+    size = sampling(network, rows, c.prompt_slots, c.max_actions) // c.mesh.model
+    return (Part("drawing samples", size, ("rollout.rows", *SLOTS, *NETWORK)),)
 
 
 def draws_samples(config: ConfigDict) -> bool:
@@ -178,16 +202,33 @@ def available(devices: int) -> int:
     return limits["bytes_limit"] if limits else free() // devices
 
 
-def free(group: Path = Path("/sys/fs/cgroup")) -> int:
-    """Bytes that this machine has left, or the container that this process runs in."""
-    there = psutil.virtual_memory().available
-    try:
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        cached = int(parts["active_file"]) + int(parts["inactive_file"])
-    except (OSError, ValueError, KeyError):  # no container, or one without a limit
-        return there
-    return min(there, limit - used + cached)  # the kernel gives up what it keeps of files
+def free(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
+    """Bytes that this machine has left, or the containers that this process runs in."""
+    return min([psutil.virtual_memory().available, *left_in_groups(root, own)])
+
+
+def left_in_groups(root: Path, own: Path) -> Iterator[int]:
+    """What each control group of this process that has a limit, and each around it, has left."""
+    lines = own.read_text().splitlines() if own.is_file() else []  # Linux has it
+    for _, controllers, path in (line.split(":", 2) for line in lines):
+        for folder, limit, used in (GROUPS[c] for c in controllers.split(",") if c in GROUPS):
+            inner = root / folder / path.strip("/")
+            for group in (g for g in (inner, *inner.parents) if g.is_relative_to(root / folder)):
+                with contextlib.suppress(OSError, ValueError, KeyError):  # no limit, or none told
+                    yield left(group, limit, used)
+
+
+def left(group: Path, limit: str, used: str) -> int:
+    """Bytes that a control group has left: the kernel gives up what it keeps of files."""
+    there, taken = (int((group / f"memory.{name}").read_text()) for name in (limit, used))
+    parts = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    cached = (parts.get(f"total_{x}", parts[x]) for x in ("active_file", "inactive_file"))
+    return there - taken + sum(map(int, cached))
+
+
+def exhausted(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, here or on a device."""
+    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
 
 
 def check(config: ConfigDict, estimate: Estimate) -> None:

@@ -23,6 +23,7 @@ SETTINGS = (
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
 )
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # the compiler's, in the environment
 
 
 @functools.cache
@@ -33,7 +34,7 @@ def provenance() -> Mapping[str, Any]:
     versions = {"sequencematch": __version__, "python": platform.python_version()}
     return {
         "versions": versions | {package: version(package) for package in PACKAGES},
-        "settings": {name: getattr(jax.config, name) for name in SETTINGS},
+        "settings": {name: getattr(jax.config, name) for name in SETTINGS} | compiler(),
         "revision": revision(),
         "hardware": hardware(),
     }
@@ -62,6 +63,16 @@ def revision() -> str | None:
     return head + (f"+{zlib.crc32(changed):08x}" if changed else "")
 
 
+def compiler() -> dict[str, str]:
+    """The flags that the compiler is given; of how many devices to simulate, the hardware tells."""
+    given = {name: os.environ.get(name, "").split() for name in FLAGS}
+    simulated = "--xla_force_host_platform_device_count"
+    return {
+        name: " ".join(sorted(flag for flag in flags if not flag.startswith(simulated)))
+        for name, flags in given.items()
+    }
+
+
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """`name before -> now` for each version and setting that is another, revision and hardware."""
     old, new = _flat(before), _flat(now)
@@ -76,7 +87,17 @@ def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
 def hardware() -> str:
     """The devices, and what they sit in."""
     devices = meshes.devices()
-    return f"{len(devices)} x {devices[0].device_kind}, {cores()} cores, {platform.machine()}"
+    return f"{len(devices)} x {devices[0].device_kind}, {cores()} cores of {processor()}"
+
+
+def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
+    """The kind of CPU and its features, by which XLA chooses instructions; names say too little."""
+    lines = facts.read_text().splitlines() if facts.is_file() else []  # Linux has it
+    pairs = (line.split(":", 1) for line in lines if ":" in line)
+    first = {name.strip(): value.strip() for name, value in reversed([*pairs])}
+    named = first.get("model name") or platform.processor() or platform.machine()
+    features = first.get("flags") or first.get("Features")  # of x86, and of Arm
+    return f"{named} with features {zlib.crc32(features.encode()):08x}" if features else named
 
 
 def cores() -> int | None:

@@ -40,6 +40,8 @@ positive: Rule = ("> 0", lambda x: x > 0)
 natural: Rule = (">= 0", lambda x: x >= 0)
 share: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
 below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+# 1 - b is divided by, in float32.
+decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
 seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
 
 
@@ -76,6 +78,7 @@ RULES: dict[str, Rule] = {
     "data.dir": ("a folder, there or to be made", is_place),
     "data.source": one_of(("generator", "tfds")),
     "data.path": ("a path", is_path),
+    "data.module": ("letters and digits and _", str.isidentifier),
     "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
     # Numbers of entropy 100 have about as many digits: beyond, making them takes for ever.
     "data.entropy": (
@@ -105,8 +108,8 @@ RULES: dict[str, Rule] = {
     "optimizer.warmup": whole,
     "optimizer.final": share,
     "optimizer.weight_decay": natural,
-    "optimizer.b1": below_one,
-    "optimizer.b2": below_one,
+    "optimizer.b1": decay,
+    "optimizer.b2": decay,
     "optimizer.clip": positive,
     "train.steps": count,
     "train.batch_size": count,
@@ -115,13 +118,14 @@ RULES: dict[str, Rule] = {
     "train.skip_nonfinite": whole,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
-    "objective.gamma": ("in (0, 1)", lambda x: 0 < x < 1),
+    "objective.gamma": ("in (0, 1), as a float32", lambda x: 0 < np.float32(x) < 1),
     "objective.policy_weight": share,
     "objective.weighting": one_of(WEIGHTINGS),
     "objective.terminal": one_of(TERMINALS),
     "objective.next_value": one_of(NEXT_VALUES),
-    "objective.t_max": ("> 1", lambda x: x > 1),
-    "objective.td_weight": positive,
+    "objective.t_max": ("> 1, as a float32", lambda x: np.float32(x) > 1),
+    # alpha is four times as much.
+    "objective.td_weight": ("> 0, and 4 of it a float32", lambda x: 0 < x <= HUGE / 4),
     "rollout.every": count,
     "rollout.rows": count,
     "rollout.capacity": count,

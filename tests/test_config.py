@@ -12,11 +12,13 @@ from sequencematch import validation
 # key -> values that its rule refuses
 NAMES, COUNT, WHOLE = ["", "nothing"], [0, -1, 2**31], [-1, 2**31]
 SHARE, BELOW_ONE, POSITIVE = [-0.1, 1.1], [-0.1, 1.0, 1.5], [0.0, -2.0]
+NEARLY_ONE = 1 - 1e-8  # 1 in float32
 REFUSED = {
     "method": ["", "sequencematc", "MLE"],
     "seed": [-1, 2**32],
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
+    "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],
     "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
     "data.bases": [(1,), (10, 17), (0,)],
     "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
@@ -42,8 +44,8 @@ REFUSED = {
     "optimizer.warmup": WHOLE,
     "optimizer.final": SHARE,
     "optimizer.weight_decay": [-0.1],
-    "optimizer.b1": BELOW_ONE,
-    "optimizer.b2": BELOW_ONE,
+    "optimizer.b1": [*BELOW_ONE, NEARLY_ONE],
+    "optimizer.b2": [*BELOW_ONE, NEARLY_ONE],
     "optimizer.clip": POSITIVE,
     "train.steps": COUNT,
     "train.batch_size": COUNT,
@@ -52,13 +54,13 @@ REFUSED = {
     "train.skip_nonfinite": WHOLE,
     "objective.divergence": [*NAMES, "chi2_mix"],
     "objective.alpha": POSITIVE,
-    "objective.gamma": [0.0, 1.0, -0.5, 1.5],
+    "objective.gamma": [0.0, 1.0, -0.5, 1.5, NEARLY_ONE],
     "objective.policy_weight": SHARE,
     "objective.weighting": NAMES,
     "objective.terminal": NAMES,
     "objective.next_value": NAMES,
-    "objective.t_max": [1.0, 0.5, -3.0],
-    "objective.td_weight": POSITIVE,
+    "objective.t_max": [1.0, 0.5, -3.0, 1 + 1e-8],
+    "objective.td_weight": [*POSITIVE, 1e38],
     "rollout.every": COUNT,
     "rollout.rows": COUNT,
     "rollout.capacity": COUNT,
@@ -93,7 +95,7 @@ def refusal(config):
 
 def test_the_defaults_are_valid_and_every_key_is_looked_at():
     validation.validate(configuration.defaults())
-    free = {"task", "data.module", "objective.bound", "evaluate.edit_bias"}
+    free = {"task", "objective.bound", "evaluate.edit_bias"}
     assert set(validation.RULES) == set(configuration.flat(configuration.defaults())) - free
     assert set(REFUSED) == set(validation.RULES)
 

@@ -87,10 +87,11 @@ def test_what_is_held_is_the_training_state_on_each_device(network, mesh):
     local = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), shapes, shardings
     )
-    parameters, moments, buffer = memory.training(config, V).held
+    (parameters, moments, buffer), _, written = memory.training(config, V)
     assert parameters.size == size(local.params)
     assert moments.size == pytest.approx(size(local.opt_state), abs=32)  # two counters
     assert buffer.size == size(local.replay) - 4  # one counter
+    assert written == (parameters.size + moments.size + buffer.size) // mesh[0]
 
 
 def residuals(config, rows):
@@ -195,7 +196,8 @@ def test_samples_are_reckoned_with_where_they_are_drawn(method):
         objective = {"objective.divergence": divergence, "objective.policy_weight": weight}
         config = changed({"method": method} | objective)
         drawn = make_recipe(config, graph, decisions).samples > 0
-        names = [part.name for part in sum(memory.training(config), ())]
+        estimate = memory.training(config)
+        names = [part.name for part in estimate.held + estimate.passing]
         assert memory.draws_samples(config) == drawn
         assert ("the replay buffer" in names) == ("drawing samples" in names) == drawn
 
@@ -204,11 +206,14 @@ def test_samples_are_reckoned_with_where_they_are_drawn(method):
 
 
 def test_a_part_grows_with_its_keys():
+    def parts(changes):
+        estimate = memory.training(changed(changes))
+        return estimate.held + estimate.passing
+
     usual = configuration.flat(configuration.defaults())
-    for number, part in enumerate(sum(memory.training(changed({})), ())):
+    for number, part in enumerate(parts({})):
         for key in part.keys:
-            doubled = changed({key: 2 * usual[key]})
-            assert sum(memory.training(doubled), ())[number].size > part.size, (part.name, key)
+            assert parts({key: 2 * usual[key]})[number].size > part.size, (part.name, key)
 
 
 def test_more_devices_need_less_each():
@@ -221,8 +226,15 @@ def test_more_devices_need_less_each():
 
 def test_the_peak_is_what_is_held_and_the_largest_of_what_passes():
     parts = [memory.Part(name, n, ()) for name, n in zip("abcd", (1, 2, 40, 30), strict=True)]
-    estimate = memory.Estimate(tuple(parts[:2]), tuple(parts[2:]))
-    assert (estimate.peak, estimate.largest.name) == (43, "c")
+    estimate = memory.Estimate(tuple(parts[:2]), tuple(parts[2:]), 5)
+    assert (estimate.peak, estimate.largest.name) == (48, "c")
+
+
+def test_a_checkpoint_of_an_accelerators_state_takes_none_of_its_memory(monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
+    cpu = memory.training(changed({}), V)
+    monkeypatch.setattr(memory.meshes, "devices", lambda: [device])
+    assert memory.training(changed({}), V) == cpu._replace(written=0)
 
 
 # Refusals.
@@ -285,11 +297,55 @@ def test_bytes_for_people():
     assert {n: memory.readable(n) for n in sizes} == sizes
 
 
-def test_a_container_has_no_more_than_its_limit(tmp_path):
-    machine = memory.free(tmp_path)  # none
-    (tmp_path / "memory.max").write_text("max\n")
-    (tmp_path / "memory.current").write_text("1000\n")
-    assert memory.free(tmp_path) == pytest.approx(machine, rel=0.2)
-    (tmp_path / "memory.max").write_text("5000\n")
-    (tmp_path / "memory.stat").write_text("anon 300\nactive_file 200\ninactive_file 400\n")
-    assert memory.free(tmp_path) == 4600  # what it keeps of files counts as free
+@pytest.mark.parametrize(
+    ("controller", "folder", "names", "total"),
+    [
+        ("", "", ("max", "current"), ""),
+        ("memory", "memory", ("limit_in_bytes", "usage_in_bytes"), "total_"),
+    ],
+    ids=["version 2", "version 1"],
+)
+def test_a_container_has_no_more_than_its_limit_nor_than_one_around_it(
+    tmp_path, controller, folder, names, total
+):
+    root, own = tmp_path / "groups", tmp_path / "own"
+    inner = root / folder / "slice" / "job"
+    inner.mkdir(parents=True)
+
+    def free(group, limit):
+        stat = {"anon": 300, f"{total}active_file": 200, f"{total}inactive_file": 400}
+        stat = {"active_file": 0, "inactive_file": 0} | stat  # version 1: of the group alone
+        (group / f"memory.{names[0]}").write_text(f"{limit}\n")
+        (group / f"memory.{names[1]}").write_text("1000\n")
+        lines = [f"{name} {size}\n" for name, size in stat.items()]
+        (group / "memory.stat").write_text("".join(lines))
+        return memory.free(root, own)
+
+    machine = memory.free(root, own)  # in no group
+    own.write_text(f"9:cpu:/\n4:{controller}:/slice/job\n")
+    assert memory.free(root, own) == pytest.approx(machine, rel=0.2)
+    assert free(inner, "max") == pytest.approx(machine, rel=0.2)
+    assert free(inner, 5000) == 4600  # what it keeps of files counts as free
+    assert free(inner.parent, 9000) == 4600
+    assert free(inner.parents[1], 4500) == 4100
+
+
+def test_all_that_is_restored_is_held_by_whoever_restores():
+    config = changed({})
+    state = memory.training(config, V).held
+    assert memory.evaluation(config, V).held == memory.answering(config, V).held == state
+    assert memory.evaluation(config, V).written == memory.answering(config, V).written == 0
+    assert memory.answering(config, V).peak < memory.evaluation(config, V).peak
+
+
+@pytest.mark.parametrize(
+    ("error", "out"),
+    [
+        (MemoryError(), True),
+        (jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes"), True),
+        (jax.errors.JaxRuntimeError("INTERNAL: something else"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_what_memory_is_exhausted_by_is_known(error, out):
+    assert memory.exhausted(error) is out

@@ -1,8 +1,11 @@
 """What made a result is told, and what changed since."""
 
 import os
+import platform
 import subprocess
 import sys
+
+import pytest
 
 import sequencematch
 from sequencematch import provenance
@@ -74,4 +77,32 @@ print(provenance.provenance())
     command = [sys.executable, "-c", source]
     printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     cores = 1 if hasattr(os, "sched_setaffinity") else os.cpu_count()
-    assert "'jax_enable_x64': True" in printed and f"1 x cpu, {cores} cores" in printed
+    assert "'jax_enable_x64': True" in printed and f"1 x cpu, {cores} cores of " in printed
+
+
+@pytest.mark.parametrize("features", ["flags", "Features"])
+def test_cpus_of_one_name_are_told_apart_by_their_features(tmp_path, features):
+    def processor(*has):
+        one = f"processor\t: 0\nmodel name\t: EPYC: a\n{features}\t: {' '.join(has)}\n"
+        (tmp_path / "cpuinfo").write_text(f"{one}\n{one.replace('EPYC', 'another')}\nempty:\n")
+        return provenance.processor(tmp_path / "cpuinfo")
+
+    few, many = processor("fma"), processor("fma", "avx512f")
+    assert few.startswith("EPYC: a with features ") and few == processor("fma") != many
+
+
+def test_where_the_system_says_nothing_of_the_cpu_its_architecture_is_told(tmp_path):
+    (tmp_path / "cpuinfo").touch()
+    for path in (tmp_path / "cpuinfo", tmp_path / "none"):
+        assert provenance.processor(path) == (platform.processor() or platform.machine())
+
+
+def test_flags_of_the_compiler_are_settings_but_not_how_many_devices_are_simulated(monkeypatch):
+    def flags(*words):
+        monkeypatch.setenv("XLA_FLAGS", " ".join(words))
+        return provenance.compiler()["XLA_FLAGS"]
+
+    fast, eight = "--xla_cpu_enable_fast_math=true", "--xla_force_host_platform_device_count=8"
+    assert flags() == flags(eight) == ""
+    assert flags(fast) == flags(eight, fast) == fast
+    assert flags(fast, "--a") == flags("--a", fast)
