@@ -1,10 +1,14 @@
-"""Text files that are written whole or not at all, and lines that any terminal can show."""
+"""Text files that are written whole or not at all, locks, and lines that any terminal can show.
+
+Files and locks are never written through a link that came with a folder: it may lead out of it.
+"""
 
 import contextlib
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 
 def write(path: Path, text: str) -> Path:
@@ -15,7 +19,8 @@ def write(path: Path, text: str) -> Path:
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
-        with temporary.open("w", encoding="utf-8", errors="replace") as file:
+        temporary.unlink(missing_ok=True)
+        with temporary.open("x", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
@@ -25,12 +30,36 @@ def write(path: Path, text: str) -> Path:
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 
+def flush(path: Path) -> None:
+    """Returns when a file or folder is on disk, as it is now."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def opened_lock(path: Path) -> TextIO:
+    """A file to be locked, made if it is not there; what is in it stays.
+
+    Raises:
+      OSError: it cannot be opened, or is a link.
+    """
+    return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+")
+
+
 def say(what: object) -> None:
     """Says something in one line on stderr, whatever characters it has."""
     line = " ".join(str(what).split()) or type(what).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
         print(f"sequencematch: {shown}", file=sys.stderr, flush=True)
+
+
+def tell(line: str) -> None:
+    """Prints a line on stdout at once."""
+    with unread():
+        print(line)
 
 
 @contextlib.contextmanager

@@ -87,7 +87,7 @@ def locked(folder: Path) -> Iterator[None]:
     Raises:
       ValueError: another process works in it.
     """
-    with (folder / LOCK).open("a+") as file:
+    with files.opened_lock(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -118,8 +118,9 @@ def read(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):
             raise TypeError("its configuration is no object")
-        return {key: record[key] for key in ("name", "config")} | {"data": record.get("data")}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        config = ConfigDict(record["config"])
+        return {"name": record["name"], "config": config, "checksum": record.get("checksum")}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
 
 

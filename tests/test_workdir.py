@@ -78,6 +78,27 @@ def test_a_record_whose_configuration_is_none_is_damaged(tmp_path, config):
         workdir.read(tmp_path)
 
 
+@pytest.mark.parametrize("key", ["__class__", "__init__", "a.b"])
+def test_a_key_that_no_configuration_can_have_is_damage(tmp_path, key):
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": {key: 1}}))
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        workdir.read(tmp_path)
+
+
+def test_nothing_is_written_through_a_link_that_came_with_a_folder(tmp_path):
+    folder, mine = tmp_path / "run", tmp_path / "mine.txt"
+    folder.mkdir()
+    mine.write_text("mine")
+    for name in ("lock", "summary.json.tmp", "summary.json"):
+        (folder / name).symlink_to(mine)
+    with pytest.raises(OSError, match="lock"), workdir.locked(folder):
+        pytest.fail("locked something else")
+    workdir.write_json(folder / "summary.json", {"a": 1})
+    assert mine.read_text() == "mine"
+    assert {path.name for path in folder.iterdir() if path.is_symlink()} == {"lock"}
+    assert json.loads((folder / "summary.json").read_text()) == {"a": 1}
+
+
 @pytest.mark.parametrize("place", ["theirs", "theirs/new/deep", "hidden/new", "file/new"])
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(place):
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others

@@ -1,9 +1,10 @@
 """Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
 
 import contextlib
+import errno
 import json
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -16,10 +17,15 @@ from orbax.checkpoint.checkpoint_managers import (
     LatestN,
 )
 
+from sequencematch import files
 from sequencematch.train.fingerprint import fingerprints
 from sequencematch.train.state import TrainState
 
 _T = TypeVar("_T")
+
+SAVED = "saved"  # a file beside the checkpoints: there were some, should they be gone
+# What stands in the way of reading, and says nothing of what is read.
+HINDRANCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ENOTCONN}
 
 
 class Restored(NamedTuple):
@@ -50,8 +56,10 @@ class Checkpoints:
     def __init__(self, workdir: Path, keep: int | None = None, keep_every: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
         writes = keep is not None
+        self._keep, self._keep_every = keep, keep_every
         options = ocp.CheckpointManagerOptions(
             preservation_policy=_kept(keep, keep_every) if writes else None,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._flush),
             create=writes,
             cleanup_tmp_directories=writes,  # what a kill in the middle of a save left
             lightweight_initialize=True,  # what is damaged is found when it is read
@@ -96,8 +104,20 @@ class Checkpoints:
         Raises:
           OSError: it could not be written.
         """
-        self._saving = False
+        saved, self._saving = self._saving, False
         self._writing(self._manager.wait_until_finished)
+        if saved:
+            self._mark()
+
+    def _mark(self) -> None:
+        if not self.empty():  # a failure is raised once only, and then passed over
+            files.write(self.folder.parent / SAVED, "")
+
+    def _flush(self) -> None:
+        """Puts all that a checkpoint is restored from on disk, before it gets its name."""
+        for folder in self.folder.glob("*orbax-checkpoint-tmp*"):
+            for path in (folder, *folder.rglob("*")):
+                files.flush(path)
 
     def _writing(self, write: Callable[[], _T]) -> _T:
         try:
@@ -109,8 +129,21 @@ class Checkpoints:
             ) from error
 
     def empty(self) -> bool:
-        """Whether nothing was ever saved."""
+        """Whether there is none."""
         return not self._manager.all_steps()
+
+    def lost(self) -> bool:
+        """Whether there is none although some were saved, as a marker tells or a run that was done."""
+        signs = (SAVED, "summary.json")
+        return self.empty() and any((self.folder.parent / name).exists() for name in signs)
+
+    def tidy(self) -> None:
+        """Finishes what a kill after the end of a save has left undone; the newest one is sound."""
+        assert self._keep, "opened to read only"
+        self._mark()
+        for step in sorted(self._manager.all_steps())[: -self._keep]:
+            if not self._keep_every or step % self._keep_every:
+                self._manager.delete(step)
 
     def restore(self, like: TrainState) -> Restored:
         """The newest sound state, placed and sharded as `like`.
@@ -127,6 +160,11 @@ class Checkpoints:
             try:
                 return Restored(*self._read(step, like), damaged)
             except Exception as error:  # orbax again
+                for cause in _causes(error):
+                    if isinstance(
+                        cause, KeyboardInterrupt
+                    ):  # a request to leave, which orbax wraps
+                        raise cause from None
                 if _elsewhere(error):
                     raise OSError(
                         f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): when "
@@ -179,12 +217,20 @@ def _kept(keep: int, keep_every: int) -> AnyPreservationPolicy:
     return AnyPreservationPolicy([LatestN(keep), *every])
 
 
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
 def _elsewhere(error: Exception) -> bool:
     """Whether the fault is not in what was read: no permission, no memory, too many open files."""
     if isinstance(error, OSError):
-        return not isinstance(error, FileNotFoundError | NotADirectoryError | IsADirectoryError)
-    codes = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE")  # of tensorstore and XLA
-    return isinstance(error, MemoryError) or any(code in str(error) for code in codes)
+        return isinstance(error, PermissionError | TimeoutError) or error.errno in HINDRANCES
+    # Of tensorstore and XLA; and of Python.
+    words = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "can't start new thread")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
 
 
 def _reason(error: Exception) -> str:

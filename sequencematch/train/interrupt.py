@@ -46,7 +46,7 @@ class Interruption:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if error is None:
-            self._hear()
+            self.hear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         for each in self._before:
@@ -55,7 +55,7 @@ class Interruption:
         if self._waits:
             with contextlib.suppress(OSError):  # Ctrl-C ends `| tee` first, and nobody reads this
                 os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())
-        self._hear()
+        self.hear()
 
     def check(self, step: int) -> None:
         """Raises Interrupted if the run is to leave after `step` steps; all processes agree."""
@@ -69,17 +69,21 @@ class Interruption:
         """A stretch of work in which requests wait for the next `check`, or for its end."""
         before, self._waits = self._waits, waits
         try:
-            self._hear()
+            self.hear()
             yield
         finally:
             self._waits = before
-        self._hear()
+        self.hear()
 
     def heard(self) -> contextlib.AbstractContextManager[None]:
         """A stretch of work, within one where requests wait, that can be left at any moment."""
         return self.waiting(False)
 
-    def _hear(self) -> None:
-        # Also for a request whose exception was lost: Python drops those raised in a finaliser.
+    def hear(self) -> None:
+        """Raises Interrupted if the run was asked to leave and nothing has to be waited for.
+
+        To be called now and then in long work: what a signal raises can be lost, as Python drops
+        what is raised in a finaliser.
+        """
         if self._asked is not None and not self._waits:
             raise Interrupted(self._asked)

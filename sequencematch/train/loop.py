@@ -245,6 +245,7 @@ def train(
                     course.look(evaluate, state)
                 if plan.due(step + 1, plan.save_every):
                     course.save(state)
+            traces.interruption.check(plan.steps)
         except Interrupted:
             course.save(state)
             raise

@@ -1,6 +1,7 @@
 """Checkpoints are what was saved, or are said not to be, and then the one before is."""
 
 import contextlib
+import errno
 import json
 import re
 import resource
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import jax
 import pytest
+from orbax.checkpoint._src.serialization import serialization
 
-from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train import checkpoint
+from sequencematch.train.checkpoint import SAVED, Checkpoints
+from sequencematch.train.interrupt import Interrupted, Interruption
 from tests.nobody import nobody
-from tests.train.runs import STEPS, At, Crash, bits, crash, train
+from tests.train.runs import STEPS, At, Crash, ask, bits, crash, train
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +76,73 @@ def test_the_newest_and_the_multiples_are_kept_and_reading_removes_none(
     for _ in range(2):
         assert steps(tmp_path) == left
         assert int(restored(parts, tmp_path).state.step) == STEPS
+
+
+def test_what_could_not_be_saved_was_not(parts, tmp_path, full_disk):
+    """The second save finds the failure of the first, and what waits at the end finds none."""
+    state = parts.run.initial()
+    with contextlib.suppress(OSError), Checkpoints(tmp_path, 2) as checkpoints:
+        full_disk()
+        for step in (1, 2):
+            with contextlib.suppress(OSError):
+                checkpoints.save(state._replace(step=state.step + step), {})
+                time.sleep(0.5)
+        for _ in range(2):
+            with contextlib.suppress(OSError):
+                checkpoints.wait()
+        assert checkpoints.empty() and not checkpoints.lost()
+
+
+def test_that_there_were_some_is_known_when_they_are_gone(parts, tmp_path):
+    def lost():
+        with Checkpoints(tmp_path) as checkpoints:
+            return checkpoints.lost()
+
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        assert not checkpoints.lost()
+        checkpoints.save(parts.run.initial(), {})
+        checkpoints.wait()
+        assert not checkpoints.lost()
+    assert not lost()
+    (tmp_path / SAVED).unlink()  # a kill came after the save and before this
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.tidy()
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert lost()
+
+
+@pytest.mark.parametrize(
+    ("keep", "every", "left"), [(1, 0, [24]), (2, 0, [21, 24]), (2, 12, [12, 21, 24])]
+)
+def test_what_a_kill_in_the_middle_of_a_removal_left_is_removed(parts, tmp_path, keep, every, left):
+    state = parts.run.initial()
+    with Checkpoints(tmp_path, 9) as checkpoints:
+        for step in (12, 18, 21, 24):
+            checkpoints.save(state._replace(step=state.step + step), {})
+    remove(tmp_path / "checkpoints" / "18" / "meta")
+    with Checkpoints(tmp_path, keep, every) as checkpoints:
+        checkpoints.tidy()
+    assert steps(tmp_path) == left
+
+
+def test_a_checkpoint_is_on_disk_before_it_has_its_name(parts, tmp_path, monkeypatch):
+    """So that a power cut after its save, or in it, leaves this one whole or the one before."""
+    flushed = []
+    monkeypatch.setattr(checkpoint.files, "flush", flushed.append)
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        for step in (1, 2):
+            del flushed[:]
+            state = parts.run.initial()
+            checkpoints.save(state._replace(step=state.step + step), {})
+            checkpoints.wait()
+            folder = tmp_path / "checkpoints" / str(step)
+            named = {path.relative_to(folder) for path in folder.rglob("*")}
+            inside = len(folder.parts)
+            # That one is empty, and comes with the name; of two it is not asked for when restoring.
+            assert {Path(*path.parts[inside:]) for path in flushed} >= named - {
+                Path("commit_success.txt")
+            }
+            assert not any(folder in path.parents for path in flushed)
 
 
 def test_no_checkpoint_is_said_and_nothing_is_made(parts, tmp_path):
@@ -238,6 +309,45 @@ def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
         ):
             checkpoints.restore(parts.run.like)
         assert restored(parts, folder).damaged == {}
+
+
+@pytest.mark.parametrize(
+    ("error", "elsewhere"),
+    [
+        (OSError(errno.EACCES, "x"), True),
+        (OSError(errno.ESTALE, "x"), True),
+        (TimeoutError("x"), True),
+        (OSError(errno.EIO, "a bad sector"), False),
+        (FileNotFoundError(errno.ENOENT, "x"), False),
+        (MemoryError(), True),
+        (RuntimeError("can't start new thread"), True),
+        (ValueError("RESOURCE_EXHAUSTED: x"), True),
+        (ValueError("x"), False),
+    ],
+)
+def test_want_of_means_is_told_from_damage(parts, two, monkeypatch, error, elsewhere):
+    read = Checkpoints._read
+
+    def failing(self, step, like):
+        if step == STEPS:
+            raise error
+        return read(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "_read", failing)
+    if elsewhere:
+        with pytest.raises(OSError, match="cannot be read .*try again"):
+            restored(parts, two[0])
+    else:
+        assert list(restored(parts, two[0]).damaged) == [STEPS]
+
+
+def test_a_request_to_leave_that_orbax_wraps_is_no_damage(parts, two, monkeypatch):
+    async def asked(**_):
+        ask()
+
+    monkeypatch.setattr(serialization, "_read_shard", asked)
+    with pytest.raises(Interrupted), Interruption():
+        restored(parts, two[0])
 
 
 def test_a_checkpoint_of_another_model_is_one_line(parts, whole):

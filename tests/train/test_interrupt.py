@@ -72,6 +72,23 @@ def test_a_request_whose_exception_was_lost_is_heard_at_the_end():
         signal.raise_signal(signal.SIGTERM)  # suppressed, as Python does in a finaliser
 
 
+def test_a_request_whose_exception_was_lost_is_heard_in_between():
+    heard = False
+    with pytest.raises(Interrupted), Interruption() as interruption:
+        interruption.hear()  # nobody has asked
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        with interruption.waiting(False):
+            pytest.fail("heard too late")
+    with pytest.raises(Interrupted), Interruption() as interruption:
+        with contextlib.suppress(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        heard = True
+        interruption.hear()
+        heard = False
+    assert heard
+
+
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
