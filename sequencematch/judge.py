@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,20 @@ def validated(run: Run, generator: accuracy.Generator, state: TrainState) -> dic
     return figures
 
 
-def publish(run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any]) -> None:
-    """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result."""
+def publish(
+    run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any], hear: Callable[[], None]
+) -> None:
+    """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result.
+
+    Args:
+      run: the parts.
+      folder: where the files go.
+      state: what is judged.
+      facts: what is known of its training.
+      hear: called between answers; raises if this is to end.
+    """
     began = time.perf_counter()
-    test, traces = tested(run, state)
+    test, traces = tested(run, state, hear)
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
     summary = dict(facts) | {
         "method": run.config.method,
@@ -51,12 +61,17 @@ def publish(run: Run, folder: Path, state: TrainState, facts: Mapping[str, Any])
         print(f"look at {report}")
 
 
-def tested(run: Run, state: TrainState) -> tuple[dict[str, dict], list[dict]]:
+def tested(
+    run: Run, state: TrainState, hear: Callable[[], None]
+) -> tuple[dict[str, dict], list[dict]]:
     """Figures of each way to answer the test set, and the traces of the first answers."""
     examples, generator, returns = run.task.splits["test"], make_generator(run), make_returns(run)
     test, traces = {}, []
     for choice in accuracy.CHOICES:
-        answers = list(generator.answers(state.params, examples, choice))
+        answers = []
+        for answer in generator.answers(state.params, examples, choice):
+            hear()
+            answers.append(answer)
         test[choice] = accuracy.accuracy(answers) | {
             "edits": accuracy.edit_statistics(run.recipe.mdp, answers, run.tokenizer.encode),
             "return": rewards.correlation(

@@ -10,7 +10,7 @@ python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.k
 Exit codes, with one line on stderr:
   0   done
   2   it cannot be done as asked; nothing was changed
-  3   it had to stop: a full disk, or steps that are not finite; the checkpoints are sound
+  3   it had to stop: no disk or memory left, or steps that are not finite; the checkpoints are sound
   75  it was asked to leave (Ctrl-C, SIGTERM, a notice of preemption) and has saved: --resume goes on
 """
 
@@ -22,13 +22,14 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import jax
 from absl import flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
 from sequencematch.data.catalog import check_harmless
-from sequencematch.files import say
+from sequencematch.files import say, tell
 from sequencematch.run import Run, build
 from sequencematch.train.guard import Diverged
 from sequencematch.train.interrupt import Interrupted, Interruption
@@ -45,6 +46,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         with Interruption() as interruption, ExitStack() as held:
             job = prepare(argv, interruption, held)
+            interruption.hear()
             job.do()
         return DONE
     except Interrupted as asked:
@@ -57,6 +59,11 @@ def main(argv: Sequence[str]) -> int:
         if isinstance(error, OSError):
             return said(f"stopped: {error}; when that is mended, {job.advice}", STOPPED)
         raise
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if not memory.exhausted(error):
+            raise
+        advice = job.advice if job else "nothing was begun"
+        return said(f"stopped: no memory is left; {advice}", STOPPED)
 
 
 def said(reason: object, code: int) -> int:
@@ -74,7 +81,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
     """
     asked = parse(argv)
     if asked.help:
-        return modes.Job(lambda: print(f"{__doc__}\n{asked.get_help()}"))
+        return modes.Job(lambda: tell(f"{__doc__}\n{asked.get_help()}"))
     config, name = chosen(asked)
     validation.validate(config)
     if asked.config is None:  # what lies in a folder may be somebody else's
@@ -91,7 +98,7 @@ def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) ->
     workdir.check_run(folder, config)
     if asked.mode == "evaluate":
         return modes.evaluation(affordable(config, memory.evaluation), call)
-    return modes.answering(build(config), folder, asked.prompt)
+    return modes.answering(affordable(config, memory.answering), folder, asked.prompt)
 
 
 def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Run:
@@ -211,7 +218,7 @@ def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
             "name a configuration, --config=configs/arithmetic.py, or a run, --workdir=DIR"
         )
     saved = workdir.read(Path(asked.workdir))
-    return ConfigDict(saved["config"]), saved["name"]
+    return saved["config"], saved["name"]
 
 
 def unraisable(found) -> None:

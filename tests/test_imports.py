@@ -20,7 +20,7 @@ FLOORS = [
     {"config", "provenance"},
     {"validation"},
     {"run", "workdir"},
-    {"judge", "memory"},
+    {"judge", "memory", "resume"},
     {"dry_run"},
     {"modes"},
     {"main"},
