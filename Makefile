@@ -24,6 +24,7 @@ stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` lea
 	$(PY) -m pytest -m stress
 	$(MAKE) fuzz crash
 	$(PY) -m experiments.crash_test --devices=4
+	$(PY) -m experiments.crash_test --small --kills=20 --signal=TERM
 	$(MAKE) soak
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time

@@ -4,12 +4,14 @@
 
 The real main job in processes of its own. One run is left alone; others are killed, a third of the
 time anywhere, else aimed at a moment (watched.MOMENTS), and resumed until they are done; runs follow
-each other until all kills are spent. Each prepares its data anew. Then every array of every
-checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events must equal those of the
-run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session fails.
+each other until all kills are spent. Each prepares its data and compiles its steps anew. Then every
+array of every checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events must
+equal those of the run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session
+fails.
 
 With --signal=TERM or INT the job is asked to leave instead: it must save, exit with 75 within 30
-seconds, and no step may be done again; all checkpoints are kept and compared.
+seconds, and no step may be done again; all checkpoints are kept and compared. That it goes on as if
+nothing had been asked is a failure, too.
 """
 
 import json
@@ -30,14 +32,14 @@ from absl import app, flags, logging
 
 from experiments import same_run
 from experiments.aims import AIMS, ANYWHERE, LATE, NEVER, Trigger
-from experiments.watched import SMALL, Child, moment, recorded, saved, touched
+from experiments.watched import SMALL, Child, moment, new_folder, recorded, saved, touched
 
 KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
 SMALLER = flags.DEFINE_bool("small", False, "A job of some 20 seconds, not of two minutes.")
 SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "What is sent.")
 SEED = flags.DEFINE_integer("seed", 0, "Of the moments.")
-FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<devices>.")
+FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<now>.")
 
 JOB = {  # all that the default job has, in two minutes on 2 cores
     "data.train": 4000,
@@ -62,6 +64,7 @@ SHORT = (
         "checkpoint.every": 15,
     }
 )
+LAST = ("results", "end")  # moments after which a run may be done before it hears
 PATIENCE = 3  # sessions without a new checkpoint, before one is let go until it has saved
 LOOK = 0.003  # seconds between looks
 LEFT, LEAVE = 75, 30.0  # exit code of a run that was asked to leave, and the seconds it has
@@ -111,7 +114,6 @@ class Bench:
             "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
             # A call returns when it is done: where the stack stands is what is being done.
             "JAX_CPU_ENABLE_ASYNC_DISPATCH": "false",
-            "JAX_COMPILATION_CACHE_DIR": str(self.folder / "compiled"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
             "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         }
@@ -123,7 +125,8 @@ class Bench:
         """The job in its folder, going on with what is there."""
         beside = self.folder / f"{run.name}-process"
         beside.mkdir(parents=True, exist_ok=True)
-        return Child(beside, [*self._flags, f"--workdir={run}"], self._env)
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(beside / "compiled")}
+        return Child(beside, [*self._flags, f"--workdir={run}"], self._env | cache)
 
     def session(self, run: Path, aim: str, ripe: Callable[[float, str, bool], bool]) -> Session:
         """Runs until `ripe(seconds, moment, progress)`, and kills; or until it ends by itself.
@@ -142,7 +145,8 @@ class Bench:
             time.sleep(LOOK)
         code = ended(child, LEAVE)
         left = max(time.monotonic() - sent, 0.0)
-        hit = hit if code else None  # it was done before
+        if code == 0 and (hit in LAST or not self.polite):
+            hit = None  # it was done before
         if code not in self.codes(hit):
             raise RuntimeError(f"{run.name}, {hit}: exit code {code}\n{child.last_words()}")
         again = max(recorded(run) - saved(run), 0) if hit and touched(run) != told else 0
@@ -158,7 +162,7 @@ class Bench:
         if not self.polite:
             return {-self.signal}
         # While Python starts, or takes itself down, nothing listens yet or any more.
-        return {LEFT, -self.signal} if hit in ("start", "end") else {LEFT}
+        return {LEFT, -self.signal} if hit in ("start", *LAST) else {LEFT}
 
     def forget(self, run: Path) -> None:
         """Removes what was saved on leaving, which the run that was left alone has not."""
@@ -268,9 +272,10 @@ def main(argv: list[str]) -> int:
     """Runs the test and prints its table."""
     logging.set_verbosity(logging.ERROR)
     random.seed(SEED.value)
-    folder = Path(FOLDER.value or f"runs/crash-test-{DEVICES.value}")
-    if folder.exists():
-        print(f"--folder={folder} is there already: name another", file=sys.stderr)
+    try:
+        folder = new_folder("crash-test", FOLDER.value)
+    except FileExistsError as error:
+        print(error, file=sys.stderr)
         return 2
     asked = signal.Signals[f"SIG{SIGNAL.value}"]
     job = SHORT if SMALLER.value else JOB

@@ -7,12 +7,15 @@ thread of Python's, not faulthandler's: that one reads the frames of a thread th
 """
 
 import contextlib
+import ctypes
+import itertools
 import json
 import os
 import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from linecache import getline
 from pathlib import Path
@@ -26,7 +29,7 @@ SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is wr
 
 # The first that the stack shows: functions, or the line of the training loop.
 MOMENTS = [
-    ("data", "arithmetic _prepared "),
+    ("data", "prepared opened "),
     ("compilation", "pjit cache_miss "),  # tracing, and the compiler or its cache
     ("restore", "checkpoint restore "),
     ("save", "checkpoint save "),
@@ -58,10 +61,26 @@ class Note(NamedTuple):
     Attributes:
       stack: of its main thread, "module function line" of what is ours, the innermost first.
       compilations: so far, those that a cache spared included.
+      blocks: those that Python's objects take, the fewest in the last second.
+      allocated: bytes that malloc has given, as of this second; None where it does not tell.
     """
 
     stack: Sequence[str] = ("__main__ main ",)
     compilations: int = 0
+    blocks: int = 0
+    allocated: int | None = None
+
+
+def new_folder(name: str, asked: str | None) -> Path:
+    """The folder asked for, else runs/NAME-<now>; measured is always anew.
+
+    Raises:
+      FileExistsError: it is there already.
+    """
+    folder = Path(asked or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if folder.exists():
+        raise FileExistsError(f"--folder={folder} is there already: name another")
+    return folder
 
 
 def saved(run: Path) -> int:
@@ -127,13 +146,40 @@ def _stack(frame: FrameType | None) -> Iterator[str]:
         frame = frame.f_back
 
 
+class _Malloc(ctypes.Structure):
+    """What glibc tells of its memory: ten counts."""
+
+    _fields_ = [
+        *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
+        *(
+            (name, ctypes.c_size_t)
+            for name in ("usmblks", "fsmblks", "uordblks", "fordblks", "keep")
+        ),
+    ]
+
+
+_mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc alone has it
+if _mallinfo:
+    _mallinfo.restype = _Malloc
+
+
+def _allocated() -> int | None:
+    """Bytes that malloc has given and not got back."""
+    told = _mallinfo and _mallinfo()
+    return told and told.uordblks + told.hblkhd
+
+
 def _watch(file: Path, compilations: list[str]) -> None:
     """Notes until the process ends."""
     descriptor, main_thread = os.open(file, os.O_CREAT | os.O_WRONLY), threading.main_thread()
-    while True:
+    blocks = deque[int](maxlen=round(1 / EVERY))
+    for count in itertools.count():
         stack = list(_stack(sys._current_frames().get(main_thread.ident)))
-        text = json.dumps({"stack": stack[-40:], "compilations": len(compilations)})
-        os.pwrite(descriptor, text.encode().ljust(SIZE), 0)
+        blocks.append(sys.getallocatedblocks())
+        if count % blocks.maxlen == 0:  # it looks at every free piece of memory
+            allocated = _allocated()
+        note = Note(stack[-40:], len(compilations), min(blocks), allocated)
+        os.pwrite(descriptor, json.dumps(note._asdict()).encode().ljust(SIZE), 0)
         time.sleep(EVERY)
 
 

@@ -176,6 +176,46 @@ def test_who_is_asked_to_leave_must_save_unless_nobody_listens_yet(tmp_path):
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"25", "475", "500"}
 
 
+class Deaf:
+    """A job that goes on as if nothing had been asked."""
+
+    def __init__(self, stack):
+        self.process, self._stack = self, stack
+
+    def note(self):
+        return watched.Note(self._stack)
+
+    def poll(self):
+        return None
+
+    def send_signal(self, number):
+        pass
+
+    def wait(self, timeout):
+        return 0
+
+    def last_words(self):
+        return "done"
+
+
+def test_a_job_that_does_not_hear_is_found_out(tmp_path, monkeypatch):
+    bench = crash_test.Bench(tmp_path, crash_test.JOB, 1, signal.SIGTERM)
+
+    def session(*stack):
+        monkeypatch.setattr(bench, "start", lambda run: Deaf(stack))
+        return bench.session(tmp_path / "run", "anywhere", lambda *_: True)
+
+    with pytest.raises(RuntimeError, match="step: exit code 0\ndone"):
+        session("loop train x")
+    assert session("judge publish x").hit is None  # it was as good as done
+
+
+def test_what_is_measured_is_measured_anew(tmp_path):
+    assert str(watched.new_folder("x", None)).startswith("runs/x-2")
+    with pytest.raises(FileExistsError, match=f"--folder={tmp_path} is there already"):
+        watched.new_folder("x", str(tmp_path))
+
+
 def test_a_kill_waits_for_its_moment(tmp_path):
     stack = ["checkpoint save self._manager.save(", "loop train checkpoints.save(state, ..."]
     assert watched.moment(watched.Note(stack), tmp_path) == "save"

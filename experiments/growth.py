@@ -1,0 +1,106 @@
+"""Whether something grows: the trend of what a long run measured, and a picture of it.
+
+What a step or a save takes for a moment is no growth: of each whole minute the minimum counts. To the
+minima of the second half a line is fitted; what it rises by, two standard errors more or less, is all
+above the limit (it grows), all below it (it does not), or neither: then nothing was shown.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy.stats import linregress
+
+
+class Quantity(NamedTuple):
+    """What is measured.
+
+    Attributes:
+      title, unit: for people.
+      rise: how far it may rise over the second half, in its unit or as a share of its median.
+      relative: whether it is that share.
+      shown: whether it must be shown not to grow; else only not be shown to.
+    """
+
+    title: str
+    unit: str = ""
+    rise: float = 1.0
+    relative: bool = False
+    shown: bool = True
+
+
+QUANTITIES = {
+    "memory": Quantity("Resident memory", "MB", 0.01, True, shown=False),
+    "allocated": Quantity("Allocated memory", "MB", 0.01, True),
+    "blocks": Quantity("Blocks of Python's objects", "thousands", 0.01, True),
+    "handles": Quantity("Open files"),
+    "threads": Quantity("Threads"),
+    "compilations": Quantity("Compilations", rise=0.0),  # one more is too many
+    # One checkpoint has 16 or more, by how its writers shared the work: two more is no growth.
+    "checkpoints": Quantity("Files of checkpoints", rise=8.0),
+    "metrics": Quantity("Metrics, one line each 10 steps", "MB", np.inf),  # grow by design
+}
+
+
+def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(minute, smallest value in it) of each whole one."""
+    each = np.unique(minutes.astype(int))[:-1]
+    return each + 0.5, np.array([values[minutes.astype(int) == m].min() for m in each])
+
+
+class Trend(NamedTuple):
+    """Of the second half of some minima.
+
+    Attributes:
+      median: of them.
+      hourly, error: the slope of their line and its standard error, an hour.
+      least, most: what the line rises by over this half, two standard errors less and more.
+    """
+
+    median: float
+    hourly: float
+    error: float
+    least: float
+    most: float
+
+
+def trend(minutes: np.ndarray, values: np.ndarray) -> Trend:
+    """The trend of the second half."""
+    minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
+    fit, span = linregress(minutes, values), minutes[-1] - minutes[0]
+    error = 0.0 if np.ptp(values) == 0 else fit.stderr  # of what never changes, scipy knows none
+    around = 2 * span * error
+    least, most = span * fit.slope - around, span * fit.slope + around
+    return Trend(np.median(values), 60 * fit.slope, 60 * error, least, most)
+
+
+def verdict(quantity: Quantity, found: Trend) -> str:
+    """Why the quantity is not as it should be, or nothing."""
+    limit = quantity.rise * (found.median if quantity.relative else 1.0)
+    if found.least > limit:
+        return "GROWS"
+    return "" if found.most <= limit or not quantity.shown else "NOT SHOWN"
+
+
+def row(name: str, samples: list[dict]) -> tuple[str, str]:
+    """A row of the table, and its verdict."""
+    minutes, values = (np.array([s.get(key, np.nan) for s in samples]) for key in ("minutes", name))
+    quantity, found = QUANTITIES[name], trend(*lows(minutes, values))
+    said = verdict(quantity, found)
+    figures = (values[np.isfinite(values)][0], found.median, values[-1], found.hourly, found.error)
+    cells = "".join(f"{x:10.2f}" for x in figures)
+    return f"{f'{quantity.title} {quantity.unit}':<36}{cells}  {said}".rstrip(), said
+
+
+def draw(samples: list[dict]) -> Figure:
+    """One small picture for each quantity."""
+    figure = Figure(figsize=(11.0, 4.6), layout="constrained")
+    minutes = [s["minutes"] for s in samples]
+    for axes, (name, quantity) in zip(figure.subplots(2, 4).flat, QUANTITIES.items(), strict=True):
+        values = [s.get(name, np.nan) for s in samples]
+        axes.plot(minutes, values, color="#4c78a8", linewidth=1)
+        axes.set_title(f"{quantity.title}{quantity.unit and ', '}{quantity.unit}", fontsize=10)
+        axes.set_ylim(bottom=0)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.supxlabel("minutes of training", fontsize=10)
+    return figure

@@ -1,0 +1,70 @@
+"""The judge of the long run: growth is found, its absence shown, and noise passes for neither."""
+
+import numpy as np
+import pytest
+
+from experiments import growth
+
+MINUTES = np.arange(0, 60, 1 / 60)
+
+
+def verdict(name, values, minutes=MINUTES):
+    samples = [{"minutes": m, name: v} for m, v in zip(minutes, values, strict=True)]
+    return growth.row(name, samples)[1]
+
+
+def noisy(size, hourly=0.0, level=500.0):
+    """A level that rises so much an hour, with noise of a minute's least value."""
+    steps = np.random.default_rng(0).normal(0.0, size, 61)
+    return level + hourly * MINUTES / 60 + steps[MINUTES.astype(int)]
+
+
+def spiky(hourly=0.0):
+    """What a step takes for a moment stands above the level most of the time."""
+    spikes = np.random.default_rng(1).exponential(50.0, len(MINUTES))
+    return 500.0 + hourly * MINUTES / 60 + spikes * (np.arange(len(MINUTES)) % 60 > 2)
+
+
+@pytest.mark.parametrize("name", ["memory", "allocated", "blocks"])
+def test_growth_is_found_and_its_absence_is_shown(name):
+    assert verdict(name, noisy(0.5)) == verdict(name, np.full(len(MINUTES), 500.0)) == ""
+    assert verdict(name, noisy(0.5, hourly=5.0)) == ""  # 2.5 in the half, of 500
+    assert verdict(name, noisy(0.5, hourly=20.0)) == "GROWS"
+    assert verdict(name, spiky()) == "" and verdict(name, spiky(30.0)) == "GROWS"
+
+
+def test_noise_shows_nothing():
+    """It is no growth; where it must be shown that there is none, it is not enough."""
+    assert verdict("allocated", noisy(10.0)) == "NOT SHOWN"
+    assert verdict("memory", noisy(10.0)) == ""
+
+
+def late(more, minute):
+    """A count of ten, and more from a minute on."""
+    return np.where(minute < MINUTES, 10 + more, 10)
+
+
+@pytest.mark.parametrize("name", ["handles", "threads", "compilations"])
+def test_counts(name):
+    assert verdict(name, np.full(len(MINUTES), 10)) == verdict(name, late(5, 20)) == ""
+    assert verdict(name, 10 + MINUTES // 5) == "GROWS"
+
+
+@pytest.mark.parametrize("minute", [35, 45, 57.5])
+def test_one_compilation_more_is_too_many(minute):
+    assert verdict("compilations", late(1, minute))
+
+
+def test_what_only_began_does_not_count():
+    """Not the first half, in which pools fill, nor a last minute of one sample."""
+    minutes = np.append(MINUTES, 60.001)
+    values = np.append(np.minimum(500, 300 + 10 * MINUTES), 900.0)
+    assert verdict("allocated", values, minutes) == ""
+
+
+def test_what_was_not_told_at_first_and_minutes_without_a_sample_do_no_harm():
+    samples = [
+        {"minutes": 0.0},
+        *({"minutes": m, "allocated": 5.0} for m in MINUTES if m // 1 != 40),
+    ]
+    assert growth.row("allocated", samples)[1] == ""
