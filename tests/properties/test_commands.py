@@ -33,7 +33,7 @@ def contents(folder):
 
 
 def refused(place, *argv):
-    """Asserts that a command says in one line why not, and leaves everything as it is."""
+    """Asserts that a command says in one line why not, and leaves everything as it is; the line."""
     before, out, err = contents(place), io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = main(["main.py", *argv])
@@ -41,10 +41,11 @@ def refused(place, *argv):
     if code == 0:
         assert "--workdir" in out.getvalue() and not err.getvalue()
         assert any("help" in arg for arg in argv)
-        return
+        return ""
     line = err.getvalue()
     assert (code, out.getvalue()) == (2, "")
     assert line.startswith("sequencematch: ") and line.endswith("\n") and line[:-1].isprintable()
+    return line
 
 
 names = st.sampled_from(
@@ -72,7 +73,9 @@ def test_any_command_line_is_help_or_one_line(place, argv):
 @examples(30, 500)
 @given(st.sampled_from(KEYS), odd)
 def test_any_value_of_any_key_is_taken_or_refused(place, key, value):
-    refused(place, f"--config={FILE}", f"--config.{key}={value}")
+    line = refused(place, f"--config={FILE}", f"--config.{key}={value}")
+    # Taken: then it is the file of questions that is missing, or has none.
+    assert key in line or "data.path='' is no file" in line or f"{FILE}:1: " in line
 
 
 @examples(20, 400)

@@ -1,5 +1,8 @@
 """Any configuration is valid or refused in one line; one that is valid trains."""
 
+import ast
+import contextlib
+import io
 import itertools
 import json
 import math
@@ -66,7 +69,7 @@ def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
         assert not isinstance(default, float) or math.isfinite(value)
 
 
-# Three steps of whatever is valid: about half of these choices.
+# Three steps of whatever is valid, which some half of these choices are.
 
 SIZES = {
     "data.train": 20,
@@ -131,18 +134,35 @@ def questions(tmp_path_factory):
     return path
 
 
-@examples(3, 24)
-@given(st.fixed_dictionaries(CHOICES))
-def test_what_is_asked_trains_three_steps_or_is_refused(questions, tmp_path_factory, choices):
-    """As from a terminal: exit code 0, all that a run leaves and no number that is none; or a line."""
-    folder = tmp_path_factory.mktemp("runs") / "run"
+def asked(questions, folder, choices):
+    """The exit code of a run of these choices, as from a terminal."""
     flags = SIZES | choices | {"data.path": questions}
     argv = [f"--config.{key}={value}" for key, value in flags.items()]
-    code = main(["main.py", f"--config={ROOT}/configs/jsonl.py", f"--workdir={folder}", *argv])
-    assert code in (0, 2)
-    if code == 2:
-        assert not folder.exists()
-        return
+    return main(["main.py", f"--config={ROOT}/configs/jsonl.py", f"--workdir={folder}", *argv])
+
+
+def valid(choices):
+    """Whether the choices go together."""
+    config = configuration.defaults()
+    edits = choices["edits"]
+    edits = ast.literal_eval(edits) if edits.startswith("(") else (edits,)
+    config.update_from_flattened_dict(SIZES | choices | {"edits": edits})
+    try:
+        validation.validate(config)
+    except ValueError:
+        return False
+    return True
+
+
+choices = st.fixed_dictionaries(CHOICES)
+
+
+@examples(3, 40)
+@given(choices.filter(valid))
+def test_what_is_valid_trains_three_steps(questions, tmp_path_factory, choices):
+    """Exit code 0, all that a run leaves, and no number that is none."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert asked(questions, folder, choices) == 0
     assert (folder / "report.html").is_file() and (folder / "checkpoints" / "3").is_dir()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = [record for record in records if record["kind"] == "train"]
@@ -150,3 +170,17 @@ def test_what_is_asked_trains_three_steps_or_is_refused(questions, tmp_path_fact
     for record in trained:
         assert [name for name, x in record.items() if x is None] == []  # so NaN is written
         assert record["skipped"] == 0
+
+
+@examples(20, 500)
+@given(choices.filter(lambda choices: not valid(choices)))
+def test_what_is_not_valid_is_refused_in_one_line_that_names_a_key(
+    questions, tmp_path_factory, choices
+):
+    folder, err = tmp_path_factory.mktemp("runs") / "run", io.StringIO()
+    with contextlib.redirect_stderr(err):
+        assert asked(questions, folder, choices) == 2
+    line = err.getvalue()
+    assert line[:-1].isprintable() and line.endswith("\n")
+    assert line.startswith(("sequencematch: config.", "sequencematch: model."))
+    assert not folder.exists()

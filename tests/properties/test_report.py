@@ -1,5 +1,6 @@
 """The files of a run, torn or strange: what can be read is on the page, and none of it is markup."""
 
+import html
 import html.parser
 import json
 import re
@@ -9,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequencematch.evaluate import records, report
+from sequencematch.evaluate.plots import visible
 from tests.properties.given import NASTY, examples, numbers, said, texts, values
 
 some = st.one_of(values, numbers, texts)
@@ -115,6 +117,8 @@ def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
         )
 
     found, plain = page(text), page("word")
+    for place in ("<code>{}</code>", "<p>{}</p>", "<pre>{}</pre>"):  # answer, prompt, command
+        assert place.format(html.escape(visible(text))) in found
     assert found.replace("\n", "").isprintable()
     names = re.compile(r"<[a-z/!][^\s>]*")
     drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
