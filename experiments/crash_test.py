@@ -4,10 +4,10 @@
 
 The real main job in processes of its own. One run is left alone; others are killed, a third of the
 time anywhere, else aimed at a moment (watched.MOMENTS), and resumed until they are done; runs follow
-each other until all kills are spent. Each prepares its data and compiles its steps anew. Then every
-array of every checkpoint, metrics.jsonl, traces.jsonl, summary.json and TensorBoard's events must
-equal those of the run left alone, clocks aside (same_run). Exit code 1 if anything differs or a session
-fails.
+each other until all kills are spent. Each prepares its data anew, and compiles its steps anew if it is
+killed. Then every array of every checkpoint, metrics.jsonl, traces.jsonl, summary.json and the events
+of TensorBoard must equal those of the run left alone, clocks aside (same_run). Exit code 1 if anything
+differs or a session fails.
 
 With --signal=TERM or INT the job is asked to leave instead: it must save, exit with 75 within 30
 seconds, and no step may be done again; all checkpoints are kept and compared. That it goes on as if
@@ -125,7 +125,9 @@ class Bench:
         """The job in its folder, going on with what is there."""
         beside = self.folder / f"{run.name}-process"
         beside.mkdir(parents=True, exist_ok=True)
-        cache = {"JAX_COMPILATION_CACHE_DIR": str(beside / "compiled")}
+        # Who is asked to leave may finish a compilation, which would hide how long all else takes.
+        place = self.folder if self.polite else beside
+        cache = {"JAX_COMPILATION_CACHE_DIR": str(place / "compiled")}
         return Child(beside, [*self._flags, f"--workdir={run}"], self._env | cache)
 
     def session(self, run: Path, aim: str, ripe: Callable[[float, str, bool], bool]) -> Session:
