@@ -72,7 +72,7 @@ class Note(NamedTuple):
 
 
 def new_folder(name: str, asked: str | None) -> Path:
-    """The folder asked for, else runs/NAME-<now>; measured is always anew.
+    """The folder asked for, else runs/NAME-<now>, for whatever is measured is measured anew.
 
     Raises:
       FileExistsError: it is there already.

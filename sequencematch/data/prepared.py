@@ -73,11 +73,9 @@ def _written(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except RuntimeError as cause:
-        if (
-            type(cause) is not RuntimeError
-        ):  # that is what array_record raises when the disk is full
-            raise
-        raise OSError(f"the data cannot be written to {folder} ({cause})") from cause
+        if type(cause) is RuntimeError:  # array_record's, when the disk is full
+            raise OSError(f"the data cannot be written to {folder} ({cause})") from cause
+        raise
 
 
 def records(builder: tfds.core.DatasetBuilder, split: str, *fields: str) -> Records:
@@ -94,6 +92,8 @@ def readable(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
     """
     try:
         return read()
+    except MemoryError:
+        raise
     except Exception as cause:
         raise OSError(
             f"the data in {folder} cannot be read ({type(cause).__name__}): delete this folder, "

@@ -118,6 +118,16 @@ def test_examples_beyond_those_kept_are_read_again(task, folder, monkeypatch):
     assert len(again.splits["train"].kept) == 3
 
 
+def test_want_of_memory_is_no_damage(task, folder, monkeypatch):
+    def without(*_):
+        raise MemoryError
+
+    again = arithmetic.task(config(folder))
+    monkeypatch.setattr(prepared.Records, "_read", without)
+    with pytest.raises(MemoryError):
+        again.splits["train"][0]
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [
