@@ -38,7 +38,7 @@ QUANTITIES = {
     "compilations": Quantity("Compilations", rise=0.0),  # one more is too many
     # One checkpoint has 16 or more, by how its writers shared the work: two more is no growth.
     "checkpoints": Quantity("Files of checkpoints", rise=8.0),
-    "metrics": Quantity("Metrics, one line each 10 steps", "MB", np.inf),  # grow by design
+    "metrics": Quantity("Files of metrics", "MB", np.inf),  # a line each ten steps
 }
 
 
