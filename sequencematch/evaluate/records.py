@@ -36,8 +36,8 @@ def read(workdir: pathlib.Path) -> Run:
 
 def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:
     """The objects of a jsonl file and the number of lines that hold none."""
-    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
-    # Not splitlines(): a JSON string may hold U+2028 and its like as they are.
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
+    # Only \n ends a line, not \r, nor U+2028 and its like, which a JSON string may hold as they are.
     values = [_parse(line) for line in text.split("\n") if line.strip()]
     objects = [value for value in values if isinstance(value, dict)]
     return objects, len(values) - len(objects)

@@ -27,7 +27,7 @@ def recorded(workdir: Path, step: int) -> list[dict]:
       ValueError: another line is damaged.
     """
     path = workdir / "metrics.jsonl"
-    text = path.read_text(errors="replace") if path.exists() else ""
+    text = path.read_bytes().decode(errors="replace") if path.exists() else ""
     *lines, _ = text.split("\n")
     records = []
     for number, line in enumerate(lines, 1):

@@ -6,7 +6,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sequencematch.evaluate import records, report
@@ -81,6 +81,7 @@ def written(folder, files):
 
 
 @examples(25, 500)
+@example(b"\0\r" * 6, b"", b"{}")  # a carriage return ends no line
 @given(lines(metrics), lines(traces), summaries.map(lambda s: json.dumps(s).encode()) | st.binary())
 def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
     files = {"metrics.jsonl": metrics, "traces.jsonl": traces, "summary.json": summary}
