@@ -160,10 +160,8 @@ class Checkpoints:
             try:
                 return Restored(*self._read(step, like), damaged)
             except Exception as error:  # orbax again
-                for cause in _causes(error):
-                    if isinstance(
-                        cause, KeyboardInterrupt
-                    ):  # a request to leave, which orbax wraps
+                for cause in _causes(error):  # it wraps requests to leave, too
+                    if isinstance(cause, KeyboardInterrupt):
                         raise cause from None
                 if _elsewhere(error):
                     raise OSError(
