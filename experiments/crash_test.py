@@ -164,7 +164,7 @@ class Bench:
         if not self.polite:
             return {-self.signal}
         # While Python starts, or takes itself down, nothing listens yet or any more.
-        return {LEFT, -self.signal} if hit in ("start", *LAST) else {LEFT}
+        return {LEFT, -self.signal} if hit in ("start", "end") else {LEFT}
 
     def forget(self, run: Path) -> None:
         """Removes what was saved on leaving, which the run that was left alone has not."""

@@ -1,8 +1,9 @@
 """Whether something grows: the trend of what a long run measured, and a picture of it.
 
 What a step or a save takes for a moment is no growth: of each whole minute the minimum counts. To the
-minima of the second half a line is fitted; what it rises by, two standard errors more or less, is all
-above the limit (it grows), all below it (it does not), or neither: then nothing was shown.
+minima of the second half a line is fitted. What rises by more than its limit, and by more than three
+standard errors, grows; what rises by less than its limit even with two standard errors more is shown
+not to.
 """
 
 from typing import NamedTuple
@@ -19,7 +20,7 @@ class Quantity(NamedTuple):
       title, unit: for people.
       rise: how far it may rise over the second half, in its unit or as a share of its median.
       relative: whether it is that share.
-      shown: whether it must be shown not to grow; else only not be shown to.
+      shown: whether it must be shown not to grow; else it only must not grow.
     """
 
     title: str
@@ -54,13 +55,13 @@ class Trend(NamedTuple):
     Attributes:
       median: of them.
       hourly, error: the slope of their line and its standard error, an hour.
-      least, most: what the line rises by over this half, two standard errors less and more.
+      rise, most: what the line rises by over this half, and with two standard errors more.
     """
 
     median: float
     hourly: float
     error: float
-    least: float
+    rise: float
     most: float
 
 
@@ -69,15 +70,14 @@ def trend(minutes: np.ndarray, values: np.ndarray) -> Trend:
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
     fit, span = linregress(minutes, values), minutes[-1] - minutes[0]
     error = 0.0 if np.ptp(values) == 0 else fit.stderr  # of what never changes, scipy knows none
-    around = 2 * span * error
-    least, most = span * fit.slope - around, span * fit.slope + around
-    return Trend(np.median(values), 60 * fit.slope, 60 * error, least, most)
+    rise = span * fit.slope
+    return Trend(np.median(values), 60 * fit.slope, 60 * error, rise, rise + 2 * span * error)
 
 
 def verdict(quantity: Quantity, found: Trend) -> str:
     """Why the quantity is not as it should be, or nothing."""
     limit = quantity.rise * (found.median if quantity.relative else 1.0)
-    if found.least > limit:
+    if found.rise > limit and found.hourly > 3 * found.error:
         return "GROWS"
     return "" if found.most <= limit or not quantity.shown else "NOT SHOWN"
 

@@ -5,9 +5,9 @@
 
 The real main job in a process of its own: small, looking and sampling all the time so that what could
 leak does so many times, and saving every few minutes, as long runs do. What grows, what does not, and
-what has to be shown not to, say `growth` and its QUANTITIES: all but resident memory, which moves with
-what malloc keeps and when it gives it back. What is allocated, and Python's objects, tell exactly. What
-orbax leaves at each save (see bare_saves) counts like all else.
+what has to be shown not to, say `growth` and its QUANTITIES: all but resident memory, too noisy for
+that: what is allocated, and Python's objects, tell exactly. What orbax leaves at each save (see
+bare_saves) counts like all else.
 
 Writes samples.json in the folder and docs/long_run.svg. Exit code 1 if anything grows or is not shown
 not to, or if the job does not end with exit code 75 when it is told to stop.

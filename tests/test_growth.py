@@ -33,6 +33,11 @@ def test_growth_is_found_and_its_absence_is_shown(name):
     assert verdict(name, spiky()) == "" and verdict(name, spiky(30.0)) == "GROWS"
 
 
+def test_a_little_more_than_the_limit_grows_however_much_memory_moves():
+    """1.2 % in the half, six standard errors: it need not be sure that it is more than 1 %."""
+    assert verdict("memory", noisy(1.0, hourly=12.0)) == "GROWS"
+
+
 def test_noise_shows_nothing():
     """It is no growth; where it must be shown that there is none, it is not enough."""
     assert verdict("allocated", noisy(10.0)) == "NOT SHOWN"
