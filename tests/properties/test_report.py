@@ -99,6 +99,7 @@ def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
 
 
 @examples(12, 100)
+@example("\ud800\udc00")
 @given(st.sampled_from(NASTY) | texts)
 def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
     """Wherever a text of the run stands, the page has the elements that it has for any other."""
@@ -119,7 +120,8 @@ def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
 
     found, plain = page(text), page("word")
     for place in ("<code>{}</code>", "<p>{}</p>", "<pre>{}</pre>"):  # answer, prompt, command
-        assert place.format(html.escape(visible(text))) in found
+        read = json.loads(json.dumps(text))  # two halves of a character became one
+        assert place.format(html.escape(visible(read))) in found
     assert found.replace("\n", "").isprintable()
     names = re.compile(r"<[a-z/!][^\s>]*")
     drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
