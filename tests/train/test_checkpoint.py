@@ -1,6 +1,7 @@
 """Checkpoints are what was saved, or are said not to be, and then the one before is."""
 
 import contextlib
+import ctypes
 import errno
 import json
 import re
@@ -11,6 +12,8 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
+import psutil
 import pytest
 from orbax.checkpoint._src.serialization import serialization
 
@@ -53,6 +56,29 @@ def test_what_is_saved_is_not_what_training_makes_of_it(parts, tmp_path):
     assert bits(state) != before
     shapes = jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), (found.state, run.like))
     assert shapes[0] == shapes[1]
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc")
+def test_what_was_freed_goes_back_to_the_system_after_a_save(parts, tmp_path):
+    libc, size, process = ctypes.CDLL(None), 100_000, psutil.Process()
+    libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+    state = parts.run.initial()
+    with Checkpoints(tmp_path, 1) as checkpoints:
+        checkpoints.save(state, {})  # the first save takes memory that later ones find there
+        checkpoints.wait()
+        # Those that stay lie between those that are freed: nothing is at the end, where glibc cuts.
+        pieces = [libc.malloc(size) for _ in range(2000)]
+        for piece in pieces:
+            ctypes.memset(piece, 1, size)
+        for piece in pieces[::2]:
+            libc.free(piece)
+        before = process.memory_info().rss
+        checkpoints.save(state._replace(step=np.int32(1)), {})
+        checkpoints.wait()
+        after = process.memory_info().rss
+    for piece in pieces[1::2]:
+        libc.free(piece)
+    assert before - after > 0.5 * 1000 * size
 
 
 def test_a_state_is_saved_once(parts, tmp_path):
