@@ -1,16 +1,18 @@
 """Whether something grows: the trend of what a long run measured, and a picture of it.
 
-What a step or a save takes for a moment is no growth: of each whole minute the minimum counts. To the
-minima of the second half a line is fitted. What rises by more than its limit, and by more than three
-standard errors, grows; what rises by less than its limit even with two standard errors more is shown
-not to.
+What a step or a save takes for a moment is no growth: of each whole five minutes, which hold whole
+cycles of saves, the minimum counts. To the minima of the second half a line is fitted. What rises by
+less than its limit, even with two standard errors more, is shown not to grow; nothing else passes.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.stats import linregress
+
+WINDOW = 5.0  # minutes
 
 
 class Quantity(NamedTuple):
@@ -20,40 +22,44 @@ class Quantity(NamedTuple):
       title, unit: for people.
       rise: how far it may rise over the second half, in its unit or as a share of its median.
       relative: whether it is that share.
-      shown: whether it must be shown not to grow; else it only must not grow.
+      of: which of the values in five minutes counts.
     """
 
     title: str
     unit: str = ""
     rise: float = 1.0
     relative: bool = False
-    shown: bool = True
+    of: Callable[[np.ndarray], float] = np.min
 
 
 QUANTITIES = {
-    "memory": Quantity("Resident memory", "MB", 0.01, True, shown=False),
+    "memory": Quantity("Resident memory", "MB", 0.01, True),
     "allocated": Quantity("Allocated memory", "MB", 0.01, True),
     "blocks": Quantity("Blocks of Python's objects", "thousands", 0.01, True),
     "handles": Quantity("Open files"),
     "threads": Quantity("Threads"),
-    "compilations": Quantity("Compilations", rise=0.0),  # one more is too many
+    "compilations": Quantity("Compilations", rise=0.0, of=np.max),  # one more is too many
     # One checkpoint has 16 or more, by how its writers shared the work: two more is no growth.
     "checkpoints": Quantity("Files of checkpoints", rise=8.0),
     "metrics": Quantity("Files of metrics", "MB", np.inf),  # a line each ten steps
 }
 
 
-def lows(minutes: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(minute, smallest value in it) of each whole one."""
-    each = np.unique(minutes.astype(int))[:-1]
-    return each + 0.5, np.array([values[minutes.astype(int) == m].min() for m in each])
+def windows(
+    quantity: Quantity, minutes: np.ndarray, values: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(its middle, in minutes; the value that counts in it) of each whole window."""
+    numbers = (minutes // WINDOW).astype(int)
+    each = np.unique(numbers)
+    each = each[WINDOW * (each + 1) <= minutes[-1] + 0.05]  # within a sample or two
+    return WINDOW * (each + 0.5), np.array([quantity.of(values[numbers == n]) for n in each])
 
 
 class Trend(NamedTuple):
-    """Of the second half of some minima.
+    """Of the second half of some windows.
 
     Attributes:
-      median: of them.
+      median: of their values.
       hourly, error: the slope of their line and its standard error, an hour.
       rise, most: what the line rises by over this half, and with two standard errors more.
     """
@@ -77,19 +83,22 @@ def trend(minutes: np.ndarray, values: np.ndarray) -> Trend:
 def verdict(quantity: Quantity, found: Trend) -> str:
     """Why the quantity is not as it should be, or nothing."""
     limit = quantity.rise * (found.median if quantity.relative else 1.0)
-    if found.rise > limit and found.hourly > 3 * found.error:
-        return "GROWS"
-    return "" if found.most <= limit or not quantity.shown else "NOT SHOWN"
+    if found.most <= limit:
+        return ""
+    return "GROWS" if found.rise > limit else "NOT SHOWN"
 
 
 def row(name: str, samples: list[dict]) -> tuple[str, str]:
     """A row of the table, and its verdict."""
     minutes, values = (np.array([s.get(key, np.nan) for s in samples]) for key in ("minutes", name))
-    quantity, found = QUANTITIES[name], trend(*lows(minutes, values))
+    quantity = QUANTITIES[name]
+    title = f"{f'{quantity.title} {quantity.unit}':<36}"
+    if not np.isfinite(values[len(values) // 2 :]).all():
+        return f"{title}{'NOT MEASURED':>64}", "NOT MEASURED"
+    found = trend(*windows(quantity, minutes, values))
     said = verdict(quantity, found)
     figures = (values[np.isfinite(values)][0], found.median, values[-1], found.hourly, found.error)
-    cells = "".join(f"{x:10.2f}" for x in figures)
-    return f"{f'{quantity.title} {quantity.unit}':<36}{cells}  {said}".rstrip(), said
+    return f"{title}{''.join(f'{x:10.2f}' for x in figures)}  {said}".rstrip(), said
 
 
 def draw(samples: list[dict]) -> Figure:

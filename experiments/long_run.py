@@ -4,19 +4,20 @@
     python -m experiments.long_run --judge=DIR    # what was measured there, again
 
 The real main job in a process of its own: small, looking and sampling all the time so that what could
-leak does so many times, and saving every few minutes, as long runs do. What grows, what does not, and
-what has to be shown not to, say `growth` and its QUANTITIES: all but resident memory, too noisy for
-that: what is allocated, and Python's objects, tell exactly. What orbax leaves at each save (see
-bare_saves) counts like all else.
+leak does so many times, and saving every few minutes, as long runs do. What has to be shown not to
+grow says `growth` with its QUANTITIES. What orbax leaves at each save (see bare_saves) counts like all
+else.
 
-Writes samples.json in the folder and docs/long_run.svg. Exit code 1 if anything grows or is not shown
-not to, or if the job does not end with exit code 75 when it is told to stop.
+Writes samples.json and long_run.svg in the folder. Exit code 1 if anything is not shown not to grow, if
+the second half had fewer than ten saves, or if the job does not end with exit code 75 when it is told
+to stop.
 """
 
 import contextlib
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,15 +27,15 @@ import psutil
 from absl import app, flags
 
 from experiments.growth import QUANTITIES, draw, row
-from experiments.watched import SMALL, Child, new_folder
+from experiments.watched import SMALL, Child, new_folder, recorded, saved
 from sequencematch.provenance import revision
 
-MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=8.0)
+MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=30.0)
 FOLDER = flags.DEFINE_string("folder", None, "Where the run goes: runs/long-run-<now>.")
 JUDGE = flags.DEFINE_string("judge", None, "Folder of an earlier measurement; nothing is run.")
-PICTURE = Path("docs/long_run.svg")
 EVERY = 1.0  # seconds between samples: memory often dips for a moment only
 INTERRUPTED = 75  # stopped when told to, with all saved
+SAVES = 10  # that the second half must have had, to tell what a save leaves
 JOB = SMALL | {
     "data.train": 2000,
     "data.validation": 64,
@@ -57,6 +58,7 @@ def measure(child: Child, run: Path, began: float) -> dict[str, float]:
     logs = [run / "metrics.jsonl", *run.glob("tensorboard/*")]
     return {
         "minutes": (time.monotonic() - began) / 60,
+        "saved": saved(run),
         "memory": process.memory_info().rss / 1e6,
         "handles": process.num_fds(),
         "threads": process.num_threads(),
@@ -68,8 +70,8 @@ def measure(child: Child, run: Path, began: float) -> dict[str, float]:
     }
 
 
-def watch(folder: Path, minutes: float) -> dict:
-    """Trains so long; returns the samples, the exit code, and the steps."""
+def watch(folder: Path, minutes: float) -> None:
+    """Trains so long, and writes samples.json."""
     run, began, samples, code_of = folder / "run", time.monotonic(), [], revision()
     flags = ["--config=configs/arithmetic.py", f"--workdir={run.absolute()}"]
     flags += [f"--config.{key}={value}" for key, value in JOB.items()]
@@ -79,39 +81,54 @@ def watch(folder: Path, minutes: float) -> dict:
         time.sleep(EVERY)
         with contextlib.suppress(psutil.Error):  # it has just ended
             samples.append(measure(child, run, began))
-    child.process.send_signal(signal.SIGTERM)  # nothing happens to one that has ended
-    code = child.process.wait(timeout=60)
-    lines = (run / "metrics.jsonl").read_text().splitlines()
+    code = stopped(child.process)
     if code != INTERRUPTED:
         print(f"exit code {code}\n{child.last_words()}", file=sys.stderr)
-    steps = json.loads(lines[-1])["step"]
-    return {"exit_code": code, "steps": steps, "revision": code_of, "samples": samples}
+    found = {"exit_code": code, "steps": recorded(run), "revision": code_of, "samples": samples}
+    (folder / "samples.json").write_text(json.dumps(found) + "\n")
 
 
-def judged(found: dict) -> int:
+def stopped(process: subprocess.Popen) -> int:
+    """Tells it to stop; its exit code, that of the kill if it does not within a minute."""
+    process.send_signal(signal.SIGTERM)  # nothing happens to one that has ended
+    try:
+        return process.wait(timeout=60)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return process.wait()
+
+
+def judged(folder: Path) -> int:
     """Prints the table of what was measured and draws it; the exit code."""
+    found = json.loads((folder / "samples.json").read_text())
     samples = found["samples"]
-    rows = [row(name, samples) for name in QUANTITIES if name in samples[-1]]
-    print(f"{found['steps']:,} steps of {found.get('revision')}, ended with {found['exit_code']}")
+    rows = [row(name, samples) for name in QUANTITIES]
+    saves = len({s["saved"] for s in samples[len(samples) // 2 :]}) - 1
+    print(
+        f"{found['steps']:,} steps of {found['revision']}, {saves} saves in the second half, "
+        f"ended with {found['exit_code']}"
+    )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")
     print("\n".join(line for line, _ in rows))
     with matplotlib.rc_context({"svg.hashsalt": "long_run", "font.size": 9}):
-        draw(samples).savefig(PICTURE, metadata={"Date": None}, facecolor="white")
-    return int(any(said for _, said in rows) or found["exit_code"] != INTERRUPTED)
+        picture = folder / "long_run.svg"
+        draw(samples).savefig(picture, metadata={"Date": None}, facecolor="white")
+    print(f"drawn in {picture}")
+    whole = saves >= SAVES and samples[-1]["compilations"] and found["exit_code"] == INTERRUPTED
+    return int(any(said for _, said in rows) or not whole)
 
 
 def main(argv: list[str]) -> int:
     """Measures, unless an earlier measurement is named, and judges."""
     if JUDGE.value:
-        return judged(json.loads((Path(JUDGE.value) / "samples.json").read_text()))
+        return judged(Path(JUDGE.value))
     try:
         folder = new_folder("long-run", FOLDER.value)
     except FileExistsError as error:
         print(error, file=sys.stderr)
         return 2
-    found = watch(folder, MINUTES.value)
-    (folder / "samples.json").write_text(json.dumps(found) + "\n")
-    return judged(found)
+    watch(folder, MINUTES.value)
+    return judged(folder)
 
 
 if __name__ == "__main__":
