@@ -1,14 +1,31 @@
 """Text files that are written whole or not at all, locks, and lines that any terminal can show.
 
+What stands in the way of reading is told from what is wrong with what was read.
+
 Files and locks are never written through a link that came with a folder: it may lead out of it.
 """
 
 import contextlib
+import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
+
+# No permission, too little of something, or a file server that is away.
+HINDRANCES = {
+    getattr(errno, name)
+    for name in (
+        *("EPERM", "EACCES", "EINTR", "EAGAIN", "EBUSY", "ENOMEM", "EMFILE", "ENFILE", "ENODEV"),
+        *("ETIMEDOUT", "ESTALE", "ENOTCONN", "ECONNRESET", "ECONNABORTED", "ECONNREFUSED"),
+        *("EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETUNREACH", "EREMOTEIO"),
+    )
+    if hasattr(errno, name)  # macOS lacks the last
+}
+# How tensorstore and XLA say so; and Python, of threads.
+WORDS = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "can't start new thread")
 
 
 def write(path: Path, text: str) -> Path:
@@ -37,6 +54,26 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def hindered(error: Exception) -> bool:
+    """Whether something stood in the way of reading, which says nothing of what was to be read."""
+    return any(map(_hindrance, causes(error)))
+
+
+def _hindrance(error: BaseException) -> bool:
+    if isinstance(error, MemoryError | PermissionError | TimeoutError):
+        return True
+    told = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
+    number = int(told[1]) if told else getattr(error, "errno", None)
+    return number in HINDRANCES or any(word in str(error) for word in WORDS)
 
 
 def opened_lock(path: Path) -> TextIO:

@@ -12,7 +12,7 @@ import pytest
 
 from sequencematch import config as configuration
 from sequencematch import workdir
-from tests.nobody import nobody
+from tests.hindrances import nobody
 
 
 def holder(folder):

@@ -95,10 +95,13 @@ def readable(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
     except MemoryError:
         raise
     except Exception as cause:
-        raise OSError(
-            f"the data in {folder} cannot be read ({type(cause).__name__}): delete this folder, "
-            "and it will be made again"
-        ) from cause
+        advice = (
+            "when that is mended, try again"
+            if files.hindered(cause)
+            else "move this folder away, and it will be made again"
+        )
+        why = getattr(cause, "strerror", None) or type(cause).__name__
+        raise OSError(f"the data in {folder} cannot be read ({why}): {advice}") from cause
 
 
 @contextlib.contextmanager

@@ -2,10 +2,10 @@
 
 import contextlib
 import ctypes
-import errno
 import json
+import re
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -25,8 +25,6 @@ from sequencematch.train.state import TrainState
 _T = TypeVar("_T")
 
 SAVED = "saved"  # a file beside the checkpoints: there were some, should they be gone
-# What stands in the way of reading, and says nothing of what is read.
-HINDRANCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ESTALE, errno.ENOTCONN}
 
 
 class Restored(NamedTuple):
@@ -158,27 +156,37 @@ class Checkpoints:
           OSError: one cannot be read, for a reason that says nothing of what is in it.
         """
         damaged: dict[int, str] = {}
-        for step in sorted(self._manager.all_steps(), reverse=True):
+        while left := set(self._manager.all_steps()) - damaged.keys():
+            step = max(left)
             try:
-                return Restored(*self._read(step, like), damaged)
-            except Exception as error:  # orbax again
-                for cause in _causes(error):  # it wraps requests to leave, too
-                    if isinstance(cause, KeyboardInterrupt):
-                        raise cause from None
-                if _elsewhere(error):
-                    raise OSError(
-                        f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): when "
-                        "that is mended, try again"
-                    ) from error
-                damaged[step] = (
-                    f"checkpoint {self.folder / str(step)} is damaged or of another model "
-                    f"({type(error).__name__}: {_reason(error)})"
+                return Restored(
+                    *self._read(step, like), {n: damaged[n] for n in damaged if n > step}
                 )
+            except Exception as error:  # orbax again
+                self._check_hindered(step, error)
+                self._manager.reload()
+                if set(self._manager.all_steps()) - damaged.keys() == left:
+                    damaged[step] = (
+                        f"checkpoint {self.folder / str(step)} is damaged or of another model "
+                        f"({type(error).__name__}: {_reason(error)})"
+                    )
+                # Else the run trains, and may remove for newer ones what is being read.
         if damaged:
             first, *others = damaged.values()
             rest = f", and so are the {len(others)} before it" if others else ""
             raise ValueError(f"{first}{rest}: start again in another --workdir")
         raise ValueError(f"no checkpoint in {self.folder}: train first, or name another --workdir")
+
+    def _check_hindered(self, step: int, error: Exception) -> None:
+        """Raises what kept a checkpoint from being read, unless that is the checkpoint."""
+        for cause in files.causes(error):  # orbax wraps requests to leave, too
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+        if files.hindered(error):
+            raise OSError(
+                f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): when that is "
+                "mended, try again"
+            ) from error
 
     def _read(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         _check_readable(self.folder / str(step) / "state")
@@ -224,26 +232,12 @@ def _kept(keep: int, keep_every: int) -> AnyPreservationPolicy:
     return AnyPreservationPolicy([LatestN(keep), *every])
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from."""
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _elsewhere(error: Exception) -> bool:
-    """Whether the fault is not in what was read: no permission, no memory, too many open files."""
-    if isinstance(error, OSError):
-        return isinstance(error, PermissionError | TimeoutError) or error.errno in HINDRANCES
-    # Of tensorstore and XLA; and of Python.
-    words = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAVAILABLE", "can't start new thread")
-    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
-
-
 def _reason(error: Exception) -> str:
-    """The heart of a storage layer's message, on one line: the last words hold the cause."""
+    """The heart of a storage layer's message, on one line: the last words hold the cause, but for
+    what tensorstore adds, [name='value'].
+    """
     lines = str(error).strip().splitlines() or [""]
-    return lines[0].rsplit('": ', 1)[-1][-160:]
+    return re.split(r" \[\w+='", lines[0])[0].rsplit('": ', 1)[-1][-160:]
 
 
 def _check_readable(folder: Path) -> None:

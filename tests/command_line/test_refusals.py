@@ -219,7 +219,7 @@ def test_an_unreadable_cache_is_named(refused, tmp_path):
             file.write_bytes(b"damaged")
     flags = [f"--config.data.{key}={size}" for key, size in sizes.items()]
     flags += [CONFIG, f"--config.data.dir={cache}", f"--workdir={tmp_path / 'new'}"]
-    refused([str(cache), "cannot be read", "delete this folder"], *flags)
+    refused([str(cache), "cannot be read", "move this folder away"], *flags)
 
 
 def test_the_module_itself_ends_with_the_exit_code(tmp_path):

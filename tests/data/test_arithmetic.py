@@ -11,6 +11,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from sequencematch.data import arithmetic, prepared
+from tests.hindrances import no_more_files
 
 tfds.disable_progress_bar()
 
@@ -97,7 +98,9 @@ def test_a_damaged_cache_is_named_and_left_alone(tmp_path, damaged):
     arithmetic.task(config(tmp_path))
     (file,) = tmp_path.rglob(damaged)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    message = f"^the data in {re.escape(str(file.parent))} cannot be read .*delete this folder.*$"
+    message = (
+        f"^the data in {re.escape(str(file.parent))} cannot be read .*move this folder away.*$"
+    )
     with pytest.raises(OSError, match=message):
         contents(arithmetic.task(config(tmp_path)))
     assert file.exists()
@@ -116,6 +119,14 @@ def test_examples_beyond_those_kept_are_read_again(task, folder, monkeypatch):
     again = arithmetic.task(config(folder))
     assert contents(again) == contents(again) == contents(task)
     assert len(again.splits["train"].kept) == 3
+
+
+def test_what_stands_in_the_way_is_no_damage(tmp_path):
+    """Too many open files are, and nobody is told to throw the data away."""
+    arithmetic.task(config(tmp_path))
+    with no_more_files(), pytest.raises(OSError, match="cannot be read .*mended, try again$"):
+        contents(arithmetic.task(config(tmp_path)))
+    assert len(contents(arithmetic.task(config(tmp_path)))["train"]) > 0
 
 
 def test_want_of_memory_is_no_damage(task, folder, monkeypatch):

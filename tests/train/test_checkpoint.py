@@ -20,7 +20,7 @@ from orbax.checkpoint._src.serialization import serialization
 from sequencematch.train import checkpoint
 from sequencematch.train.checkpoint import SAVED, Checkpoints
 from sequencematch.train.interrupt import Interrupted, Interruption
-from tests.nobody import nobody
+from tests.hindrances import no_more_files, nobody
 from tests.train.runs import STEPS, At, Crash, ask, bits, crash, train
 
 
@@ -310,18 +310,7 @@ def not_mine(folder):
             path.chmod(0o644)
 
 
-@contextlib.contextmanager
-def no_more_files(folder):
-    """No file can be opened."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@pytest.mark.parametrize("hindered", [not_mine, no_more_files])
+@pytest.mark.parametrize("hindered", [not_mine, lambda folder: no_more_files()])
 def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
     with tempfile.TemporaryDirectory() as name:  # which others may look into, unlike tmp_path
         folder = Path(name)
@@ -344,6 +333,9 @@ def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
         (OSError(errno.ESTALE, "x"), True),
         (TimeoutError("x"), True),
         (OSError(errno.EIO, "a bad sector"), False),
+        (ValueError("Error reading: Stale file handle [a='b'] [os_error_code='116']"), True),
+        (ValueError("Error reading: Connection timed out [os_error_code='110']"), True),
+        (ValueError("Error reading: Input/output error [os_error_code='5']"), False),
         (FileNotFoundError(errno.ENOENT, "x"), False),
         (MemoryError(), True),
         (RuntimeError("can't start new thread"), True),
@@ -365,6 +357,24 @@ def test_want_of_means_is_told_from_damage(parts, two, monkeypatch, error, elsew
             restored(parts, two[0])
     else:
         assert list(restored(parts, two[0]).damaged) == [STEPS]
+
+
+def test_a_checkpoint_that_training_removes_while_it_is_read_is_no_damage(
+    parts, two, tmp_path, monkeypatch
+):
+    read, last = Checkpoints._read, restored(parts, two[0]).state
+    shutil.copytree(two[0], tmp_path, dirs_exist_ok=True)
+
+    def overtaken(self, step, like):
+        if step == STEPS:
+            with Checkpoints(tmp_path, 1) as training:
+                training.save(last._replace(step=last.step + 1), {})
+            assert steps(tmp_path) == [STEPS + 1]
+        return read(self, step, like)
+
+    monkeypatch.setattr(Checkpoints, "_read", overtaken)
+    found = restored(parts, tmp_path)
+    assert (int(found.state.step), found.damaged) == (STEPS + 1, {})
 
 
 def test_a_request_to_leave_that_orbax_wraps_is_no_damage(parts, two, monkeypatch):
