@@ -164,13 +164,11 @@ class Checkpoints:
                 )
             except Exception as error:  # orbax again
                 self._check_hindered(step, error)
-                self._manager.reload()
-                if set(self._manager.all_steps()) - damaged.keys() == left:
-                    damaged[step] = (
-                        f"checkpoint {self.folder / str(step)} is damaged or of another model "
-                        f"({type(error).__name__}: {_reason(error)})"
-                    )
-                # Else the run trains, and may remove for newer ones what is being read.
+                damaged[step] = (
+                    f"checkpoint {self.folder / str(step)} is damaged or of another model "
+                    f"({type(error).__name__}: {_reason(error)})"
+                )
+            self._manager.reload()  # a run that trains may have removed it, for a newer one
         if damaged:
             first, *others = damaged.values()
             rest = f", and so are the {len(others)} before it" if others else ""
