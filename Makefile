@@ -47,7 +47,7 @@ setup: $(VENV)/.ready  ## set up .venv and run nothing
 
 clean:  ## remove caches; never runs, never .venv
 	rm -rf .pytest_cache .ruff_cache .hypothesis build
-	find configs experiments launch sequencematch tests -name __pycache__ -prune -exec rm -rf {} +
+	find configs experiments sequencematch tests -name __pycache__ -prune -exec rm -rf {} +
 
 # A stamp is written last, so an interrupted set-up leaves none; $(VENV)/.unfinished tells the next call to start afresh.
 $(VENV)/.ready: setup.cfg constraints.txt

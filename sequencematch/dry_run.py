@@ -1,5 +1,6 @@
 """What a run would do, drawn for a person, with every step followed in shapes and none taken."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,7 +38,7 @@ def stretches(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
 
 def show(run: Run, plan: Plan, folder: Path, first: int) -> None:
     """Prints the plan of a run that has taken `first` steps."""
-    with unread():
+    with unread(sys.stdout):
         console = Console(highlight=False)
         console.print(f"[bold]{run.config.method} on {escape(run.task.name)}[/bold]\n")
         facts = Table.grid(padding=(0, 2))

@@ -89,21 +89,39 @@ def say(what: object) -> None:
     """Says something in one line on stderr, whatever characters it has."""
     line = " ".join(str(what).split()) or type(what).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
-    with contextlib.suppress(OSError):  # nobody reads it any more: no reason to stop
-        print(f"sequencematch: {shown}", file=sys.stderr, flush=True)
+    with unread(sys.stderr):
+        print(f"sequencematch: {shown}", file=sys.stderr)
 
 
 def tell(line: str) -> None:
     """Prints a line on stdout at once."""
-    with unread():
+    with unread(sys.stdout):
         print(line)
 
 
 @contextlib.contextmanager
-def unread() -> Iterator[None]:
-    """What is printed here on stdout may find nobody who reads it: no reason to stop, or to fail."""
+def unread(file: TextIO | None) -> Iterator[None]:
+    """What is printed here may find nobody who reads it, or a full disk: no reason to stop, or to fail.
+
+    Args:
+      file: where it is printed; None if that is closed.
+    """
     try:
         yield
-        sys.stdout.flush()
+        if file is not None:
+            file.flush()
     except (OSError, SystemExit):  # rich's way to say that a pipe is broken
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more
+        _drop(file)
+
+
+def _drop(file: TextIO) -> None:
+    """Forgets what could not be written: Python would try once more when it ends, and fail."""
+    descriptor = file.fileno()
+    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, descriptor)
+        file.flush()
+        os.dup2(kept, descriptor)
+    finally:
+        os.close(kept)
+        os.close(nowhere)

@@ -1,6 +1,7 @@
 """The judgement of a run: its answers to the test set, and what it leaves for people to read."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def publish(
     files.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
     workdir.write_json(folder / "summary.json", summary)
     report = write_report(folder)
-    with files.unread():
+    with files.unread(sys.stdout):
         for choice, found in test.items():
             print(f"{choice}: {sentence(found)}")
         print(f"look at {report}")

@@ -29,8 +29,9 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
 from sequencematch.data.catalog import check_harmless
-from sequencematch.files import say, tell
+from sequencematch.files import say, tell, unread
 from sequencematch.run import Run, build
+from sequencematch.train import heap
 from sequencematch.train.guard import Diverged
 from sequencematch.train.interrupt import Interrupted, Interruption
 from sequencematch.train.mesh import make_mesh
@@ -41,6 +42,7 @@ LONGEST = 100  # characters of a flag's name
 
 def main(argv: Sequence[str]) -> int:
     """Does what the command line asks, or says in one line why not; returns the exit code."""
+    heap.limit_arenas()
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors reaches us as exceptions
     job = None
     try:
@@ -231,10 +233,12 @@ def unraisable(found) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = unraisable
-    sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdout is not None:  # else it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")
     code = main(sys.argv)
+    with unread(sys.stdout):
+        pass  # what waits to be written
     if code == LEFT:
         # Imports and native threads may have been cut short, and crash when Python takes them down.
-        sys.stdout.flush()
         os._exit(code)
     sys.exit(code)

@@ -3,6 +3,7 @@
 Each function checks and opens all it needs and returns the job, which then only works.
 """
 
+import sys
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from functools import partial
@@ -145,7 +146,7 @@ def answering(run: Run, folder: Path, question: str) -> Job:
     )
 
     def answer() -> None:
-        with unread():
+        with unread(sys.stdout):
             show(run, question, actions)
 
     return Job(answer)

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import zlib
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,17 @@ SETTINGS = (
     "jax_default_matmul_precision",
     "jax_default_prng_impl",
     "jax_threefry_partitionable",
+    "jax_threefry_gpu_kernel_lowering",
+    "jax_random_seed_offset",
+    "jax_high_dynamic_range_gumbel",
+    "jax_softmax_custom_jvp",
+    "jax_allow_f16_reductions",
+    "jax_use_shardy_partitioner",
+    "jax_disable_most_optimizations",
+    "jax_optimization_level",
+    "jax_exec_time_optimization_effort",
 )
+DEVICES = ("jax-cuda", "jax-rocm", "libtpu", "nvidia-")  # packages that compile for them
 FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # the compiler's, in the environment
 
 
@@ -32,9 +42,10 @@ def provenance() -> Mapping[str, Any]:
     from a git repository, and the hardware; as of the first call.
     """
     versions = {"sequencematch": __version__, "python": platform.python_version()}
+    settings = {name: jax.config.values.get(name) for name in SETTINGS}  # not all releases have all
     return {
-        "versions": versions | {package: version(package) for package in PACKAGES},
-        "settings": {name: getattr(jax.config, name) for name in SETTINGS} | compiler(),
+        "versions": versions | {package: version(package) for package in PACKAGES} | compilers(),
+        "settings": settings | compiler(),
         "revision": revision(),
         "hardware": hardware(),
     }
@@ -63,6 +74,12 @@ def revision() -> str | None:
     return head + (f"+{zlib.crc32(changed):08x}" if changed else "")
 
 
+def compilers() -> dict[str, str]:
+    """Versions of what compiles for accelerators, as far as it is installed."""
+    found = {x.metadata["Name"]: x.version for x in distributions()}
+    return {name: found[name] for name in sorted(filter(None, found)) if name.startswith(DEVICES)}
+
+
 def compiler() -> dict[str, str]:
     """The flags that the compiler is given; of how many devices to simulate, the hardware tells."""
     given = {name: os.environ.get(name, "").split() for name in FLAGS}
@@ -74,13 +91,14 @@ def compiler() -> dict[str, str]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`name before -> now` for each version and setting that is another, revision and hardware."""
+    """`name before -> now` for each version and setting that is another, revision, hardware, mesh."""
     old, new = _flat(before), _flat(now)
-    return [f"{name} {old.get(name)} -> {new[name]}" for name in new if old.get(name) != new[name]]
+    names = [*new, *(name for name in old if name not in new)]
+    return [f"{n} {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
 
 
 def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {name: made.get(name) for name in ("revision", "hardware")}
+    whole = {name: made.get(name) for name in ("revision", "hardware", "mesh")}
     return {**made.get("versions", {}), **made.get("settings", {}), **whole}
 
 

@@ -17,7 +17,7 @@ from sequencematch.train.log import recorded
 from sequencematch.train.state import TrainState
 
 # What a checkpoint says of its making.
-MADE = ("name", "checksum", "versions", "settings", "revision", "hardware", "earlier")
+MADE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
 
 
 class Beginning(NamedTuple):
@@ -57,7 +57,7 @@ def beginning(run: Run, folder: Path, name: str, begun: bool) -> Beginning:
     if len(kept) < facts["records"]:
         say(f"metrics.jsonl has {len(kept)} of {facts['records']} records: the others are lost")
     record = {"name": name, "checksum": run.data, "config": workdir.plain(run.config)}
-    record |= made(facts, done=step == run.config.train.steps)
+    record |= made(facts, making(run), done=step == run.config.train.steps)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
     return Beginning(state, kept, facts["seconds"], damaged, record)
 
@@ -80,15 +80,20 @@ def going_on(run: Run, folder: Path) -> Restored | None:
             say(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
             return None
     restored = restore(run, folder)
-    changed = changes(restored.facts, provenance())
+    changed = changes(restored.facts, making(run))
     if changed:
         say(f"the run was saved elsewhere ({'; '.join(changed)}) and may not go on bit for bit")
     return restored
 
 
-def made(facts: Mapping[str, Any], done: bool) -> dict[str, Any]:
+def making(run: Run) -> dict[str, Any]:
+    """What decides every bit of what is trained now: its provenance, and the mesh, data x model."""
+    mesh = run.config.mesh
+    return {**provenance(), "mesh": f"{mesh.data} x {mesh.model}"}
+
+
+def made(facts: Mapping[str, Any], now: Mapping[str, Any], done: bool) -> dict[str, Any]:
     """What trains a run from here on, unless it is done, and what trained earlier parts."""
-    now = provenance()
     if "versions" not in facts:
         return {**now, "earlier": []}
     before = {key: facts[key] for key in now}
@@ -125,16 +130,19 @@ def told(path: Path, step: int) -> dict[str, Any]:
     """What a run's summary says of its training to a step; nothing if there is none of it.
 
     Raises:
-      ValueError: the summary is damaged.
+      ValueError: the summary is damaged, or of a later step, and would be lost.
     """
     if not path.is_file():
         return {}
     try:
         known = json.loads(path.read_text())
-        trained = {
-            "command": known["command"],
-            "seconds": {"train": float(known["seconds"]["train"])},
-        }
-        return trained if known["steps"] == step else {}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        judged, command = int(known["steps"]), known["command"]
+        seconds = float(known["seconds"]["train"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
+    if judged > step:
+        raise ValueError(
+            f"{path} tells of step {judged}, but the newest sound checkpoint is of step {step}: go on "
+            "with --resume, or remove it to evaluate that one"
+        )
+    return {"command": command, "seconds": {"train": seconds}} if judged == step else {}

@@ -16,10 +16,12 @@ from sequencematch.config import differences
 
 # How a run is evaluated may change after it; what was trained may not.
 FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.")
-# Where a run goes on and what it keeps may change: batches and noise are the same on any devices.
-FREE_TO_RESUME = ("mesh.", "checkpoint.")
+# Where a run goes on, what it keeps and how many questions it answers at once may change: batches,
+# noise and samples are the same.
+FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows")
 # What a run that was killed before it was written down may leave.
 LOCK, CONFIG = "lock", "config.json"
+WRITTEN = ("checkpoints", "damaged", "tensorboard")
 NOTHING = {LOCK, CONFIG + ".tmp"}
 
 
@@ -31,6 +33,7 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
         anything else; nothing is touched.
     """
     check_writable(folder)
+    check_links(folder)
     if resume and (folder / CONFIG).is_file():
         check_same(folder, config, free=FREE_TO_RESUME)
         return True
@@ -53,6 +56,16 @@ def check_writable(folder: Path) -> None:
     may = os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
     if not there.is_dir() or not may:
         raise ValueError(f"--workdir={folder} cannot be written: {there} does not let you")
+
+
+def check_links(folder: Path) -> None:
+    """Raises ValueError if a folder that is written into leads out of the run's."""
+    for name in WRITTEN:
+        if (folder / name).is_symlink():
+            raise ValueError(
+                f"{folder / name} is a link, and nothing is written through it: put in its place the "
+                "folder that it leads to"
+            )
 
 
 def check_run(folder: Path, config: ConfigDict) -> None:

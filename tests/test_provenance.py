@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_changes_are_named():
     before = now | {"versions": versions, "revision": "abc"}
     jax = f"jax 0.1 -> {now['versions']['jax']}"
     assert provenance.changes(before, now) == [jax, f"revision abc -> {now['revision']}"]
-    for key in ("settings", "hardware", "revision"):  # they decide bits, too
+    for key in ("settings", "hardware", "revision", "mesh"):  # they decide bits, too
         assert provenance.changes(now | {key: {}}, now)
     told = [value for key in ("versions", "settings") for value in now[key].values()]
     assert len(provenance.changes({}, now)) == sum(value is not None for value in told) + 2
@@ -73,11 +74,23 @@ if hasattr(os, "sched_setaffinity"):
 from sequencematch import provenance
 print(provenance.provenance())
 """
-    env = os.environ | {"JAX_ENABLE_X64": "1", "XLA_FLAGS": ""}
+    env = os.environ | {
+        "JAX_ENABLE_X64": "1",
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": "",
+    }
     command = [sys.executable, "-c", source]
     printed = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
     cores = 1 if hasattr(os, "sched_setaffinity") else os.cpu_count()
+    assert "'jax_disable_most_optimizations': True" in printed
     assert "'jax_enable_x64': True" in printed and f"1 x cpu, {cores} cores of " in printed
+
+
+def test_what_compiles_for_accelerators_is_told_as_far_as_it_is_there(monkeypatch):
+    there = [("libtpu", "1"), ("jax", "2"), ("jax-cuda13-plugin", "3"), (None, "4")]
+    found = [SimpleNamespace(metadata={"Name": name}, version=x) for name, x in there]
+    monkeypatch.setattr(provenance, "distributions", lambda: found)
+    assert provenance.compilers() == {"jax-cuda13-plugin": "3", "libtpu": "1"}
 
 
 @pytest.mark.parametrize("features", ["flags", "Features"])

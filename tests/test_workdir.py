@@ -99,6 +99,18 @@ def test_nothing_is_written_through_a_link_that_came_with_a_folder(tmp_path):
     assert json.loads((folder / "summary.json").read_text()) == {"a": 1}
 
 
+@pytest.mark.parametrize("name", ["checkpoints", "damaged", "tensorboard"])
+def test_a_folder_that_leads_elsewhere_is_not_written_into(tmp_path, name):
+    config, folder = configuration.defaults(), tmp_path / "run"
+    (tmp_path / "mine").mkdir()
+    folder.mkdir()
+    workdir.write_json(folder / "config.json", {"name": "x", "config": workdir.plain(config)})
+    assert workdir.check_free(folder, config, resume=True) is True
+    (folder / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"^{folder / name} is a link, .* in its place"):
+        workdir.check_free(folder, config, resume=True)
+
+
 @pytest.mark.parametrize("place", ["theirs", "theirs/new/deep", "hidden/new", "file/new"])
 def test_a_folder_that_cannot_be_written_is_refused_before_any_work(place):
     with tempfile.TemporaryDirectory() as name:  # pytest's own folders are closed to others
@@ -129,7 +141,7 @@ def test_what_a_kill_leaves_before_a_run_is_written_down_is_no_run(tmp_path, lef
 def test_a_run_may_go_on_elsewhere_and_keep_more_but_is_otherwise_the_same(tmp_path):
     config = configuration.defaults()
     workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.plain(config)})
-    config.mesh.data, config.checkpoint.keep = 4, 9
+    config.mesh.data, config.checkpoint.keep, config.evaluate.rows = 4, 9, 8
     assert workdir.check_free(tmp_path, config, resume=True) is True
     config.train.batch_size = 128
     with pytest.raises(ValueError, match="train.batch_size: 64 -> 128"):
@@ -139,17 +151,21 @@ def test_a_run_may_go_on_elsewhere_and_keep_more_but_is_otherwise_the_same(tmp_p
 @pytest.mark.parametrize(
     "printed", ["print('x' * 10_000)", "print('x')", "Console().print('x' * 10_000)"]
 )
-def test_nobody_who_reads_is_no_failure(printed):
+@pytest.mark.parametrize("full", [False, True])
+def test_nobody_who_reads_and_a_full_disk_are_no_failure(printed, full):
     source = f"""
 from rich.console import Console
+import sys
 from sequencematch.files import unread
-with unread():
+with unread(sys.stdout):
     {printed}
-print("more")
 """
     reader, writer = os.pipe()
     os.close(reader)
     command = [sys.executable, "-c", source]
-    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    env = os.environ | {"PYTHONUNBUFFERED": ""}
+    with open("/dev/full", "w") as disk:
+        out = disk if full else writer
+        done = subprocess.run(command, env=env, stdout=out, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")

@@ -74,6 +74,9 @@ def _wrong(task: Any) -> str:
         first = task.splits[split][0]
         if not isinstance(first, Example) or not all(isinstance(text, str) for text in first):
             return f"has a first example in its split {split!r} that is no Example of two texts"
+    answer = task.splits["test"][0]
+    for text in (answer.completion, "", "?"):  # the model writes anything
+        task.check(answer, text)
     texts = {field: getattr(task, field) for field in ("name", "alphabet", "confusable")}
     return "".join(f"has no text for its {f}" for f, x in texts.items() if not isinstance(x, str))
 

@@ -79,6 +79,9 @@ def _notes(run: Run) -> Iterator[str]:
     if not run.summary:
         step = f", {run.metrics[-1]['step']:,} steps so far" if run.metrics else ""
         yield f"No summary.json: this run has not finished{step}."
+    step, last = run.summary.get("steps"), _dict(_dict(run.summary, "config"), "train").get("steps")
+    if finite(step) < finite(last):
+        yield f"Judged after {_count(step)} of {_count(last)} steps: this run has not finished."
     if run.unreadable:
         yield f"Lines of metrics.jsonl and traces.jsonl left out as unreadable: {run.unreadable}."
 

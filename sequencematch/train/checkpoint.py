@@ -1,7 +1,6 @@
 """Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
 
 import contextlib
-import ctypes
 import json
 import re
 import zlib
@@ -19,6 +18,7 @@ from orbax.checkpoint.checkpoint_managers import (
 )
 
 from sequencematch import files
+from sequencematch.train import heap
 from sequencematch.train.fingerprint import fingerprints
 from sequencematch.train.state import TrainState
 
@@ -107,7 +107,7 @@ class Checkpoints:
         self._writing(self._manager.wait_until_finished)
         if saved:
             self._mark()
-            _give_back()
+            heap.give_back()  # what the save's threads have freed
 
     def _mark(self) -> None:
         if not self.empty():  # a failure is raised once only, and then passed over
@@ -210,13 +210,6 @@ class Checkpoints:
         (self.folder / str(step)).rename(place)
         self._manager.reload()
         return place
-
-
-def _give_back() -> None:
-    """Gives the system what the threads of a save have freed: glibc keeps it, more after each save."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc alone has it
-    if trim:
-        trim(0)
 
 
 def _fingerprints(state: TrainState, facts: Mapping[str, Any]) -> dict[str, int]:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -165,8 +166,7 @@ class ProgressLine:
 
     def say(self, line: str) -> None:
         """Shows a line that stays."""
-        # Nobody reads it any more, for which rich would end the process: no reason to stop.
-        with contextlib.suppress(OSError, SystemExit):
+        with files.unread(sys.stdout):
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def advance(self, tokens: int) -> None:

@@ -241,10 +241,10 @@ def train(
                 state, metrics = plan.phase(step).step(state, batch)
                 course.advanced(step + 1, metrics)
                 traces.checkpoints.check()
+                if plan.due(step + 1, plan.save_every):
+                    course.save(state)  # first: a look may fail, and is made up for
                 if plan.due(step + 1, plan.evaluate_every):
                     course.look(evaluate, state)
-                if plan.due(step + 1, plan.save_every):
-                    course.save(state)
             traces.interruption.check(plan.steps)
         except Interrupted:
             course.save(state)

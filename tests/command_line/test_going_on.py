@@ -20,6 +20,7 @@ from tests.command_line.command import (
     SAVED,
     TINY,
     command,
+    contents,
     happening,
     read,
     records,
@@ -141,10 +142,17 @@ def test_no_memory_left_stops_the_run_with_one_line(
 def test_evaluating_after_falling_back_tells_of_the_checkpoint_that_it_evaluates(
     finished, tmp_path, capfd
 ):
+    """Which is lost on nobody: what was said of the later one is not written over."""
     folder = shutil.copytree(finished, tmp_path / "run")
     (folder / "checkpoints" / str(STEPS) / "meta" / "metadata").unlink()
+    before = contents(tmp_path)
+    assert command(f"--workdir={folder}", "--mode=evaluate") == 2
+    damage, why = capfd.readouterr().err.splitlines()
+    assert "is damaged" in damage and f"{folder / 'summary.json'} tells of step {STEPS}" in why
+    assert f"of step {LAST}: go on with --resume" in why and contents(tmp_path) == before
+    (folder / "summary.json").unlink()
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
-    assert "is damaged" in capfd.readouterr().err
+    assert f"Judged after {LAST} of {STEPS} steps" in (folder / "report.html").read_text()
     summary = read(folder / "summary.json")
     slots = TINY["prompt_slots"] + TINY["max_actions"]
     assert summary["steps"] == LAST
@@ -198,7 +206,7 @@ def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
     assert "saved elsewhere (revision " in error and "-> another)" in error
     summary = read(folder / "summary.json")
     assert summary["revision"] == "another"
-    assert summary["earlier"] == [dict(provenance.provenance())]
+    assert summary["earlier"] == [{**provenance.provenance(), "mesh": "1 x 1"}]
     monkeypatch.undo()
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
     again = read(folder / "summary.json")
@@ -208,10 +216,13 @@ def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
 
 
 @pytest.mark.stress
-def test_a_run_may_go_on_on_other_devices(tiny, interrupted, finished, tmp_path):
+def test_a_run_may_go_on_on_other_devices(tiny, interrupted, finished, tmp_path, capfd):
     folder = shutil.copytree(interrupted, tmp_path / "run")
     assert command(*tiny, f"--workdir={folder}", "--resume", "--config.mesh.data=2") == 0
     assert read(folder / "config.json")["config"]["mesh"]["data"] == 2
+    assert "(mesh 1 x 1 -> 2 x 1)" in capfd.readouterr().err
+    summary = read(folder / "summary.json")
+    assert (summary["mesh"], summary["earlier"][0]["mesh"]) == ("2 x 1", "1 x 1")
     there, here = (
         [r["loss"] for r in records(f / "metrics.jsonl") if "loss" in r] for f in (folder, finished)
     )

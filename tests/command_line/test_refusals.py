@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -232,3 +233,13 @@ def test_the_module_itself_ends_with_the_exit_code(tmp_path):
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == said + "did you mean 'train.steps'?\n"
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("out", [">/dev/full", ">&-"])
+def test_the_module_ends_as_ever_where_nothing_can_be_printed(out):
+    command = [shlex.quote(sys.executable), "-m", "sequencematch.main", "--help", out]
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        " ".join(command), shell=True, cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -51,6 +51,7 @@ whole = with_splits(train=SOME, validation=SOME, test=SOME)
         ),
         (with_splits(train=[task.Example("a", None)], validation=SOME, test=SOME), "'train' that"),
         (with_splits(train={1: SOME}, validation=SOME, test=SOME), "fails: KeyError"),
+        (lambda data: whole(data)._replace(check=lambda e, text: text[0] == "a"), "fails: IndexE"),
         (lambda data: whole(data)._replace(confusable=None), "no text for its confusable"),
         (lambda data: whole(data)._replace(alphabet=["a"]), "no text for its alphabet"),
     ],

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -76,13 +77,13 @@ class Store(Checkpoints):
         self._happened.append(("save", state.step))
 
     def check(self):
-        pass
+        self._happened.append(("check",))
 
     def wait(self):
         self._happened.append(("wait",))
 
 
-def recorded(tmp_path, plan_of, first=0, kept=()):
+def recorded(tmp_path, plan_of, first=0, kept=(), seconds=0.0):
     """What the loop did, in order, with steps that do nothing but count."""
     happened = []
 
@@ -105,7 +106,7 @@ def recorded(tmp_path, plan_of, first=0, kept=()):
     numbers = [np.full(1, i) for i in range(100)]
     with MetricsLog(tmp_path, kept) as log, Interruption() as interruption:
         data, prompts = numbers, [(i, i) for i in numbers]
-        traces = loop.Traces(Store(happened), log, interruption)
+        traces = loop.Traces(Store(happened), log, interruption, seconds=seconds)
         state, _ = loop.train(plan_of(step, refresh), at(first), data, prompts, evaluate, traces)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     return happened, records, state
@@ -121,11 +122,11 @@ def test_what_happens_when(tmp_path):
     for i in range(8):
         if i in (3, 5, 7):
             expected.append(("refresh", i, i))
-        expected.append(("bc" if i < 3 else "match", i, i))
-        if i + 1 in (5, 8):
-            expected.append(("evaluate", i + 1))
+        expected += [("bc" if i < 3 else "match", i, i), ("check",)]
         if i + 1 in (4, 8):
             expected.append(("save", i + 1))
+        if i + 1 in (5, 8):
+            expected.append(("evaluate", i + 1))
     assert (happened, state.step) == ([*expected, ("wait",)], 8)
     kinds = [(r["kind"], r["step"]) for r in records]
     train, validation = [("train", s) for s in (3, 6, 8)], [("validation", s) for s in (5, 8)]
@@ -133,6 +134,31 @@ def test_what_happens_when(tmp_path):
     assert [r["phase"] for r in records if r["kind"] == "train"] == ["bc", "match", "match"]
     sampled = [r["sampled_tokens"] for r in records if r["kind"] == "train"]
     assert sampled == [0, 2 * ROWS * SLOTS, 3 * ROWS * SLOTS]
+
+
+def test_time_is_that_of_all_parts_and_speed_that_since_the_last_record(tmp_path, monkeypatch):
+    """Each step takes two seconds, and each look eight."""
+    now = [1000.0]
+
+    def planned(step, refresh):
+        def run(state, batch):
+            now[0] += 2.0
+            return step("bc")(state, batch)
+
+        return plan(phase("bc", 9, step=run), log=3, evaluate=3, save=50)
+
+    def looked(self, evaluate, state):
+        now[0] += 8.0
+        look(self, evaluate, state)
+
+    look = loop.Course.look
+    monkeypatch.setattr(loop.Course, "look", looked)
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+    kept = [{"kind": "validation", "step": 3}]
+    _, records, _ = recorded(tmp_path, planned, first=3, kept=kept, seconds=100.0)
+    trained = [r for r in records if r["kind"] == "train"]
+    assert [r["seconds"] for r in trained] == [100.0 + 6.0, 100.0 + 6.0 + 8.0 + 6.0]
+    assert [r["tokens_per_second"] for r in trained] == [3 * 2 * SLOTS / 6.0] * 2
 
 
 def test_a_run_that_is_done_does_nothing_more(tmp_path):
@@ -166,6 +192,33 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share():
     assert float(rate(50)) == pytest.approx(0.2 * 3e-3)
     rates = [float(rate(i)) for i in range(10, 51)]
     assert rates == sorted(rates, reverse=True)
+
+
+def test_the_optimizer_is_clipped_adamw_in_which_matrices_decay():
+    """Over steps of the warm-up, the first with a huge gradient, against the equations of the paper."""
+    config = configuration.defaults().optimizer
+    config.learning_rate, config.warmup, config.clip, config.weight_decay = 1e-2, 4, 0.5, 0.3
+    rng = np.random.default_rng(0)
+    params = {"matrix": rng.normal(size=(3, 2)), "vector": rng.normal(size=2)}
+    gradients = [
+        {k: size * rng.normal(size=x.shape) for k, x in params.items()} for size in (99, 0.01)
+    ]
+    optimizer, found = optim.make_optimizer(config, 50), jax.tree.map(jnp.float32, params)
+    state, m, v = optimizer.init(found), 0.0, 0.0
+
+    def flat(tree):
+        return np.concatenate([tree[k].ravel() for k in ("matrix", "vector")])
+
+    theta, decays = flat(params), np.array([1.0] * 6 + [0.0] * 2)
+    for t, gradient in enumerate(gradients, 1):
+        updates, state = optimizer.update(jax.tree.map(jnp.float32, gradient), state, found)
+        found = jax.tree.map(jnp.add, found, updates)
+        g = flat(gradient)
+        g = g * min(1.0, config.clip / np.linalg.norm(g))
+        m, v = config.b1 * m + (1 - config.b1) * g, config.b2 * v + (1 - config.b2) * g**2
+        scaled = m / (1 - config.b1**t) / (np.sqrt(v / (1 - config.b2**t)) + 1e-8)
+        theta = theta - 1e-2 * (t - 1) / 4 * (scaled + config.weight_decay * decays * theta)
+    assert flat(found) == pytest.approx(theta, rel=1e-5) and flat(params) != pytest.approx(theta)
 
 
 @pytest.mark.parametrize("bc_steps", [0, 30])
