@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
 from sequencematch.data.catalog import check_harmless
-from sequencematch.files import say, tell, unread
+from sequencematch.files import say, tell
 from sequencematch.run import Run, build
 from sequencematch.train import heap
 from sequencematch.train.guard import Diverged
@@ -236,8 +236,6 @@ if __name__ == "__main__":
     if sys.stdout is not None:  # else it is closed
         sys.stdout.reconfigure(errors="backslashreplace")
     code = main(sys.argv)
-    with unread(sys.stdout):
-        pass  # what waits to be written
     if code == LEFT:
         # Imports and native threads may have been cut short, and crash when Python takes them down.
         os._exit(code)
