@@ -4,37 +4,33 @@
 
 For each size, and in a process of its own, steps write over the state, as training does, while it is
 saved twice; in another they do so without a save. Prints by how many states the peak of resident memory
-lies higher, seen each 5 ms.
+lies higher. For Linux.
 """
 
-import contextlib
 import multiprocessing
-import os
 import tempfile
-import threading
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
-import psutil
 from absl import app, flags, logging
 
 from sequencematch.memory import COPIES
+from sequencematch.train import heap
 from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.state import TrainState
 
 SIZES = flags.DEFINE_list("mebibytes", ["96", "384", "768"], "Sizes of the state.")
-EVERY = 0.005  # seconds between looks
 SAVES = 2
 STEPS = 200  # least after a save, and more while it is written
 
 
 def state_of(mebibytes: int) -> TrainState:
-    """Parameters and two moments of that size in all, of arrays of 4 MiB."""
+    """Parameters and two moments of that size in all, of arrays of 4 MiB that do not compress."""
     count = mebibytes // 12
-    arrays = [jnp.full((1024, 1024), i, jnp.float32) for i in range(3 * count)]
+    keys = jax.random.split(jax.random.key(0), 3 * count)
+    arrays = [jax.random.normal(key, (1024, 1024)) for key in keys]
     return TrainState(jnp.int32(0), arrays[:count], arrays[count:], None, None)
 
 
@@ -44,33 +40,20 @@ def step(state: TrainState) -> TrainState:
     return jax.tree.map(lambda x: x * 2 - x, state)._replace(step=state.step + 1)
 
 
-@contextlib.contextmanager
-def peak(seen: list[int]) -> Iterator[None]:
-    """Appends the most bytes that were resident meanwhile."""
-    process, done = psutil.Process(os.getpid()), threading.Event()
-    seen.append(process.memory_info().rss)
-
-    def watch() -> None:
-        while not done.wait(EVERY):
-            seen[-1] = max(seen[-1], process.memory_info().rss)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        done.set()
-        watcher.join()
+def peak() -> int:
+    """The most bytes of this process that were resident at any time."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
 def trained(mebibytes: int, saving: bool) -> int:
     """The peak, in bytes, of steps with saves or without."""
     logging.set_verbosity(logging.ERROR)
-    state, seen = step(state_of(mebibytes)), list[int]()
+    heap.limit_arenas()
+    state = step(state_of(mebibytes))
     with (
         tempfile.TemporaryDirectory() as folder,
         Checkpoints(Path(folder), keep=1) as checkpoints,
-        peak(seen),
     ):
         for _ in range(SAVES):
             if saving:
@@ -79,7 +62,7 @@ def trained(mebibytes: int, saving: bool) -> int:
                 state = step(state)
             jax.block_until_ready(state)
             checkpoints.wait()
-    return seen[0]
+    return peak()
 
 
 def main(argv: list[str]) -> None:

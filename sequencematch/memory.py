@@ -21,9 +21,9 @@ from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 
 FLOAT, BOOL = 4, 1
-# While orbax 0.12 writes a state: 2.0 to 3.4 in measurements (its copy, the state that the next step
-# cannot write over, what is being packed).
-COPIES = 3
+# While orbax 0.12 writes a state: 1.7 to 1.9 measured (experiments/save_memory.py), for the state that
+# the next step cannot write over and what is being packed.
+COPIES = 2
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
