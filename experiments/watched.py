@@ -30,6 +30,7 @@ SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is wr
 # The first that the stack shows: functions, or the line of the training loop.
 MOMENTS = [
     ("data", "prepared opened "),
+    ("compilation", "loop compile_ahead "),
     ("compilation", "pjit cache_miss "),  # tracing, and the compiler or its cache
     ("restore", "checkpoint restore "),
     ("save", "checkpoint save "),

@@ -131,6 +131,21 @@ def compile_steps(
     return {name: jit(step) for name, step in steps.STEPS.items()}, refresh
 
 
+def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches) -> None:
+    """Compiles all that is to come, one step after the other: who asks to leave waits for one only.
+
+    What cannot be compiled is known before any work, too. The calls find what is compiled here.
+    """
+    first = int(state.step)
+    for phase in plan.phases:
+        if first < phase.until and phase.samples:
+            plan.refresh.lower(
+                state, *jax.device_put(prompts[first], plan.batch_sharding)
+            ).compile()
+        if first < phase.until:
+            phase.step.lower(state, jax.device_put(data[first], plan.batch_sharding)).compile()
+
+
 class Traces(NamedTuple):
     """Where a run writes down what happens, and who may interrupt it.
 
@@ -231,6 +246,8 @@ def train(
     course = Course(plan, traces, int(state.step))
     with traces.interruption.waiting(), course.progress:
         try:
+            with traces.interruption.heard():
+                compile_ahead(plan, state, data, prompts)
             if course.owes_a_look():
                 course.look(evaluate, state)
             for step in range(course.first, plan.steps):

@@ -26,7 +26,7 @@ from tests.command_line.command import (
     records,
     same,
 )
-from tests.train.runs import CLONING, STEPS, Crash, crash
+from tests.train.runs import CLONING, STEPS, Crash, Plain, crash
 
 
 def test_a_resumed_run_equals_the_uninterrupted_one(interrupted, finished, tmp_path):
@@ -240,7 +240,7 @@ def test_what_is_not_finite_stops_the_run_with_one_line(
             params = jax.tree.map(lambda x: x * np.nan, state.params)
             return step(state._replace(params=params) if int(state.step) > 0 else state, batch)
 
-        phases = [plan.phases[0]._replace(step=bad), *plan.phases[1:]]
+        phases = [plan.phases[0]._replace(step=Plain(bad)), *plan.phases[1:]]
         return plan._replace(phases=phases, skip_nonfinite=0)
 
     make_plan = modes.make_plan
@@ -264,7 +264,8 @@ def test_a_full_disk_stops_the_run_with_one_line(tiny, finished, tmp_path, capfd
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
     error = capfd.readouterr().err
-    assert error.startswith("sequencematch: stopped: ") and "File too large" in error
+    assert error.startswith("sequencematch: stopped: a checkpoint could not be written")
+    assert "File too large" in error
     assert "go on with --resume" in error and len(error.splitlines()) == 1
     assert command(f"--workdir={folder}", "--resume") == 0
     same(folder, finished)

@@ -61,6 +61,23 @@ def parts_of(spellings, changes=()):
     return Parts(run, make_plan(run), *training_data(run))
 
 
+class Plain:
+    """A step in Python, of which nothing is compiled."""
+
+    def __init__(self, step):
+        self._step = step
+
+    def __call__(self, *given):
+        return self._step(*given)
+
+    def lower(self, *given):
+        """It is always ready."""
+        return self
+
+    def compile(self):
+        """It is always ready."""
+
+
 class Crash(Exception):
     """The power fails."""
 

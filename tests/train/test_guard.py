@@ -11,7 +11,7 @@ from sequencematch.train import guard
 from sequencematch.train import step as steps
 from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.guard import Diverged
-from tests.train.runs import CLONING, STEPS, bits, records, train
+from tests.train.runs import CLONING, STEPS, Plain, bits, records, train
 
 # L = beta BC - (1-beta) J: a beta of this size at one step -> the term that is not finite.
 INJECTED = {
@@ -109,7 +109,7 @@ def test_a_run_goes_on_after_a_bad_step_as_if_its_batch_had_not_been(
             return state._replace(step=state.step + 1), metrics
         return after, metrics
 
-    phases = [sound.plan.phases[0], sound.plan.phases[1]._replace(step=without)]
+    phases = [sound.plan.phases[0], sound.plan.phases[1]._replace(step=Plain(without))]
     other = train(
         sound._replace(plan=sound.plan._replace(phases=phases)), tmp_path / "left out", save_every=4
     )
@@ -154,7 +154,7 @@ def test_samples_are_never_drawn_from_what_is_not_finite(inject, tmp_path):
         seen.append([np.isfinite(x).all() for x in jax.tree.leaves(jax.device_get(state.params))])
         return spoilt.plan.refresh(state, *prompts)
 
-    plan = spoilt.plan._replace(refresh=refresh)
+    plan = spoilt.plan._replace(refresh=Plain(refresh))
     state = train(spoilt._replace(plan=plan), tmp_path, save_every=STEPS)
     assert len(seen) > 3 and np.all(seen) and int(state.guard.skipped) == STEPS - BAD
 

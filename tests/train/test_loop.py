@@ -16,17 +16,19 @@ from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog
 from sequencematch.train.loop import Phase, Plan
 from sequencematch.train.state import TrainState
+from tests.train.runs import Plain
 
 SLOTS, ROWS = 7, 3
 
 
 def plan(*phases, every=1, log=1, evaluate=1, save=1, refresh=None):
     sharding = meshes.batch_sharding(meshes.make_mesh(1, 1))
+    refresh = refresh and Plain(refresh)
     return Plan(phases, refresh, SLOTS, every, ROWS, log, evaluate, save, 0, sharding)
 
 
 def phase(name, until, samples=False, passes=2, step=None):
-    return Phase(name, step, until, samples, passes)
+    return Phase(name, step and Plain(step), until, samples, passes)
 
 
 PLANS = [

@@ -1,6 +1,7 @@
 """A run that is cut, or asked to leave, and resumed is bit for bit the run that was not."""
 
 import json
+import os
 import signal
 
 import pytest
@@ -100,12 +101,34 @@ def test_asked_to_leave_it_saves_and_goes_on_as_if_never_asked(parts, whole, tmp
     number = signal.SIGTERM if step % 2 else signal.SIGINT
     with pytest.raises(Interrupted, match=number.name):
         train(parts, tmp_path, save_every=4, **asked(parts, step, where, number))
-    reached = step if where == "look" else step + 1  # a step is never left half done
+    # A step is never left half done; when the first batch is read, the first has not begun.
+    reached = step if where == "look" or step == 0 else step + 1
     with Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(parts.run.like).state.step) == reached
     state = train(parts, tmp_path, save_every=4, resume=True)
     assert bits(state) == bits(whole[1])
     assert records(tmp_path) == records(whole[0])
+
+
+def test_the_records_that_lead_to_a_checkpoint_are_on_disk_before_it(parts, tmp_path, monkeypatch):
+    """Should the power fail after it: going on would not write them again."""
+    save, fsync, path = Checkpoints.save, os.fsync, tmp_path / "metrics.jsonl"
+    on_disk, saved = [""], []
+
+    def syncing(descriptor):
+        fsync(descriptor)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            on_disk.append(path.read_text())
+
+    def saving(self, state, facts):
+        saved.append(on_disk[-1] == path.read_text())
+        assert len(on_disk[-1].splitlines()) == facts["records"]
+        save(self, state, facts)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(Checkpoints, "save", saving)
+    train(parts, tmp_path, save_every=8)
+    assert saved == [True] * 3
 
 
 def test_a_signal_in_the_middle_of_a_save_waits(parts, whole, tmp_path, monkeypatch):

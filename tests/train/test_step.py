@@ -1,7 +1,7 @@
 """The steps of Algorithm 1: they learn, each is traced once, and each runs only what it needs."""
 
 import json
-from functools import partial
+from functools import partial, wraps
 from typing import NamedTuple
 
 import jax
@@ -74,6 +74,7 @@ def watch(monkeypatch):
     traced = []
 
     def watched(name, function):
+        @wraps(function)
         def run(*args, **options):
             traced.append(name)
             return function(*args, **options)
@@ -89,6 +90,7 @@ def watch(monkeypatch):
 
 class Trained(NamedTuple):
     traced: list
+    compiled: list  # "jit(NAME)" of each compilation, and "ready" when the first step may begin
     records: list
     state: object
     plan: loop.Plan
@@ -99,7 +101,19 @@ def trained(spellings, tmp_path_factory):
     """A whole run of SequenceMatch at a fixed beta, and what was traced in it."""
     folder, run = tmp_path_factory.mktemp("run"), made(spellings, {})
     run = run._replace(recipe=run.recipe._replace(beta=lambda step: 0.5))
+    compiled, compile_ahead = [], loop.compile_ahead
+
+    def ahead(*given):
+        compile_ahead(*given)
+        compiled.append("ready")
+
+    def note(event, seconds, fun_name="", **_):
+        if event == "/jax/core/compile/backend_compile_duration":
+            compiled.append(fun_name)
+
+    jax.monitoring.register_event_duration_secs_listener(note)
     with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(loop, "compile_ahead", ahead)
         traced, plan = watch(monkeypatch), make_plan(run)
         with (
             Interruption() as interruption,
@@ -114,7 +128,7 @@ def trained(spellings, tmp_path_factory):
                 loop.Traces(checkpoints, log, interruption),
             )
     records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
-    return Trained(traced, [r for r in records if r["kind"] == "train"], state, plan)
+    return Trained(traced, compiled, [r for r in records if r["kind"] == "train"], state, plan)
 
 
 def mean(records, name):
@@ -123,6 +137,12 @@ def mean(records, name):
 
 def test_each_step_is_traced_once_and_cloning_never_pays_for_the_policy(trained):
     assert trained.traced == CLONES + SAMPLES + MATCHES
+
+
+def test_each_step_is_compiled_once_and_before_any_is_taken(trained):
+    names = ["jit(imitation_step)", "jit(refresh)", "jit(matching_step)"]
+    steps = [name for name in trained.compiled if name == "ready" or name in names]
+    assert steps == [*names, "ready"]
 
 
 @pytest.mark.parametrize(
