@@ -8,8 +8,15 @@ AIMS = ["save", "sampling", ANYWHERE, "validation", ANYWHERE, "step", "restore"]
 AIMS += ["save", "compilation", ANYWHERE, "start"]
 # Once training is done, and for the last kill.
 LATE = ["test", "results", "end", ANYWHERE, "restore"]
-LINGER = {"data": 1.0, "compilation": 0.3, "restore": 0.1, "save": 0.1, "test": 0.2, "results": 0.2}
-ONCE = ["data", "restore", "test", "results", "end"]  # in a session: not to be missed
+LINGER = {"data": 1.0, "compilation": 2.0, "restore": 0.1, "save": 0.1, "test": 0.2, "results": 0.2}
+ONCE = [
+    "data",
+    "restore",
+    "compilation",
+    "test",
+    "results",
+    "end",
+]  # in a session: not to be missed
 
 
 class Trigger:
