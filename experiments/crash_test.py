@@ -168,8 +168,9 @@ class Bench:
 
     def forget(self, run: Path) -> None:
         """Removes what was saved on leaving, which the run that was left alone has not."""
+        due = {*range(self.every, self.steps, self.every), self.steps}
         for folder in (run / "checkpoints").iterdir():
-            if int(folder.name) % self.every and int(folder.name) != self.steps:
+            if int(folder.name) not in due:
                 shutil.rmtree(folder)
 
     def uninterrupted(self) -> Path:

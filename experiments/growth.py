@@ -74,7 +74,7 @@ class Trend(NamedTuple):
 def trend(minutes: np.ndarray, values: np.ndarray) -> Trend:
     """The trend of the second half."""
     minutes, values = minutes[len(minutes) // 2 :], values[len(values) // 2 :]
-    fit, span = linregress(minutes, values), minutes[-1] - minutes[0]
+    fit, span = linregress(minutes, values), WINDOW * len(minutes)
     error = 0.0 if np.ptp(values) == 0 else fit.stderr  # of what never changes, scipy knows none
     rise = span * fit.slope
     return Trend(np.median(values), 60 * fit.slope, 60 * error, rise, rise + 2 * span * error)

@@ -30,7 +30,8 @@ from experiments.growth import QUANTITIES, draw, row
 from experiments.watched import SMALL, Child, new_folder, recorded, saved
 from sequencematch.provenance import revision
 
-MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=30.0)
+LEAST = 59.0  # minutes that can be judged
+MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=LEAST)
 FOLDER = flags.DEFINE_string("folder", None, "Where the run goes: runs/long-run-<now>.")
 JUDGE = flags.DEFINE_string("judge", None, "Folder of an earlier measurement; nothing is run.")
 EVERY = 1.0  # seconds between samples: memory often dips for a moment only
@@ -102,6 +103,9 @@ def judged(folder: Path) -> int:
     """Prints the table of what was measured and draws it; the exit code."""
     found = json.loads((folder / "samples.json").read_text())
     samples = found["samples"]
+    if not samples or samples[-1]["minutes"] < LEAST:
+        print(f"it ended with {found['exit_code']} before {LEAST:.0f} minutes", file=sys.stderr)
+        return 1
     rows = [row(name, samples) for name in QUANTITIES]
     saves = len({s["saved"] for s in samples[len(samples) // 2 :]}) - 1
     print(
@@ -114,8 +118,15 @@ def judged(folder: Path) -> int:
         picture = folder / "long_run.svg"
         draw(samples).savefig(picture, metadata={"Date": None}, facecolor="white")
     print(f"drawn in {picture}")
-    whole = saves >= SAVES and samples[-1]["compilations"] and found["exit_code"] == INTERRUPTED
-    return int(any(said for _, said in rows) or not whole)
+    wanting = {
+        "something is not shown not to grow": any(said for _, said in rows),
+        f"fewer than {SAVES} saves are too few: train for longer, --minutes=M": saves < SAVES,
+        "compilations were not counted": not samples[-1]["compilations"],
+        f"the exit code is not {INTERRUPTED}": found["exit_code"] != INTERRUPTED,
+    }
+    for reason in (reason for reason, holds in wanting.items() if holds):
+        print(f"fails: {reason}", file=sys.stderr)
+    return int(any(wanting.values()))
 
 
 def main(argv: list[str]) -> int:

@@ -23,7 +23,7 @@ from sequencematch.train.state import TrainState
 
 SIZES = flags.DEFINE_list("mebibytes", ["96", "384", "768"], "Sizes of the state.")
 SAVES = 2
-STEPS = 200  # least after a save, and more while it is written
+STEPS = 200  # after each
 
 
 def state_of(mebibytes: int) -> TrainState:

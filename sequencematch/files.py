@@ -93,6 +93,16 @@ def say(what: object) -> None:
         print(f"sequencematch: {shown}", file=sys.stderr)
 
 
+def open_streams() -> None:
+    """Of stdin, stdout and stderr, those that are closed lead nowhere from now on.
+
+    Else errors would be printed on stdout, and what is opened next would get their numbers.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+
+
 def tell(line: str) -> None:
     """Prints a line on stdout at once."""
     with unread(sys.stdout):
@@ -100,16 +110,11 @@ def tell(line: str) -> None:
 
 
 @contextlib.contextmanager
-def unread(file: TextIO | None) -> Iterator[None]:
-    """What is printed here may find nobody who reads it, or a full disk: no reason to stop, or to fail.
-
-    Args:
-      file: where it is printed; None if that is closed.
-    """
+def unread(file: TextIO) -> Iterator[None]:
+    """What is printed on it may find no reader, or a full disk: no reason to stop, or to fail."""
     try:
         yield
-        if file is not None:
-            file.flush()
+        file.flush()
     except (OSError, SystemExit):  # rich's way to say that a pipe is broken
         _drop(file)
 

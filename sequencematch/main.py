@@ -29,7 +29,7 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch import config as configuration
 from sequencematch import memory, modes, validation, workdir
 from sequencematch.data.catalog import check_harmless
-from sequencematch.files import say, tell
+from sequencematch.files import open_streams, say, tell
 from sequencematch.run import Run, build
 from sequencematch.train import heap
 from sequencematch.train.guard import Diverged
@@ -233,8 +233,8 @@ def unraisable(found) -> None:
 
 if __name__ == "__main__":
     sys.unraisablehook = unraisable
-    if sys.stdout is not None:  # else it is closed
-        sys.stdout.reconfigure(errors="backslashreplace")
+    open_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")
     code = main(sys.argv)
     if code == LEFT:
         # Imports and native threads may have been cut short, and crash when Python takes them down.

@@ -59,7 +59,10 @@ def beginning(run: Run, folder: Path, name: str, begun: bool) -> Beginning:
     record = {"name": name, "checksum": run.data, "config": workdir.plain(run.config)}
     record |= made(facts, making(run), done=step == run.config.train.steps)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
-    return Beginning(state, kept, facts["seconds"], damaged, record)
+    # A look at a step comes after its save, and takes time of its own.
+    told = [facts["seconds"], *(record.get("seconds") for record in kept)]
+    seconds = max(x for x in told if isinstance(x, float))
+    return Beginning(state, kept, seconds, damaged, record)
 
 
 def going_on(run: Run, folder: Path) -> Restored | None:
@@ -117,8 +120,8 @@ def restore(run: Run, folder: Path) -> Restored:
     missing = {*MADE, "seconds", "records"} - restored.facts.keys()
     if missing:
         raise ValueError(
-            f"the run in {folder} is of another version of sequencematch: its checkpoints say nothing "
-            f"of {', '.join(sorted(missing))}"
+            f"the run in {folder} is of another version of sequencematch (its checkpoints say nothing "
+            f"of {', '.join(sorted(missing))}): go on with that, or start again in another --workdir"
         )
     workdir.check_data(folder, restored.facts["checksum"], run.data)
     for said in restored.damaged.values():

@@ -170,7 +170,7 @@ def test_who_is_asked_to_leave_must_save_unless_nobody_listens_yet(tmp_path):
     assert asked.codes("start") == {75, -signal.SIGTERM}
     assert killed.codes("step") == killed.codes("start") == {-signal.SIGKILL}
     assert asked.codes(None) == killed.codes(None) == {0}
-    for step in (25, 40, 475, 500):
+    for step in (0, 25, 40, 475, 500):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     asked.forget(tmp_path)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"25", "475", "500"}

@@ -58,7 +58,8 @@ class Task(NamedTuple):
       splits: "train", "validation" and "test"; each gives example i by `[i]`.
       confusable: characters that a right one could be mistaken for, two at least; the noise
         `ground_truth` draws from them.
-      check: whether a text is a right answer to an example.
+      check: whether a text is a right answer to an example; the model writes any text of the
+        alphabet, and none at all.
     """
 
     name: str

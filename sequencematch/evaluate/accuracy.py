@@ -53,13 +53,13 @@ class Generator:
         edit_bias: float = 0.0,
     ):
         self.mdp, self.task, self.tokenizer = mdp, task, tokenizer
-        self._prompt_slots, self._rows, self._seed = prompt_slots, rows, seed
+        self._prompt_slots, self._rows, self._key = prompt_slots, rows, jax.random.key(seed)
+        limits = {"max_actions": max_actions}
 
-        def sample(choose: sampler.Choice, params, prompts, start, key):
+        def sample(choose: sampler.Choice, params, prompts, start, key, first):
             model = nnx.merge(graph, params)
-            return sampler.sample(
-                model, mdp, prompts, start, key, max_actions=max_actions, choose=choose
-            )[0]
+            given = limits | {"first": first, "choose": choose}
+            return sampler.sample(model, mdp, prompts, start, key, **given)[0]
 
         self._sample = {
             name: jax.jit(partial(sample, sampler.biased(choose, mdp, edit_bias)))
@@ -67,7 +67,10 @@ class Generator:
         }
 
     def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
-        """Answers examples, "greedy" or "sampled" at temperature 1; the draws depend on the seed."""
+        """Answers examples, "greedy" or "sampled" at temperature 1.
+
+        The draws depend on the seed and an example's number: not on how many are answered at once.
+        """
         for begin in range(0, len(examples), self._rows):
             chunk = [examples[i] for i in range(begin, min(begin + self._rows, len(examples)))]
             filled = chunk + [chunk[-1]] * (self._rows - len(chunk))
@@ -75,8 +78,8 @@ class Generator:
                 pipeline.encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots
             )
             prompts, start = map(np.stack, zip(*(encode(e.prompt) for e in filled), strict=True))
-            key = jax.random.fold_in(jax.random.key(self._seed), begin)
-            episodes = jax.device_get(self._sample[choice](params, prompts, start, key))
+            sampled = self._sample[choice](params, prompts, start, self._key, np.int32(begin))
+            episodes = jax.device_get(sampled)
             for row, example in enumerate(chunk):
                 taken = slice(episodes.start[row] + 1, episodes.end[row] + 1)
                 yield self._answer(example, episodes.tokens[row, taken].tolist())

@@ -73,6 +73,7 @@ def begin(
     start: Int[Array, " B"],
     key: PRNGKeyArray,
     max_actions: int,
+    first: int | Int[Array, ""] = 0,
 ) -> Generation:
     """Reads the prompts in one pass; `advance` then takes up to `max_actions` decisions a row."""
     B, P = prompts.shape
@@ -86,7 +87,7 @@ def begin(
         depth=start,
         hidden=hidden,
         cache=cache,
-        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(B)),
+        keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
     )
 
 
@@ -123,6 +124,7 @@ def sample(
     key: PRNGKeyArray,
     *,
     max_actions: int,
+    first: int | Int[Array, ""] = 0,
     choose: Choice = tempered(1.0),
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Completes right-padded prompts until `<eos>` or `max_actions` decisions.
@@ -132,8 +134,9 @@ def sample(
       mdp: its decision process.
       prompts: int32[B, P], `<bos>` and the prompt, then padding.
       start: int32[B], slot of the last prompt token.
-      key: all chance; a row's draws depend on (key, row, decision) alone.
+      key: all chance; a row's draws depend on (key, its number, decision) alone.
       max_actions: limit on decisions a row, edits included.
+      first: number of the first row, where rows are sampled a few at a time.
       choose: `greedy`, or `tempered(temperature)`; either may be `biased`.
 
     Returns:
@@ -146,7 +149,7 @@ def sample(
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
         return loop[0] + 1, advance(model, mdp, loop[1], choose)
 
-    initial = begin(model, prompts, start, key, max_actions)
+    initial = begin(model, prompts, start, key, max_actions, first)
     _, final = jax.lax.while_loop(unfinished, decide, (jnp.int32(0), initial))
     return _episodes(mdp, final), final.log_probs
 

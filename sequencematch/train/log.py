@@ -82,9 +82,16 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(self, *_):
-        with contextlib.closing(self._board), self._file:
-            pass
+    def __exit__(self, error: type[BaseException] | None, *_):
+        try:
+            with contextlib.closing(self._board), self._file:
+                pass
+        except OSError as full:
+            if error is None:  # else that says more
+                raise self._unwritten(full) from full
+
+    def _unwritten(self, error: OSError) -> OSError:
+        return OSError(f"{self._path} cannot be written: {error.strerror}")
 
     def __contains__(self, record: tuple[str, int]) -> bool:
         """Whether a record of this kind and step was there from the beginning."""
@@ -103,7 +110,7 @@ class MetricsLog:
             self._board.write_event(_event(record))
             self._board.flush()
         except OSError as error:
-            raise OSError(f"{self._path} cannot be written: {error.strerror}") from error
+            raise self._unwritten(error) from error
         self.count += 1
 
     def sync(self) -> None:
@@ -158,16 +165,13 @@ class ProgressLine:
         self._task = self._progress.add_task("compiling", total=tokens, completed=done)
 
     def __enter__(self) -> "ProgressLine":
-        self._progress.start()
+        with files.unread(sys.stdout):
+            self._progress.start()
         return self
 
     def __exit__(self, *_):
-        self._progress.stop()
-
-    def say(self, line: str) -> None:
-        """Shows a line that stays."""
         with files.unread(sys.stdout):
-            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+            self._progress.stop()
 
     def advance(self, tokens: int) -> None:
         """Moves the bar."""
@@ -186,4 +190,4 @@ class ProgressLine:
         if not self._console.is_terminal:
             done = record["tokens"] + record["sampled_tokens"]
             left = record["seconds"] * (self._tokens / done - 1)
-            self.say("  ".join(words) + f"  {left:.0f} s left")
+            files.tell("  ".join(words) + f"  {left:.0f} s left")

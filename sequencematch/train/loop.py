@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from sequencematch import files
 from sequencematch.train import guard
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
@@ -171,7 +172,7 @@ class Course:
         self.first, self._plan, self._traces = first, plan, traces
         work = [sum(plan.tokens(step)) for step in (first, plan.steps)]
         self.progress = ProgressLine(plan.steps, *work)
-        self._watch = guard.Watch(plan.skip_nonfinite, self.progress.say)
+        self._watch = guard.Watch(plan.skip_nonfinite, files.tell)
         self._began = time.perf_counter() - traces.seconds
         self._pace = (first, time.perf_counter())
         self._accuracy: float | None = None
@@ -195,10 +196,15 @@ class Course:
     def look(self, evaluate: Evaluator, state: TrainState) -> None:
         """Evaluates the state on the validation set."""
         self._watch.settle()
-        with self._traces.interruption.heard():
-            figures = evaluate(state)
-        self._accuracy = figures["accuracy/greedy"]
-        self._traces.log.write({"kind": "validation", "step": int(state.step), **figures})
+        try:
+            with self._traces.interruption.heard():
+                figures = evaluate(state)
+        except Exception:
+            self.save(state)  # what led here is not lost with it
+            raise
+        self._accuracy, step = figures["accuracy/greedy"], int(state.step)
+        record = {"kind": "validation", "step": step, **figures, "seconds": self.seconds()}
+        self._traces.log.write(record)
         self._pace = (int(state.step), time.perf_counter())
 
     def save(self, state: TrainState) -> None:

@@ -229,6 +229,21 @@ def test_a_run_may_go_on_on_other_devices(tiny, interrupted, finished, tmp_path,
     assert there == pytest.approx(here, rel=1e-5)
 
 
+def test_time_goes_on_from_the_last_record(finished, tmp_path, monkeypatch):
+    """The last look came after its step was saved."""
+    folder, taken = shutil.copytree(finished, tmp_path / "run"), []
+    beginning = resume.beginning
+
+    def noted(*given):
+        taken.append(beginning(*given).seconds)
+        return beginning(*given)
+
+    monkeypatch.setattr(resume, "beginning", noted)
+    assert command(f"--workdir={folder}", "--resume") == 0
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["kind"] == "validation" and taken == [last["seconds"]]
+
+
 def test_what_is_not_finite_stops_the_run_with_one_line(
     tiny, finished, tmp_path, monkeypatch, capfd
 ):
@@ -257,9 +272,13 @@ def test_what_is_not_finite_stops_the_run_with_one_line(
 
 def test_a_full_disk_stops_the_run_with_one_line(tiny, finished, tmp_path, capfd):
     folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill():  # enough is left for a step's metrics, not for a checkpoint
+        most = (folder / "metrics.jsonl").stat().st_size + 3_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, before[1]))
+
     try:
-        full = (5_000, before[1])  # enough for a step's metrics, not for a checkpoint
-        with happening(SAVED + 1, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, full)):
+        with happening(2 * SAVED - 1, fill):
             assert command(*tiny, f"--workdir={folder}") == 3
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)

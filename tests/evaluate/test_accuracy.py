@@ -212,9 +212,10 @@ def generator():
     return make, params
 
 
-def test_greedy_answers_do_not_depend_on_how_many_are_asked_at_once(generator):
+@pytest.mark.parametrize("choice", accuracy.CHOICES)
+def test_answers_do_not_depend_on_how_many_are_asked_at_once(generator, choice):
     make, params = generator
-    answers = [list(make(rows).answers(params, EXAMPLES, "greedy")) for rows in (4, 9)]
+    answers = [list(make(rows).answers(params, EXAMPLES, choice)) for rows in (4, 9)]
     assert answers[0] == answers[1]
     assert [a.example for a in answers[0]] == EXAMPLES
     assert len({tuple(a.actions) for a in answers[0]}) > 1

@@ -116,6 +116,17 @@ def test_a_file_that_cannot_be_written_is_named(tmp_path, monkeypatch):
         monkeypatch.undo()
 
 
+@pytest.mark.parametrize("error", [None, ValueError("says more")])
+def test_one_that_cannot_be_closed_is_named_unless_something_else_has_failed(
+    tmp_path, monkeypatch, error
+):
+    named = pytest.raises(type(error or OSError()), match="cannot be written: No space|says more")
+    with named, MetricsLog(tmp_path) as log:
+        monkeypatch.setattr(log._board, "close", full)
+        if error:
+            raise error
+
+
 def test_a_run_goes_on_when_nobody_reads_what_it_says(monkeypatch):
     """As with `| head`: rich would end the process."""
     reads, writes = os.pipe()
@@ -124,6 +135,6 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(monkeypatch):
         patch.setattr(sys, "stderr", closed)
         files.say("three words more")
         patch.setattr(sys, "stdout", closed)
-        with ProgressLine(2, 0, 100) as progress:
+        with ProgressLine(2, 0, 100):
             for line in ("one", "two"):
-                progress.say(line)
+                files.tell(line)

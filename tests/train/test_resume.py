@@ -110,6 +110,20 @@ def test_asked_to_leave_it_saves_and_goes_on_as_if_never_asked(parts, whole, tmp
     assert records(tmp_path) == records(whole[0])
 
 
+def test_a_look_that_fails_loses_no_step(parts, whole, tmp_path):
+    def look(state):
+        if int(state.step) == LOOKS[0]:
+            raise MemoryError
+        return looked(state)
+
+    with pytest.raises(MemoryError):
+        train(parts, tmp_path, save_every=STEPS, look=look)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(parts.run.like).state.step) == LOOKS[0]
+    state = train(parts, tmp_path, save_every=STEPS, resume=True)
+    assert bits(state) == bits(whole[1]) and records(tmp_path) == records(whole[0])
+
+
 def test_the_records_that_lead_to_a_checkpoint_are_on_disk_before_it(parts, tmp_path, monkeypatch):
     """Should the power fail after it: going on would not write them again."""
     save, fsync, path = Checkpoints.save, os.fsync, tmp_path / "metrics.jsonl"
