@@ -236,10 +236,9 @@ def test_the_module_itself_ends_with_the_exit_code(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("flags", ["", "--workdir=/nowhere/no-run"])
-@pytest.mark.parametrize("out", ["2>&-", "2>&- >/dev/full", "<&- >&- 2>&-"])
-def test_no_line_of_an_error_is_printed_where_it_does_not_belong(out, flags):
-    command = [shlex.quote(sys.executable), "-m", "sequencematch.main", flags, out]
+@pytest.mark.parametrize("out", ["2>&-", "<&- >&- 2>&-"])
+def test_no_line_of_an_error_is_printed_where_it_does_not_belong(out):
+    command = [shlex.quote(sys.executable), "-m", "sequencematch.main", out]
     env = os.environ | {"JAX_PLATFORMS": "cpu"}
     done = subprocess.run(" ".join(command), shell=True, cwd=ROOT, env=env, capture_output=True)
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
