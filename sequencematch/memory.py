@@ -21,9 +21,6 @@ from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 
 FLOAT, BOOL = 4, 1
-# While orbax 0.12 writes a state: 1.7 to 1.9 measured (experiments/save_memory.py), for the state that
-# the next step cannot write over and what is being packed.
-COPIES = 2
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
@@ -86,7 +83,7 @@ def training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
     judged = evaluation(c, vocab_size)
     passing = (learning, *drawing(c, network), *judged.passing)
-    return Estimate(judged.held, passing, saved(judged.held) // c.mesh.data)
+    return Estimate(judged.held, passing, saved(judged.held, c.mesh.data))
 
 
 def evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
@@ -120,9 +117,14 @@ def held(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
     return (*state, Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)))
 
 
-def saved(state: tuple[Part, ...]) -> int:
-    """Bytes that writing a checkpoint takes of the machine's memory, which CPUs share."""
-    return 0 if meshes.devices()[0].memory_stats() else COPIES * sum(part.size for part in state)
+def saved(state: tuple[Part, ...], data: int) -> int:
+    """Bytes that writing a checkpoint takes of the machine's memory, which CPUs share.
+
+    On each device the state that is written, which the next step cannot write over; and what orbax
+    packs of it, once for all copies on the data axis (see experiments/save_memory.py).
+    """
+    size = sum(part.size for part in state)
+    return 0 if meshes.devices()[0].memory_stats() else size + size // data
 
 
 def drawing(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
