@@ -60,8 +60,8 @@ def beginning(run: Run, folder: Path, name: str, begun: bool) -> Beginning:
     record |= made(facts, making(run), done=step == run.config.train.steps)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
     # A look at a step comes after its save, and takes time of its own.
-    told = [facts["seconds"], *(record.get("seconds") for record in kept)]
-    seconds = max(x for x in told if isinstance(x, float))
+    taken = [facts["seconds"], *(r.get("seconds") for r in kept)]
+    seconds = max(x for x in taken if isinstance(x, float))
     return Beginning(state, kept, seconds, damaged, record)
 
 

@@ -54,12 +54,11 @@ class Generator:
     ):
         self.mdp, self.task, self.tokenizer = mdp, task, tokenizer
         self._prompt_slots, self._rows, self._key = prompt_slots, rows, jax.random.key(seed)
-        limits = {"max_actions": max_actions}
 
         def sample(choose: sampler.Choice, params, prompts, start, key, first):
             model = nnx.merge(graph, params)
-            given = limits | {"first": first, "choose": choose}
-            return sampler.sample(model, mdp, prompts, start, key, **given)[0]
+            answer = partial(sampler.sample, max_actions=max_actions, choose=choose)
+            return answer(model, mdp, prompts, start, key, first=first)[0]
 
         self._sample = {
             name: jax.jit(partial(sample, sampler.biased(choose, mdp, edit_bias)))
