@@ -48,11 +48,12 @@ def test_what_takes_longer_than_a_minute_is_no_growth():
     assert verdict("allocated", 500.0 + 50.0 * (MINUTES % 4 < 2)) == ""
 
 
-def test_what_is_given_back_for_a_moment_is_no_shrinking_and_hides_no_growth():
+@pytest.mark.parametrize("name", ["memory", "blocks"])
+def test_what_is_given_back_for_a_moment_is_no_shrinking_and_hides_no_growth(name):
     """After a save, now and then, memory lies below its level for some seconds."""
     low = 30.0 * np.random.default_rng(2).random(len(MINUTES)) * (MINUTES % 4 < 0.2)
-    assert verdict("memory", 500.0 - low) == ""
-    assert verdict("memory", noisy(0.5, hourly=12.0) - low) == "GROWS"
+    assert verdict(name, 500.0 - low) == ""
+    assert verdict(name, noisy(0.5, hourly=12.0) - low) == "GROWS"
 
 
 def test_what_was_not_measured_is_not_shown():
