@@ -36,11 +36,16 @@ libc.fclose(file)
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
-@pytest.mark.parametrize("limited", [True, False])
-def test_threads_share_two_arenas(tmp_path, limited):
+@pytest.mark.parametrize(
+    ("asked", "environment", "limited"),
+    [("limited", {}, True), ("free", {}, False), ("limited", {"MALLOC_ARENA_MAX": "16"}, False)],
+)
+def test_threads_share_two_arenas_unless_the_environment_says_otherwise(
+    tmp_path, asked, environment, limited
+):
     told = tmp_path / "told.xml"
-    command = [sys.executable, "-c", SOURCE, str(told), "limited" if limited else "free"]
+    command = [sys.executable, "-c", SOURCE, str(told), asked]
     env = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
-    subprocess.run(command, env=env | {"JAX_PLATFORMS": "cpu"}, check=True)
+    subprocess.run(command, env=env | environment | {"JAX_PLATFORMS": "cpu"}, check=True)
     arenas = told.read_text().count("<heap ")
     assert (arenas <= 2) == limited, arenas
