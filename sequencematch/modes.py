@@ -24,7 +24,7 @@ from sequencematch.resume import Beginning
 from sequencematch.rollout import sampler, stream
 from sequencematch.run import Run, make_generator, make_plan, training_data
 from sequencematch.train import loop
-from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.train.checkpoint import Checkpoints, set_aside
 from sequencematch.train.interrupt import Interruption
 from sequencematch.train.log import MetricsLog
 from sequencematch.train.state import TrainState
@@ -89,9 +89,9 @@ def train(run: Run, call: Call, plan: loop.Plan, data: tuple, beginning: Beginni
     folder, keep = call.folder, run.config.checkpoint
     state = run.initial() if beginning.state is None else beginning.state
     announce(run, folder, int(state.step))
+    for step in beginning.damaged:
+        tell(f"checkpoint {step} is kept in {set_aside(folder, step)}/")
     with Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints:
-        for step in beginning.damaged:
-            tell(f"checkpoint {step} is kept in {checkpoints.set_aside(step)}/")
         checkpoints.tidy()
         with MetricsLog(folder, beginning.kept) as log:
             record, seconds = beginning.record, beginning.seconds

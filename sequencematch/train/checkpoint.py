@@ -156,7 +156,8 @@ class Checkpoints:
           OSError: one cannot be read, for a reason that says nothing of what is in it.
         """
         damaged: dict[int, str] = {}
-        while left := set(self._manager.all_steps()) - damaged.keys():
+        # Those there now: a run that trains may have removed one that is read, for a newer one.
+        while left := _steps(self.folder) - damaged.keys():
             step = max(left)
             try:
                 return Restored(
@@ -168,7 +169,6 @@ class Checkpoints:
                     f"checkpoint {self.folder / str(step)} is damaged or of another model "
                     f"({type(error).__name__}: {_reason(error)})"
                 )
-            self._manager.reload()  # a run that trains may have removed it, for a newer one
         if damaged:
             first, *others = damaged.values()
             rest = f", and so are the {len(others)} before it" if others else ""
@@ -201,15 +201,29 @@ class Checkpoints:
             raise ValueError(f"{len(other)} of {len(now)} parts are not what was saved")
         return state, facts
 
-    def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way of the one that is to come; returns its place."""
-        place = self.folder.with_name("damaged") / str(step)
-        while place.exists():
-            place = place.with_name(place.name + "+")
-        place.parent.mkdir(exist_ok=True)
-        (self.folder / str(step)).rename(place)
-        self._manager.reload()
-        return place
+
+def set_aside(workdir: Path, step: int) -> Path:
+    """Moves a damaged checkpoint out of the way of the one that is to come; returns its place.
+
+    Before `Checkpoints` are opened to write: orbax, asked to look again, fails at what is damaged.
+    """
+    place = workdir / "damaged" / str(step)
+    while place.exists():
+        place = place.with_name(place.name + "+")
+    place.parent.mkdir(exist_ok=True)
+    return (workdir / "checkpoints" / str(step)).rename(place)
+
+
+def _steps(folder: Path) -> set[int]:
+    try:
+        names = [path.name for path in folder.iterdir()]
+    except FileNotFoundError:
+        return set()
+    except OSError as error:
+        raise OSError(
+            f"checkpoints in {folder} cannot be read ({error.strerror}): when that is mended, try again"
+        ) from error
+    return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}
 
 
 def _fingerprints(state: TrainState, facts: Mapping[str, Any]) -> dict[str, int]:

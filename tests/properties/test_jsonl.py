@@ -6,7 +6,7 @@ import pathlib
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from sequencematch.data import jsonl, pipeline
@@ -94,7 +94,7 @@ def test_any_prompt_is_encoded_or_refused(prompt, alphabet, slots):
 @examples(40, 500)
 @given(texts)
 def test_any_name_of_a_file_is_a_file_or_none(name):
+    assume("\0" in name or not pathlib.Path(name).is_file())  # hypothesis knows some
     with pytest.raises(OSError) as raised:
         jsonl.task(SimpleNamespace(path=name, seed=0, train=1, validation=1, test=1))
     assert f"data.path={name!r} is no file" in said(raised.value)
-    assert not pathlib.Path(name.replace("\0", "")).is_file()

@@ -207,6 +207,12 @@ def reprinted(path):
     path.write_text(json.dumps(meta))
 
 
+def retimed(path):
+    """JSON that orbax refuses to read, whenever it looks at all checkpoints, and not when at one."""
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"performance_metrics": "x"}))
+    (path.parent / "state" / "manifest.ocdbt").unlink()
+
+
 DAMAGES = {
     "another fingerprint": lambda folder: reprinted(folder / "meta" / "metadata"),
     "flipped data": lambda folder: [flip(p) for d in folder.rglob("d") for p in d.iterdir()],
@@ -220,6 +226,7 @@ DAMAGES = {
     "half an index": lambda folder: halve(folder / "state" / "manifest.ocdbt"),
     "no data": lambda folder: [remove(p) for p in folder.rglob("d") if p.is_dir()],
     "half the data": lambda folder: [halve(p) for d in folder.rglob("d") for p in d.iterdir()],
+    "times of another kind": lambda folder: retimed(folder / "_CHECKPOINT_METADATA"),
     "nothing": lambda folder: [remove(p) for p in folder.iterdir()],
 }
 
@@ -266,9 +273,9 @@ def test_what_is_damaged_is_set_aside_and_saved_anew(parts, whole, two, tmp_path
     shutil.copytree(two[0], tmp_path, dirs_exist_ok=True)
     for times in (1, 2):
         DAMAGES["half the data"](tmp_path / "checkpoints" / str(STEPS))
+        found = restored(parts, tmp_path)
+        places = [checkpoint.set_aside(tmp_path, step) for step in found.damaged]
         with Checkpoints(tmp_path, 2) as checkpoints:
-            found = checkpoints.restore(parts.run.like)
-            places = [checkpoints.set_aside(step) for step in found.damaged]
             assert [place.parent.name for place in places] == ["damaged"] and places[0].is_dir()
             checkpoints.save(whole[1], found.facts)
         assert steps(tmp_path) == [STEPS // 2, STEPS]
@@ -320,7 +327,7 @@ def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
         with (
             Checkpoints(folder) as checkpoints,
             hindered(folder / "checkpoints"),
-            pytest.raises(OSError, match=f"checkpoint .*/{STEPS} cannot be read .*try again"),
+            pytest.raises(OSError, match="checkpoint.* cannot be read .*try again"),
         ):
             checkpoints.restore(parts.run.like)
         assert restored(parts, folder).damaged == {}
