@@ -9,14 +9,8 @@ AIMS += ["save", "compilation", ANYWHERE, "start"]
 # Once training is done, and for the last kill.
 LATE = ["test", "results", "end", ANYWHERE, "restore"]
 LINGER = {"data": 1.0, "compilation": 2.0, "restore": 0.1, "save": 0.1, "test": 0.2, "results": 0.2}
-ONCE = [
-    "data",
-    "restore",
-    "compilation",
-    "test",
-    "results",
-    "end",
-]  # in a session: not to be missed
+# In a session: not to be missed.
+ONCE = ["data", "restore", "compilation", "test", "results", "end"]
 
 
 class Trigger:

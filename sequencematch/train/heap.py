@@ -2,8 +2,8 @@
 
 glibc gives threads arenas of their own, up to eight for each core. Training has some ninety threads, a
 save has others each time, and what they free stays in pieces among what is in use. Threads that share
-arenas wait for each other: on two cores the main job is some 7 % slower, a tiny one 15 %. Who would
-rather have the memory taken sets MALLOC_ARENA_MAX.
+arenas wait for each other, which makes steps on CPUs slower: who would rather have the memory taken
+sets MALLOC_ARENA_MAX.
 """
 
 import ctypes

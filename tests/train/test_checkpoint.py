@@ -317,8 +317,14 @@ def not_mine(folder):
             path.chmod(0o644)
 
 
-@pytest.mark.parametrize("hindered", [not_mine, lambda folder: no_more_files()])
-def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
+@pytest.mark.parametrize(
+    ("hindered", "what"),
+    [
+        (not_mine, f"checkpoint .*/{STEPS}"),
+        (lambda folder: no_more_files(), "checkpoints in .*/checkpoints"),
+    ],
+)
+def test_what_is_no_damage_is_not_called_so(parts, two, hindered, what):
     with tempfile.TemporaryDirectory() as name:  # which others may look into, unlike tmp_path
         folder = Path(name)
         folder.chmod(0o755)
@@ -327,7 +333,7 @@ def test_what_is_no_damage_is_not_called_so(parts, two, hindered):
         with (
             Checkpoints(folder) as checkpoints,
             hindered(folder / "checkpoints"),
-            pytest.raises(OSError, match="checkpoint.* cannot be read .*try again"),
+            pytest.raises(OSError, match=f"{what} cannot be read .*try again"),
         ):
             checkpoints.restore(parts.run.like)
         assert restored(parts, folder).damaged == {}
