@@ -9,8 +9,8 @@ grow says `growth` with its QUANTITIES. What orbax leaves at each save (see bare
 else.
 
 Writes samples.json and long_run.svg in the folder. Exit code 1 if anything is not shown not to grow, if
-the second half had fewer than ten saves, or if the job does not end with exit code 75 when it is told
-to stop.
+there were fewer than fifteen saves in what counts, or if the job does not end with exit code 75 when it
+is told to stop.
 """
 
 import contextlib
@@ -26,7 +26,7 @@ import matplotlib
 import psutil
 from absl import app, flags
 
-from experiments.growth import QUANTITIES, draw, row
+from experiments.growth import QUANTITIES, SETTLED, draw, row
 from experiments.watched import SMALL, Child, new_folder, recorded, saved
 from sequencematch.provenance import revision
 
@@ -36,7 +36,7 @@ FOLDER = flags.DEFINE_string("folder", None, "Where the run goes: runs/long-run-
 JUDGE = flags.DEFINE_string("judge", None, "Folder of an earlier measurement; nothing is run.")
 EVERY = 1.0  # seconds between samples: memory often dips for a moment only
 INTERRUPTED = 75  # stopped when told to, with all saved
-SAVES = 10  # that the second half must have had, to tell what a save leaves
+SAVES = 15  # that there must have been in what counts, to tell what a save leaves
 JOB = SMALL | {
     "data.train": 2000,
     "data.validation": 64,
@@ -107,9 +107,9 @@ def judged(folder: Path) -> int:
         print(f"it ended with {found['exit_code']} before {LEAST:.0f} minutes", file=sys.stderr)
         return 1
     rows = [row(name, samples) for name in QUANTITIES]
-    saves = len({s["saved"] for s in samples[len(samples) // 2 :]}) - 1
+    saves = len({s["saved"] for s in samples if s["minutes"] > SETTLED}) - 1
     print(
-        f"{found['steps']:,} steps of {found['revision']}, {saves} saves in the second half, "
+        f"{found['steps']:,} steps of {found['revision']}, {saves} saves after {SETTLED:.0f} minutes, "
         f"ended with {found['exit_code']}"
     )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")

@@ -27,13 +27,13 @@ def spiky(hourly=0.0):
 @pytest.mark.parametrize("name", ["memory", "allocated", "blocks"])
 def test_growth_is_found_and_its_absence_is_shown(name):
     assert verdict(name, noisy(0.5)) == verdict(name, np.full(len(MINUTES), 500.0)) == ""
-    assert verdict(name, noisy(0.5, hourly=5.0)) == ""  # 2.5 in the half, of 500
+    assert verdict(name, noisy(0.5, hourly=5.0)) == ""  # 1 % of 500
     assert verdict(name, noisy(0.5, hourly=20.0)) == "GROWS"
     assert verdict(name, spiky()) == "" and verdict(name, spiky(30.0)) == "GROWS"
 
 
 def test_a_little_more_than_the_limit_grows_however_much_memory_moves():
-    """1.2 % in the second half, whether or not that is sure to be more than 1 %."""
+    """2.4 % an hour, whether or not that is sure to be more than 2 %."""
     assert verdict("memory", noisy(0.5, hourly=12.0)) == "GROWS"
     assert verdict("memory", noisy(3.0, hourly=12.0)) != ""
 
@@ -68,19 +68,19 @@ def late(more, minute):
 
 @pytest.mark.parametrize("name", ["handles", "threads", "compilations"])
 def test_counts(name):
-    assert verdict(name, np.full(len(MINUTES), 10)) == verdict(name, late(5, 20)) == ""
+    assert verdict(name, np.full(len(MINUTES), 10)) == verdict(name, late(5, 9)) == ""
     assert verdict(name, 10 + MINUTES // 5) == "GROWS"
 
 
-@pytest.mark.parametrize("minute", [35, 45, 57.5])
+@pytest.mark.parametrize("minute", [17, 35, 57.5])
 def test_one_compilation_more_is_too_many(minute):
     assert verdict("compilations", late(1, minute)) == "GROWS"
 
 
 def test_what_only_began_does_not_count():
-    """Not the first half, in which pools fill, nor a last minute of one sample."""
+    """Not the first ten minutes, in which pools fill, nor a last minute of one sample."""
     minutes = np.append(MINUTES, 60.001)
-    values = np.append(np.minimum(500, 300 + 10 * MINUTES), 900.0)
+    values = np.append(np.minimum(500, 300 + 20 * MINUTES), 900.0)
     assert verdict("allocated", values, minutes) == ""
 
 
