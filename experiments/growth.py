@@ -6,10 +6,10 @@ when a save's is given back, and once an hour 7,000 blocks are gone for two seco
 values but those of the first ten minutes, in which pools fill, a line is fitted. What rises by less
 than its limit, even with two standard errors more, is shown not to grow; nothing else passes.
 
-Why not the second half alone: from save to save, resident memory lies at levels of its own, which
-differ by s = 3.4 MB (standard deviation, in the hour at fefe2a4). Of n saves in t hours, that leaves
-the slope a standard error of s sqrt(12/n)/t: 6 MB an hour in the second half, 3 in all but the first
-ten minutes, where 14 is the limit.
+Why not the second half alone: from save to save, resident memory lies at levels of its own, and what
+that leaves of uncertainty in the slope falls as 1 / (t sqrt(n)) with n saves in t hours. In the hour at
+fefe2a4 its standard error was 5.5 MB an hour in the second half, and is 2.1 in all that counts; 14 is
+the limit.
 """
 
 from collections.abc import Callable
@@ -52,7 +52,7 @@ QUANTITIES = {
     "handles": Quantity("Open files"),
     "threads": Quantity("Threads"),
     "compilations": Quantity("Compilations", rise=0.0, of=np.max),  # one more is too many
-    # One checkpoint has 16 or more, by how its writers shared the work: some more are no growth.
+    # One checkpoint has 16 or more, by how its writers shared the work: one more an hour is growth.
     "checkpoints": Quantity("Files of checkpoints", rise=16.0),
     "metrics": Quantity("Files of metrics", "MB", np.inf),  # a line each ten steps
 }

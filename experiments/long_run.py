@@ -9,7 +9,7 @@ grow says `growth` with its QUANTITIES. What orbax leaves at each save (see bare
 else.
 
 Writes samples.json and long_run.svg in the folder. Exit code 1 if anything is not shown not to grow, if
-there were fewer than fifteen saves in what counts, or if the job does not end with exit code 75 when it
+there were fewer than 17 saves in what counts, or if the job does not end with exit code 75 when it
 is told to stop.
 """
 
@@ -36,7 +36,7 @@ FOLDER = flags.DEFINE_string("folder", None, "Where the run goes: runs/long-run-
 JUDGE = flags.DEFINE_string("judge", None, "Folder of an earlier measurement; nothing is run.")
 EVERY = 1.0  # seconds between samples: memory often dips for a moment only
 INTERRUPTED = 75  # stopped when told to, with all saved
-SAVES = 15  # that there must have been in what counts, to tell what a save leaves
+SAVES = 17  # that there must have been in what counts, to tell what a save leaves
 JOB = SMALL | {
     "data.train": 2000,
     "data.validation": 64,

@@ -72,7 +72,7 @@ def test_counts(name):
     assert verdict(name, 10 + MINUTES // 5) == "GROWS"
 
 
-@pytest.mark.parametrize("minute", [17, 35, 57.5])
+@pytest.mark.parametrize("minute", [17, 35, 45, 57.5])
 def test_one_compilation_more_is_too_many(minute):
     assert verdict("compilations", late(1, minute)) == "GROWS"
 
