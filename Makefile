@@ -23,18 +23,18 @@ test: $(VENV)/.ready-test  ## run the tests
 stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` leaves out, fuzz, crash, soak
 	$(PY) -m pytest -m stress
 	$(MAKE) fuzz crash
-	$(PY) -m experiments.crash_test --devices=4
-	$(PY) -m experiments.crash_test --small --kills=20 --signal=TERM
+	$(PY) -m tests.dependability.crash_test --devices=4
+	$(PY) -m tests.dependability.crash_test --small --kills=20 --signal=TERM
 	$(MAKE) soak
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
 	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
 
 crash: $(VENV)/.ready  ## kill the main job 50 times, resume it, compare bit for bit
-	$(PY) -m experiments.crash_test $(ARGS)
+	$(PY) -m tests.dependability.crash_test $(ARGS)
 
 soak: $(VENV)/.ready  ## train for an hour and look for growth
-	$(PY) -m experiments.long_run $(ARGS)
+	$(PY) -m tests.dependability.soak $(ARGS)
 
 lint: $(VENV)/.ready-test  ## check style and format
 	$(PY) -m ruff check .

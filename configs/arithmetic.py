@@ -12,12 +12,12 @@ to expect of it stands in the README, with hardware and time. The paper's own si
 
 from ml_collections import ConfigDict
 
-from sequencematch import config as configuration
+from sequencematch.setup.defaults import defaults
 
 
 def get_config(method: str = "sequencematch") -> ConfigDict:
     """The run of one method, everything else equal."""
-    config = configuration.defaults()
+    config = defaults()
     config.task = "arithmetic"
     config.method = method
     return config

@@ -9,12 +9,12 @@ answer may take with all that it deletes (the error says what they need).
 
 from ml_collections import ConfigDict
 
-from sequencematch import config as configuration
+from sequencematch.setup.defaults import defaults
 
 
 def get_config(method: str = "sequencematch") -> ConfigDict:
     """The run of one method, everything else equal."""
-    config = configuration.defaults()
+    config = defaults()
     config.task = "jsonl"
     config.method = method
     config.prompt_slots = 96

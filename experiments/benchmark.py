@@ -14,9 +14,9 @@ import numpy as np
 from absl import app, logging
 from ml_collections import ConfigDict, config_flags
 
-from sequencematch import validation
-from sequencematch.provenance import hardware
-from sequencematch.run import build, make_plan, training_data
+from sequencematch.setup.build import build, make_plan, training_data
+from sequencematch.setup.validate import validate
+from sequencematch.storage.provenance import hardware
 
 CONFIG = config_flags.DEFINE_config_file("config", "configs/arithmetic.py")
 REPETITIONS = 30
@@ -59,7 +59,7 @@ def main(argv: list[str]) -> None:
     """Measures and prints a table."""
     logging.set_verbosity(logging.ERROR)
     config = CONFIG.value
-    validation.validate(config)
+    validate(config)
     mle, match = Side(config, "mle"), Side(config, "sequencematch")
     works = {"mle": mle.step, "refresh": match.refresh, "match": match.step}
     seconds = interleaved(works)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from sequencematch.evaluate.accuracy import wilson
+from sequencematch.evaluate.intervals import wilson
 
 OUT = flags.DEFINE_string("out", "runs/methods", "Folder of the runs.")
 SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row.")

@@ -20,90 +20,97 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from pathlib import Path
 
 import jax
 from absl import flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import ConfigDict
 
-from sequencematch import config as configuration
-from sequencematch import memory, modes, validation, workdir
-from sequencematch.data.catalog import check_harmless
-from sequencematch.files import open_streams, say, tell
-from sequencematch.run import Run, build
-from sequencematch.train import heap
+from sequencematch.cli import evaluation, sampling, training, workdir
+from sequencematch.cli.flags import check_workdir_name, choose_config, parse_flags
+from sequencematch.cli.job import Call, Job
+from sequencematch.data.tasks import check_harmless
+from sequencematch.setup import memory
+from sequencematch.setup.build import Parts, build
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.machine import is_out_of_memory
+from sequencematch.setup.validate import validate
+from sequencematch.storage import allocator
+from sequencematch.storage.console import open_streams, to_stderr, to_stdout
 from sequencematch.train.guard import Diverged
-from sequencematch.train.interrupt import Interrupted, Interruption
 from sequencematch.train.mesh import make_mesh
+from sequencematch.train.stop_requests import Interrupted, StopRequests
 
 DONE, REFUSED, STOPPED, LEFT = 0, 2, 3, 75
-LONGEST = 100  # characters of a flag's name
 
 
 def main(argv: Sequence[str]) -> int:
     """Does what the command line asks, or says in one line why not; returns the exit code."""
-    heap.limit_arenas()
     logging.set_verbosity(logging.FATAL)  # what libraries log as errors reaches us as exceptions
     job = None
     try:
-        with Interruption() as interruption, ExitStack() as held:
-            job = prepare(argv, interruption, held)
-            interruption.hear()
+        allocator.limit_arenas()  # before jax starts its threads
+        with StopRequests() as stop_requests, ExitStack() as held:
+            job = prepare(argv, stop_requests, held)
+            stop_requests.raise_if_asked()
             job.do()
         return DONE
     except Interrupted as asked:
-        return said(f"left on {asked}: {job.advice if job else 'nothing was begun'}", LEFT)
+        return exit_with(f"left on {asked}: {job.advice if job else 'nothing was begun'}", LEFT)
     except Diverged as error:
-        return said(error, STOPPED)
+        return exit_with(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if job is None:
-            return said(error, REFUSED)
+            return exit_with(error, REFUSED)
         if isinstance(error, OSError):
-            return said(f"stopped: {error}; when that is mended, {job.advice}", STOPPED)
+            return exit_with(f"stopped: {error}; when that is mended, {job.advice}", STOPPED)
         raise
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if not memory.exhausted(error):
+        if not is_out_of_memory(error):
             raise
         advice = job.advice if job else "nothing was begun"
-        return said(f"stopped: no memory is left; {advice}", STOPPED)
+        return exit_with(f"stopped: no memory is left; {advice}", STOPPED)
 
 
-def said(reason: object, code: int) -> int:
+def exit_with(reason: object, code: int) -> int:
     """Says a reason; returns the exit code."""
-    say(reason)
+    to_stderr(reason)
     return code
 
 
-def prepare(argv: Sequence[str], interruption: Interruption, held: ExitStack) -> modes.Job:
+def prepare(argv: Sequence[str], stop_requests: StopRequests, held: ExitStack) -> Job:
     """Checks everything, opens the data and the checkpoint; the job returned does the work.
 
     Raises:
       ValueError, OSError, flags.Error: what is wrong, where, and how to mend it.
       Interrupted: it was asked to leave meanwhile.
     """
-    asked = parse(argv)
+    asked = parse_flags(argv)
     if asked.help:
-        return modes.Job(lambda: tell(f"{__doc__}\n{asked.get_help()}"))
-    config, name = chosen(asked)
-    validation.validate(config)
+        return Job(lambda: to_stdout(f"{__doc__}\n{asked.get_help()}"))
+    config, name = choose_config(asked)
+    validate(config)
     if asked.config is None:  # what lies in a folder may be somebody else's
-        check_harmless(config.task, config.data, configuration.defaults().data)
-    folder = placed(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
+        check_harmless(config.task, config.data, defaults().data)
+    folder = check_workdir_name(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
-    call = modes.Call(folder, name, command, interruption, held)
+    call = Call(folder, name, command, stop_requests, held)
     if asked.mode == "train":
         begun = workdir.check_free(folder, config, asked.resume)
-        run = affordable(config, memory.training)
+        run = build_if_affordable(config, memory.estimate_training)
         if asked.dry_run:
-            return modes.rehearsal(run, call, begun)
-        return modes.training(run, call, begun)
+            return training.prepare_dry_run(run, call, begun)
+        return training.prepare_training(run, call, begun)
     workdir.check_run(folder, config)
     if asked.mode == "evaluate":
-        return modes.evaluation(affordable(config, memory.evaluation), call)
-    return modes.answering(affordable(config, memory.answering), folder, asked.prompt)
+        return evaluation.prepare_evaluation(
+            build_if_affordable(config, memory.estimate_evaluation), call
+        )
+    return sampling.prepare_answer(
+        build_if_affordable(config, memory.estimate_answering), folder, asked.prompt
+    )
 
 
-def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Run:
+def build_if_affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Parts:
     """The parts of a run that has the memory it takes, whatever its vocabulary, and with its own."""
     make_mesh(config.mesh.data, config.mesh.model)
     memory.check(config, estimate(config))
@@ -112,118 +119,7 @@ def affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> 
     return run
 
 
-def placed(path: str) -> Path:
-    """The folder of a run, which must be a name that checkpoints can be written under.
-
-    Raises:
-      ValueError: it is not UTF-8.
-    """
-    try:
-        str(Path(path).absolute()).encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"--workdir={path} is not UTF-8: name another folder") from error
-    return Path(path)
-
-
-def define(values: flags.FlagValues) -> None:
-    """Every flag but --config."""
-    flags.DEFINE_enum(
-        "mode", "train", ["train", "evaluate", "sample"], "What to do.", flag_values=values
-    )
-    flags.DEFINE_string(
-        "workdir", None, "Folder of the run: runs/<config>-<method>-<seed>.", flag_values=values
-    )
-    flags.DEFINE_bool("resume", False, "Go on with the run in the folder.", flag_values=values)
-    flags.DEFINE_bool(
-        "dry_run", False, "Check all, show the plan and train nothing.", flag_values=values
-    )
-    flags.DEFINE_string("prompt", None, "What --mode=sample answers.", flag_values=values)
-    flags.DEFINE_bool("help", False, "Show this.", flag_values=values)
-
-
-def parse(argv: Sequence[str]) -> flags.FlagValues:
-    """The flags, every one of them known and every `--config.key` a key of the file named.
-
-    Raises:
-      ValueError, flags.Error: which one is not.
-    """
-    for name in (arg.split("=")[0] for arg in argv[1:] if arg.startswith("-")):
-        if len(name) > LONGEST:  # absl looks for what was meant by recursion
-            raise ValueError(f"{name[:LONGEST]!r}... is no flag")
-    named = flags.FlagValues()
-    named.set_gnu_getopt()
-    define(named)
-    flags.DEFINE_string("config", None, "Configuration file.", flag_values=named)
-    rest = [arg.lstrip("-") for arg in named(list(argv), known_only=True)[1:]]
-    overrides = [arg.split("=")[0] for arg in rest if arg.startswith("config.")]
-    check_overrides(named.config, [name.removeprefix("config.") for name in overrides])
-    values = flags.FlagValues()
-    define(values)
-    # The file has to be known before what it is asked to change, wherever the flags stand.
-    ordered = sorted(argv, key=lambda arg: arg != argv[0] and not arg.startswith("--config="))
-    config_flags.DEFINE_config_file(
-        "config",
-        None,
-        "configs/NAME.py[:method], and --config.key=value.",
-        flag_values=values,
-        sys_argv=ordered,
-    )
-    stray = values(ordered)[1:]
-    if stray:
-        raise ValueError(f"{stray[0]!r} is no flag: write --name=value")
-    if values.mode == "sample" and not values.prompt:
-        raise ValueError('--mode=sample needs --prompt="..."')
-    if values.dry_run and values.mode != "train":
-        raise ValueError(f"--dry_run is for --mode=train; --mode={values.mode} has no plan to show")
-    return values
-
-
-def check_overrides(file: str | None, keys: Sequence[str]) -> None:
-    """Raises ValueError unless the file can be loaded and has the keys."""
-    if file is None:
-        if keys:
-            raise ValueError(f"--config.{keys[0]} changes a file: name it with --config=FILE")
-        return
-    known = configuration.flat(load(file))
-    for key in keys:
-        configuration.known_key(key, known)
-
-
-def load(file: str) -> ConfigDict:
-    """The configuration of a file, `path[:method]`, before overrides.
-
-    Raises:
-      ValueError: it is missing, or fails.
-    """
-    path = Path(file.split(":")[0])
-    if not path.is_file():
-        there = map(str, [*path.parent.glob("*.py"), *Path("configs").glob("*.py")])
-        near = configuration.suggestion(path, there)
-        raise ValueError(f"--config={path}: no such file{near}")
-    values, argv = flags.FlagValues(), ["", f"--config={file}"]
-    try:
-        config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-        values(argv)
-        if not isinstance(values.config, ConfigDict):
-            raise TypeError("get_config() must return a ConfigDict")
-        return values.config
-    except (Exception, SystemExit) as error:  # a file is Python: it can fail, or leave, in any way
-        raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error
-
-
-def chosen(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
-    """The configuration and its name: of the file named, else of the run in --workdir."""
-    if asked.config is not None:
-        return asked.config, Path(asked["config"].config_filename.split(":")[0]).stem
-    if asked.workdir is None:
-        raise ValueError(
-            "name a configuration, --config=configs/arithmetic.py, or a run, --workdir=DIR"
-        )
-    saved = workdir.read(Path(asked.workdir))
-    return saved["config"], saved["name"]
-
-
-def unraisable(found) -> None:
+def report_unraisable(found) -> None:
     """Shows what Python could not raise; not a request to leave, which is kept for the next check,
     nor what a native thread met: the failure behind it reaches us as an exception."""
     native = threading.current_thread() is not threading.main_thread()
@@ -232,7 +128,7 @@ def unraisable(found) -> None:
 
 
 if __name__ == "__main__":
-    sys.unraisablehook = unraisable
+    sys.unraisablehook = report_unraisable
     open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")
     code = main(sys.argv)

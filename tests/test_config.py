@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from sequencematch import config as configuration
-from sequencematch import validation
+from sequencematch.setup.defaults import check_known_key, defaults, differences, flat
+from sequencematch.setup.rules import KINDS, RULES, relations
+from sequencematch.setup.validate import kind, validate
 
 # key -> values that its rule refuses
 NAMES, COUNT, WHOLE = ["", "nothing"], [0, -1, 2**31], [-1, 2**31]
@@ -80,7 +81,7 @@ REFUSED = {
 
 
 def changed(changes):
-    config = configuration.defaults()
+    config = defaults()
     config.update_from_flattened_dict(changes)
     return config
 
@@ -88,16 +89,16 @@ def changed(changes):
 def refusal(config):
     """The one line in which a configuration is refused."""
     with pytest.raises(ValueError) as raised:
-        validation.validate(config)
+        validate(config)
     assert len(str(raised.value).splitlines()) == 1
     return str(raised.value)
 
 
 def test_the_defaults_are_valid_and_every_key_is_looked_at():
-    validation.validate(configuration.defaults())
+    validate(defaults())
     free = {"task", "objective.bound", "evaluate.edit_bias"}
-    assert set(validation.RULES) == set(configuration.flat(configuration.defaults())) - free
-    assert set(REFUSED) == set(validation.RULES)
+    assert set(RULES) == set(flat(defaults())) - free
+    assert set(REFUSED) == set(RULES)
 
 
 @pytest.mark.parametrize(
@@ -105,7 +106,7 @@ def test_the_defaults_are_valid_and_every_key_is_looked_at():
 )
 def test_a_refused_value_is_named_with_what_is_allowed(key, value):
     message = refusal(changed({key: value}))
-    allowed = validation.RULES[key][0]
+    allowed = RULES[key][0]
     assert message.startswith(f"config.{key}={value!r} must be {allowed}")
 
 
@@ -134,7 +135,7 @@ def test_a_refused_value_is_named_with_what_is_allowed(key, value):
     ],
 )
 def test_the_edges_of_what_is_allowed_are_allowed(changes):
-    validation.validate(changed(changes))
+    validate(changed(changes))
 
 
 # what two keys refuse of each other -> the words that must be in the line
@@ -187,11 +188,11 @@ def test_keys_that_do_not_go_together_are_both_named(changes, words):
 
 
 def test_every_relation_is_broken_above():
-    broken, relations = set(), None
+    broken, found = set(), []
     for changes, _ in UNRELATED:
-        relations = [holds for holds, _ in validation.relations(changed(changes))]
-        broken |= {i for i, holds in enumerate(relations) if not holds}
-    assert broken == set(range(len(relations)))
+        found = [holds for holds, _ in relations(changed(changes))]
+        broken |= {i for i, holds in enumerate(found) if not holds}
+    assert broken == set(range(len(found)))
 
 
 @pytest.mark.parametrize(
@@ -217,7 +218,7 @@ def test_heads_that_do_not_divide_are_named(changes, words):
     ],
 )
 def test_a_misspelt_key_gets_the_nearest_spelling(section, wrong, right):
-    config = configuration.defaults()
+    config = defaults()
     with config.unlocked():
         config[section][wrong] = 1
     message = refusal(config)
@@ -227,7 +228,7 @@ def test_a_misspelt_key_gets_the_nearest_spelling(section, wrong, right):
 
 def test_a_key_like_no_other_gets_no_suggestion():
     with pytest.raises(ValueError, match="^config.zzzzzz is no key of this configuration$"):
-        configuration.known_key("zzzzzz", configuration.flat(configuration.defaults()))
+        check_known_key("zzzzzz", flat(defaults()))
 
 
 def test_a_misspelt_name_gets_the_nearest_one():
@@ -238,7 +239,7 @@ def test_a_misspelt_name_gets_the_nearest_one():
 
 
 def test_a_missing_key_is_named():
-    config = configuration.defaults()
+    config = defaults()
     with config.unlocked():
         del config.objective.alpha
     assert refusal(config).startswith("config.objective.alpha is missing")
@@ -253,28 +254,27 @@ OF_ITS_KIND = {bool: [bool], int: [int], float: [float, int], str: [str], tuple:
 
 def edited(key, value):
     """The defaults with one key put in by force."""
-    values = configuration.defaults().to_dict()
+    values = defaults().to_dict()
     *section, name = key.split(".")
     (values[section[0]] if section else values)[name] = value
     return ConfigDict(values)
 
 
-@pytest.mark.parametrize("key", configuration.flat(configuration.defaults()))
+@pytest.mark.parametrize("key", flat(defaults()))
 def test_values_of_another_kind_are_refused(key):
-    default = configuration.flat(configuration.defaults())[key]
+    default = flat(defaults())[key]
     element = [type(x) for x in default[:1]] if isinstance(default, tuple) else []
     for value in VALUES:
         fits = type(value) in OF_ITS_KIND[type(default)]
         if fits and all(type(x) in OF_ITS_KIND[t] for t in element for x in value):
             continue
         message = refusal(edited(key, value))
-        assert message.startswith(f"config.{key}={value!r} must be {validation.kind(default)}")
-        assert message.endswith(validation.RULES[key][0] if key in validation.RULES else "")
+        assert message.startswith(f"config.{key}={value!r} must be {kind(default)}")
+        assert message.endswith(RULES[key][0] if key in RULES else "")
 
 
 def test_numbers_that_float32_does_not_hold_are_refused():
-    defaults = configuration.flat(configuration.defaults())
-    for key in (key for key, default in defaults.items() if isinstance(default, float)):
+    for key in (key for key, default in flat(defaults()).items() if isinstance(default, float)):
         for value in ENDLESS:
             message = refusal(edited(key, value))
             assert message.startswith(f"config.{key}={value!r} must be a finite float32 number")
@@ -284,8 +284,8 @@ def test_numbers_that_float32_does_not_hold_are_refused():
 
 
 def test_kinds_are_named():
-    kinds = {validation.kind(x) for x in configuration.flat(configuration.defaults()).values()}
-    assert kinds == {*validation.KINDS.values()} | {
+    kinds = {kind(x) for x in flat(defaults()).values()}
+    assert kinds == {*KINDS.values()} | {
         f"a tuple whose every element is {one}"
         for one in ("an integer", "a finite float32 number", "a text")
     }
@@ -293,36 +293,36 @@ def test_kinds_are_named():
 
 @pytest.mark.parametrize("value", [3, None, "steps", [1, 2]])
 def test_a_section_that_is_none_is_named(value):
-    config = ConfigDict(configuration.defaults().to_dict() | {"train": value})
+    config = ConfigDict(defaults().to_dict() | {"train": value})
     assert refusal(config) == f"config.train={value!r} must be a section, as in defaults()"
 
 
 def test_a_key_that_became_a_section_is_named():
-    config = ConfigDict(configuration.defaults().to_dict() | {"seed": {"of": 3}})
+    config = ConfigDict(defaults().to_dict() | {"seed": {"of": 3}})
     assert refusal(config).startswith("config.seed.of is no key of this configuration")
     assert refusal(ConfigDict({1: 2})) == "config.1 is no key of this configuration"
-    config = ConfigDict(configuration.defaults().to_dict() | {"train": {}})
+    config = ConfigDict(defaults().to_dict() | {"train": {}})
     assert refusal(config).startswith("config.train.batch_size is missing")
 
 
 def test_a_folder_for_data_may_be_there_or_not(tmp_path):
     for place in (tmp_path, tmp_path / "new" / "data", "~/.cache/sequencematch", "relative"):
-        validation.validate(changed({"data.dir": str(place)}))
+        validate(changed({"data.dir": str(place)}))
 
 
 def test_flat_names_every_leaf():
     nested = {"a": {"b": {"c": 1}, "d": (2, 3)}, "e": {}}
-    assert configuration.flat(nested) == {"a.b.c": 1, "a.d": (2, 3)}
-    assert configuration.flat(ConfigDict(nested)) == {"a.b.c": 1, "a.d": (2, 3)}
-    assert configuration.flat(nested, "x.") == {"x.a.b.c": 1, "x.a.d": (2, 3)}
+    assert flat(nested) == {"a.b.c": 1, "a.d": (2, 3)}
+    assert flat(ConfigDict(nested)) == {"a.b.c": 1, "a.d": (2, 3)}
+    assert flat(nested, "x.") == {"x.a.b.c": 1, "x.a.d": (2, 3)}
 
 
 def test_differences_say_what_was_and_what_is():
     theirs = {"a": {"b": 1, "c": 2.0}, "gone": "x", "same": [1]}
     ours = {"a": {"b": 1, "c": 3.0}, "new": None, "same": [1]}
-    assert configuration.differences(ours, theirs) == [
+    assert differences(ours, theirs) == [
         "a.c: 2.0 -> 3.0",
         "gone: 'x' -> 'missing'",
         "new: 'missing' -> None",
     ]
-    assert configuration.differences(theirs, theirs) == []
+    assert differences(theirs, theirs) == []

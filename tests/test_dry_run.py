@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from sequencematch import dry_run
-from sequencematch.train.loop import Phase, Plan
+from sequencematch.cli import dry_run
+from sequencematch.train.plan import Phase, Plan
 
 
 def plan_of(*phases):

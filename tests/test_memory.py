@@ -9,18 +9,22 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from sequencematch import config as configuration
-from sequencematch import memory, validation
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.types import Episode
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
-from sequencematch.run import make_recipe
+from sequencematch.setup import machine, memory
+from sequencematch.setup.build import make_recipe
+from sequencematch.setup.defaults import defaults, flat, network_config
+from sequencematch.setup.machine import available_bytes, format_bytes, free_bytes, is_out_of_memory
+from sequencematch.setup.validate import validate
 from sequencematch.train import mesh as meshes
-from sequencematch.train import state, step
+from sequencematch.train import step as steps
 from sequencematch.train.methods import METHODS
+from sequencematch.train.state import init_network, initial_state
 
 V = 30
 SIZES = [
@@ -34,20 +38,20 @@ networks = pytest.mark.parametrize("network", NETWORKS)
 
 
 def changed(changes):
-    config = configuration.defaults()
+    config = defaults()
     config.update_from_flattened_dict(changes)
-    validation.validate(config)
+    validate(config)
     return config
 
 
 def having(network, **changes):
     """A configuration with this network."""
-    sizes = {name: getattr(network, name) for name in configuration.defaults().model}
+    sizes = {name: getattr(network, name) for name in defaults().model}
     return changed({f"model.{name}": size for name, size in sizes.items()} | changes)
 
 
 def recipe_of(config, vocab_size=V):
-    sizes = configuration.transformer(config, vocab_size)
+    sizes = network_config(config, vocab_size)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     decisions = mdp.make(vocab_size, eos=2, pad=0, never=[1], edits={3: 1})
     return sizes, make_recipe(config, graph, decisions)
@@ -56,7 +60,7 @@ def recipe_of(config, vocab_size=V):
 def first_state(config):
     sizes, recipe = recipe_of(config)
     slots = config.prompt_slots + config.max_actions
-    make = partial(state.initial, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
+    make = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
     return recipe, jax.eval_shape(make)
 
 
@@ -73,7 +77,7 @@ def size(tree):
 
 @networks
 def test_parameters_are_counted(network):
-    _, params = jax.eval_shape(lambda: state.network(network, 0))
+    _, params = jax.eval_shape(lambda: init_network(network, 0))
     assert network.matrices == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
     assert network.gains == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 1)
 
@@ -83,11 +87,11 @@ def test_parameters_are_counted(network):
 def test_what_is_held_is_the_training_state_on_each_device(network, mesh):
     config = having(network, **{"mesh.data": mesh[0], "mesh.model": mesh[1], "train.batch_size": 8})
     _, shapes = first_state(config)
-    shardings = meshes.state_shardings(meshes.make_mesh(*mesh), shapes)
+    shardings = state_shardings(meshes.make_mesh(*mesh), shapes)
     local = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), shapes, shardings
     )
-    (parameters, moments, buffer), _, written = memory.training(config, V)
+    (parameters, moments, buffer), _, written = memory.estimate_training(config, V)
     assert parameters.size == size(local.params)
     assert moments.size == pytest.approx(size(local.opt_state), abs=32)  # two counters
     assert buffer.size == size(local.replay) - 4  # one counter
@@ -115,10 +119,10 @@ def residuals(config, rows):
         return differentiate
 
     with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Kept) as kept:
-        monkeypatch.setattr(step.jax, "value_and_grad", value_and_grad)
+        monkeypatch.setattr(steps.jax, "value_and_grad", value_and_grad)
         name = METHODS[config.method].phases[-1]
         batch = Episode(grid, grid, flags, row, row)
-        jax.eval_shape(partial(step.STEPS[name], recipe), shapes, batch)
+        jax.eval_shape(partial(steps.STEPS[name], recipe), shapes, batch)
     return kept.value.args[0]
 
 
@@ -134,10 +138,10 @@ def test_what_the_backward_pass_keeps(network, slots):
     """Of each row within 3 %; and, however few they are, the matrices as they enter products."""
     config = having(network, **{"prompt_slots": slots - 8, "max_actions": 8, "method": "mle"})
     row, fixed = line({n: residuals(config, n) for n in (2, 3)})
-    assert memory.kept(network, 1, slots) == pytest.approx(row, rel=0.03)
+    assert memory.activation_bytes(network, 1, slots) == pytest.approx(row, rel=0.03)
     a, embedding = memory.ACTIVATION[network.dtype], V * network.d_model
     assert fixed == pytest.approx(a * (network.matrices - embedding) + 4 * network.gains, rel=0.01)
-    assert memory.copied(network) == (a == 2) * a * network.matrices
+    assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -148,8 +152,8 @@ def test_every_method_keeps_about_as_much(method):
     found = [line({n: residuals(configs[2], n) for n in (2, 3)})[0]]
     if memory.draws_samples(configs[2]):
         found.append(line({n: residuals(config, 3) for n, config in configs.items()})[0])
-    network = configuration.transformer(configs[2], V)
-    assert found == pytest.approx([memory.kept(network, 1, 46)] * len(found), rel=0.1)
+    network = network_config(configs[2], V)
+    assert found == pytest.approx([memory.activation_bytes(network, 1, 46)] * len(found), rel=0.1)
 
 
 @networks
@@ -165,7 +169,7 @@ def test_the_samplers_cache(network):
         jax.eval_shape(lambda: jax.random.key(0)),
     )
     expected = size((generation.cache, generation.hidden))
-    assert memory.cache(network, rows, prompt + actions) == expected
+    assert memory.cache_bytes(network, rows, prompt + actions) == expected
 
 
 def compiled(work, network, *args):
@@ -186,7 +190,7 @@ def test_sampling_works_in_about_as_much(rows, prompt, d_ff):
         return sampler.sample(model, decisions, *rest, max_actions=4)
 
     found = compiled(work, network, integers(rows, prompt), integers(rows), key)
-    assert memory.sampling(network, rows, prompt, 4) == pytest.approx(found, rel=0.5)
+    assert memory.sampling_bytes(network, rows, prompt, 4) == pytest.approx(found, rel=0.5)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -197,7 +201,7 @@ def test_samples_are_reckoned_with_where_they_are_drawn(method):
         objective = {"objective.divergence": divergence, "objective.policy_weight": weight}
         config = changed({"method": method} | objective)
         drawn = make_recipe(config, graph, decisions).samples > 0
-        estimate = memory.training(config)
+        estimate = memory.estimate_training(config)
         names = [part.name for part in estimate.held + estimate.passing]
         assert memory.draws_samples(config) == drawn
         assert ("the replay buffer" in names) == ("drawing samples" in names) == drawn
@@ -208,10 +212,10 @@ def test_samples_are_reckoned_with_where_they_are_drawn(method):
 
 def test_a_part_grows_with_its_keys():
     def parts(changes):
-        estimate = memory.training(changed(changes))
+        estimate = memory.estimate_training(changed(changes))
         return estimate.held + estimate.passing
 
-    usual = configuration.flat(configuration.defaults())
+    usual = flat(defaults())
     for number, part in enumerate(parts({})):
         for key in part.keys:
             assert parts({key: 2 * usual[key]})[number].size > part.size, (part.name, key)
@@ -219,7 +223,7 @@ def test_a_part_grows_with_its_keys():
 
 def test_more_devices_need_less_each():
     def peak(data, model):
-        return memory.training(changed({"mesh.data": data, "mesh.model": model}), V).peak
+        return memory.estimate_training(changed({"mesh.data": data, "mesh.model": model}), V).peak
 
     assert peak(8, 2) < peak(4, 2) < peak(2, 2) < peak(1, 2) < peak(1, 1)
     assert peak(1, 8) < peak(1, 4) < peak(1, 2)
@@ -233,9 +237,9 @@ def test_the_peak_is_what_is_held_and_the_largest_of_what_passes():
 
 def test_a_checkpoint_of_an_accelerators_state_takes_none_of_its_memory(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
-    cpu = memory.training(changed({}), V)
-    monkeypatch.setattr(memory.meshes, "devices", lambda: [device])
-    assert memory.training(changed({}), V) == cpu._replace(written=0)
+    cpu = memory.estimate_training(changed({}), V)
+    monkeypatch.setattr(memory, "devices", lambda: [device])
+    assert memory.estimate_training(changed({}), V) == cpu._replace(written=0)
 
 
 # Refusals.
@@ -259,19 +263,19 @@ def test_absurd_sizes_are_refused_at_once_with_what_to_lower(key):
     value, part = ABSURD[key]
     config = changed({key: value})
     with pytest.raises(ValueError, match=part) as raised:
-        memory.check(config, memory.training(config))
+        memory.check(config, memory.estimate_training(config))
     message = str(raised.value)
     assert f"; lower config.{key}={value} or " in message and len(message.splitlines()) == 1
     if key.startswith("evaluate."):
         with pytest.raises(ValueError, match=f"config.{key}={value}"):
-            memory.check(config, memory.evaluation(config))
+            memory.check(config, memory.estimate_evaluation(config))
 
 
 def test_enough_is_enough(monkeypatch):
     config = changed({"mesh.data": 2, "mesh.model": 2})
-    estimate = memory.training(config, V)
+    estimate = memory.estimate_training(config, V)
     for there in (estimate.peak - 1, estimate.peak):
-        monkeypatch.setattr(memory, "available", {4: there}.get)
+        monkeypatch.setattr(memory, "available_bytes", {4: there}.get)
         if there < estimate.peak:
             with pytest.raises(ValueError, match="on each device"):
                 memory.check(config, estimate)
@@ -280,11 +284,11 @@ def test_enough_is_enough(monkeypatch):
 
 
 def test_an_accelerator_has_its_own_memory_and_cpus_share_the_machines(monkeypatch):
-    monkeypatch.setattr(memory, "free", lambda: 2**34)
-    assert [memory.available(n) for n in (1, 8)] == [2**34, 2**31]
+    monkeypatch.setattr(machine, "free_bytes", lambda: 2**34)
+    assert [available_bytes(n) for n in (1, 8)] == [2**34, 2**31]
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
-    monkeypatch.setattr(memory.meshes, "devices", lambda: [device])
-    assert [memory.available(n) for n in (1, 8)] == [2**36, 2**36]
+    monkeypatch.setattr(machine, "devices", lambda: [device])
+    assert [available_bytes(n) for n in (1, 8)] == [2**36, 2**36]
 
 
 def test_bytes_for_people():
@@ -295,7 +299,7 @@ def test_bytes_for_people():
         2**31: "2.0 GiB",
         2**80: "1,048,576.0 EiB",
     }
-    assert {n: memory.readable(n) for n in sizes} == sizes
+    assert {n: format_bytes(n) for n in sizes} == sizes
 
 
 @pytest.mark.parametrize(
@@ -320,11 +324,11 @@ def test_a_container_has_no_more_than_its_limit_nor_than_one_around_it(
         (group / f"memory.{names[1]}").write_text("1000\n")
         lines = [f"{name} {size}\n" for name, size in stat.items()]
         (group / "memory.stat").write_text("".join(lines))
-        return memory.free(root, own)
+        return free_bytes(root, own)
 
-    machine = memory.free(root, own)  # in no group
+    machine = free_bytes(root, own)  # in no group
     own.write_text(f"9:cpu:/\n4:{controller}:/slice/job\n")
-    assert memory.free(root, own) == pytest.approx(machine, rel=0.2)
+    assert free_bytes(root, own) == pytest.approx(machine, rel=0.2)
     assert free(inner, "max") == pytest.approx(machine, rel=0.2)
     assert free(inner, 5000) == 4600  # what it keeps of files counts as free
     assert free(inner.parent, 9000) == 4600
@@ -333,10 +337,18 @@ def test_a_container_has_no_more_than_its_limit_nor_than_one_around_it(
 
 def test_all_that_is_restored_is_held_by_whoever_restores():
     config = changed({})
-    state = memory.training(config, V).held
-    assert memory.evaluation(config, V).held == memory.answering(config, V).held == state
-    assert memory.evaluation(config, V).written == memory.answering(config, V).written == 0
-    assert memory.answering(config, V).peak < memory.evaluation(config, V).peak
+    state = memory.estimate_training(config, V).held
+    assert (
+        memory.estimate_evaluation(config, V).held
+        == memory.estimate_answering(config, V).held
+        == state
+    )
+    assert (
+        memory.estimate_evaluation(config, V).written
+        == memory.estimate_answering(config, V).written
+        == 0
+    )
+    assert memory.estimate_answering(config, V).peak < memory.estimate_evaluation(config, V).peak
 
 
 @pytest.mark.parametrize(
@@ -349,4 +361,4 @@ def test_all_that_is_restored_is_held_by_whoever_restores():
     ],
 )
 def test_what_memory_is_exhausted_by_is_known(error, out):
-    assert memory.exhausted(error) is out
+    assert is_out_of_memory(error) is out

@@ -9,7 +9,15 @@ from types import SimpleNamespace
 import pytest
 
 import sequencematch
-from sequencematch import provenance
+from sequencematch.storage import provenance as module
+from sequencematch.storage.provenance import (
+    changes,
+    compiler,
+    compilers,
+    processor,
+    provenance,
+    revision,
+)
 
 
 def repository(folder):
@@ -22,48 +30,48 @@ def repository(folder):
 
 
 def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "code" / "module.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "module.py"))
     (tmp_path / "elsewhere").mkdir()
     repository(tmp_path)
     head = subprocess.run(
         ["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
-    assert provenance.revision() == head
+    assert revision() == head
     (tmp_path / "elsewhere" / "notes.txt").write_text("not code")
-    assert provenance.revision() == head
+    assert revision() == head
     (tmp_path / "code" / "module.py").write_text("x = 2\n")
-    changed = provenance.revision()
+    changed = revision()
     assert changed.startswith(head + "+")
     (tmp_path / "code" / "module.py").write_text("x = 3\n")
-    assert provenance.revision() not in (head, changed)
+    assert revision() not in (head, changed)
     more = set()
     # Git does not know this one yet; it runs all the same.
     for text in (b"y = 1\n", b"y = 2\n", b"y = '\xff'\n"):
         (tmp_path / "code" / "\u00e9 new.py").write_bytes(text)
-        more.add(provenance.revision())
+        more.add(revision())
     assert len(more) == 3 and None not in more
 
 
 def test_there_is_none_without_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "code" / "module.py"))
-    assert provenance.revision() is None
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "module.py"))
+    assert revision() is None
     (tmp_path / ".git").mkdir()
-    assert provenance.revision() is None
+    assert revision() is None
 
 
 def test_changes_are_named():
-    now = provenance.provenance()
+    now = provenance()
     assert now["versions"]["sequencematch"] == sequencematch.__version__
-    assert provenance.changes(now, now) == []
-    assert provenance.provenance() is now  # what is committed while it runs is not what runs
+    assert changes(now, now) == []
+    assert provenance() is now  # what is committed while it runs is not what runs
     versions = now["versions"] | {"jax": "0.1"}
     before = now | {"versions": versions, "revision": "abc"}
     jax = f"jax 0.1 -> {now['versions']['jax']}"
-    assert provenance.changes(before, now) == [jax, f"revision abc -> {now['revision']}"]
+    assert changes(before, now) == [jax, f"revision abc -> {now['revision']}"]
     for key in ("settings", "hardware", "revision", "mesh"):  # they decide bits, too
-        assert provenance.changes(now | {key: {}}, now)
+        assert changes(now | {key: {}}, now)
     told = [value for key in ("versions", "settings") for value in now[key].values()]
-    assert len(provenance.changes({}, now)) == sum(value is not None for value in told) + 2
+    assert len(changes({}, now)) == sum(value is not None for value in told) + 2
 
 
 def test_settings_of_jax_and_the_cores_that_may_be_used_are_part_of_it():
@@ -89,8 +97,8 @@ print(provenance.provenance())
 def test_what_compiles_for_accelerators_is_told_as_far_as_it_is_there(monkeypatch):
     there = [("libtpu", "1"), ("jax", "2"), ("jax-cuda13-plugin", "3"), (None, "4")]
     found = [SimpleNamespace(metadata={"Name": name}, version=x) for name, x in there]
-    monkeypatch.setattr(provenance, "distributions", lambda: found)
-    assert provenance.compilers() == {"jax-cuda13-plugin": "3", "libtpu": "1"}
+    monkeypatch.setattr(module, "distributions", lambda: found)
+    assert compilers() == {"jax-cuda13-plugin": "3", "libtpu": "1"}
 
 
 @pytest.mark.parametrize("features", ["flags", "Features"])
@@ -98,7 +106,7 @@ def test_cpus_of_one_name_are_told_apart_by_their_features(tmp_path, features):
     def processor(*has):
         one = f"processor\t: 0\nmodel name\t: EPYC: a\n{features}\t: {' '.join(has)}\n"
         (tmp_path / "cpuinfo").write_text(f"{one}\n{one.replace('EPYC', 'another')}\nempty:\n")
-        return provenance.processor(tmp_path / "cpuinfo")
+        return processor(tmp_path / "cpuinfo")
 
     few, many = processor("fma"), processor("fma", "avx512f")
     assert few.startswith("EPYC: a with features ") and few == processor("fma") != many
@@ -107,13 +115,13 @@ def test_cpus_of_one_name_are_told_apart_by_their_features(tmp_path, features):
 def test_where_the_system_says_nothing_of_the_cpu_its_architecture_is_told(tmp_path):
     (tmp_path / "cpuinfo").touch()
     for path in (tmp_path / "cpuinfo", tmp_path / "none"):
-        assert provenance.processor(path) == (platform.processor() or platform.machine())
+        assert processor(path) == (platform.processor() or platform.machine())
 
 
 def test_flags_of_the_compiler_are_settings_but_not_how_many_devices_are_simulated(monkeypatch):
     def flags(*words):
         monkeypatch.setenv("XLA_FLAGS", " ".join(words))
-        return provenance.compiler()["XLA_FLAGS"]
+        return compiler()["XLA_FLAGS"]
 
     fast, eight = "--xla_cpu_enable_fast_math=true", "--xla_force_host_platform_device_count=8"
     assert flags() == flags(eight) == ""

@@ -10,8 +10,8 @@ import tempfile
 
 import pytest
 
-from sequencematch import config as configuration
-from sequencematch import workdir
+from sequencematch.cli import workdir
+from sequencematch.setup.defaults import defaults
 from tests.hindrances import nobody
 
 
@@ -34,21 +34,21 @@ with workdir.locked(pathlib.Path({str(folder)!r})):
 
 def test_two_processes_cannot_share_a_folder_and_a_dead_one_holds_none(tmp_path):
     process = holder(tmp_path)
-    with pytest.raises(ValueError) as raised, workdir.locked(tmp_path):
+    with pytest.raises(ValueError) as raised, workdir.lock(tmp_path):
         pytest.fail("two hold it")
     message = str(raised.value)
     assert message.startswith(f"--workdir={tmp_path} is in use by process {process.pid} on ")
     assert len(message.splitlines()) == 1
     process.send_signal(signal.SIGKILL)
     process.wait()
-    with workdir.locked(tmp_path):
+    with workdir.lock(tmp_path):
         assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
     assert (tmp_path / "lock").read_text() == ""
 
 
 def test_a_folder_is_free_again_after_an_error(tmp_path):
     for _ in range(2):
-        with pytest.raises(KeyError), workdir.locked(tmp_path):
+        with pytest.raises(KeyError), workdir.lock(tmp_path):
             raise KeyError
 
 
@@ -91,7 +91,7 @@ def test_nothing_is_written_through_a_link_that_came_with_a_folder(tmp_path):
     mine.write_text("mine")
     for name in ("lock", "summary.json.tmp", "summary.json"):
         (folder / name).symlink_to(mine)
-    with pytest.raises(OSError, match="lock"), workdir.locked(folder):
+    with pytest.raises(OSError, match="lock"), workdir.lock(folder):
         pytest.fail("locked something else")
     workdir.write_json(folder / "summary.json", {"a": 1})
     assert mine.read_text() == "mine"
@@ -101,10 +101,10 @@ def test_nothing_is_written_through_a_link_that_came_with_a_folder(tmp_path):
 
 @pytest.mark.parametrize("name", ["checkpoints", "damaged", "tensorboard"])
 def test_a_folder_that_leads_elsewhere_is_not_written_into(tmp_path, name):
-    config, folder = configuration.defaults(), tmp_path / "run"
+    config, folder = defaults(), tmp_path / "run"
     (tmp_path / "mine").mkdir()
     folder.mkdir()
-    workdir.write_json(folder / "config.json", {"name": "x", "config": workdir.plain(config)})
+    workdir.write_json(folder / "config.json", {"name": "x", "config": workdir.to_json(config)})
     assert workdir.check_free(folder, config, resume=True) is True
     (folder / name).symlink_to(tmp_path / "mine")
     with pytest.raises(ValueError, match=f"^{folder / name} is a link, .* in its place"):
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(place):
         (root / "file").touch()
         refused = f"^--workdir={root / place} cannot be written: {root / first} does not let you$"
         with nobody(), pytest.raises(ValueError, match=refused):
-            workdir.check_free(root / place, configuration.defaults(), resume=False)
+            workdir.check_free(root / place, defaults(), resume=False)
         (root / "hidden").chmod(0o755)
 
 
@@ -130,7 +130,7 @@ def test_a_folder_that_cannot_be_written_is_refused_before_any_work(place):
 def test_what_a_kill_leaves_before_a_run_is_written_down_is_no_run(tmp_path, left, resume):
     for name in left:
         (tmp_path / name).write_text("half")
-    config = configuration.defaults()
+    config = defaults()
     assert workdir.check_free(tmp_path, config, resume) is False
     assert workdir.check_free(tmp_path / "new", config, resume) is False
     (tmp_path / "thesis.tex").write_text("mine")
@@ -139,8 +139,8 @@ def test_what_a_kill_leaves_before_a_run_is_written_down_is_no_run(tmp_path, lef
 
 
 def test_a_run_may_go_on_elsewhere_and_keep_more_but_is_otherwise_the_same(tmp_path):
-    config = configuration.defaults()
-    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.plain(config)})
+    config = defaults()
+    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.to_json(config)})
     config.mesh.data, config.checkpoint.keep, config.evaluate.rows = 4, 9, 8
     assert workdir.check_free(tmp_path, config, resume=True) is True
     config.train.batch_size = 128

@@ -28,7 +28,7 @@ from jaxtyping import Array, Float
 Elementwise = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 
 
-def never(t_max: float) -> float:
+def no_floor(t_max: float) -> float:
     """The floor of a divergence whose phi is wanted on the whole line."""
     return -jnp.inf
 
@@ -45,7 +45,7 @@ class Divergence(NamedTuple):
 
     f: Elementwise
     phi: Elementwise
-    floor: Callable[[float], float] = never
+    floor: Callable[[float], float] = no_floor
     psi: Elementwise | None = None
 
     @property
@@ -57,7 +57,7 @@ class Divergence(NamedTuple):
         """f*(y) = sup_t [y t - f(t)] = -phi(-y), for -y in the domain."""
         return -self.phi(-y)
 
-    def capped(self, x: Float[Array, "*shape"], t_max: float) -> Float[Array, "*shape"]:
+    def capped_phi(self, x: Float[Array, "*shape"], t_max: float) -> Float[Array, "*shape"]:
         """phi(x), with slope t_max below the floor."""
         floor = self.floor(t_max)
         inside = self.phi(jnp.where(x < floor, floor, x))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from sequencematch.data import prepared
-from sequencematch.data.questions import Questions, check, distinct
+from sequencematch.data.mathematics import Questions, check, distinct_questions
 from sequencematch.data.task import Example, Task, exact
 
 PUBLISHED = "math_dataset"  # as tfds calls it
@@ -56,7 +56,7 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
-        stream = distinct(self.builder_config.questions)
+        stream = distinct_questions(self.builder_config.questions)
         sizes = self.builder_config.sizes._asdict()
         # tfds exhausts one generator after the other, in this order, so they can share the stream.
         return {split: self._generate_examples(stream, size) for split, size in sizes.items()}
@@ -89,33 +89,35 @@ def task(data: Any) -> Task:
     return SOURCES[data.source].open(data)
 
 
-def kept(data: Any) -> bool:
+def is_prepared(data: Any) -> bool:
     """Whether what `task` would open is there already, so that nothing would be made."""
     return _folder(data).is_dir()
 
 
-def generated(data: Any) -> Task:
+def generator_task(data: Any) -> Task:
     """Questions of the PyPI package `mathematics_dataset`, made at some thousands a second."""
     config = _config(data)
     questions = config.questions
-    builder = prepared.opened(
+    builder = prepared.open_or_prepare(
         lambda: Mathematics(data_dir=_root(data), config=config),
         folder=_folder(data),
         check=lambda: check(questions),
     )
-    prompts, completions = prepared.readable(
+    prompts, completions = prepared.read_or_explain(
         builder.data_path, lambda: [builder.info.metadata[field] for field in Example._fields]
     )
     return Task(
         name=data.module,
         alphabet=_characters(prompts, completions),
-        splits={name: prepared.records(builder, name, *Example._fields) for name in Sizes._fields},
+        splits={
+            name: prepared.read_split(builder, name, *Example._fields) for name in Sizes._fields
+        },
         confusable=_confusable(questions.bases, completions),
         check=exact,
     )
 
 
-def published(data: Any) -> Task:
+def published_task(data: Any) -> Task:
     """The questions that DeepMind published, as tensorflow-datasets' `math_dataset` has them.
 
     They have every base and the published entropies, and were not deduplicated by us. Downloading
@@ -125,7 +127,7 @@ def published(data: Any) -> Task:
     if data.bases:
         raise ValueError("data.source='tfds' has questions in every base: set data.bases to ()")
     _check_published(data.module)
-    builder = prepared.opened(
+    builder = prepared.open_or_prepare(
         lambda: tfds.builder(f"{PUBLISHED}/{data.module}", data_dir=_root(data)),
         folder=_folder(data),
         check=_check_tensorflow,
@@ -138,7 +140,7 @@ def published(data: Any) -> Task:
         "train": f"train[{sizes.validation}:{validation_end}]",
     }
     fields = ("question", "answer")
-    splits = {name: prepared.records(builder, part, *fields) for name, part in slices.items()}
+    splits = {name: prepared.read_split(builder, part, *fields) for name, part in slices.items()}
     examples = list(itertools.chain.from_iterable(splits.values()))
     completions = _characters(*(example.completion for example in examples))
     return Task(
@@ -163,8 +165,10 @@ class Source(NamedTuple):
 
 
 SOURCES = {
-    "generator": Source(generated, lambda data: pathlib.Path(Mathematics.name, _config(data).name)),
-    "tfds": Source(published, lambda data: pathlib.Path(PUBLISHED, data.module)),
+    "generator": Source(
+        generator_task, lambda data: pathlib.Path(Mathematics.name, _config(data).name)
+    ),
+    "tfds": Source(published_task, lambda data: pathlib.Path(PUBLISHED, data.module)),
 }
 
 

@@ -41,10 +41,10 @@ def read(path: pathlib.Path) -> list[Example]:
       ValueError: a line is damaged; names file and line.
     """
     with path.open("rb") as lines:
-        return [_parsed(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
+        return [_parse(line, f"{path}:{n}") for n, line in enumerate(lines, 1) if line.strip()]
 
 
-def _parsed(line: bytes, place: str) -> Example:
+def _parse(line: bytes, place: str) -> Example:
     try:
         record = json.loads(line)
     except (ValueError, RecursionError) as cause:

@@ -14,9 +14,9 @@ from typing import TypeVar
 import tensorflow_datasets as tfds
 from absl import logging
 
-from sequencematch import files
-from sequencematch.data.questions import global_random_given_back
+from sequencematch.data.mathematics import preserve_global_random
 from sequencematch.data.task import Example
+from sequencematch.storage import console, files
 
 _T = TypeVar("_T")
 _KEPT = 200_000  # some hundred bytes each
@@ -46,7 +46,7 @@ class Records(Sequence):
         index = range(len(self))[index]
         if index in self.kept:
             return self.kept[index]
-        example = readable(self.folder, lambda: self._read(index))
+        example = read_or_explain(self.folder, lambda: self._read(index))
         if len(self.kept) < _KEPT:
             self.kept[index] = example
         return example
@@ -56,20 +56,20 @@ class Records(Sequence):
         return Example(*(record[field].decode() for field in self.fields))
 
 
-def opened(
+def open_or_prepare(
     make: Callable[[], tfds.core.DatasetBuilder], folder: pathlib.Path, check: Callable[[], None]
 ) -> tfds.core.DatasetBuilder:
     """Returns a builder whose files exist in `folder`; `check` may object before they are made."""
     if not folder.exists():
         check()
-        with _alone(folder.parent), global_random_given_back(), _quiet():
+        with _lock(folder.parent), preserve_global_random(), _silence_tfds():
             if not folder.exists():
-                _written(folder, make())
-    with _quiet():
-        return readable(folder, make)
+                _prepare(folder, make())
+    with _silence_tfds():
+        return read_or_explain(folder, make)
 
 
-def _written(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
+def _prepare(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except RuntimeError as cause:
@@ -78,13 +78,13 @@ def _written(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
         raise
 
 
-def records(builder: tfds.core.DatasetBuilder, split: str, *fields: str) -> Records:
+def read_split(builder: tfds.core.DatasetBuilder, split: str, *fields: str) -> Records:
     """The examples of a split, whose prompt and completion are the fields named."""
-    source = readable(builder.data_path, lambda: builder.as_data_source(split))
+    source = read_or_explain(builder.data_path, lambda: builder.as_data_source(split))
     return Records(source, fields, builder.data_path)
 
 
-def readable(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
+def read_or_explain(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
     """What is read of a folder.
 
     Raises:
@@ -97,7 +97,7 @@ def readable(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
     except Exception as cause:
         advice = (
             "when that is mended, try again"
-            if files.hindered(cause)
+            if files.is_io_failure(cause)
             else "move this folder away, and it will be made again"
         )
         why = getattr(cause, "strerror", None) or type(cause).__name__
@@ -105,14 +105,14 @@ def readable(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
 
 
 @contextlib.contextmanager
-def _alone(parent: pathlib.Path) -> Iterator[None]:
+def _lock(parent: pathlib.Path) -> Iterator[None]:
     """Lets one process at a time prepare data here; removes what a killed one left half made."""
     parent.mkdir(parents=True, exist_ok=True)
-    with files.opened_lock(parent / "lock") as file:
+    with files.open_lock(parent / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            files.say(f"another process prepares data in {parent}: waiting for it")
+            console.to_stderr(f"another process prepares data in {parent}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         for half_made in parent.glob("incomplete.*"):
             shutil.rmtree(half_made)
@@ -120,7 +120,7 @@ def _alone(parent: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def _silence_tfds() -> Iterator[None]:
     """Drops the warning that tfds gives for every configuration that is no class attribute."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

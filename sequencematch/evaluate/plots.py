@@ -21,9 +21,11 @@ from matplotlib.figure import Figure
 # None is black: matplotlib leaves black out of the SVG, and there would be nothing to replace.
 MUTED, LINE = "#010203", "#010204"
 CURVES = ("#010205", "#010206", "#010207")
+
 VARIABLES = {MUTED: "var(--muted)", LINE: "var(--line)"} | {
     colour: f"var(--curve-{i})" for i, colour in enumerate(CURVES)
 }
+
 RC = {
     **dict.fromkeys(
         ("text.color", "axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), MUTED
@@ -128,6 +130,7 @@ SECTIONS = {
         ),
     ),
 }
+
 BANDS = {
     "accuracy/greedy": ("accuracy/greedy_low", "accuracy/greedy_high"),
     "accuracy/sampled": ("accuracy/sampled_low", "accuracy/sampled_high"),

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from sequencematch.evaluate.plots import finite
 
 
-class Run(NamedTuple):
+class RunFiles(NamedTuple):
     """What the files of a run say."""
 
     name: str  # of the work directory
@@ -18,7 +18,7 @@ class Run(NamedTuple):
     unreadable: int  # lines that are no JSON object, as a killed run may leave behind
 
 
-def read(workdir: pathlib.Path) -> Run:
+def read(workdir: pathlib.Path) -> RunFiles:
     """Reads metrics.jsonl, summary.json and traces.jsonl, whichever exist.
 
     Raises:
@@ -31,7 +31,7 @@ def read(workdir: pathlib.Path) -> Run:
     metrics, torn_metrics = _read_lines(workdir / "metrics.jsonl")
     traces, torn_traces = _read_lines(workdir / "traces.jsonl")
     name = workdir.resolve().name
-    return Run(name, summary, _by_step(metrics), traces, torn_metrics + torn_traces)
+    return RunFiles(name, summary, _by_step(metrics), traces, torn_metrics + torn_traces)
 
 
 def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:

@@ -11,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.linear import linear
+from sequencematch.models.layers import linear, rotate
 
 
 class KeyValues(NamedTuple):
@@ -30,18 +30,6 @@ def interval_mask(visible_until: Int[Array, "*B T"]) -> Bool[Array, "*B T T"]:
 def stack_mask(positions: Int[Array, "B T"], slots: int) -> Bool[Array, "B T S"]:
     """A query at depth d sees the slots 0..d of the stack."""
     return jnp.arange(slots) <= positions[..., None]
-
-
-def rotate(
-    x: Float[Array, "B T heads N"], positions: Int[Array, "B T"], base: float
-) -> Float[Array, "B T heads N"]:
-    """Rotary positions (Su et al. 2021): the pair (x_i, x_{i+N/2}) turns by position / base^(2i/N)."""
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
-    angle = positions[..., None, None].astype(jnp.float32) * frequency
-    sin, cos = jnp.sin(angle), jnp.cos(angle)
-    a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)
-    return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1).astype(x.dtype)
 
 
 class Attention(nnx.Module):

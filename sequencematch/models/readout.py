@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from sequencematch.core import masked
+from sequencematch.core import likelihood, reductions
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
 from sequencematch.models.attention import interval_mask
@@ -28,22 +28,23 @@ def action_values(
     """Q(s_t, a_t) and V(s_t) of every step, from the hidden states of `states`."""
 
     def read(hidden: Array, actions: Array) -> Values:
-        return masked.action_values(model.logits(hidden), actions, mdp.legal)
+        return reductions.action_values(model.logits(hidden), actions, mdp.legal)
 
-    return jax.vmap(partial(masked.in_chunks, read))(hidden, trajectories.actions)
+    return jax.vmap(partial(reductions.map_in_chunks, read))(hidden, trajectories.actions)
 
 
-def unlikely(
+def log_unlikelihood(
     model: Transformer, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
 ) -> Float[Array, "B T"]:
     """sum_c log(1 - pi(c|s_t)) over the tokens of the text s_t, the label excepted."""
 
     def one(hidden: Array, t: Trajectory) -> Array:
         def read(hidden: Array, actions: Array, seen: Array) -> Array:
-            return masked.unlikely(model.logits(hidden), actions, seen, t.tokens, mdp.legal)
+            logits = model.logits(hidden)
+            return likelihood.log_unlikelihood(logits, actions, seen, t.tokens, mdp.legal)
 
         pushed = jnp.asarray(mdp.pops)[t.tokens] == 0
         seen = interval_mask(t.visible_until) & pushed
-        return masked.in_chunks(read, hidden, t.actions, seen)
+        return reductions.map_in_chunks(read, hidden, t.actions, seen)
 
     return jax.vmap(one)(hidden, trajectories)

@@ -9,28 +9,11 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from sequencematch.models.attention import (
-    Attention,
-    KeyValues,
-    interval_mask,
-    stack_mask,
-)
+from sequencematch.models.attention import Attention, KeyValues, interval_mask, stack_mask
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.linear import linear
+from sequencematch.models.layers import FeedForward, linear
 
 Cache = list[KeyValues]
-
-
-class FeedForward(nnx.Module):
-    """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
-
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.gate = linear(config.d_model, config.d_ff, config, rngs)
-        self.up = linear(config.d_model, config.d_ff, config, rngs)
-        self.down = linear(config.d_ff, config.d_model, config, rngs)
-
-    def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
 
 
 class Block(nnx.Module):

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from sequencematch.core.types import Episode
 
 
-class Replay(NamedTuple):
+class ReplayBuffer(NamedTuple):
     """The buffer.
 
     Attributes:
@@ -23,18 +23,18 @@ class Replay(NamedTuple):
     added: Int[Array, ""]
 
 
-def empty(capacity: int, slots: int) -> Replay:
+def empty(capacity: int, slots: int) -> ReplayBuffer:
     """A buffer with room for `capacity` episodes of `slots` slots."""
     grid, row = jnp.zeros((capacity, slots), jnp.int32), jnp.zeros(capacity, jnp.int32)
     episodes = Episode(grid, grid, grid.astype(bool), row, row)
-    return Replay(episodes, row, jnp.int32(0))
+    return ReplayBuffer(episodes, row, jnp.int32(0))
 
 
-def add(replay: Replay, episodes: Episode, step: Int[Array, ""]) -> Replay:
+def add(replay: ReplayBuffer, episodes: Episode, step: Int[Array, ""]) -> ReplayBuffer:
     """Writes a batch of at most `capacity` episodes over the oldest ones."""
     capacity, new = replay.born.shape[0], episodes.end.shape[0]
     where = (replay.added + jnp.arange(new)) % capacity
-    return Replay(
+    return ReplayBuffer(
         jax.tree.map(lambda old, x: old.at[where].set(x), replay.episodes, episodes),
         replay.born.at[where].set(step),
         replay.added + new,
@@ -42,7 +42,7 @@ def add(replay: Replay, episodes: Episode, step: Int[Array, ""]) -> Replay:
 
 
 def draw(
-    replay: Replay, key: PRNGKeyArray, n: int, step: Int[Array, ""]
+    replay: ReplayBuffer, key: PRNGKeyArray, n: int, step: Int[Array, ""]
 ) -> tuple[Episode, Int[Array, " n"]]:
     """n episodes, uniformly with replacement from those there are, and their ages in steps."""
     held = jnp.minimum(replay.added, replay.born.shape[0])

@@ -5,39 +5,17 @@ by depth. So memory follows the text and not the number of actions, and after an
 are read from the hidden state that is already there. Axes: B rows, S slots, D model, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sequencematch.core.masked import legal_logits
 from sequencematch.core.mdp import Mdp
+from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Episode
 from sequencematch.models.transformer import Cache, Transformer
-
-Choice = Callable[[Float[Array, " V"], PRNGKeyArray], Int[Array, ""]]
-
-
-def greedy(logits: Float[Array, " V"], key: PRNGKeyArray) -> Int[Array, ""]:
-    """The likeliest action."""
-    return jnp.argmax(logits)
-
-
-def tempered(temperature: float) -> Choice:
-    """Draws from softmax(logits / temperature); at 1 the samples are the policy's own."""
-    return lambda logits, key: jax.random.categorical(key, logits / temperature)
-
-
-def biased(choose: Choice, mdp: Mdp, bias: float) -> Choice:
-    """Chooses with `bias` added to the logits of the edit actions, more or fewer of which it takes.
-
-    For inference (Zhang et al., arXiv 2409.14586): samples to learn from must be the policy's own.
-    """
-    added = np.float32(bias) * (mdp.pops > 0)
-    return lambda logits, key: choose(logits + added, key)
+from sequencematch.rollout.decoding import Choice, with_temperature
 
 
 class Generation(NamedTuple):
@@ -125,7 +103,7 @@ def sample(
     *,
     max_actions: int,
     first: int | Int[Array, ""] = 0,
-    choose: Choice = tempered(1.0),
+    choose: Choice = with_temperature(1.0),
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Completes right-padded prompts until `<eos>` or `max_actions` decisions.
 

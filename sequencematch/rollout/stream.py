@@ -8,7 +8,7 @@ import numpy as np
 from flax import nnx
 
 from sequencematch.core.mdp import Mdp
-from sequencematch.rollout import sampler
+from sequencematch.rollout import decoding, sampler
 
 
 def actions(
@@ -19,7 +19,7 @@ def actions(
     start: int,
     *,
     max_actions: int,
-    choose: sampler.Choice = sampler.greedy,
+    choose: decoding.Choice = decoding.greedy,
     seed: int = 0,
 ) -> Iterator[int]:
     """Yields the ids of the actions on one prompt, each as soon as it is chosen.

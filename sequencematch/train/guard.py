@@ -37,17 +37,17 @@ def initial() -> Guard:
     return Guard(jnp.int32(0), jnp.int32(0))
 
 
-def finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
+def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
     """Whether the step whose metrics these are is good; on the device."""
     return jnp.all(jnp.isfinite(jnp.stack([metrics[term] for term in TERMS if term in metrics])))
 
 
-def counted(guard: Guard, good: Bool[Array, ""]) -> Guard:
+def count_step(guard: Guard, good: Bool[Array, ""]) -> Guard:
     """The guard after one more step."""
     return Guard(guard.skipped + ~good, jnp.where(good, 0, guard.in_a_row + 1))
 
 
-def chosen(good: Bool[Array, ""], new, old):
+def select(good: Bool[Array, ""], new, old):
     """The new tree of arrays after a good step, the old one after a bad one."""
     return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
 

@@ -2,18 +2,17 @@
 
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, Int
 
-from sequencematch.core.losses import Objective
 from sequencematch.core.mdp import Mdp
+from sequencematch.core.objective import Objective
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import replay
-from sequencematch.rollout.replay import Replay
+from sequencematch.rollout.replay import ReplayBuffer
 from sequencematch.train import guard
 from sequencematch.train.guard import Guard
 
@@ -60,23 +59,20 @@ class TrainState(NamedTuple):
     step: Int[Array, ""]
     params: nnx.State
     opt_state: optax.OptState
-    replay: Replay | None
+    replay: ReplayBuffer | None
     guard: Guard
 
 
-def network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+def init_network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised network, as its structure and its parameters."""
     return nnx.split(Transformer(config, nnx.Rngs(seed)))
 
 
-def initial(config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:
+def initial_state(
+    config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int
+) -> TrainState:
     """The state before the first step; a function of the seed, so it can be made where it lives."""
-    _, params = network(config, recipe.seed)
+    _, params = init_network(config, recipe.seed)
     buffer = replay.empty(capacity, slots) if recipe.samples else None
     moments = recipe.optimizer.init(params)
     return TrainState(jnp.int32(0), params, moments, buffer, guard.initial())
-
-
-def step_key(seed: int, step: Int[Array, ""], use: int) -> PRNGKeyArray:
-    """The random key of one use of chance in one step."""
-    return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), step), use)

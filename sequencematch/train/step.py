@@ -12,16 +12,18 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from sequencematch.core import losses, masked, mdp, noise
+from sequencematch.core import reductions
+from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
+from sequencematch.core.keys import NOISE, REPLAY, ROLLOUT, step_key
+from sequencematch.core.likelihood import behavioural_cloning, unlikelihood
+from sequencematch.core.objective import sequencematch
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode, Trajectory, Values
 from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
 from sequencematch.train import guard
-from sequencematch.train.metrics import Metrics, describe, policy_statistics
-from sequencematch.train.state import Recipe, TrainState, step_key
-
-# Independent uses of chance within a step.
-NOISE, REPLAY, ROLLOUT = range(3)
+from sequencematch.train.state import Recipe, TrainState
+from sequencematch.train.statistics import Metrics, describe, policy_statistics
 
 
 def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
@@ -30,7 +32,7 @@ def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[T
 
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
-        bc = losses.behavioural_cloning(values, expert)
+        bc = behavioural_cloning(values, expert)
         return bc, {"bc": bc, **describe(values, expert, recipe.objective)}
 
     return _update(recipe, state, loss)
@@ -46,10 +48,10 @@ def unlikelihood_step(
         model = nnx.merge(recipe.graph, params)
         hidden = readout.states(model, expert)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
-        repeated = readout.unlikely(model, recipe.mdp, hidden, expert)
-        bc = losses.behavioural_cloning(values, expert)
+        repeated = readout.log_unlikelihood(model, recipe.mdp, hidden, expert)
+        bc = behavioural_cloning(values, expert)
         metrics = {"bc": bc, **describe(values, expert, recipe.objective)}
-        return losses.unlikelihood(values, repeated, expert), metrics
+        return unlikelihood(values, repeated, expert), metrics
 
     return _update(recipe, state, loss)
 
@@ -66,8 +68,8 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
         if policy is not None:
             samples = (action_values(recipe, params, policy), policy)
             metrics |= policy_statistics(recipe.mdp, *samples, ages, objective.gamma)
-        bc = losses.behavioural_cloning(values, expert)
-        J = losses.sequencematch(objective, (values, expert), samples)
+        bc = behavioural_cloning(values, expert)
+        J = sequencematch(objective, (values, expert), samples)
         return beta * bc - (1 - beta) * J, {"bc": bc, "objective": J, "beta": beta, **metrics}
 
     return _update(recipe, state, loss)
@@ -107,7 +109,7 @@ STEPS = {
 
 def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
     """The batch as trajectories, its wrong tokens redrawn from the policy if the noise asks so."""
-    expert = jax.vmap(partial(mdp.trajectory, recipe.mdp))(batch)
+    expert = jax.vmap(partial(build_trajectory, recipe.mdp))(batch)
     if not recipe.hard_negatives:
         return expert
     key = step_key(recipe.seed, state.step, NOISE)
@@ -117,12 +119,12 @@ def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
     def redraw(trajectory: Trajectory, states: Array, key: Array) -> Trajectory:
         def draw(hidden: Array, right: Array, time: Array) -> Array:
             keys = jax.vmap(jax.random.fold_in, (None, 0))(key, time)
-            choose = partial(noise.wrong_token, recipe.mdp)
+            choose = partial(draw_wrong_token, recipe.mdp)
             return jax.vmap(choose)(model.logits(hidden), right, keys)
 
         time = jnp.arange(states.shape[0])
-        z = masked.in_chunks(draw, states, trajectory.actions, time)
-        return noise.redrawn(recipe.mdp, trajectory, z)
+        z = reductions.map_in_chunks(draw, states, trajectory.actions, time)
+        return replace_wrong_tokens(recipe.mdp, trajectory, z)
 
     return jax.vmap(redraw)(expert, readout.states(model, expert), keys)
 
@@ -133,7 +135,7 @@ def _policy(recipe: Recipe, state: TrainState) -> tuple[Trajectory | None, Array
         return None, None
     key = step_key(recipe.seed, state.step, REPLAY)
     episodes, ages = replay.draw(state.replay, key, recipe.samples, state.step)
-    return jax.vmap(partial(mdp.trajectory, recipe.mdp))(episodes), ages
+    return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes), ages
 
 
 def _update(
@@ -148,9 +150,9 @@ def _update(
         "update_norm": optax.tree.norm(updates),
         "learning_rate": recipe.learning_rate(state.step - state.guard.skipped),
     }
-    good = guard.finite(metrics)
-    seen = guard.counted(state.guard, good)
+    good = guard.is_finite(metrics)
+    seen = guard.count_step(state.guard, good)
     metrics |= {"skipped": seen.skipped, "skipped_in_a_row": seen.in_a_row}
     new = optax.apply_updates(state.params, updates), opt_state
-    params, opt_state = guard.chosen(good, new, (state.params, state.opt_state))
+    params, opt_state = guard.select(good, new, (state.params, state.opt_state))
     return TrainState(state.step + 1, params, opt_state, state.replay, seen), metrics

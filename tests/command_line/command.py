@@ -6,7 +6,7 @@ import pathlib
 
 import pytest
 
-from sequencematch import modes
+from sequencematch.cli import training
 from sequencematch.main import main
 from tests.train import runs
 from tests.train.runs import STEPS, At
@@ -63,12 +63,12 @@ def same(folder, finished):
 @contextlib.contextmanager
 def happening(at, happens):
     """Something happens in step `at` of every run inside."""
-    data = modes.training_data
+    data = training.training_data
 
     def watched(run):
         episodes, prompts = data(run)
         return At(episodes, at, happens), prompts
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(modes, "training_data", watched)
+        monkeypatch.setattr(training, "training_data", watched)
         yield

@@ -11,9 +11,10 @@ import jax
 import numpy as np
 import pytest
 
-from sequencematch import judge, modes, provenance, resume, workdir
 from sequencematch import main as main_module
-from sequencematch.train.interrupt import Interrupted
+from sequencematch.cli import results, resume, training, workdir
+from sequencematch.storage.provenance import provenance
+from sequencematch.train.stop_requests import Interrupted
 from tests.command_line.command import (
     LAST,
     READING,
@@ -90,13 +91,13 @@ def test_asked_to_leave_it_says_how_to_go_on_and_goes_on(tiny, finished, tmp_pat
     same(folder, finished)
 
 
-@pytest.mark.parametrize("place", ["build", "validated", "tested"])
+@pytest.mark.parametrize("place", ["build", "validation_figures", "evaluate_test_set"])
 def test_it_can_be_left_while_data_are_prepared_and_in_both_evaluations(
     tiny, finished, tmp_path, place, monkeypatch, capfd
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        module = {"build": main_module, "validated": judge, "tested": judge}[place]
+        module = main_module if place == "build" else results
         patch.setattr(module, place, lambda *_: signal.raise_signal(signal.SIGINT))
         assert command(*tiny, f"--workdir={folder}") == 75
     assert len(capfd.readouterr().err.splitlines()) == 1
@@ -107,7 +108,7 @@ def test_it_can_be_left_while_data_are_prepared_and_in_both_evaluations(
 
 def test_a_request_that_was_lost_is_heard_between_answers(finished, tmp_path, monkeypatch):
     """Where Python drops what a signal raises, as in a finaliser, long work asks now and then."""
-    folder, make = shutil.copytree(finished, tmp_path / "run"), judge.make_returns
+    folder, make = shutil.copytree(finished, tmp_path / "run"), results.make_returns
     (folder / "summary.json").unlink()
 
     def lost(run):
@@ -115,7 +116,7 @@ def test_a_request_that_was_lost_is_heard_between_answers(finished, tmp_path, mo
             signal.raise_signal(signal.SIGTERM)
         return make(run)
 
-    monkeypatch.setattr(judge, "make_returns", lost)
+    monkeypatch.setattr(results, "make_returns", lost)
     assert command(f"--workdir={folder}", "--mode=evaluate") == 75
     assert not (folder / "summary.json").exists()
 
@@ -162,13 +163,13 @@ def test_evaluating_after_falling_back_tells_of_the_checkpoint_that_it_evaluates
 @pytest.mark.parametrize("mode", [*READING, ["--resume"]])
 def test_a_run_of_another_version_is_refused(refused, finished, tmp_path, monkeypatch, mode):
     folder = shutil.copytree(finished, tmp_path / "run")
-    restore = modes.Checkpoints.restore
+    restore = training.Checkpoints.restore
 
     def older(self, like):
         found = restore(self, like)
         return found._replace(facts={k: x for k, x in found.facts.items() if k != "records"})
 
-    monkeypatch.setattr(modes.Checkpoints, "restore", older)
+    monkeypatch.setattr(training.Checkpoints, "restore", older)
     refused(["another version", "records"], f"--workdir={folder}", *mode)
 
 
@@ -199,18 +200,18 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_run_is_the_same(finished, tmp
 
 def test_other_code_is_said(interrupted, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(interrupted, tmp_path / "run")
-    another = {**provenance.provenance(), "revision": "another"}
+    another = {**provenance(), "revision": "another"}
     monkeypatch.setattr(resume, "provenance", lambda: another)
     assert command(f"--workdir={folder}", "--resume") == 0
     error = capfd.readouterr().err
     assert "saved elsewhere (revision " in error and "-> another)" in error
     summary = read(folder / "summary.json")
     assert summary["revision"] == "another"
-    assert summary["earlier"] == [{**provenance.provenance(), "mesh": "1 x 1"}]
+    assert summary["earlier"] == [{**provenance(), "mesh": "1 x 1"}]
     monkeypatch.undo()
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0
     again = read(folder / "summary.json")
-    assert again["revision"] == "another" and again["evaluated_by"] == dict(provenance.provenance())
+    assert again["revision"] == "another" and again["evaluated_by"] == dict(provenance())
     assert command(f"--workdir={folder}", "--resume") == 0  # a run that is done: nothing is trained
     assert read(folder / "summary.json")["revision"] == "another"
 
@@ -232,13 +233,13 @@ def test_a_run_may_go_on_on_other_devices(tiny, interrupted, finished, tmp_path,
 def test_time_goes_on_from_the_last_record(finished, tmp_path, monkeypatch):
     """The last look came after its step was saved."""
     folder, taken = shutil.copytree(finished, tmp_path / "run"), []
-    beginning = resume.beginning
+    beginning = resume.find_beginning
 
     def noted(*given):
         taken.append(beginning(*given).seconds)
         return beginning(*given)
 
-    monkeypatch.setattr(resume, "beginning", noted)
+    monkeypatch.setattr(resume, "find_beginning", noted)
     assert command(f"--workdir={folder}", "--resume") == 0
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "validation" and taken == [last["seconds"]]
@@ -258,8 +259,8 @@ def test_what_is_not_finite_stops_the_run_with_one_line(
         phases = [plan.phases[0]._replace(step=Plain(bad)), *plan.phases[1:]]
         return plan._replace(phases=phases, skip_nonfinite=0)
 
-    make_plan = modes.make_plan
-    monkeypatch.setattr(modes, "make_plan", poisoned)
+    make_plan = training.make_plan
+    monkeypatch.setattr(training, "make_plan", poisoned)
     assert command(*tiny, f"--workdir={tmp_path / 'run'}") == 3
     error = capfd.readouterr().err
     assert error.startswith(
@@ -345,7 +346,7 @@ def test_other_data_than_the_run_was_trained_on_are_refused(tiny, refused, tmp_p
 
 def test_two_runs_cannot_share_a_folder(refused, finished, tmp_path):
     folder = shutil.copytree(finished, tmp_path / "run")
-    with workdir.locked(folder):
+    with workdir.lock(folder):
         for mode in (["--resume"], ["--mode=evaluate"], ["--resume", "--dry_run"]):
             refused([f"{folder} is in use by process {os.getpid()}"], f"--workdir={folder}", *mode)
     assert command(f"--workdir={folder}", "--mode=evaluate") == 0

@@ -10,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from sequencematch import memory
 from sequencematch.data import arithmetic
+from sequencematch.setup import machine, memory
 from tests.command_line.command import CONFIG, READING, ROOT
 from tests.train.runs import STEPS
 
@@ -68,7 +68,7 @@ BAD_FLAGS = [
 
 @pytest.mark.parametrize(("flags", "words"), BAD_FLAGS)
 def test_bad_flags_are_refused(tiny, tmp_path, refused, monkeypatch, flags, words):
-    monkeypatch.setattr(memory, "free", lambda: 1 << 36)  # on any machine
+    monkeypatch.setattr(machine, "free_bytes", lambda: 1 << 36)  # on any machine
     refused(words, *tiny, f"--workdir={tmp_path / 'new'}", *flags)
 
 
@@ -145,13 +145,13 @@ def test_evaluating_with_more_rows_than_fit_is_refused(tiny, refused, finished):
 def test_memory_is_asked_for_again_when_the_vocabulary_is_known(
     tiny, refused, monkeypatch, tmp_path
 ):
-    asked, estimate = [], memory.training
+    asked, estimate = [], memory.estimate_training
 
     def counted(config, vocab_size=1):
         asked.append(vocab_size)
         return estimate(config, vocab_size if vocab_size == 1 else 10**12)
 
-    monkeypatch.setattr(memory, "training", counted)
+    monkeypatch.setattr(memory, "estimate_training", counted)
     refused(["on each device"], *tiny, f"--workdir={tmp_path}")
     assert asked == [1, 4 + len(">abcd")]
 

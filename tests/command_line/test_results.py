@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sequencematch import modes
+from sequencematch.cli import sampling, training
 from sequencematch.core import mdp
 from sequencematch.data.tokenizer import CharTokenizer
 from tests.command_line.command import (
@@ -130,7 +130,7 @@ def test_sampling_prints_question_symbols_and_final_text(finished, capsys):
 
 def test_sampling_shows_deletions(finished, monkeypatch, capsys):
     actions = [4, 5, 3, 6, 2]  # two characters, <bkspc>, another, <eos>
-    monkeypatch.setattr(modes.stream, "actions", lambda *_, **__: iter(actions))
+    monkeypatch.setattr(training.stream, "actions", lambda *_, **__: iter(actions))
     assert command("--mode=sample", f"--workdir={finished}", "--prompt=abc>") == 0
     assert capsys.readouterr().out == "abc> >a<bkspc>b<eos>\n>b\n"
 
@@ -139,7 +139,7 @@ def test_a_terminal_shows_deletions_struck_through():
     tokenizer = CharTokenizer("ab", ("<bkspc>", "<bkspc2>"))
     decisions = mdp.make(tokenizer.vocab_size, eos=2, pad=0, never=[1], edits=tokenizer.pops)
     run = SimpleNamespace(tokenizer=tokenizer, recipe=SimpleNamespace(mdp=decisions))
-    text = modes.struck(run, "?", [4, 5, 6, 5, 3, 4, 2])
+    text = sampling.strike_deleted(run, "?", [4, 5, 6, 5, 3, 4, 2])
     assert text.plain == "? ab⌫2b⌫a<eos>"
     struck = [text.plain[s.start : s.end] for s in text.spans if s.style == "red strike"]
     assert struck == ["a", "b", "b"]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sequencematch.core import divergences
-from sequencematch.core.divergences import DIVERGENCES, Divergence, chi2, chi2_mixture, never
+from sequencematch.core.divergences import DIVERGENCES, Divergence, chi2, chi2_mixture, no_floor
 from tests import oracles
 
 
@@ -32,10 +32,12 @@ every = pytest.mark.parametrize("name", EVERY)
 
 # phi is the restricted conjugate of f where it has a floor; the others are whole parabolas: chi2's is
 # the supremum over all real t, and chi2_mixture's is one half of a conjugate, psi the other.
-conjugate = pytest.mark.parametrize("name", [n for n, d in EVERY.items() if d.floor is not never])
+conjugate = pytest.mark.parametrize(
+    "name", [n for n, d in EVERY.items() if d.floor is not no_floor]
+)
 # tv is kinked: phi' jumps from 1 to t_max at its floor.
 smooth = pytest.mark.parametrize(
-    "name", [n for n, d in EVERY.items() if d.floor is not never and n != "tv"]
+    "name", [n for n, d in EVERY.items() if d.floor is not no_floor and n != "tv"]
 )
 caps = pytest.mark.parametrize("t_max", [3.0, 1e5])
 
@@ -133,7 +135,7 @@ def test_they_are_what_their_names_say(pair):
 @every
 def test_phi_and_its_slope_at_zero(name):
     zero = jnp.zeros(())
-    for phi in (EVERY[name].phi, lambda x: EVERY[name].capped(x, 100.0)):
+    for phi in (EVERY[name].phi, lambda x: EVERY[name].capped_phi(x, 100.0)):
         assert phi(zero) == 0
         assert jax.grad(phi)(zero) == 1
 
@@ -154,7 +156,7 @@ def test_phi_is_the_smallest_over_all_ratios(name, t_max):
     t = ratios(t_max)
     f = np.asarray(EVERY[name].f(t))
     supremum = np.array([np.max(-x * t - f) for x in FEW])
-    found = np.asarray(EVERY[name].capped(jnp.asarray(FEW), t_max))
+    found = np.asarray(EVERY[name].capped_phi(jnp.asarray(FEW), t_max))
     np.testing.assert_allclose(found, -supremum, rtol=1e-7, atol=1e-7)
 
 
@@ -163,7 +165,7 @@ def test_phi_of_chi2_is_its_conjugate_over_all_real_ratios():
     for x in (-12.0, -2.0, -0.3, 0.0, 0.7, 2.0, 5.0, 12.0):
         supremum = np.max(-x * t - chi2.f(t))
         np.testing.assert_allclose(chi2.phi(x), -supremum, rtol=1e-6, atol=1e-8)
-        assert chi2.capped(jnp.asarray(x), 3.0) == chi2.phi(x)
+        assert chi2.capped_phi(jnp.asarray(x), 3.0) == chi2.phi(x)
 
 
 # forward_kl is infinite at t = 0, and so is the best reward there.
@@ -179,7 +181,7 @@ def test_the_best_reward_gives_the_divergence_back(name, t):
     x = np.concatenate([X, np.geomspace(20, 1e9, 99)]) if t == 0 else X
     x = jnp.asarray(x)
     penalty = 0 if divergence.psi is None else divergence.psi(x)
-    best = np.max(divergence.capped(x, 100.0) + t * penalty - t * x)
+    best = np.max(divergence.capped_phi(x, 100.0) + t * penalty - t * x)
     np.testing.assert_allclose(best, divergence.f(t), rtol=1e-6, atol=1e-8)
 
 
@@ -190,7 +192,7 @@ def test_fenchel_young(name, t_max):
     divergence, t = EVERY[name], np.geomspace(1e-3, t_max, 200)
 
     def phi(x):
-        return divergence.capped(x, t_max)
+        return divergence.capped_phi(x, t_max)
 
     x = jnp.asarray(FEW)
     least = x[:, None] * t + divergence.f(t)
@@ -212,7 +214,7 @@ def test_the_slope_is_the_cap_at_the_floor(name, t_max):
 @conjugate
 def test_capped_is_continuous_and_concave(name, t_max):
     def phi(x):
-        return EVERY[name].capped(x, t_max)
+        return EVERY[name].capped_phi(x, t_max)
 
     floor = jnp.asarray(EVERY[name].floor(t_max))
     around = floor + jnp.array([-1e-9, 0.0, 1e-9])
@@ -228,20 +230,20 @@ def test_capped_is_once_differentiable_at_the_floor(name, t_max):
     """Also exactly there, where both branches meet."""
     floor = float(EVERY[name].floor(t_max))
     around = floor + jnp.array([-1e-15, 0.0, 1e-15]) * abs(floor)
-    found = slope(lambda x: EVERY[name].capped(x, t_max))(around)
+    found = slope(lambda x: EVERY[name].capped_phi(x, t_max))(around)
     np.testing.assert_allclose(found, t_max, rtol=1e-3)
 
 
 def test_the_kink_of_tv():
     """Below its floor the slope is t_max, in between 1, above a half 0."""
-    found = slope(lambda x: DIVERGENCES["tv"].capped(x, 7.0))(jnp.array([-0.6, -0.4, 0.4, 0.6]))
+    found = slope(lambda x: DIVERGENCES["tv"].capped_phi(x, 7.0))(jnp.array([-0.6, -0.4, 0.4, 0.6]))
     np.testing.assert_array_equal(found, [7, 1, 1, 0])
 
 
 def test_whole_parabolas_have_no_cap():
     x = jnp.asarray(FEW)
-    np.testing.assert_allclose(chi2.capped(x, 2.0), x - x**2 / 4)
-    np.testing.assert_allclose(chi2_mixture.capped(x, 2.0), x - x**2 / 8)
+    np.testing.assert_allclose(chi2.capped_phi(x, 2.0), x - x**2 / 4)
+    np.testing.assert_allclose(chi2_mixture.capped_phi(x, 2.0), x - x**2 / 8)
     np.testing.assert_allclose(chi2_mixture.psi(x), -(x**2) / 8)
 
 
@@ -250,7 +252,9 @@ def test_whole_parabolas_have_no_cap():
 def test_as_the_oracle_has_it(name, t_max):
     x = jnp.asarray(FEW)
     expected = [oracles.phi(name, x, t_max) for x in FEW]
-    np.testing.assert_allclose(DIVERGENCES[name].capped(x, t_max), expected, rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(
+        DIVERGENCES[name].capped_phi(x, t_max), expected, rtol=1e-9, atol=1e-9
+    )
 
 
 # The mixture.
@@ -277,7 +281,7 @@ def test_the_best_reward_of_the_mixture():
 @every
 def test_finite_in_float32_far_out(name):
     def phi(x):
-        return EVERY[name].capped(x, 100.0)
+        return EVERY[name].capped_phi(x, 100.0)
 
     x = jnp.array([-1e4, -70.0, -1.0, -0.5, 0.0, 6.0, 70.0, 1e4], jnp.float32)
     for function in (phi, jax.grad(phi), jax.grad(jax.grad(phi))):
@@ -290,8 +294,8 @@ def test_finite_in_float32_far_out(name):
 def test_small_rewards_are_told_apart_in_float32(name):
     """phi(alpha r)/alpha -> r needs phi to be exact to a part, not to an amount, near 0."""
     x = jnp.array([-1e-6, -1e-4, 1e-4, 1e-6], jnp.float32)
-    np.testing.assert_allclose(EVERY[name].capped(x, 100.0) / x, 1, atol=1e-4)
-    np.testing.assert_allclose(EVERY[name].capped(x, 100.0)[::3] / x[::3], 1, atol=2e-6)
+    np.testing.assert_allclose(EVERY[name].capped_phi(x, 100.0) / x, 1, atol=1e-4)
+    np.testing.assert_allclose(EVERY[name].capped_phi(x, 100.0)[::3] / x[::3], 1, atol=2e-6)
 
 
 # The domains of design section 1's table.

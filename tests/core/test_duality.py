@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from sequencematch.core import losses
 from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.objective import WEIGHTINGS, Objective, expert_objective, policy_objective
+from sequencematch.core.rewards import TERMINALS, pass_gradient
 from tests import exact
 
 # tv is kinked: its best ratios are 0, 1 and t_max, J has no gradient there. chi2 takes ratios below 0
@@ -193,14 +194,14 @@ def test_so_the_two_agree_to_first_order_in_alpha_only():
 
 
 def objective(row, alpha, gamma, w, terminal):
-    return losses.Objective(
+    return Objective(
         exact.chosen(row, 100.0),
         alpha,
         gamma,
         w,
-        losses.WEIGHTINGS["discounted"],
-        losses.TERMINALS[terminal],
-        losses.flowing,
+        WEIGHTINGS["discounted"],
+        TERMINALS[terminal],
+        pass_gradient,
     )
 
 
@@ -232,8 +233,8 @@ def short():
 def estimate_and_truth(row, x, rhos, expert, policy, terminal):
     """E J-hat, and J/(1-gamma)."""
     goal = objective(row, 0.7, SHORT_GAMMA, 0.3, terminal)
-    estimate = expectation(losses.expert_objective, goal, expert, x)
-    estimate += expectation(losses.policy_objective, goal, policy, x)
+    estimate = expectation(expert_objective, goal, expert, x)
+    estimate += expectation(policy_objective, goal, policy, x)
     if terminal == "zero":
         # V of the absorbing state, whose one action has all of it.
         x = x.at[-1].set(0.0)
@@ -242,7 +243,7 @@ def estimate_and_truth(row, x, rhos, expert, policy, terminal):
     return estimate, J / (1 - SHORT_GAMMA)
 
 
-@pytest.mark.parametrize("terminal", losses.TERMINALS)
+@pytest.mark.parametrize("terminal", TERMINALS)
 @pytest.mark.parametrize("name", DIVERGENCES)
 def test_the_estimator_is_unbiased(name, terminal):
     """E J-hat = J/(1-gamma), over every trajectory of the expert and of the policy."""
@@ -261,7 +262,7 @@ def cut_paths(cut):
 def cut_loss(x, row, alpha, paths):
     """-E J-hat of experts that are cut."""
     goal = objective(row, alpha, exact.GAMMA, 0.0, "learned")
-    return -expectation(losses.expert_objective, goal, paths, x)
+    return -expectation(expert_objective, goal, paths, x)
 
 
 @pytest.mark.parametrize(("alpha", "within"), [(0.1, 0.02), (0.01, 0.002)])

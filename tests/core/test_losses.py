@@ -8,8 +8,32 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sequencematch.core import losses, masked, mdp, noise
+from sequencematch.core import likelihood, mdp, reductions
 from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.likelihood import behavioural_cloning, log_unlikelihood
+from sequencematch.core.objective import (
+    WEIGHTINGS,
+    Objective,
+    discounted,
+    expert_objective,
+    policy_objective,
+    sequencematch,
+    start_value,
+    summed_differences,
+    uniform,
+    without_noise_steps,
+)
+from sequencematch.core.rewards import (
+    TERMINALS,
+    bound_value,
+    pass_gradient,
+    recovered_return,
+    recovered_rewards,
+    stop_gradient,
+    temporal_differences,
+)
+from sequencematch.core.trajectory import build_trajectory
+from sequencematch.data.noise import add_noise, fix_by_popping
 from tests import exact, oracles
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
@@ -51,18 +75,16 @@ def every_goal(structure):
 
 
 def objective(goal, divergence=None):
-    weighting = losses.WEIGHTINGS[goal.weighting]
+    weighting = WEIGHTINGS[goal.weighting]
     bounded = goal.bound < oracles.INFINITE
-    return losses.Objective(
+    return Objective(
         divergence or DIVERGENCES[goal.divergence],
         goal.alpha,
         goal.gamma,
         goal.w,
-        losses.skipping(weighting) if goal.skip else weighting,
-        losses.TERMINALS[goal.terminal],
-        losses.bounded(4 / (goal.bound * (1 - goal.gamma)), goal.gamma)
-        if bounded
-        else losses.flowing,
+        without_noise_steps(weighting) if goal.skip else weighting,
+        TERMINALS[goal.terminal],
+        bound_value(4 / (goal.bound * (1 - goal.gamma)), goal.gamma) if bounded else pass_gradient,
         goal.t_max,
     )
 
@@ -136,7 +158,7 @@ class Batch:
 
 @jax.jit
 def build(episodes):
-    return jax.vmap(partial(mdp.trajectory, MDP))(episodes)
+    return jax.vmap(partial(build_trajectory, MDP))(episodes)
 
 
 EXPERT, POLICY = Batch(0, 8), Batch(1, 6, imitate=False)
@@ -150,7 +172,7 @@ SOME_CASES = list(SOME.cases)
 def values_of(logits, trajectories):
     """One gather by state, then two numbers a step."""
     states = jnp.take_along_axis(logits, trajectories.state[..., None], axis=1)
-    read = jax.vmap(partial(masked.action_values, legal=MDP.legal))
+    read = jax.vmap(partial(reductions.action_values, legal=MDP.legal))
     return read(states, trajectories.actions)
 
 
@@ -160,7 +182,7 @@ def read(logits, trajectories):
 
 
 def J(goal, expert, policy=None):
-    return losses.sequencematch(objective(goal), read(*expert), policy and read(*policy))
+    return sequencematch(objective(goal), read(*expert), policy and read(*policy))
 
 
 class Compiled:
@@ -201,16 +223,16 @@ def gradient(goal):
 
 @jax.jit
 def bc(logits, trajectories):
-    return losses.behavioural_cloning(*read(logits, trajectories))
+    return behavioural_cloning(*read(logits, trajectories))
 
 
 PARTS = {
     part: lambda goal, arrays, part=part: jax.vmap(partial(part, objective(goal)))(*read(*arrays))
     for part in (
-        losses.expert_objective,
-        losses.policy_objective,
-        losses.summed_differences,
-        losses.start_value,
+        expert_objective,
+        policy_objective,
+        summed_differences,
+        start_value,
     )
 }
 
@@ -242,8 +264,8 @@ def test_behavioural_cloning_is_the_loop():
 @goals
 def test_each_trajectory_is_the_loop(goal):
     for f, oracle, batch, cases in [
-        (losses.expert_objective, oracles.expert_objective, EXPERT, CASES[0]),
-        (losses.policy_objective, oracles.policy_objective, POLICY, CASES[1]),
+        (expert_objective, oracles.expert_objective, EXPERT, CASES[0]),
+        (policy_objective, oracles.policy_objective, POLICY, CASES[1]),
     ]:
         expected = [oracle(goal, case) for case in cases]
         actual = one_by_one(f, goal, batch.arrays)
@@ -258,7 +280,7 @@ def test_the_batch_is_the_loop(goal):
 
 def test_only_imitated_steps_earn():
     for goal in GOALS:
-        actual = one_by_one(losses.expert_objective, goal, SOME.arrays)
+        actual = one_by_one(expert_objective, goal, SOME.arrays)
         expected = [oracles.expert_objective(goal, case) for case in SOME_CASES]
         np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
 
@@ -275,8 +297,8 @@ def of_row(part, structure, row, alpha, arrays):
 def test_every_divergence_under_every_choice_is_the_loop(structure):
     for row, goal in enumerate(every_goal(structure)):
         for part, oracle, batch, cases in [
-            (losses.expert_objective, oracles.expert_objective, SOME, SOME_CASES),
-            (losses.policy_objective, oracles.policy_objective, POLICY, CASES[1]),
+            (expert_objective, oracles.expert_objective, SOME, SOME_CASES),
+            (policy_objective, oracles.policy_objective, POLICY, CASES[1]),
         ]:
             expected = [oracle(goal, case) for case in cases]
             actual = of_row(part, structure, row, goal.alpha, batch.arrays)
@@ -296,8 +318,8 @@ def test_the_choices_are_choices():
 
 def test_statistics_are_those_of_the_loop():
     values, trajectories = read(*EXPERT.arrays)
-    rewards = jax.vmap(partial(losses.recovered_rewards, gamma=0.8))(values, trajectories)
-    differences = jax.vmap(partial(losses.temporal_differences, gamma=0.8))(values, trajectories)
+    rewards = jax.vmap(partial(recovered_rewards, gamma=0.8))(values, trajectories)
+    differences = jax.vmap(partial(temporal_differences, gamma=0.8))(values, trajectories)
     for row, case in enumerate(CASES[0]):
         for t in range(SLOTS):
             if t in case.decisions:
@@ -316,20 +338,20 @@ def test_discounted_costs_telescope():
     """C(tau) = V(s_0), whatever was sampled."""
     goal = GOALS[3]
     for batch in (EXPERT, POLICY):
-        summed = one_by_one(losses.summed_differences, goal, batch.arrays)
-        start = one_by_one(losses.start_value, goal, batch.arrays)
+        summed = one_by_one(summed_differences, goal, batch.arrays)
+        start = one_by_one(start_value, goal, batch.arrays)
         np.testing.assert_allclose(summed, start, rtol=1e-5)
-    assert losses.discounted.telescopes
+    assert discounted.telescopes
     # Undiscounted they do not, for more than one state.
-    summed = one_by_one(losses.summed_differences, GOALS[4], EXPERT.arrays)
-    assert not np.isclose(summed, one_by_one(losses.start_value, goal, EXPERT.arrays))[2:].any()
-    assert not losses.uniform.telescopes
+    summed = one_by_one(summed_differences, GOALS[4], EXPERT.arrays)
+    assert not np.isclose(summed, one_by_one(start_value, goal, EXPERT.arrays))[2:].any()
+    assert not uniform.telescopes
 
 
 def test_uniform_costs_count_later_states_one_minus_gamma_times():
     """C(tau) = V(s_0) + (1-gamma) sum_{t>=1} V(s_t)."""
     goal = GOALS[4]
-    summed = one_by_one(losses.summed_differences, goal, EXPERT.arrays)
+    summed = one_by_one(summed_differences, goal, EXPERT.arrays)
     for case, c in zip(CASES[0], summed, strict=True):
         later = sum(case.value(t) for t in range(case.track.start + 1, case.track.end + 1))
         expected = case.value(case.track.start) + (1 - goal.gamma) * later
@@ -375,15 +397,15 @@ def test_small_alpha_of_every_divergence_is_weighted_likelihood(structure):
                 counted = [t for t in case.decisions if case.imitate[t]]
                 steps = [goal.kappa(case, t) * (case.q(t) - case.value(t)) for t in counted]
                 limits.append(sum(steps) + goal.w * oracles.cost(goal, case))
-            actual = of_row(losses.expert_objective, structure, row, 1e-6, batch.arrays)
+            actual = of_row(expert_objective, structure, row, 1e-6, batch.arrays)
             np.testing.assert_allclose(actual, limits, rtol=1e-4, atol=1e-4)
 
 
 def test_small_alpha_step_by_step():
     """r - (V - gamma V') = l - V."""
     values, trajectories = read(*EXPERT.arrays)
-    rewards = jax.vmap(partial(losses.recovered_rewards, gamma=0.8))(values, trajectories)
-    differences = jax.vmap(partial(losses.temporal_differences, gamma=0.8))(values, trajectories)
+    rewards = jax.vmap(partial(recovered_rewards, gamma=0.8))(values, trajectories)
+    differences = jax.vmap(partial(temporal_differences, gamma=0.8))(values, trajectories)
     expected = np.where(trajectories.valid, values.q - values.v, 0)
     np.testing.assert_allclose(rewards - differences, expected, atol=1e-5)
 
@@ -404,7 +426,7 @@ def test_chi2_without_samples_is_td_regularised_likelihood():
             )
             for case in cases
         ]
-        actual = one_by_one(losses.expert_objective, goal, batch.arrays)
+        actual = one_by_one(expert_objective, goal, batch.arrays)
         np.testing.assert_allclose(actual, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -413,13 +435,13 @@ def expert_slopes(goal, batch):
 
     def of_values(goal, arrays):
         values, trajectories = read(*arrays)
-        part = jax.grad(lambda v, t: losses.expert_objective(objective(goal), v, t))
+        part = jax.grad(lambda v, t: expert_objective(objective(goal), v, t))
         return jax.vmap(part)(values, trajectories)
 
     return jax.tree.map(np.asarray, jax.jit(partial(of_values, goal))(batch.arrays))
 
 
-@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_a_constant_at_a_noised_state_earns_nothing_under_skip(weighting):
     """To first order: what adds to l(.|s) is in q and in V alike, and kept steps hold q - V.
 
@@ -445,14 +467,14 @@ def test_a_constant_at_a_noised_state_earns_nothing_under_skip(weighting):
 def test_a_stopped_next_value_has_no_gradient(name):
     """The value is the same; of dJ/dV(s_{t+1}) it lacks -gamma kappa_t phi'(alpha r_t)."""
     goal = oracles.Goal(name, "discounted", 0.3, 0.8, 0.0)
-    still = objective(goal)._replace(next_value=losses.stopped)
+    still = objective(goal)._replace(next_value=stop_gradient)
     slope_of_phi = jax.grad(objective(goal).phi)
 
     @jax.jit
     @jax.vmap
     def both(values, trajectory):
         of_values = [
-            jax.value_and_grad(lambda v, j=j: losses.expert_objective(j, v, trajectory))(values)
+            jax.value_and_grad(lambda v, j=j: expert_objective(j, v, trajectory))(values)
             for j in (objective(goal), still)
         ]
         return tuple(of_values)
@@ -474,12 +496,12 @@ def test_a_bound_that_no_value_reaches_changes_nothing():
     near = goal._replace(bound=20.0)
     for a, b in zip(expert_slopes(near, EXPERT), expert_slopes(goal, EXPERT), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)
-    clip = losses.bounded(2.0, 0.9)
+    clip = bound_value(2.0, 0.9)
     v = jnp.array([-1e4, -20.0, -19.9, 0.0, 19.9, 20.1, 1e4])
     np.testing.assert_allclose(clip(v), np.clip(v, -20, 20), rtol=1e-5)
     slope = jax.grad(lambda v: clip(v).sum())(v)
     np.testing.assert_array_equal(slope[jnp.array([0, 2, 3, 4, 5, 6])], [0, 1, 1, 1, 0, 0])
-    still = losses.bounded(2.0, 0.9, losses.stopped)
+    still = bound_value(2.0, 0.9, stop_gradient)
     assert not jax.grad(lambda v: still(v).sum())(v).any()
 
 
@@ -487,7 +509,7 @@ def test_the_recovered_return_is_the_likelihood_and_the_first_value():
     """sum_t gamma^t r_t + gamma^N V(s_N) = sum_t gamma^t log pi(a_t|s_t) + V(s_0)."""
     for batch, cases in ((EXPERT, CASES[0]), (POLICY, CASES[1])):
         values, trajectories = read(*batch.arrays)
-        returns = jax.vmap(partial(losses.recovered_return, gamma=0.8))(values, trajectories)
+        returns = jax.vmap(partial(recovered_return, gamma=0.8))(values, trajectories)
         for actual, case in zip(returns, cases, strict=True):
             start = case.track.start
             steps = [0.8 ** (t - start) * (case.q(t) - case.value(t)) for t in case.decisions]
@@ -514,12 +536,12 @@ def longer():
 def test_no_objective_grows_with_longer_samples(longer):
     """Discounted: C stays V(s_0), as a sum too, and the mixture's penalty grows."""
     for row, name in enumerate(DIVERGENCES):
-        J = np.asarray(of_row(losses.policy_objective, "plain", row, 0.7, longer))
+        J = np.asarray(of_row(policy_objective, "plain", row, 0.7, longer))
         if name == "chi2_mixture":
             assert (np.diff(J) < 0).all()
         else:
             np.testing.assert_allclose(J, J[0], rtol=1e-6)
-    summed = one_by_one(losses.summed_differences, GOALS[3], longer)
+    summed = one_by_one(summed_differences, GOALS[3], longer)
     np.testing.assert_allclose(summed, summed[0], rtol=1e-5)
 
 
@@ -533,8 +555,8 @@ def slopes(goal, arrays, part):
     return jax.vmap(per_row)(*read(*arrays))
 
 
-EXPERT_SLOPES = partial(slopes, part=losses.expert_objective)
-POLICY_SLOPES = partial(slopes, part=losses.policy_objective)
+EXPERT_SLOPES = partial(slopes, part=expert_objective)
+POLICY_SLOPES = partial(slopes, part=policy_objective)
 
 
 def slope_at_the_end(f, goal, batch):
@@ -648,7 +670,7 @@ def test_more_samples_weigh_no_more():
         )
 
 
-@pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_without_samples_all_of_the_cost_is_the_experts(weighting):
     """policy=None is w = 0, where samples of chi2 change nothing."""
     half = oracles.Goal("chi2", weighting, alpha=0.5, gamma=0.8, w=0.5)
@@ -685,7 +707,7 @@ def curvature(row, alpha, logits, directions, experts, policies):
     goal = objective(GOALS[4]._replace(alpha=alpha), exact.chosen(row, 100.0))
 
     def loss(logits):
-        return losses.sequencematch(goal, read(logits[0], experts), read(logits[1], policies))
+        return sequencematch(goal, read(logits[0], experts), read(logits[1], policies))
 
     value, change = jax.jvp(jax.value_and_grad(loss), (logits,), (directions,))
     return *value, change[1]
@@ -715,17 +737,17 @@ def test_gradients_of_cloning_are_finite_at_extreme_logits():
 def alone(logits, trajectory):
     """The expert's part of one trajectory, never batched."""
     states = logits[trajectory.state]
-    values = masked.action_values(states, trajectory.actions, MDP.legal)
-    return losses.expert_objective(objective(GOALS[1]), values, trajectory)
+    values = reductions.action_values(states, trajectory.actions, MDP.legal)
+    return expert_objective(objective(GOALS[1]), values, trajectory)
 
 
 def test_batched_is_one_by_one():
-    batched = one_by_one(losses.expert_objective, GOALS[1], EXPERT.arrays)
+    batched = one_by_one(expert_objective, GOALS[1], EXPERT.arrays)
     rows = [alone(*EXPERT.rows(row)) for row in range(8)]
     np.testing.assert_allclose(batched, rows, rtol=1e-6)
     # Which is summed, and divided once by the number of imitated steps: no mean per trajectory.
     J = compiled(GOALS[1]._replace(w=0.0))(EXPERT.arrays)
-    summed = one_by_one(losses.expert_objective, GOALS[1]._replace(w=0.0), EXPERT.arrays).sum()
+    summed = one_by_one(expert_objective, GOALS[1]._replace(w=0.0), EXPERT.arrays).sum()
     np.testing.assert_allclose(J, summed / EXPERT.trajectories.imitate.sum(), rtol=1e-6)
 
 
@@ -780,9 +802,9 @@ def texts_seen(batch):
 @jax.jit
 def unlikelihood(logits, seen, trajectories):
     states = jnp.take_along_axis(logits, trajectories.state[..., None], axis=1)
-    find = jax.vmap(partial(masked.unlikely, legal=MDP.legal))
+    find = jax.vmap(partial(log_unlikelihood, legal=MDP.legal))
     unlikely = find(states, trajectories.actions, seen, trajectories.tokens)
-    return losses.unlikelihood(values_of(logits, trajectories), unlikely, trajectories)
+    return likelihood.unlikelihood(values_of(logits, trajectories), unlikely, trajectories)
 
 
 def test_unlikelihood_is_the_loop():
@@ -834,13 +856,13 @@ def test_cloning_clean_data_without_edits_is_maximum_likelihood(transformer):
     for row in range(5):
         prompt = [BOS, *rng.choice(LETTERS, size=row % 3)]
         clean = [*map(int, rng.choice(LETTERS, size=rng.integers(1, 6))), EOS]
-        executed, labels, imitate = noise.noised(
+        executed, labels, imitate = add_noise(
             rng,
             clean,
             eta=0.0,
             run=0.5,
             wrong=list(LETTERS),
-            mending=noise.popping({BKSPC: 1}),
+            mending=fix_by_popping({BKSPC: 1}),
             step="clean",
             limit=10,
         )
@@ -853,11 +875,11 @@ def test_cloning_clean_data_without_edits_is_maximum_likelihood(transformer):
     episodes = oracles.stacked(episodes)
 
     def cloning(model):
-        t = jax.vmap(partial(mdp.trajectory, process))(episodes)
+        t = jax.vmap(partial(build_trajectory, process))(episodes)
         hidden = model(t.tokens, t.positions, t.visible_until)
         states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
-        read = jax.vmap(partial(masked.action_values, legal=process.legal))
-        return losses.behavioural_cloning(read(model.logits(states), t.actions), t)
+        read = jax.vmap(partial(reductions.action_values, legal=process.legal))
+        return behavioural_cloning(read(model.logits(states), t.actions), t)
 
     def likelihood(model):
         """Next-token cross-entropy of a plain causal pass, on the completions."""

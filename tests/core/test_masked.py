@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch.core import masked
+from sequencematch.core import reductions
 
 T, V, D = 10, 7, 4
 LEGAL = np.array([False, True, True, False, True, True, True])
@@ -22,7 +22,7 @@ def actions():
 
 
 def read(hidden, actions, head):
-    return masked.action_values(hidden @ head, actions, LEGAL)
+    return reductions.action_values(hidden @ head, actions, LEGAL)
 
 
 @pytest.mark.parametrize("size", [1, 4, 5, 16])
@@ -40,7 +40,7 @@ def test_in_chunks_is_the_whole(actions, size):
         return f(*arrays)
 
     def chunked(f, *arrays):
-        return masked.in_chunks(f, *arrays, size=size)
+        return reductions.map_in_chunks(f, *arrays, size=size)
 
     grad = jax.grad(weighed, argnums=(1, 2), has_aux=True)
     (expected, values), (actual, chunk_values) = (grad(m, hidden, head) for m in (whole, chunked))
@@ -54,7 +54,9 @@ def test_in_chunks_never_makes_the_logits_at_once(actions):
 
     def program(size):
         def loss(hidden, head):
-            values = masked.in_chunks(lambda h, a: read(h, a, head), hidden, actions, size=size)
+            values = reductions.map_in_chunks(
+                lambda h, a: read(h, a, head), hidden, actions, size=size
+            )
             return jnp.sum(values.v + values.q)
 
         return str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
@@ -64,7 +66,7 @@ def test_in_chunks_never_makes_the_logits_at_once(actions):
 
 
 def test_action_values_are_the_logit_and_the_logsumexp(logits, actions):
-    values = masked.action_values(logits, actions, LEGAL)
+    values = reductions.action_values(logits, actions, LEGAL)
     exact = np.asarray(logits, np.float64)
     np.testing.assert_allclose(values.q, exact[np.arange(T), actions], rtol=1e-6)
     np.testing.assert_allclose(values.v, np.log(np.exp(exact[:, LEGAL]).sum(1)), rtol=1e-6)
@@ -73,8 +75,8 @@ def test_action_values_are_the_logit_and_the_logsumexp(logits, actions):
 def test_what_is_not_legal_has_no_part(logits, actions):
     other = jnp.where(LEGAL, logits, 1e9)
     for a, b in zip(
-        masked.action_values(logits, actions, LEGAL),
-        masked.action_values(other, actions, LEGAL),
+        reductions.action_values(logits, actions, LEGAL),
+        reductions.action_values(other, actions, LEGAL),
         strict=True,
     ):
         np.testing.assert_array_equal(a, b)
@@ -82,37 +84,37 @@ def test_what_is_not_legal_has_no_part(logits, actions):
 
 def test_values_are_float32_from_any_dtype(logits, actions):
     half = logits.astype(jnp.bfloat16)
-    values = masked.action_values(half, actions, LEGAL)
+    values = reductions.action_values(half, actions, LEGAL)
     assert values.q.dtype == values.v.dtype == jnp.float32
-    exact = masked.action_values(half.astype(jnp.float32), actions, LEGAL)
+    exact = reductions.action_values(half.astype(jnp.float32), actions, LEGAL)
     np.testing.assert_array_equal(values.v, exact.v)
 
 
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 def test_gradients_are_finite_and_zero_where_not_legal(logits, actions, scale):
     def loss(logits):
-        values = masked.action_values(scale * logits, actions, LEGAL)
+        values = reductions.action_values(scale * logits, actions, LEGAL)
         return jnp.sum(values.q - values.v)
 
     gradient = np.asarray(jax.grad(loss)(logits))
     assert np.isfinite(gradient).all()
     assert (gradient[:, ~LEGAL] == 0).all()
-    probability = jax.nn.softmax(masked.legal_logits(scale * logits, LEGAL))
+    probability = jax.nn.softmax(reductions.legal_logits(scale * logits, LEGAL))
     expected = scale * (jax.nn.one_hot(actions, V) - probability)
     np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5 * scale)
 
 
 def test_logits_that_are_already_masked_stay_so(logits, actions):
-    once = masked.legal_logits(logits, LEGAL)
-    gradient = jax.grad(lambda x: jnp.sum(masked.action_values(x, actions, LEGAL).v))(once)
+    once = reductions.legal_logits(logits, LEGAL)
+    gradient = jax.grad(lambda x: jnp.sum(reductions.action_values(x, actions, LEGAL).v))(once)
     assert np.isfinite(np.asarray(gradient)).all()
 
 
 REDUCTIONS = {
-    "total": masked.total,
-    "mean": masked.mean,
-    "least": lambda x, m: masked.extremes(x, m)[0],
-    "most": lambda x, m: masked.extremes(x, m)[1],
+    "total": reductions.total,
+    "mean": reductions.mean,
+    "least": lambda x, m: reductions.extremes(x, m)[0],
+    "most": lambda x, m: reductions.extremes(x, m)[1],
 }
 PLAIN = {"total": np.sum, "mean": np.mean, "least": np.min, "most": np.max}
 
@@ -138,13 +140,13 @@ def test_reductions_over_a_mask_are_those_of_the_subset(name):
 
 def test_of_nothing_the_mean_is_zero():
     x, nothing = jnp.ones(4), jnp.zeros(4, bool)
-    assert masked.mean(x, nothing) == 0 and masked.total(x, nothing) == 0
-    assert (jax.grad(masked.mean)(x, nothing) == 0).all()
-    assert masked.extremes(x, nothing) == (jnp.inf, -jnp.inf)
+    assert reductions.mean(x, nothing) == 0 and reductions.total(x, nothing) == 0
+    assert (jax.grad(reductions.mean)(x, nothing) == 0).all()
+    assert reductions.extremes(x, nothing) == (jnp.inf, -jnp.inf)
 
 
 def test_sums_are_float32():
     x = jnp.full(4096, 0.1, jnp.bfloat16)
-    total = masked.total(x, jnp.ones(4096, bool))
+    total = reductions.total(x, jnp.ones(4096, bool))
     assert total.dtype == jnp.float32
     np.testing.assert_allclose(total, 4096 * float(x[0]), rtol=1e-6)

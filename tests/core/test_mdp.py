@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from sequencematch.core import mdp
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models.attention import interval_mask
 from tests import oracles
 
@@ -41,7 +42,7 @@ def episodes(pairs, slots, filler=EOS):
 
 @cache
 def builder(name):
-    return jax.jit(jax.vmap(partial(mdp.trajectory, {"small": SMALL, "large": LARGE}[name])))
+    return jax.jit(jax.vmap(partial(build_trajectory, {"small": SMALL, "large": LARGE}[name])))
 
 
 def built(name, batch):

@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from sequencematch.core import mdp, noise
+from sequencematch.core import hard_negatives, mdp
+from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
+from sequencematch.core.trajectory import build_trajectory
+from sequencematch.data.noise import NOISE_STEPS, add_noise, fix_by_popping, fix_by_reset
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC = range(4)
@@ -27,13 +30,13 @@ def clean_text(rng):
 
 
 FEW_EDITS = {BKSPC: 1, POP_TWO: 2}
-BACKSPACING, RESETTING = noise.popping({BKSPC: 1}), noise.resetting(RESET)
+BACKSPACING, RESETTING = fix_by_popping({BKSPC: 1}), fix_by_reset(RESET)
 
 
 def noised(
     rng, clean, eta=0.4, run=0.4, wrong=WRONG, mending=BACKSPACING, step="clean", limit=10**6
 ):
-    return noise.noised(
+    return add_noise(
         rng, clean, eta=eta, run=run, wrong=wrong, mending=mending, step=step, limit=limit
     )
 
@@ -187,7 +190,7 @@ def test_every_short_history_has_its_exact_probability():
 @pytest.mark.parametrize("pops", [{BKSPC: 1}, FEW_EDITS, {BKSPC: 1, POP_TWO: 3, POP_THREE: 4}])
 def test_mending_pops_with_as_few_edits_as_there_can_be(pops):
     """Also where taking the largest first is not best: 6 = 3 + 3 in two edits, 4 + 1 + 1 in three."""
-    mending = noise.popping(pops)
+    mending = fix_by_popping(pops)
     assert not mending.restarts
     for n in range(1, 9):
         edits = mending.edits(n)
@@ -204,7 +207,7 @@ def test_mending_pops_with_as_few_edits_as_there_can_be(pops):
 
 @pytest.mark.parametrize(
     "mending",
-    [noise.popping(FEW_EDITS), noise.popping(FEW_EDITS | {POP_THREE: 3}), RESETTING],
+    [fix_by_popping(FEW_EDITS), fix_by_popping(FEW_EDITS | {POP_THREE: 3}), RESETTING],
     ids=["pop 2", "pop 3", "reset"],
 )
 def test_every_mending_ends_clean(mending):
@@ -252,7 +255,7 @@ def test_a_reset_restarts_the_text():
 def test_what_a_noise_step_teaches():
     """The same is executed; label and whether it counts are the choice."""
     clean = [4, 5, 6, 7] * 20 + [EOS]
-    by = {step: noised(np.random.default_rng(14), clean, step=step) for step in noise.NOISE_STEPS}
+    by = {step: noised(np.random.default_rng(14), clean, step=step) for step in NOISE_STEPS}
     assert list(by) == ["clean", "imitate", "skip"]
     executed = by["clean"].executed
     assert executed == by["imitate"].executed == by["skip"].executed
@@ -315,22 +318,22 @@ def trajectories(episodes):
 
 @jax.jit
 def build(episodes):
-    return jax.vmap(partial(mdp.trajectory, MDP))(episodes)
+    return jax.vmap(partial(build_trajectory, MDP))(episodes)
 
 
 @jax.jit
 def wrong_steps(trajectories):
-    return jax.vmap(partial(noise.wrong_steps, MDP))(trajectories)
+    return jax.vmap(partial(hard_negatives.wrong_steps, MDP))(trajectories)
 
 
 @jax.jit
 def redraw(trajectories, z):
-    return jax.vmap(partial(noise.redrawn, MDP))(trajectories, z)
+    return jax.vmap(partial(replace_wrong_tokens, MDP))(trajectories, z)
 
 
 @jax.jit
 def draw(logits, right, keys):
-    return jax.vmap(partial(noise.wrong_token, MDP), (None, None, 0))(logits, right, keys)
+    return jax.vmap(partial(draw_wrong_token, MDP), (None, None, 0))(logits, right, keys)
 
 
 def drawn(logits, right, count=4000):

@@ -166,17 +166,17 @@ def test_a_set_that_tfds_has_no_code_for_is_not_opened(tmp_path, monkeypatch):
     (files / "dataset_info.json").write_text(json.dumps(info))
     (files / "features.json").write_text(json.dumps({"pythonClassName": "payload.Feature"}))
     data = config(tmp_path / "data", source="tfds", module="evil")
-    assert arithmetic.kept(data)
+    assert arithmetic.is_prepared(data)
     with pytest.raises(ValueError, match="data.module='evil' does not exist"):
         arithmetic.task(data)
 
 
 def test_what_is_kept_is_of_these_parameters(tmp_path):
-    assert not arithmetic.kept(config(tmp_path))
+    assert not arithmetic.is_prepared(config(tmp_path))
     arithmetic.task(config(tmp_path))
-    assert arithmetic.kept(config(tmp_path))
+    assert arithmetic.is_prepared(config(tmp_path))
     for other in ({"train": 41}, {"seed": 1}, {"bases": (10,)}, {"source": "tfds"}):
-        assert not arithmetic.kept(config(tmp_path, **other))
+        assert not arithmetic.is_prepared(config(tmp_path, **other))
 
 
 def test_a_full_disk_is_one_line(tmp_path, monkeypatch):

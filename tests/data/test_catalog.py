@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sequencematch.data import catalog, task
+from sequencematch.data import task, tasks
 
 
 def test_the_documented_task_of_a_user_runs(tmp_path, monkeypatch):
@@ -16,7 +16,7 @@ def test_the_documented_task_of_a_user_runs(tmp_path, monkeypatch):
     (tmp_path / "reverse.py").write_text(program.strip())
     monkeypatch.syspath_prepend(tmp_path)
 
-    made = catalog.load_task(
+    made = tasks.load_task(
         "reverse:task", SimpleNamespace(test=20, validation=10, train=200, seed=0)
     )
 
@@ -59,7 +59,7 @@ whole = with_splits(train=SOME, validation=SOME, test=SOME)
 def test_what_is_no_task_is_one_clear_line(made, message, monkeypatch):
     monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=made))
     with pytest.raises(ValueError, match=message) as raised:
-        catalog.load_task("mine:make", SimpleNamespace())
+        tasks.load_task("mine:make", SimpleNamespace())
     assert len(str(raised.value).splitlines()) == 1
 
 
@@ -75,5 +75,5 @@ def test_what_is_no_task_is_one_clear_line(made, message, monkeypatch):
 )
 def test_an_unknown_name_is_one_clear_line(name, message):
     with pytest.raises(ValueError, match=message) as raised:
-        catalog.load_task(name, SimpleNamespace())
+        tasks.load_task(name, SimpleNamespace())
     assert len(str(raised.value).splitlines()) == 1

@@ -3,15 +3,10 @@ import os
 import numpy as np
 import pytest
 
-from sequencematch.core.noise import NOISE_STEPS, Noised
-from sequencematch.data.pipeline import (
-    Noise,
-    encode_prompt,
-    episodes,
-    laid_out,
-    prompts,
-    read_through,
-)
+from sequencematch.data.checks import check_examples
+from sequencematch.data.episodes import encode_prompt, lay_out
+from sequencematch.data.noise import NOISE_STEPS, Decisions, Noise
+from sequencematch.data.pipeline import episodes, prompts
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
 from tests import oracles
@@ -183,8 +178,8 @@ def test_what_does_not_fit_is_dropped():
 
 def test_layout_of_one_episode():
     counts = [False, True, True, True]
-    happened = Noised([7, BKSPC, 6, EOS], [6, BKSPC, 6, EOS], counts)
-    episode = laid_out([BOS, 5], happened, slots=8)
+    happened = Decisions([7, BKSPC, 6, EOS], [6, BKSPC, 6, EOS], counts)
+    episode = lay_out([BOS, 5], happened, slots=8)
     assert episode.tokens.tolist() == [BOS, 5, 7, BKSPC, 6, EOS, PAD, PAD]
     assert episode.labels.tolist() == [EOS, 6, BKSPC, 6, EOS, EOS, EOS, EOS]
     assert episode.imitate.tolist() == [False, *counts, False, False, False]
@@ -239,14 +234,14 @@ def test_what_would_not_fit_is_said_before_training(limit):
     """Also an answer that could never be given: it would count as wrong for ever."""
     split = "test" if limit == "answer_actions" else "train"
     task = TASK._replace(splits={split: EXAMPLES})
-    read_through(task, TOKENIZER, **FITS)
+    check_examples(task, TOKENIZER, **FITS)
     less, key = FITS[limit] - 1, KEYS.get(limit, limit)
     first = 10 if limit == "prompt_slots" else 5  # "10+10=", "10"
     said = (
         rf"^config.{key}={less} is too small: example {first} of {split}, .* needs {FITS[limit]}$"
     )
     with pytest.raises(ValueError, match=said):
-        read_through(task, TOKENIZER, **FITS | {limit: less})
+        check_examples(task, TOKENIZER, **FITS | {limit: less})
 
 
 def test_the_checksum_tells_whatever_decides_batches():
@@ -259,6 +254,6 @@ def test_the_checksum_tells_whatever_decides_batches():
         TASK._replace(splits={"train": another}),
         TASK._replace(splits={"test": EXAMPLES}),
     ]
-    sums = [read_through(task, CharTokenizer(task.alphabet), **FITS) for task in tasks]
+    sums = [check_examples(task, CharTokenizer(task.alphabet), **FITS) for task in tasks]
     assert len(set(sums)) == len(tasks)
-    assert sums[0] == read_through(TASK._replace(name="again"), TOKENIZER, **FITS)
+    assert sums[0] == check_examples(TASK._replace(name="again"), TOKENIZER, **FITS)

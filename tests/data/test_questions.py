@@ -4,7 +4,13 @@ import random
 import numpy as np
 import pytest
 
-from sequencematch.data.questions import Questions, check, distinct, question, sampler
+from sequencematch.data.mathematics import (
+    Questions,
+    check,
+    distinct_questions,
+    question,
+    question_maker,
+)
 
 ADD = "arithmetic__add_or_sub_in_base"
 
@@ -24,7 +30,7 @@ def answered(prompt):
 
 def test_question_i_is_a_function_of_seed_and_i():
     spec = questions(bases=(3, 10))
-    sample = sampler(spec)
+    sample = question_maker(spec)
     forwards = [question(spec, sample, i) for i in range(8)]
     random.seed(5)
     np.random.seed(5)
@@ -42,7 +48,7 @@ def test_global_random_states_are_given_back(module):
     np.random.seed(1)
     randint = random.randint
     check(spec)
-    stream = distinct(spec)
+    stream = distinct_questions(spec)
     next(stream), next(stream)
     assert (random.random(), np.random.random()) == expected
     assert random.randint == randint
@@ -50,7 +56,7 @@ def test_global_random_states_are_given_back(module):
 
 def test_numpy_draws_are_seeded_too():
     spec = questions("numbers__div_remainder")
-    sample = sampler(spec)
+    sample = question_maker(spec)
     first = [question(spec, sample, i) for i in range(5)]
     np.random.seed(9)
     assert [question(spec, sample, i) for i in range(5)] == first
@@ -59,7 +65,7 @@ def test_numpy_draws_are_seeded_too():
 @pytest.mark.parametrize("bases", [(2,), (7, 16)])
 def test_bases_are_respected_and_answers_are_right(bases):
     seen = set()
-    for example in itertools.islice(distinct(questions(bases=bases)), 30):
+    for example in itertools.islice(distinct_questions(questions(bases=bases)), 30):
         base, _, _, answer = answered(example.prompt)
         assert int(example.completion, base) == answer
         seen.add(base)
@@ -68,7 +74,7 @@ def test_bases_are_respected_and_answers_are_right(bases):
 
 def test_choosing_bases_leaves_the_numbers_alone():
     free, chosen = questions(), questions(bases=(2, 10))
-    sample = sampler(free)
+    sample = question_maker(free)
     for i in range(50):
         numbers = [answered(question(spec, sample, i).prompt)[1:3] for spec in (free, chosen)]
         assert numbers[0] == numbers[1]
@@ -76,7 +82,7 @@ def test_choosing_bases_leaves_the_numbers_alone():
 
 def test_chosen_bases_are_equally_likely():
     spec = questions(bases=(2, 10))
-    sample = sampler(spec)
+    sample = question_maker(spec)
     drawn = [answered(question(spec, sample, i).prompt)[0] for i in range(400)]
     assert abs(drawn.count(2) - 200) < 4 * 10  # four standard deviations
 
@@ -85,7 +91,7 @@ def test_chosen_bases_are_equally_likely():
 def test_entropy_bounds_the_numbers(entropy):
     # A number of entropy e is one of about 10**e around zero; p and q share theirs, 1 each at least.
     products = []
-    for example in itertools.islice(distinct(questions(entropy=entropy)), 100):
+    for example in itertools.islice(distinct_questions(questions(entropy=entropy)), 100):
         _, p, q, _ = answered(example.prompt)
         assert max(abs(p), abs(q)) <= 10 ** entropy[1] / 2 + 1
         products.append((2 * abs(p) + 1) * (2 * abs(q) + 1))
@@ -94,12 +100,14 @@ def test_entropy_bounds_the_numbers(entropy):
 
 
 def test_the_stream_does_not_repeat_itself():
-    prompts = [e.prompt for e in itertools.islice(distinct(questions(entropy=(1.0, 1.0))), 500)]
+    prompts = [
+        e.prompt for e in itertools.islice(distinct_questions(questions(entropy=(1.0, 1.0))), 500)
+    ]
     assert len(set(prompts)) == 500
 
 
 def test_a_space_too_small_ends_with_one_line():
-    stream = distinct(questions("numbers__is_prime", entropy=(0.0, 0.0)))
+    stream = distinct_questions(questions("numbers__is_prime", entropy=(0.0, 0.0)))
     with pytest.raises(ValueError, match=r"^data\.module='numbers__is_prime'.* only about \d+ .*$"):
         list(itertools.islice(stream, 5000))
 

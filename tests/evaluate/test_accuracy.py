@@ -11,16 +11,17 @@ from sequencematch.core import mdp as decisions
 from sequencematch.core.types import Episode
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
-from sequencematch.evaluate import accuracy
-from sequencematch.evaluate.accuracy import (
+from sequencematch.evaluate import generate
+from sequencematch.evaluate.accuracy import accuracy
+from sequencematch.evaluate.edits import Edits, count_edits, edit_statistics
+from sequencematch.evaluate.generate import (
+    CHOICES,
     Answer,
-    Edits,
-    deleted,
-    edit_statistics,
-    edits,
-    replay,
-    wilson,
+    Generator,
+    deletion_flags,
+    surviving_text,
 )
+from sequencematch.evaluate.intervals import wilson
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 
@@ -108,7 +109,7 @@ def test_wilson_intervals_are_intervals_around_the_share():
     ],
 )
 def test_edits_by_hand(actions, expected):
-    assert edits(MDP, ids(actions), ids("abc$")) == expected
+    assert count_edits(MDP, ids(actions), ids("abc$")) == expected
 
 
 def oracle(actions, reference):
@@ -147,7 +148,7 @@ def test_edits_and_replay_are_those_of_a_slow_oracle():
         actions = rng.choices(symbols, k=rng.randrange(12))
         actions += [EOS] * (seed % 2)
         reference = [*rng.choices(ids("abc"), k=rng.randrange(4)), EOS]
-        counts = edits(MDP, actions, reference)
+        counts = count_edits(MDP, actions, reference)
         assert counts == oracle(actions, reference), (actions, reference)
         found.add(counts)
     assert len(found) > 50
@@ -162,13 +163,13 @@ def test_replay_is_a_stack_and_what_is_not_left_was_deleted():
                 del stack[max(len(stack) - POPS[action], 0) :]
             else:
                 stack.append(time)
-        assert replay(MDP, actions) == [actions[time] for time in stack]
+        assert surviving_text(MDP, actions) == [actions[time] for time in stack]
         gone = {t for t, action in enumerate(actions) if action not in POPS} - set(stack)
-        assert [t for t, flag in enumerate(deleted(MDP, actions)) if flag] == sorted(gone)
+        assert [t for t, flag in enumerate(deletion_flags(MDP, actions)) if flag] == sorted(gone)
 
 
 def answer(completion, actions, right=False):
-    text = TOKENIZER.decode(replay(MDP, ids(actions)))
+    text = TOKENIZER.decode(surviving_text(MDP, ids(actions)))
     return Answer(Example("a>", completion), ids(actions), text, right, actions.endswith("$"))
 
 
@@ -182,7 +183,7 @@ def test_shares_of_several_answers():
         "errors_deleted": 2 / 3,
         "errors_mended": 1 / 3,
     }
-    found = accuracy.accuracy(answers)
+    found = accuracy(answers)
     assert (found["accuracy"], found["n"], found["right"]) == (2 / 3, 3, 2)
     assert (found["low"], found["high"]) == wilson(2, 3)
     assert (found["finished"], found["length"]) == (2 / 3, 11 / 3)
@@ -207,12 +208,12 @@ def generator():
     limits = dict(prompt_slots=4, max_actions=6, seed=0)
 
     def make(rows, **bias):
-        return accuracy.Generator(graph, edits, TASK, PLAIN, rows=rows, **limits, **bias)
+        return Generator(graph, edits, TASK, PLAIN, rows=rows, **limits, **bias)
 
     return make, params
 
 
-@pytest.mark.parametrize("choice", accuracy.CHOICES)
+@pytest.mark.parametrize("choice", CHOICES)
 def test_answers_do_not_depend_on_how_many_are_asked_at_once(generator, choice):
     make, params = generator
     answers = [list(make(rows).answers(params, EXAMPLES, choice)) for rows in (4, 9)]
@@ -221,7 +222,7 @@ def test_answers_do_not_depend_on_how_many_are_asked_at_once(generator, choice):
     assert len({tuple(a.actions) for a in answers[0]}) > 1
     for a in answers[0]:
         assert a.finished == (a.actions[-1] == EOS) and 1 <= len(a.actions) <= 6
-        assert a.text == TOKENIZER.decode(replay(MDP, a.actions))
+        assert a.text == TOKENIZER.decode(surviving_text(MDP, a.actions))
 
 
 def test_a_bias_on_edits_is_heard(generator):
@@ -258,6 +259,6 @@ def test_right_is_the_text_after_deletions_if_it_was_ended(
     tokens = jnp.array([row + [PAD] * (10 - len(row))], jnp.int32)
     start, end = jnp.array([3], jnp.int32), jnp.array([len(row) - 1], jnp.int32)
     episode = Episode(tokens, tokens, tokens > 0, start, end)
-    monkeypatch.setattr(accuracy.sampler, "sample", lambda *_, **__: (episode, None))
+    monkeypatch.setattr(generate.sampler, "sample", lambda *_, **__: (episode, None))
     (found,) = make(1).answers(params, [Example("ab>", "ab")], "greedy")
     assert found == Answer(Example("ab>", "ab"), ids(actions), text, right, finished)

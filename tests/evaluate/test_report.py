@@ -12,7 +12,7 @@ import subprocess
 
 import pytest
 
-from sequencematch.evaluate import report
+from sequencematch.evaluate import report, sections
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or ""
 needs_chromium = pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
@@ -105,7 +105,7 @@ def run(tmp_path: pathlib.Path) -> pathlib.Path:
     """The directory of a finished SequenceMatch run, as the training loop leaves it."""
     metrics = [train_line(step) for step in range(25, 3001, 25)]
     metrics += [validation_line(step) for step in range(250, 3001, 250)]
-    traces = [trace(decode, i) for decode in report.DECODES for i in range(16)]
+    traces = [trace(decode, i) for decode in sections.DECODES for i in range(16)]
     return write_run(tmp_path / "arithmetic-sequencematch-0", SUMMARY, metrics, traces)
 
 

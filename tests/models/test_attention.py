@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sequencematch.models.attention import (
-    Attention,
-    KeyValues,
-    interval_mask,
-    rotate,
-    stack_mask,
-)
+from sequencematch.models.attention import Attention, KeyValues, interval_mask, stack_mask
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.layers import rotate
 
 B, T, D = 2, 7, 32
 

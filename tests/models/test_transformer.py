@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core import mdp
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from tests import oracles
@@ -62,7 +63,7 @@ def built(slots):
     batch = oracles.stacked(
         [oracles.laid_out(p, a, a, slots=slots, filler=EOS) for p, a in STRINGS]
     )
-    return jax.jit(jax.vmap(partial(mdp.trajectory, MDP)))(batch)
+    return jax.jit(jax.vmap(partial(build_trajectory, MDP)))(batch)
 
 
 @pytest.fixture(scope="module")

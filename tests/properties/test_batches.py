@@ -10,10 +10,13 @@ from flax import nnx
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch.core import losses, mdp
+from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
-from sequencematch.core.noise import NOISE_STEPS
+from sequencematch.core.likelihood import unlikelihood
+from sequencematch.core.objective import Objective, sequencematch
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data import pipeline
+from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS, Noise
 from sequencematch.data.task import Example, Task, exact
 from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, CharTokenizer
 from sequencematch.models import readout
@@ -43,8 +46,8 @@ def tasks(draw):
 
 
 noises = st.builds(
-    pipeline.Noise,
-    st.sampled_from(sorted(pipeline.WRONG)),
+    Noise,
+    st.sampled_from(sorted(WRONG_TOKENS)),
     st.floats(0, 0.99),
     st.floats(0, 0.9),
     st.sampled_from(sorted(NOISE_STEPS)),
@@ -65,18 +68,18 @@ def decisions(tokenizer):
 def objectives(eos, pad, table, batch, logit_scale):
     """Every loss of a batch and the largest of its gradient; samples are the batch once more."""
     process = mdp.Mdp(*table, eos, pad)
-    t = jax.vmap(functools.partial(mdp.trajectory, process))(batch)
+    t = jax.vmap(functools.partial(build_trajectory, process))(batch)
 
     def loss(parameters):
         model = nnx.merge(NETWORK, jax.tree.map(lambda x: x * logit_scale, parameters))
         hidden = readout.states(model, t)
         values = readout.action_values(model, process, hidden, t)
-        repeated = readout.unlikely(model, process, hidden, t)
-        found = [losses.unlikelihood(values, repeated, t)]
+        repeated = readout.log_unlikelihood(model, process, hidden, t)
+        found = [unlikelihood(values, repeated, t)]
         for divergence in DIVERGENCES.values():
-            goal = losses.Objective(divergence, alpha=0.1, gamma=0.9)
+            goal = Objective(divergence, alpha=0.1, gamma=0.9)
             policy = (values, t._replace(imitate=jnp.zeros_like(t.imitate)))
-            found.append(losses.sequencematch(goal, (values, t), policy))
+            found.append(sequencematch(goal, (values, t), policy))
         return jnp.stack(found)
 
     return loss(PARAMETERS), jax.tree.leaves(jax.jacrev(loss)(PARAMETERS))
@@ -93,7 +96,7 @@ def refused(task, tokenizer, noise):
 @given(tasks(), noises, st.sampled_from(SETS), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
 def test_a_batch_is_whole_episodes_of_finite_loss(task, noise, edits, seed, index):
     # A method without edits has clean data.
-    noise = noise if edits else pipeline.Noise()
+    noise = noise if edits else Noise()
     tokenizer = CharTokenizer(task.alphabet, edits)
 
     def batch():

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.state import TrainState
 from tests.properties.given import examples, said, values
 

@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch import config as configuration
 from sequencematch.main import main
+from sequencematch.setup.defaults import defaults, flat
 from tests.properties.given import NASTY, examples, texts, values
 
 ROOT = pathlib.Path(__file__).parents[2]
 # Its data.path is no file: whatever else is right, such a run is refused before it starts.
 FILE = ROOT / "configs" / "jsonl.py"
-KEYS = sorted(configuration.flat(configuration.defaults()))
+KEYS = sorted(flat(defaults()))
 
 
 @pytest.fixture(scope="module")

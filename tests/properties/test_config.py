@@ -13,20 +13,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
 
-from sequencematch import config as configuration
-from sequencematch import validation
 from sequencematch.core.divergences import DIVERGENCES
-from sequencematch.core.losses import NEXT_VALUES, TERMINALS, WEIGHTINGS
-from sequencematch.core.noise import NOISE_STEPS
-from sequencematch.data.pipeline import WRONG
+from sequencematch.core.objective import WEIGHTINGS
+from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
+from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.main import main
+from sequencematch.setup.defaults import defaults, flat
+from sequencematch.setup.validate import validate
 from sequencematch.train.methods import METHODS
 from tests.properties.given import examples, numbers, said, values
 
 ROOT = pathlib.Path(__file__).parents[2]
-DEFAULTS = configuration.flat(configuration.defaults())
-TABLES = (METHODS, WRONG, NOISE_STEPS, EDITS, DIVERGENCES, WEIGHTINGS, TERMINALS, NEXT_VALUES)
+DEFAULTS = flat(defaults())
+TABLES = (
+    METHODS,
+    WRONG_TOKENS,
+    NOISE_STEPS,
+    EDITS,
+    DIVERGENCES,
+    WEIGHTINGS,
+    TERMINALS,
+    NEXT_VALUES,
+)
 names = st.sampled_from([*itertools.chain(*TABLES), "float32", "bfloat16", "generator", "tfds"])
 likely = names | st.integers(0, 64) | st.floats(0, 1) | st.lists(names | st.integers(2, 16))
 given_values = likely | numbers | values | st.tuples(numbers, numbers)
@@ -45,7 +54,7 @@ def named(value):
 @given(changes.filter(lambda changes: named(list(changes.values()))))
 def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
     """Values as a configuration file may set them or a config.json hold them: of any kind."""
-    nested = configuration.defaults().to_dict()
+    nested = defaults().to_dict()
     for key, value in changes.items():
         *sections, name = key.split(".")
         section = nested
@@ -56,12 +65,12 @@ def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
         section[name] = float(value) if whole else value
     config = ConfigDict(nested)
     try:
-        validation.validate(config)
+        validate(config)
     except ValueError as error:
         assert said(error).startswith(("config.", "model."))
         return
     for key, default in DEFAULTS.items():
-        value = configuration.flat(config)[key]
+        value = flat(config)[key]
         assert isinstance(value, tuple | list) == isinstance(default, tuple)
         assert isinstance(value, bool) == isinstance(default, bool)
         assert isinstance(value, str) == isinstance(default, str)
@@ -91,7 +100,7 @@ CHOICES = {
     "edits": some_edits,
     "prompt_slots": st.integers(4, 6),
     "max_actions": st.integers(3, 8),
-    "noise.kind": st.sampled_from(sorted(WRONG)),
+    "noise.kind": st.sampled_from(sorted(WRONG_TOKENS)),
     "noise.step": st.sampled_from(sorted(NOISE_STEPS)),
     "noise.eta": st.sampled_from([0.0, 0.1, 0.5, 0.9]),
     "noise.run": st.sampled_from([0.0, 0.3, 1 - 1e-9]),
@@ -143,12 +152,12 @@ def asked(questions, folder, choices):
 
 def valid(choices):
     """Whether the choices go together."""
-    config = configuration.defaults()
+    config = defaults()
     edits = choices["edits"]
     edits = ast.literal_eval(edits) if edits.startswith("(") else (edits,)
     config.update_from_flattened_dict(SIZES | choices | {"edits": edits})
     try:
-        validation.validate(config)
+        validate(config)
     except ValueError:
         return False
     return True

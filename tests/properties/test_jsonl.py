@@ -9,7 +9,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sequencematch.data import jsonl, pipeline
+from sequencematch.data import jsonl
+from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import BOS, PAD, CharTokenizer
 from tests.properties.given import examples, said, texts, values, words
@@ -83,10 +84,10 @@ def test_any_prompt_is_encoded_or_refused(prompt, alphabet, slots):
     fits = set(prompt) <= set(alphabet) and len(prompt) < slots
     if not fits:
         with pytest.raises(ValueError) as raised:
-            pipeline.encode_prompt(tokenizer, prompt, slots)
+            encode_prompt(tokenizer, prompt, slots)
         assert repr(prompt) in said(raised.value)
         return
-    tokens, start = pipeline.encode_prompt(tokenizer, prompt, slots)
+    tokens, start = encode_prompt(tokenizer, prompt, slots)
     assert [tokens[0], *tokens[start + 1 :]] == [BOS] + [PAD] * (slots - 1 - start)
     assert tokenizer.decode(tokens) == prompt
 

@@ -4,9 +4,8 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch.core import noise
 from sequencematch.core.mdp import EVERYTHING
-from sequencematch.data.pipeline import mending
+from sequencematch.data.noise import NOISE_STEPS, add_noise, make_fix
 from tests import oracles
 from tests.properties.given import examples
 
@@ -25,18 +24,18 @@ chances = st.floats(0, 0.5)
 @given(pops, cleans, wrongs, chances, chances, st.integers(0, 2**32 - 1), st.integers(0, 60))
 def test_the_expert_comes_back_to_the_clean_text(edits, clean, wrong, eta, run, seed, limit):
     def noised(step):
-        return noise.noised(
+        return add_noise(
             np.random.default_rng(seed),
             clean,
             eta=eta,
             run=run,
             wrong=wrong,
-            mending=mending(edits),
+            mending=make_fix(edits),
             step=step,
             limit=limit,
         )
 
-    taught = {step: noised(step) for step in noise.NOISE_STEPS}
+    taught = {step: noised(step) for step in NOISE_STEPS}
     executed, labels, imitate = taught["clean"]
     few = {edit: min(count, 10**3) for edit, count in edits.items()}
     states = oracles.texts([BOS], executed, few)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sequencematch.evaluate import records, report
+from sequencematch.evaluate import records, report, sections
 from sequencematch.evaluate.plots import visible
 from tests.properties.given import NASTY, examples, numbers, said, texts, values
 
@@ -22,7 +22,7 @@ metrics = st.fixed_dictionaries({"kind": kinds, "step": st.integers(0, 9)}) | st
 traces = st.fixed_dictionaries(
     {},
     optional={
-        "decode": st.sampled_from(report.DECODES) | some,
+        "decode": st.sampled_from(sections.DECODES) | some,
         "prompt": some,
         "answer": some,
         "actions": st.lists(some) | some,
@@ -46,7 +46,7 @@ summaries = st.fixed_dictionaries(
         "seconds": st.dictionaries(st.sampled_from(["train", "total"]) | texts, some) | some,
         "versions": st.dictionaries(texts, some) | some,
         "config": st.dictionaries(texts, some) | some,
-        "test": st.dictionaries(st.sampled_from(report.DECODES), figures | some) | some,
+        "test": st.dictionaries(st.sampled_from(sections.DECODES), figures | some) | some,
     },
 )
 
@@ -125,7 +125,7 @@ def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
     assert found.replace("\n", "").isprintable()
     names = re.compile(r"<[a-z/!][^\s>]*")
     drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
-    kbd = text in report.MARKS
+    kbd = text in sections.MARKS
     if not kbd and text:
         assert names.findall(drawn.sub("", found)) == names.findall(drawn.sub("", plain))
     assert Elements(found).names <= Elements(plain).names | {"kbd", "title"}

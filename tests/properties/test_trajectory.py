@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sequencematch.core import mdp
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
 from tests import oracles
 from tests.properties.given import examples
@@ -18,7 +19,7 @@ DECISIONS = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={})
 @jax.jit
 def built(pops, episode):
     """What edits pop is an argument, so that one program is compiled for all."""
-    return mdp.trajectory(DECISIONS._replace(pops=pops), episode)
+    return build_trajectory(DECISIONS._replace(pops=pops), episode)
 
 
 def trajectory(edits, episode):

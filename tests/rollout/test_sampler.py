@@ -10,10 +10,11 @@ import pytest
 from flax import nnx
 
 from sequencematch.core import mdp
-from sequencematch.core.masked import legal_logits
+from sequencematch.core.reductions import legal_logits
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.rollout import sampler
+from sequencematch.rollout import decoding, sampler
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC, POP_TWO, RESET = range(6)
@@ -52,14 +53,14 @@ def prompts():
 
 @partial(nnx.jit, static_argnames=("actions", "choose"))
 def sample(model, prompts, start, key, *, actions=ACTIONS, choose=None):
-    choose = choose or sampler.tempered(1.0)
+    choose = choose or decoding.with_temperature(1.0)
     return sampler.sample(model, MDP, prompts, start, key, max_actions=actions, choose=choose)
 
 
 @nnx.jit
 def read(model, episodes):
     """Logits [B, T, V] at the state of each time, from one masked pass: no cache."""
-    t = jax.vmap(partial(mdp.trajectory, MDP))(episodes)
+    t = jax.vmap(partial(build_trajectory, MDP))(episodes)
     hidden = model(t.tokens, t.positions, t.visible_until)
     return model.logits(jnp.take_along_axis(hidden, t.state[..., None], axis=1))
 
@@ -80,7 +81,7 @@ def sampled(model, prompts):
 
 @pytest.fixture(scope="module")
 def greedy(model, prompts):
-    return numpy(sample(model, *prompts, jax.random.key(0), choose=sampler.greedy))
+    return numpy(sample(model, *prompts, jax.random.key(0), choose=decoding.greedy))
 
 
 def rows(episodes):
@@ -159,7 +160,7 @@ def test_an_episode_is_prompt_then_actions_then_padding(sampled, prompts):
     np.testing.assert_array_equal(episodes.labels[taken], executed[taken])
     assert MDP.legal[episodes.labels].all()
     assert not episodes.imitate.any()
-    trajectories = jax.vmap(partial(mdp.trajectory, MDP))(jax.tree.map(jnp.asarray, episodes))
+    trajectories = jax.vmap(partial(build_trajectory, MDP))(jax.tree.map(jnp.asarray, episodes))
     np.testing.assert_array_equal(trajectories.finished, finished(episodes))
 
 
@@ -175,7 +176,7 @@ def test_the_prompt_is_never_deleted(model, prompts):
     """Neither its depths nor what the cache holds there, decision by decision."""
     start = np.asarray(prompts[1])
     begin = nnx.jit(partial(sampler.begin, max_actions=ACTIONS))
-    advance = nnx.jit(partial(sampler.advance, mdp=MDP, choose=sampler.tempered(1.0)))
+    advance = nnx.jit(partial(sampler.advance, mdp=MDP, choose=decoding.with_temperature(1.0)))
     first = generation = begin(model, *map(jnp.asarray, prompts), jax.random.key(0))
     inside = np.arange(WIDTH + ACTIONS) <= start[:, None]
     empty = 0
@@ -233,7 +234,7 @@ def test_first_actions_follow_the_softmax(model, temperature):
     count = 3000
     prompt = np.tile(np.array([BOS, 7, 9], np.int32), (count, 1))
     start = np.full(count, 2, np.int32)
-    choose = sampler.tempered(temperature)
+    choose = decoding.with_temperature(temperature)
     episodes, log_probs = numpy(
         sample(model, prompt, start, jax.random.key(3), actions=1, choose=choose)
     )
@@ -251,7 +252,7 @@ def test_a_bias_moves_the_edits_as_the_softmax_says(model, bias):
     count = 3000
     prompt = np.tile(np.array([BOS, 7, 9], np.int32), (count, 1))
     start = np.full(count, 2, np.int32)
-    choose = sampler.biased(sampler.tempered(1.0), MDP, bias)
+    choose = decoding.with_edit_bias(decoding.with_temperature(1.0), MDP, bias)
     episodes, log_probs = numpy(
         sample(model, prompt, start, jax.random.key(4), actions=1, choose=choose)
     )
@@ -267,14 +268,14 @@ def test_a_bias_moves_the_edits_as_the_softmax_says(model, bias):
 def test_a_large_bias_makes_every_action_an_edit_and_its_opposite_none(model, prompts):
     """Greedily, too; and what is no action stays none."""
     for bias, allowed in ((50.0, set(EDITS)), (-50.0, {EOS, *LETTERS})):
-        for choose in (sampler.greedy, sampler.tempered(1.0)):
-            choose = sampler.biased(choose, MDP, bias)
+        for choose in (decoding.greedy, decoding.with_temperature(1.0)):
+            choose = decoding.with_edit_bias(choose, MDP, bias)
             episodes, _ = numpy(sample(model, *prompts, jax.random.key(0), choose=choose))
             assert {action for _, actions in rows(episodes) for action in actions} <= allowed
 
 
 def test_no_bias_changes_nothing(model, prompts, sampled):
-    choose = sampler.biased(sampler.tempered(1.0), MDP, 0.0)
+    choose = decoding.with_edit_bias(decoding.with_temperature(1.0), MDP, 0.0)
     again = numpy(sample(model, *prompts, jax.random.key(0), choose=choose))
     np.testing.assert_array_equal(again[0].tokens, sampled[0].tokens)
     np.testing.assert_array_equal(again[1], sampled[1])

@@ -8,14 +8,14 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.rollout import sampler, stream
+from sequencematch.rollout import decoding, sampler, stream
 
 PAD, BOS, EOS, BKSPC = range(4)
 MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
 ACTIONS, SEED = 8, 5
 PROMPTS = np.array([[BOS, 5, 6, PAD], [BOS, PAD, PAD, PAD], [BOS, 9, 8, 7]], np.int32)
 START = np.array([2, 0, 3], np.int32)
-DRAW = sampler.tempered(1.0)
+DRAW = decoding.with_temperature(1.0)
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +55,8 @@ def sampled(model, rows, choose):
 
 
 def test_greedy_is_the_sampler_row_by_row(model):
-    expected = sampled(model, slice(None), sampler.greedy)
-    assert [streamed(model, row, sampler.greedy) for row in range(3)] == expected
+    expected = sampled(model, slice(None), decoding.greedy)
+    assert [streamed(model, row, decoding.greedy) for row in range(3)] == expected
     # It stopped at the end and at the limit, and took something back.
     assert {EOS in actions for actions in expected} == {True, False}
     assert any(BKSPC in actions for actions in expected)
@@ -66,4 +66,4 @@ def test_greedy_is_the_sampler_row_by_row(model):
 
 def test_draws_are_the_samplers_of_a_batch_of_one(model):
     (expected,) = sampled(model, slice(0, 1), DRAW)
-    assert streamed(model, 0, DRAW) == expected != sampled(model, slice(0, 1), sampler.greedy)[0]
+    assert streamed(model, 0, DRAW) == expected != sampled(model, slice(0, 1), decoding.greedy)[0]

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from sequencematch import config as configuration
-from sequencematch import validation
-from sequencematch.run import Run, build, make_plan, training_data
+from sequencematch.setup.build import Parts, build, make_plan, training_data
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.validate import validate
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.metrics_log import MetricsLog, read_records
 from sequencematch.train import loop
-from sequencematch.train.checkpoint import Checkpoints
-from sequencematch.train.interrupt import Interruption
-from sequencematch.train.log import MetricsLog, recorded
+from sequencematch.train.plan import Plan
+from sequencematch.train.stop_requests import StopRequests
 
 CLONING, STEPS, EVERY, LOOKS = 4, 24, 3, (9, 18, 24)  # refreshes before steps 4, 7, ..., 22
 TINY = {
@@ -46,17 +47,17 @@ TINY = {
 class Parts(NamedTuple):
     """A run and what is compiled for it."""
 
-    run: Run
-    plan: loop.Plan
+    run: Parts
+    plan: Plan
     episodes: object
     prompts: object
 
 
 def parts_of(spellings, changes=()):
     """The tiny run with some keys changed."""
-    config = configuration.defaults()
+    config = defaults()
     config.update_from_flattened_dict(TINY | {"data.path": spellings} | dict(changes))
-    validation.validate(config)
+    validate(config)
     run = build(config)
     return Parts(run, make_plan(run), *training_data(run))
 
@@ -110,20 +111,17 @@ def train(parts, folder, *, save_every, keep=2, resume=False, data=None, prompts
     if resume:
         with Checkpoints(folder) as checkpoints:
             state, facts, _ = checkpoints.restore(run.like)
-        earlier, kept = facts["seconds"], recorded(folder, int(state.step))
+        earlier, kept = facts["seconds"], read_records(folder, int(state.step))
     with (
-        Interruption() as interruption,
+        StopRequests() as stop_requests,
         Checkpoints(folder, keep) as checkpoints,
         MetricsLog(folder, kept) as log,
     ):
-        return loop.train(
-            plan._replace(save_every=save_every),
-            state,
-            data or parts.episodes,
-            prompts or parts.prompts,
-            look or looked,
-            loop.Traces(checkpoints, log, interruption, {"name": "tiny"}, earlier),
-        )[0]
+        plan = plan._replace(save_every=save_every)
+        rest = (stop_requests, look or looked, {"name": "tiny"}, earlier)
+        recorder = loop.Recorder(plan, checkpoints, log, *rest)
+        data, prompts = data or parts.episodes, prompts or parts.prompts
+        return loop.train(plan, state, data, prompts, recorder)[0]
 
 
 def looked(state):

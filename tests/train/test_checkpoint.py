@@ -17,9 +17,9 @@ import psutil
 import pytest
 from orbax.checkpoint._src.serialization import serialization
 
-from sequencematch.train import checkpoint
-from sequencematch.train.checkpoint import SAVED, Checkpoints
-from sequencematch.train.interrupt import Interrupted, Interruption
+from sequencematch.storage import checkpoint
+from sequencematch.storage.checkpoint import SAVED, Checkpoints
+from sequencematch.train.stop_requests import Interrupted, StopRequests
 from tests.hindrances import no_more_files, nobody
 from tests.train.runs import STEPS, At, Crash, ask, bits, crash, train
 
@@ -116,19 +116,19 @@ def test_what_could_not_be_saved_was_not(parts, tmp_path, full_disk):
         for _ in range(2):
             with contextlib.suppress(OSError):
                 checkpoints.wait()
-        assert checkpoints.empty() and not checkpoints.lost()
+        assert checkpoints.is_empty() and not checkpoints.all_lost()
 
 
 def test_that_there_were_some_is_known_when_they_are_gone(parts, tmp_path):
     def lost():
         with Checkpoints(tmp_path) as checkpoints:
-            return checkpoints.lost()
+            return checkpoints.all_lost()
 
     with Checkpoints(tmp_path, 1) as checkpoints:
-        assert not checkpoints.lost()
+        assert not checkpoints.all_lost()
         checkpoints.save(parts.run.initial(), {})
         checkpoints.wait()
-        assert not checkpoints.lost()
+        assert not checkpoints.all_lost()
     assert not lost()
     (tmp_path / SAVED).unlink()  # a kill came after the save and before this
     with Checkpoints(tmp_path, 1) as checkpoints:
@@ -175,7 +175,7 @@ def test_no_checkpoint_is_said_and_nothing_is_made(parts, tmp_path):
     folder = tmp_path / "run"
     for _ in range(2):
         with Checkpoints(folder) as checkpoints, pytest.raises(ValueError) as raised:
-            assert checkpoints.empty()
+            assert checkpoints.is_empty()
             checkpoints.restore(parts.run.like)
         assert str(raised.value).startswith(f"no checkpoint in {folder / 'checkpoints'}: ")
         assert len(str(raised.value).splitlines()) == 1
@@ -395,7 +395,7 @@ def test_a_request_to_leave_that_orbax_wraps_is_no_damage(parts, two, monkeypatc
         ask()
 
     monkeypatch.setattr(serialization, "_read_shard", asked)
-    with pytest.raises(Interrupted), Interruption():
+    with pytest.raises(Interrupted), StopRequests():
         restored(parts, two[0])
 
 

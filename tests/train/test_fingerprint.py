@@ -7,8 +7,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sequencematch.storage.fingerprint import fingerprint, fingerprints
 from sequencematch.train import mesh as meshes
-from sequencematch.train.fingerprint import fingerprint, fingerprints
 from tests import oracles
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]

@@ -7,7 +7,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.storage.checkpoint import Checkpoints
 from tests.train.runs import LOOKS, STEPS, train
 
 WARM, SAVES = 1000, 24  # rich remembers a thousand steps

@@ -6,10 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from sequencematch.run import make_plan
+from sequencematch.setup.build import make_plan
+from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train import guard
 from sequencematch.train import step as steps
-from sequencematch.train.checkpoint import Checkpoints
 from sequencematch.train.guard import Diverged
 from tests.train.runs import CLONING, STEPS, Plain, bits, records, train
 
@@ -66,7 +66,7 @@ def test_a_bad_step_changes_nothing_but_the_count(inject, name):
     assert bits(after._replace(step=0, guard=0)) == bits(state._replace(step=0, guard=0))
     assert (int(after.step), int(after.guard.skipped), int(after.guard.in_a_row)) == (1, 1, 1)
     bad = [t for t in guard.TERMS if t in metrics and not np.isfinite(metrics[t])]
-    assert bad[0] == term and not bool(guard.finite(metrics))
+    assert bad[0] == term and not bool(guard.is_finite(metrics))
 
 
 def test_huge_gradients_that_are_finite_are_clipped_and_taken(inject):
@@ -88,7 +88,7 @@ def test_an_update_that_is_not_finite_is_named(parts):
 def test_the_count_in_a_row_begins_again_after_a_good_step():
     seen, counts = guard.initial(), []
     for good in (False, False, True, False, True, True):
-        seen = guard.counted(seen, jnp.bool_(good))
+        seen = guard.count_step(seen, jnp.bool_(good))
         counts.append((int(seen.skipped), int(seen.in_a_row)))
     assert counts == [(1, 1), (2, 2), (2, 0), (3, 1), (3, 0), (3, 0)]
 

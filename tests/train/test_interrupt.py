@@ -11,32 +11,32 @@ import time
 
 import pytest
 
-from sequencematch.train.interrupt import SECOND, Interrupted, Interruption
+from sequencematch.train.stop_requests import SECOND, Interrupted, StopRequests
 
 
 @pytest.mark.parametrize("number", SECOND)
 def test_a_request_is_heard_at_once_or_waits_for_the_check(number):
-    with pytest.raises(Interrupted, match=number.name), Interruption():
+    with pytest.raises(Interrupted, match=number.name), StopRequests():
         signal.raise_signal(number)
-    with pytest.raises(Interrupted, match=number.name), Interruption() as interruption:
-        with interruption.waiting():
-            interruption.check(1)
+    with pytest.raises(Interrupted, match=number.name), StopRequests() as stop_requests:
+        with stop_requests.deferred():
+            stop_requests.check(1)
             signal.raise_signal(number)
             late = True
-            interruption.check(2)
+            stop_requests.check(2)
         late = False
     assert late
 
 
 def test_a_waiting_request_is_heard_in_a_stretch_that_may_be_left_and_at_the_end():
     reached = []
-    with pytest.raises(Interrupted), Interruption() as interruption, interruption.waiting():
+    with pytest.raises(Interrupted), StopRequests() as stop_requests, stop_requests.deferred():
         signal.raise_signal(signal.SIGTERM)
         reached.append("waits")
-        with interruption.heard():
+        with stop_requests.interruptible():
             reached.append("never")
-    with pytest.raises(Interrupted), Interruption() as interruption:
-        with interruption.waiting():
+    with pytest.raises(Interrupted), StopRequests() as stop_requests:
+        with stop_requests.deferred():
             signal.raise_signal(signal.SIGTERM)
             reached.append("to the end")
         reached.append("never")
@@ -49,9 +49,9 @@ def test_it_is_heard_when_nobody_reads_what_is_said():
     os.close(reads)
     os.dup2(writes, 2)
     try:
-        with pytest.raises(Interrupted), Interruption() as interruption, interruption.waiting():
+        with pytest.raises(Interrupted), StopRequests() as stop_requests, stop_requests.deferred():
             signal.raise_signal(signal.SIGINT)
-            interruption.check(1)
+            stop_requests.check(1)
     finally:
         os.dup2(stderr, 2)
 
@@ -60,7 +60,7 @@ def test_no_library_swallows_it():
     async def prepared():
         signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(Interrupted), Interruption():
+    with pytest.raises(Interrupted), StopRequests():
         try:
             asyncio.run(prepared())
         except Exception:
@@ -68,23 +68,23 @@ def test_no_library_swallows_it():
 
 
 def test_a_request_whose_exception_was_lost_is_heard_at_the_end():
-    with pytest.raises(Interrupted), Interruption(), contextlib.suppress(Interrupted):
+    with pytest.raises(Interrupted), StopRequests(), contextlib.suppress(Interrupted):
         signal.raise_signal(signal.SIGTERM)  # suppressed, as Python does in a finaliser
 
 
 def test_a_request_whose_exception_was_lost_is_heard_in_between():
     heard = False
-    with pytest.raises(Interrupted), Interruption() as interruption:
-        interruption.hear()  # nobody has asked
+    with pytest.raises(Interrupted), StopRequests() as stop_requests:
+        stop_requests.raise_if_asked()  # nobody has asked
         with contextlib.suppress(Interrupted):
             signal.raise_signal(signal.SIGTERM)
-        with interruption.waiting(False):
+        with stop_requests.deferred(False):
             pytest.fail("heard too late")
-    with pytest.raises(Interrupted), Interruption() as interruption:
+    with pytest.raises(Interrupted), StopRequests() as stop_requests:
         with contextlib.suppress(Interrupted):
             signal.raise_signal(signal.SIGTERM)
         heard = True
-        interruption.hear()
+        stop_requests.raise_if_asked()
         heard = False
     assert heard
 
@@ -92,7 +92,7 @@ def test_a_request_whose_exception_was_lost_is_heard_in_between():
 def test_what_is_ignored_stays_ignored():
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        with pytest.raises(Interrupted, match="SIGTERM"), Interruption() as asked, asked.waiting():
+        with pytest.raises(Interrupted, match="SIGTERM"), StopRequests() as asked, asked.deferred():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGINT):
                 signal.raise_signal(number)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
@@ -103,9 +103,9 @@ def test_what_is_ignored_stays_ignored():
 def test_handlers_are_given_back():
     before = [signal.getsignal(number) for number in SECOND]
     for asks in (False, True):
-        with contextlib.suppress(Interrupted), Interruption() as interruption:
+        with contextlib.suppress(Interrupted), StopRequests() as stop_requests:
             try:
-                with interruption.waiting():
+                with stop_requests.deferred():
                     assert [signal.getsignal(number) for number in SECOND] != before
                     signal.raise_signal(signal.SIGINT) if asks else None
             except Interrupted:
@@ -127,10 +127,10 @@ def started(source):
 
 WAITS = """
 import time
-from sequencematch.train.interrupt import Interruption
-with Interruption() as interruption, interruption.waiting():
+from sequencematch.train.interrupt import StopRequests
+with StopRequests() as stop_requests, stop_requests.deferred():
     print("ready", flush=True)
-    while interruption._asked is None:
+    while stop_requests._asked is None:
         time.sleep(0.01)
     print("asked", flush=True)
     time.sleep(60)
@@ -152,13 +152,13 @@ POD = """
 import sys, time
 import jax
 jax.distributed.initialize("127.0.0.1:{port}", num_processes=1, process_id=0)
-from sequencematch.train.interrupt import Interrupted, Interruption
+from sequencematch.train.interrupt import Interrupted, StopRequests
 try:
-    with Interruption() as interruption, interruption.waiting():
+    with StopRequests() as stop_requests, stop_requests.deferred():
         print("ready", flush=True)
         for step in range(1000):
             time.sleep(0.02)
-            interruption.check(step)
+            stop_requests.check(step)
 except Interrupted as reason:
     print(reason, step > 0, flush=True)
 """

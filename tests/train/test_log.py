@@ -7,8 +7,9 @@ import sys
 
 import pytest
 
-from sequencematch import files
-from sequencematch.train.log import MetricsLog, ProgressLine, recorded
+from sequencematch.storage import console
+from sequencematch.storage.metrics_log import MetricsLog, read_records
+from sequencematch.train.progress import ProgressLine
 from tests.train.events import events, scalars
 
 RECORDS = [
@@ -33,7 +34,7 @@ def without_time(text):
 def test_records_after_the_step_and_half_a_line_are_dropped(tmp_path):
     before = written(tmp_path, RECORDS)
     (tmp_path / "metrics.jsonl").write_text(before + '{"kind": "tra')
-    kept = recorded(tmp_path, 3)
+    kept = read_records(tmp_path, 3)
     assert (
         tmp_path / "metrics.jsonl"
     ).read_text() == before + '{"kind": "tra'  # reading is reading
@@ -49,7 +50,7 @@ def test_tensorboard_is_drawn_anew_from_what_is_kept(tmp_path):
     assert [(name, step) for name, step, _ in whole] == [
         (f"train/{name}", step) for step in range(1, 6) for name in ("loss", "skipped")
     ]
-    written(tmp_path, RECORDS[2:], recorded(tmp_path, 2))
+    written(tmp_path, RECORDS[2:], read_records(tmp_path, 2))
     assert scalars(tmp_path) == whole
     lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
     times = {json.loads(line)["step"]: json.loads(line)["time"] for line in lines}
@@ -73,7 +74,7 @@ def test_what_was_there_at_the_beginning_is_known(tmp_path):
 def test_what_is_written_is_there_at_once(tmp_path):
     with MetricsLog(tmp_path) as log:
         log.write(RECORDS[0])
-        assert len(recorded(tmp_path, 9)) == 1
+        assert len(read_records(tmp_path, 9)) == 1
         log.sync()
 
 
@@ -97,7 +98,7 @@ def test_a_damaged_line_is_named(tmp_path, line):
     text = written(tmp_path, RECORDS)
     (tmp_path / "metrics.jsonl").write_text(text + line + "\n" + text, encoding="latin-1")
     with pytest.raises(ValueError) as raised:
-        recorded(tmp_path, 3)
+        read_records(tmp_path, 3)
     assert str(raised.value).startswith(f"{tmp_path / 'metrics.jsonl'}:6 is damaged (")
     assert len(str(raised.value).splitlines()) == 1
 
@@ -133,8 +134,8 @@ def test_a_run_goes_on_when_nobody_reads_what_it_says(monkeypatch):
     os.close(reads)
     with os.fdopen(writes, "w") as closed, monkeypatch.context() as patch:
         patch.setattr(sys, "stderr", closed)
-        files.say("three words more")
+        console.to_stderr("three words more")
         patch.setattr(sys, "stdout", closed)
         with ProgressLine(2, 0, 100):
             for line in ("one", "two"):
-                files.tell(line)
+                console.to_stdout(line)

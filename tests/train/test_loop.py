@@ -7,15 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch import config as configuration
-from sequencematch.run import make_recipe
-from sequencematch.train import guard, loop, optim
+from sequencematch.setup.build import make_recipe
+from sequencematch.setup.defaults import defaults
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.metrics_log import MetricsLog
+from sequencematch.train import guard, loop
 from sequencematch.train import mesh as meshes
-from sequencematch.train.checkpoint import Checkpoints
-from sequencematch.train.interrupt import Interruption
-from sequencematch.train.log import MetricsLog
-from sequencematch.train.loop import Phase, Plan
+from sequencematch.train.optimizer import learning_rate, make_optimizer
+from sequencematch.train.plan import Phase, Plan
 from sequencematch.train.state import TrainState
+from sequencematch.train.stop_requests import StopRequests
 from tests.train.runs import Plain
 
 SLOTS, ROWS = 7, 3
@@ -106,10 +107,11 @@ def recorded(tmp_path, plan_of, first=0, kept=(), seconds=0.0):
         return {"accuracy/greedy": 0.5}
 
     numbers = [np.full(1, i) for i in range(100)]
-    with MetricsLog(tmp_path, kept) as log, Interruption() as interruption:
+    with MetricsLog(tmp_path, kept) as log, StopRequests() as stop_requests:
         data, prompts = numbers, [(i, i) for i in numbers]
-        traces = loop.Traces(Store(happened), log, interruption, seconds=seconds)
-        state, _ = loop.train(plan_of(step, refresh), at(first), data, prompts, evaluate, traces)
+        plan, store = plan_of(step, refresh), Store(happened)
+        recorder = loop.Recorder(plan, store, log, stop_requests, evaluate, seconds=seconds)
+        state, _ = loop.train(plan, at(first), data, prompts, recorder)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     return happened, records, state
 
@@ -149,12 +151,12 @@ def test_time_is_that_of_all_parts_and_speed_that_since_the_last_record(tmp_path
 
         return plan(phase("bc", 9, step=run), log=3, evaluate=3, save=50)
 
-    def looked(self, evaluate, state):
+    def slow(self, state):
         now[0] += 8.0
-        look(self, evaluate, state)
+        validate(self, state)
 
-    look = loop.Course.look
-    monkeypatch.setattr(loop.Course, "look", looked)
+    validate = loop.Recorder.validate
+    monkeypatch.setattr(loop.Recorder, "validate", slow)
     monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
     kept = [{"kind": "validation", "step": 3}]
     _, records, _ = recorded(tmp_path, planned, first=3, kept=kept, seconds=100.0)
@@ -186,9 +188,9 @@ def test_a_look_that_was_left_is_made_first(tmp_path, first):
 
 
 def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share():
-    config = configuration.defaults().optimizer
+    config = defaults().optimizer
     config.learning_rate, config.warmup, config.final = 3e-3, 10, 0.2
-    rate = optim.learning_rate(config, 50)
+    rate = learning_rate(config, 50)
     assert [float(rate(i)) for i in (0, 5, 10)] == pytest.approx([0, 1.5e-3, 3e-3])
     assert float(rate(30)) == pytest.approx(3e-3 * (1 + 0.2) / 2)
     assert float(rate(50)) == pytest.approx(0.2 * 3e-3)
@@ -198,14 +200,14 @@ def test_the_learning_rate_warms_up_to_its_peak_and_ends_at_its_share():
 
 def test_the_optimizer_is_clipped_adamw_in_which_matrices_decay():
     """Over steps of the warm-up, the first with a huge gradient, against the equations of the paper."""
-    config = configuration.defaults().optimizer
+    config = defaults().optimizer
     config.learning_rate, config.warmup, config.clip, config.weight_decay = 1e-2, 4, 0.5, 0.3
     rng = np.random.default_rng(0)
     params = {"matrix": rng.normal(size=(3, 2)), "vector": rng.normal(size=2)}
     gradients = [
         {k: size * rng.normal(size=x.shape) for k, x in params.items()} for size in (99, 0.01)
     ]
-    optimizer, found = optim.make_optimizer(config, 50), jax.tree.map(jnp.float32, params)
+    optimizer, found = make_optimizer(config, 50), jax.tree.map(jnp.float32, params)
     state, m, v = optimizer.init(found), 0.0, 0.0
 
     def flat(tree):
@@ -225,7 +227,7 @@ def test_the_optimizer_is_clipped_adamw_in_which_matrices_decay():
 
 @pytest.mark.parametrize("bc_steps", [0, 30])
 def test_beta_is_one_until_matching_begins_and_ends_where_asked(bc_steps):
-    config = configuration.defaults()
+    config = defaults()
     config.optimizer.warmup = 5
     config.train.steps, config.train.bc_steps, config.train.beta_end = 50, bc_steps, 0.3
     beta = make_recipe(config, None, None).beta

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from sequencematch.train.checkpoint import Checkpoints
+from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
 from tests.train.runs import CLONING, STEPS, At, Crash, crash, parts_of, records, train
 

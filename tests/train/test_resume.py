@@ -6,8 +6,8 @@ import signal
 
 import pytest
 
-from sequencematch.train.checkpoint import Checkpoints
-from sequencematch.train.interrupt import Interrupted
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.train.stop_requests import Interrupted
 from tests.train.events import scalars
 from tests.train.runs import (
     CLONING,

@@ -10,17 +10,18 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sequencematch import config as configuration
-from sequencematch import validation
-from sequencematch.core import mdp
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.tokenizer import BKSPC
 from sequencematch.rollout import replay, sampler
-from sequencematch.run import build, make_plan, training_data
+from sequencematch.setup.build import build, make_plan, training_data
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.validate import validate
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.train import loop
 from sequencematch.train import step as steps
-from sequencematch.train.checkpoint import Checkpoints
-from sequencematch.train.interrupt import Interruption
-from sequencematch.train.log import MetricsLog
+from sequencematch.train.plan import Plan
+from sequencematch.train.stop_requests import StopRequests
 from tests.train import runs
 
 CLONING, STEPS = 30, 60
@@ -49,9 +50,9 @@ def tiny(spellings):
 
 def made(spellings, changes):
     """A run that compiles in seconds."""
-    config = configuration.defaults()
+    config = defaults()
     config.update_from_flattened_dict(TINY | {"data.path": spellings} | changes)
-    validation.validate(config)
+    validate(config)
     return build(config)
 
 
@@ -93,7 +94,7 @@ class Trained(NamedTuple):
     compiled: list  # "jit(NAME)" of each compilation, and "ready" when the first step may begin
     records: list
     state: object
-    plan: loop.Plan
+    plan: Plan
 
 
 @pytest.fixture(scope="module")
@@ -101,10 +102,10 @@ def trained(spellings, tmp_path_factory):
     """A whole run of SequenceMatch at a fixed beta, and what was traced in it."""
     folder, run = tmp_path_factory.mktemp("run"), made(spellings, {})
     run = run._replace(recipe=run.recipe._replace(beta=lambda step: 0.5))
-    compiled, compile_ahead = [], loop.compile_ahead
+    compiled, before = [], loop.compile_ahead
 
     def ahead(*given):
-        compile_ahead(*given)
+        before(*given)
         compiled.append("ready")
 
     def note(event, seconds, fun_name="", **_):
@@ -116,7 +117,7 @@ def trained(spellings, tmp_path_factory):
         monkeypatch.setattr(loop, "compile_ahead", ahead)
         traced, plan = watch(monkeypatch), make_plan(run)
         with (
-            Interruption() as interruption,
+            StopRequests() as stop_requests,
             Checkpoints(folder, 1) as checkpoints,
             MetricsLog(folder) as log,
         ):
@@ -124,8 +125,9 @@ def trained(spellings, tmp_path_factory):
                 plan,
                 run.initial(),
                 *training_data(run),
-                lambda state: {"accuracy/greedy": 0.0},
-                loop.Traces(checkpoints, log, interruption),
+                loop.Recorder(
+                    plan, checkpoints, log, stop_requests, lambda state: {"accuracy/greedy": 0.0}
+                ),
             )
     records = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     return Trained(traced, compiled, [r for r in records if r["kind"] == "train"], state, plan)
@@ -294,7 +296,7 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(tiny):
     """-log pi(a|s) + lambda r^2 with V(s_N) = 0 of finished texts, from the first step on."""
     run = tiny({"method": "iql_offline", "objective.td_weight": 0.3})
     batch, state = training_data(run)[0][0], run.initial()
-    expert = jax.vmap(partial(mdp.trajectory, run.recipe.mdp))(batch)
+    expert = jax.vmap(partial(build_trajectory, run.recipe.mdp))(batch)
     values = jax.device_get(steps.action_values(run.recipe, state.params, expert))
     t, gamma, total = jax.device_get(expert), run.config.objective.gamma, 0.0
     for row, time in np.argwhere(t.imitate):

@@ -1,0 +1,1 @@
+"""What each command does: it checks and opens everything first, then returns a job."""

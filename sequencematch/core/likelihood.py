@@ -1,0 +1,65 @@
+"""Maximum likelihood, behavioural cloning and unlikelihood."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sequencematch.core import reductions
+from sequencematch.core.reductions import count_imitated, legal_logits
+from sequencematch.core.types import Trajectory, Values
+
+
+def log_likelihood(values: Values, trajectory: Trajectory) -> Float[Array, ""]:
+    """Sum over imitated steps of log pi(a_t|s_t) = l(a_t|s_t) - V(s_t)."""
+    return reductions.total(values.q - values.v, trajectory.imitate)
+
+
+def behavioural_cloning(values: Values, trajectories: Trajectory) -> Float[Array, ""]:
+    """Mean negative log-likelihood of the imitated steps of a batch, in nats per step.
+
+    On clean data and an action set without edits this is maximum likelihood.
+    """
+    likelihoods = jax.vmap(log_likelihood)(values, trajectories)
+    return -jnp.sum(likelihoods) / count_imitated(trajectories)
+
+
+def unlikelihood(
+    values: Values, unlikely: Float[Array, "B T"], trajectories: Trajectory
+) -> Float[Array, ""]:
+    """Maximum likelihood, and unlikelihood of repeating the text (Welleck et al. 2020).
+
+    Args:
+      values: Q and V of a batch.
+      unlikely: sum over the text's tokens c of log(1 - pi(c|s_t)), as `masked.unlikely` reads it.
+      trajectories: the batch.
+    """
+    repeated = reductions.total(unlikely, trajectories.imitate) / count_imitated(trajectories)
+    return behavioural_cloning(values, trajectories) - repeated
+
+
+def log_unlikelihood(
+    logits: Float[Array, "T V"],
+    actions: Int[Array, " T"],
+    seen: Bool[Array, "T S"],
+    tokens: Int[Array, " S"],
+    legal: Bool[Array | np.ndarray, " V"],
+) -> Float[Array, " T"]:
+    """sum_c log(1 - pi(c|s_t)) over the tokens c of the text s_t, the label excepted.
+
+    The token-level penalty of Welleck et al. 2020, summed over C_t = text minus label.
+
+    Args:
+      logits: any float dtype [T, V], at the states s_t.
+      actions: int32[T], the labels.
+      seen: bool[T, S], which slots' tokens make up the text at each time.
+      tokens: int32[S].
+      legal: bool[V], the action set; what is no action is no candidate.
+    """
+    V = logits.shape[-1]
+    text = seen.astype(jnp.float32) @ jax.nn.one_hot(tokens, V) > 0
+    candidates = text & jnp.asarray(legal) & (jnp.arange(V) != actions[:, None])
+    log_pi = jax.nn.log_softmax(legal_logits(logits, legal))
+    # log(1 - p) from log p, kept off p = 1 where it has no value and no gradient.
+    log_pi = jnp.where(candidates, jnp.minimum(log_pi, -1e-6), -1.0)
+    return jnp.sum(jnp.where(candidates, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)

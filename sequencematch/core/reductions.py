@@ -1,0 +1,75 @@
+"""Reductions under a mask: over the legal actions of a state, and over the steps that count."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int
+
+from sequencematch.core.types import Trajectory, Values
+
+CHUNK = 256  # slots whose logits exist at once
+
+
+def legal_logits(
+    logits: Float[Array, "*batch V"], legal: Bool[Array | np.ndarray, " V"]
+) -> Float[Array, "*batch V"]:
+    """Logits as float32, -inf at ids that are no action: softmax of it is the policy."""
+    return jnp.where(legal, logits.astype(jnp.float32), -jnp.inf)
+
+
+def action_values(
+    logits: Float[Array, "T V"], actions: Int[Array, " T"], legal: Bool[Array | np.ndarray, " V"]
+) -> Values:
+    """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t) over the legal actions.
+
+    Args:
+      logits: any float dtype [T, V], at the states s_t.
+      actions: int32[T], legal ids.
+      legal: bool[V], the action set.
+    """
+    logits = legal_logits(logits, legal)
+    q = jnp.take_along_axis(logits, actions[:, None], axis=-1)[:, 0]
+    return Values(q=q, v=jax.nn.logsumexp(logits, axis=-1))
+
+
+def map_in_chunks(f: Callable, *arrays: Array, size: int = CHUNK):
+    """Maps f over slices of `size` slots of [T, ...] arrays, forgetting what f made on the way.
+
+    With f = head and reduction, the logits [T, V] never exist at once: neither forward nor
+    backward, where each chunk is computed again.
+    """
+    T = arrays[0].shape[0]
+    if size >= T:
+        return f(*arrays)
+    chunks = -(-T // size)
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, chunks * size - T)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(chunks, size, *x.shape[1:])
+
+    out = jax.lax.map(lambda xs: jax.checkpoint(f)(*xs), tuple(map(split, arrays)))
+    return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:T], out)
+
+
+def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
+    """Sum of x where the mask holds, in float32 at least; what is masked has no value, no gradient."""
+    return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.promote_types(x.dtype, jnp.float32))
+
+
+def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
+    """Mean of x where the mask holds; 0 where it holds nowhere."""
+    return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
+
+
+def extremes(
+    x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Smallest and largest x where the mask holds."""
+    return jnp.min(x, where=mask, initial=jnp.inf), jnp.max(x, where=mask, initial=-jnp.inf)
+
+
+def count_imitated(trajectories: Trajectory) -> Float[Array, ""]:
+    """Number of imitated steps of a batch: what every sum is divided by, once."""
+    return jnp.maximum(jnp.sum(trajectories.imitate), 1).astype(jnp.float32)

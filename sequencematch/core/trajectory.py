@@ -1,0 +1,71 @@
+"""From an episode to its trajectory: what each query may see, and which slot represents each text."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from sequencematch.core.mdp import Mdp
+from sequencematch.core.types import Episode, Trajectory
+
+
+class _Stack(NamedTuple):
+    """The text at one time: `slots[d]` holds the slot of the token at depth d <= depth."""
+
+    depth: Array
+    slots: Array
+    visible_until: Array
+
+
+def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
+    """Replays an episode on the stack and says, slot by slot, what each query may see.
+
+    A surviving token's representation never changes, so the state after an edit is an earlier slot:
+    logits[state[t]] of one pass under the interval mask equal those of a plain causal pass over s_t.
+    """
+    episode = jax.tree.map(jnp.asarray, episode)
+    T, start, end = episode.tokens.shape[-1], episode.start, episode.end
+    time = jnp.arange(T)
+    prompt = time <= start
+    initial = _Stack(start, time, jnp.where(prompt, T, time + 1))
+
+    def act(stack: _Stack, t: Array) -> tuple[_Stack, tuple[Array, Array]]:
+        return jax.tree.map(
+            lambda new, old: jnp.where((start <= t) & (t < end), new, old),
+            _apply(mdp, stack, episode.tokens[t + 1], t + 1, start),
+            (stack, (t + 1, jnp.int32(0))),
+        )
+
+    stack, (top, depth) = jax.lax.scan(act, initial, time[:-1])
+    pad = jnp.int32(mdp.pad)
+    return Trajectory(
+        tokens=jnp.where(time <= end, episode.tokens, pad),
+        positions=jnp.where(prompt, time, jnp.pad(depth, (1, 0))),
+        visible_until=stack.visible_until,
+        state=jnp.where(prompt, time, jnp.pad(top, (1, 0))),
+        actions=episode.labels,
+        imitate=episode.imitate,
+        valid=(start <= time) & (time < end),
+        start=start,
+        end=end,
+        finished=(end > start) & (episode.tokens[end] == mdp.eos),
+    )
+
+
+def _apply(
+    mdp: Mdp, stack: _Stack, action: Array, slot: Array, floor: Array
+) -> tuple[_Stack, tuple[Array, Array]]:
+    """Executes one action, which creates `slot`; returns the stack, its top and the slot's depth."""
+    T = stack.slots.shape[0]
+    pops = jnp.asarray(mdp.pops)[action]
+    push = pops == 0
+    depth = jnp.where(push, stack.depth + 1, jnp.maximum(stack.depth - pops, floor))
+    # Depths above the new top belong to popped tokens: for them this action is the last sight.
+    above = jnp.arange(T)
+    popped = (above > depth) & (above <= stack.depth)
+    lost = jnp.where(popped, stack.slots, T)
+    visible_until = stack.visible_until.at[lost].set(slot, mode="drop")
+    visible_until = visible_until.at[slot].set(jnp.where(push, T, slot + 1))
+    slots = jnp.where(push & (above == depth), slot, stack.slots)
+    return _Stack(depth, slots, visible_until), (slots[depth], jnp.where(push, depth, 0))

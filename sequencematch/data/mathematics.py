@@ -1,0 +1,179 @@
+"""DeepMind's mathematics questions (Saxton et al., 2019): question i is a function of (seed, i).
+
+The PyPI package `mathematics_dataset` draws from the global `random` and `numpy.random`, draws the
+base of a question inside, and its release 1.0.1 is older than the sympy and numpy of today. All of
+that is dealt with here.
+"""
+
+import contextlib
+import difflib
+import importlib
+import itertools
+import random
+import re
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from sequencematch.data.task import Example
+
+BASES = range(2, 17)  # what the package draws from
+_BASE = re.compile(r"In base (\d+), ")
+_PROBES = 100
+_PATIENCE = 1000
+
+
+class Questions(NamedTuple):
+    """An endless stream of questions.
+
+    Attributes:
+      module: "<group>__<name>" as the package calls it, such as "arithmetic__add_or_sub_in_base".
+      bases: the bases to keep, for modules whose questions name one; () keeps every question.
+      entropy: range of the entropy (log10 of the number of values) that a question spends.
+      seed: in [0, 2**32).
+    """
+
+    module: str
+    bases: tuple[int, ...]
+    entropy: tuple[float, float]
+    seed: int
+
+
+@contextlib.contextmanager
+def preserve_global_random() -> Iterator[None]:
+    """Leaves `random` and `numpy.random` as they were."""
+    python, numpy = random.getstate(), np.random.get_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+
+
+def distinct_questions(questions: Questions) -> Iterator[Example]:
+    """Yields different questions for ever.
+
+    Raises:
+      ValueError: there are no more (1000 in a row were repetitions), or the module fails.
+    """
+    sample = question_maker(questions)
+    seen, repeats = set(), 0
+    for index in itertools.count():
+        example = question(questions, sample, index)
+        repeats = repeats + 1 if example.prompt in seen else 0
+        if repeats == _PATIENCE:
+            raise ValueError(
+                f"data.module={questions.module!r} with bases {questions.bases} and entropy "
+                f"{questions.entropy} has only about {len(seen)} different questions: widen "
+                "data.entropy, or lower data.train, data.validation, data.test"
+            )
+        if not repeats:
+            seen.add(example.prompt)
+            yield example
+
+
+def question(questions: Questions, sample: Callable[[], Any], index: int) -> Example:
+    """Returns question `index`, seeded by (seed, index); leaves global random states alone.
+
+    Raises:
+      ValueError: the module fails, or bases are asked for and its questions have none.
+    """
+    with preserve_global_random(), _restrict_bases(questions.bases):
+        random.seed(f"{questions.seed}/{index}")
+        np.random.seed([questions.seed, index])
+        example = _draw(questions.module, sample)
+    if questions.bases and _base(questions.module, example) not in questions.bases:
+        raise ValueError(f"{example.prompt!r} has none of data.bases={questions.bases}")
+    return example
+
+
+@contextlib.contextmanager
+def _restrict_bases(bases: tuple[int, ...]) -> Iterator[None]:
+    """Draws the base again until it is one of `bases`.
+
+    The package draws it as `random.randint(2, 16)`, independently of the numbers, so repeating this
+    draw alone gives what rejecting whole questions gives, at a fifteenth of the price. (The ranges
+    of its numbers are symmetric around zero, so no other draw is taken for it.)
+    """
+    draw = random.randint
+
+    def randint(low: int, high: int) -> int:
+        value = draw(low, high)
+        while bases and (low, high) == (BASES[0], BASES[-1]) and value not in bases:
+            value = draw(low, high)
+        return value
+
+    random.randint = randint
+    try:
+        yield
+    finally:
+        random.randint = draw
+
+
+def check(questions: Questions) -> None:
+    """Refuses what cannot work before any work; the module is probed with fixed seeds.
+
+    Raises:
+      ValueError: no such module, impossible bases or entropy, a module without bases where some
+        are asked for, or one that fails under today's numpy.
+    """
+    if not set(questions.bases) <= set(BASES):
+        raise ValueError(f"data.bases={questions.bases}: allowed are 2 to 16, or () for all")
+    if len(questions.entropy) != 2 or not 0 <= questions.entropy[0] <= questions.entropy[1]:
+        raise ValueError(
+            f"data.entropy={questions.entropy}: expected (low, high), 0 <= low <= high"
+        )
+    if not 0 <= questions.seed < 2**32:
+        raise ValueError(f"data.seed={questions.seed}: allowed are 0 to 2**32 - 1")
+    sample = question_maker(questions)
+    for probe in range(_PROBES):
+        question(questions._replace(bases=()), sample, probe)
+    question(questions, sample, 0)
+
+
+def question_maker(questions: Questions) -> Callable[[], Any]:
+    """Returns the package's function that draws one question from the global random states.
+
+    Raises:
+      ValueError: no such module.
+    """
+    modules = _modules(questions.entropy)
+    if questions.module not in modules:
+        near = difflib.get_close_matches(questions.module, modules, n=1, cutoff=0)[0]
+        raise ValueError(f"data.module={questions.module!r} does not exist: did you mean {near!r}?")
+    return modules[questions.module]
+
+
+def _modules(entropy: tuple[float, float]) -> dict[str, Callable[[], Any]]:
+    """Every module by name, after putting back what sympy has moved.
+
+    The package asks `sympy.solvers.diophantine` for `base_solution_linear`, which now lives in its
+    submodule. (Only import_module reaches both: as attributes, a function hides them.)
+    """
+    moved = importlib.import_module("sympy.solvers.diophantine.diophantine")
+    old_home = importlib.import_module("sympy.solvers.diophantine")
+    old_home.base_solution_linear = moved.base_solution_linear
+    groups = importlib.import_module("mathematics_dataset.modules.modules").train(lambda _: entropy)
+    return {f"{group}__{name}": f for group, named in groups.items() for name, f in named.items()}
+
+
+def _draw(module: str, sample: Callable[[], Any]) -> Example:
+    try:
+        problem = sample()
+        return Example(str(problem.question), str(problem.answer))
+    except Exception as cause:
+        reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:80]
+        raise ValueError(
+            f"data.module={module!r} fails with numpy {np.__version__} ({reason}): use one without "
+            "polynomials or composition, such as 'arithmetic__add_or_sub_in_base'"
+        ) from cause
+
+
+def _base(module: str, example: Example) -> int:
+    found = _BASE.match(example.prompt)
+    if not found:
+        raise ValueError(
+            f"data.bases: questions of {module!r} have no base ({example.prompt!r}): set it to ()"
+        )
+    return int(found[1])

@@ -1,0 +1,61 @@
+"""The live line that a person sees while a run goes on."""
+
+import sys
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from sequencematch.storage import console
+
+
+class ProgressLine:
+    """One live line in a terminal; elsewhere a plain line for each report.
+
+    Progress and time left are reckoned in tokens: the steps of a later phase may cost more.
+
+    Args:
+      steps: length of the run.
+      done: tokens that earlier parts of the run have taken.
+      tokens: tokens that the whole run takes.
+    """
+
+    def __init__(self, steps: int, done: int, tokens: int):
+        self._console, self._steps, self._tokens = Console(), steps, tokens
+        self._progress = Progress(
+            BarColumn(bar_width=20),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task("compiling", total=tokens, completed=done)
+
+    def __enter__(self) -> "ProgressLine":
+        with console.ignore_write_failures(sys.stdout):
+            self._progress.start()
+        return self
+
+    def __exit__(self, *_):
+        with console.ignore_write_failures(sys.stdout):
+            self._progress.stop()
+
+    def advance(self, tokens: int) -> None:
+        """Moves the bar."""
+        self._progress.update(self._task, completed=tokens)
+
+    def report(self, step: int, record: dict, accuracy: float | None) -> None:
+        """Shows the losses, the last known accuracy, the speed and the time left."""
+        words = [f"step {step}/{self._steps}", record["phase"], f"loss {record['loss']:.4f}"]
+        words.append(f"bc {record['bc']:.4f}")
+        if "objective" in record:
+            words.append(f"J {record['objective']:.3f}")
+        if accuracy is not None:
+            words.append(f"accuracy {accuracy:.1%}")
+        words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+        self._progress.update(self._task, description="  ".join(words))
+        if not self._console.is_terminal:
+            done = record["tokens"] + record["sampled_tokens"]
+            left = record["seconds"] * (self._tokens / done - 1)
+            console.to_stdout("  ".join(words) + f"  {left:.0f} s left")

@@ -1,0 +1,153 @@
+"""In what two runs differ, their clocks aside: arrays, metrics, traces, summary, TensorBoard events.
+
+    python -m tests.dependability.same_run RUN RUN
+
+Prints the first difference of each kind, and ends with exit code 1 if there is one.
+"""
+
+import hashlib
+import json
+import struct
+import sys
+import textwrap
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+from tensorboardX.proto.event_pb2 import Event
+
+from sequencematch.setup.defaults import flat
+
+CLOCK = {"seconds", "tokens_per_second", "time", "command"}
+ABSENT = "absent"
+Facts = list[tuple[str, Any]]  # names and values, in order
+
+
+def differences(ours: Path, theirs: Path) -> list[str]:
+    """The first difference of each kind; [] where the runs are bit for bit the same."""
+    found = [f"files: {name} only in one" for name in sorted(files(ours) ^ files(theirs))]
+    found += [first(kind, read(ours), read(theirs)) for kind, read in KINDS.items()]
+    for run in (ours, theirs):
+        found.append(first(f"TensorBoard of {run.name}", events(run), scalars(run)))
+    return [difference for difference in found if difference]
+
+
+def first(kind: str, ours: Facts, theirs: Facts) -> str | None:
+    """The first place in which two lists of facts differ, in one line."""
+    for one, other in zip_longest(ours, theirs, fillvalue=(ABSENT, "")):
+        if one != other:
+            ends = (textwrap.shorten(f"{name} {value}", 160) for name, value in (other, one))
+            return f"{kind}: {' -> '.join(ends)}"
+    return None
+
+
+def files(run: Path) -> set[str]:
+    """What lies in the folder; orbax and TensorBoard name their own."""
+    inside = [path.relative_to(run) for path in run.rglob("*")]
+    return {str(p) for p in inside if len(p.parts) < 3 and p.parent.name != "tensorboard"}
+
+
+def arrays(run: Path) -> Facts:
+    """Every array of every checkpoint."""
+    folders = sorted(run.glob("checkpoints/[0-9]*/state"))
+    return [fact for folder in folders for fact in _arrays(folder)]
+
+
+def restored(folder: Path) -> Any:
+    """The arrays of a checkpoint's state as a tree, read without the model that it is of."""
+    with ocp.PyTreeCheckpointer() as reader:
+        tree = reader.metadata(folder).item_metadata.tree
+        plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
+
+
+def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(restored(folder)):
+        x = np.asarray(leaf)
+        digest = hashlib.sha256(x.tobytes()).hexdigest()
+        yield (
+            f"step {folder.parent.name}{jax.tree_util.keystr(path)}",
+            f"{x.dtype}{x.shape} {digest}",
+        )
+
+
+def lines(run: Path, name: str) -> Facts:
+    """The records of a jsonl file; what is none stands as it is."""
+    path = run / name
+    text = path.read_text() if path.is_file() else ABSENT
+    return [(f"line {i}", _timeless(line)) for i, line in enumerate(text.split("\n"), 1)]
+
+
+def _timeless(line: str) -> str:
+    try:
+        return json.dumps({k: v for k, v in json.loads(line).items() if k not in CLOCK})
+    except (ValueError, AttributeError):
+        return line
+
+
+def summary(run: Path) -> Facts:
+    """Every figure of summary.json."""
+    path = run / "summary.json"
+    known = flat(json.loads(path.read_text())) if path.is_file() else {ABSENT: ""}
+    return [(k, json.dumps(v)) for k, v in known.items() if k.split(".")[0] not in CLOCK]
+
+
+def configuration(run: Path) -> Facts:
+    """config.json, as it is."""
+    return [("", (run / "config.json").read_text())]
+
+
+def scalars(run: Path) -> Facts:
+    """What TensorBoard should hold: the numbers of metrics.jsonl, in order."""
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [
+        (f"{record['kind']}/{name} at {record['step']}", float(np.float32(value)).hex())
+        for record in records
+        for name, value in record.items()
+        if isinstance(value, int | float) and name not in ("step", "time")
+    ]
+
+
+def events(run: Path) -> Facts:
+    """What TensorBoard's files hold, in the order in which it reads them."""
+    parts = [e for path in sorted(run.glob("tensorboard/*tfevents*")) for e in _events(path)]
+    return [
+        (f"{value.tag} at {event.step}", value.simple_value.hex())
+        for event in parts
+        for value in event.summary.value
+    ]
+
+
+def _events(path: Path) -> Iterator[Event]:
+    """The records of a file: length, its checksum, an event, its checksum."""
+    data, at = path.read_bytes(), 0
+    while at < len(data):
+        (length,) = struct.unpack_from("<Q", data, at)
+        yield Event.FromString(data[at + 12 : at + 12 + length])
+        at += 12 + length + 4
+
+
+KINDS = {
+    "config.json": configuration,
+    "arrays": arrays,
+    "metrics.jsonl": lambda run: lines(run, "metrics.jsonl"),
+    "traces.jsonl": lambda run: lines(run, "traces.jsonl"),
+    "summary.json": summary,
+}
+
+
+def main() -> int:
+    """Compares the two runs named."""
+    logging.set_verbosity(logging.ERROR)
+    found = differences(*map(Path, sys.argv[1:3]))
+    print("\n".join(found) or "bit for bit the same")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
