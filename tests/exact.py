@@ -102,7 +102,7 @@ def chosen(row, t_max):
     every = DIVERGENCES.values()
     return Divergence(
         f=among([d.f for d in every]),
-        phi=among([partial(d.capped, t_max=t_max) for d in every]),
+        phi=among([partial(d.capped_phi, t_max=t_max) for d in every]),
         psi=among([d.psi or jnp.zeros_like for d in every]),
     )
 

@@ -30,7 +30,7 @@ def repository(folder):
 
 
 def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "module.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "room" / "module.py"))
     (tmp_path / "elsewhere").mkdir()
     repository(tmp_path)
     head = subprocess.run(
@@ -53,7 +53,7 @@ def test_the_revision_is_the_commit_and_says_if_files_were_changed(tmp_path, mon
 
 
 def test_there_is_none_without_git(tmp_path, monkeypatch):
-    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "module.py"))
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "code" / "room" / "module.py"))
     assert revision() is None
     (tmp_path / ".git").mkdir()
     assert revision() is None
@@ -79,7 +79,7 @@ def test_settings_of_jax_and_the_cores_that_may_be_used_are_part_of_it():
 import os
 if hasattr(os, "sched_setaffinity"):
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-from sequencematch import provenance
+from sequencematch.storage import provenance
 print(provenance.provenance())
 """
     env = os.environ | {
@@ -103,13 +103,13 @@ def test_what_compiles_for_accelerators_is_told_as_far_as_it_is_there(monkeypatc
 
 @pytest.mark.parametrize("features", ["flags", "Features"])
 def test_cpus_of_one_name_are_told_apart_by_their_features(tmp_path, features):
-    def processor(*has):
+    def processor_of(*has):
         one = f"processor\t: 0\nmodel name\t: EPYC: a\n{features}\t: {' '.join(has)}\n"
         (tmp_path / "cpuinfo").write_text(f"{one}\n{one.replace('EPYC', 'another')}\nempty:\n")
         return processor(tmp_path / "cpuinfo")
 
-    few, many = processor("fma"), processor("fma", "avx512f")
-    assert few.startswith("EPYC: a with features ") and few == processor("fma") != many
+    few, many = processor_of("fma"), processor_of("fma", "avx512f")
+    assert few.startswith("EPYC: a with features ") and few == processor_of("fma") != many
 
 
 def test_where_the_system_says_nothing_of_the_cpu_its_architecture_is_told(tmp_path):

@@ -19,8 +19,8 @@ def holder(folder):
     """A process that holds the folder until it is killed."""
     source = f"""
 import pathlib, time
-from sequencematch import workdir
-with workdir.locked(pathlib.Path({str(folder)!r})):
+from sequencematch.cli import workdir
+with workdir.lock(pathlib.Path({str(folder)!r})):
     print("held", flush=True)
     time.sleep(60)
 """
@@ -156,8 +156,8 @@ def test_nobody_who_reads_and_a_full_disk_are_no_failure(printed, full):
     source = f"""
 from rich.console import Console
 import sys
-from sequencematch.files import unread
-with unread(sys.stdout):
+from sequencematch.storage.console import ignore_write_failures
+with ignore_write_failures(sys.stdout):
     {printed}
 """
     reader, writer = os.pipe()

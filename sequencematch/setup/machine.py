@@ -6,14 +6,16 @@ from pathlib import Path
 
 import psutil
 
+from sequencematch.storage.provenance import devices
+
 # Controller of Linux's control groups -> its folder, and the files of its limit and use: version 2, 1.
 GROUPS = {"": ("", "max", "current"), "memory": ("memory", "limit_in_bytes", "usage_in_bytes")}
 
 
-def available_bytes(devices: int) -> int:
-    """Bytes that each of so many devices has: an accelerator its own, CPUs a share of the machine's."""
+def available_bytes(count: int) -> int:
+    """Bytes that each of `count` devices has: an accelerator its own, CPUs a share of the machine's."""
     limits = devices()[0].memory_stats()
-    return limits["bytes_limit"] if limits else free_bytes() // devices
+    return limits["bytes_limit"] if limits else free_bytes() // count
 
 
 def free_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:

@@ -46,7 +46,7 @@ class Estimate(NamedTuple):
       written: this device's share of a checkpoint that is written meanwhile.
     """
 
-    state_parts: tuple[Part, ...]
+    held: tuple[Part, ...]
     passing: tuple[Part, ...]
     written: int = 0
 

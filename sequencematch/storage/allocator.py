@@ -1,4 +1,4 @@
-"""Fewer arenas for glibc's malloc: an opt-in for runs of many hours on CPUs.
+"""glibc's malloc: freed memory goes back to the system, and, opt-in, there are fewer arenas.
 
 glibc gives threads arenas of their own, up to eight for each core. Training has some ninety threads, a
 save has others each time, and the memory that they free stays in pieces among what is in use: 16 MB an
@@ -28,9 +28,8 @@ def limit_arenas() -> None:
 
 
 def trim() -> None:
-    """Gives freed memory back to the system, where the variable asks for little memory."""
-    if os.environ.get(VARIABLE):
-        _call("malloc_trim", 0)
+    """Gives freed memory back to the system: once after each save, so it costs nothing that shows."""
+    _call("malloc_trim", 0)
 
 
 def _call(name: str, *arguments: int) -> None:

@@ -70,7 +70,7 @@ def revision() -> str | None:
 
     None without git.
     """
-    here = Path(__file__).parent
+    here = Path(__file__).parents[1]  # the package
     if not (here.parent / ".git").exists():
         return None
 

@@ -42,7 +42,7 @@ def train(
       OSError: a checkpoint could not be written.
     """
     first = int(state.step)
-    with recorder.recording(first):
+    with recorder.session(first):
         try:
             with recorder.interruptible():
                 compile_ahead(plan, state, data, prompts)
@@ -99,7 +99,7 @@ class Recorder:
         self.accuracy: float | None = None  # of the last validation, for the progress line
 
     @contextlib.contextmanager
-    def recording(self, first: int) -> Iterator[None]:
+    def session(self, first: int) -> Iterator[None]:
         """A run from step `first`: requests to stop wait, and at its end every save is on disk."""
         self.began = time.perf_counter() - self.earlier_seconds
         self.last_line = (first, time.perf_counter())  # between two lines, speed is measured
@@ -166,7 +166,7 @@ class Recorder:
         """What the run has taken, earlier parts included."""
         return time.perf_counter() - self.began
 
-    def _costs(self, step: int) -> dict[str, float]:
+    def _costs(self, step: int) -> dict[str, int | float]:
         """Tokens so far, the speed since the last line, and the time."""
         (trained, sampled), (before, _) = (
             self.plan.tokens(step),

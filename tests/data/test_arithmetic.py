@@ -80,7 +80,9 @@ def test_held_out_questions_do_not_depend_on_the_training_size(task, folder):
 
 
 def test_prepared_once(task, folder, monkeypatch):
-    monkeypatch.setattr(arithmetic, "distinct", lambda questions: pytest.fail("prepared again"))
+    monkeypatch.setattr(
+        arithmetic, "distinct_questions", lambda questions: pytest.fail("prepared again")
+    )
     monkeypatch.setattr(arithmetic, "check", lambda questions: pytest.fail("probed again"))
     assert contents(arithmetic.task(config(folder))) == contents(task)
 

@@ -1,6 +1,7 @@
 """Kill -9 at any moment and resume: bit for bit the uninterrupted run.
 
-    python -m tests.dependability.crash_test [--kills=50] [--devices=1] [--small] [--signal=KILL] [--folder=DIR]
+    python -m tests.dependability.crash_test [--kills=50] [--devices=1] [--small]
+                                             [--signal=KILL] [--folder=DIR]
 
 The real main job in processes of its own. One run is left alone; others are killed, a third of the
 time anywhere, else aimed at a moment (watched.MOMENTS), and resumed until they are done; runs follow

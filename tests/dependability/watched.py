@@ -22,23 +22,23 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 EVERY, SIZE = 0.01, 1 << 14  # seconds; bytes, so that a note is replaced in one write
 NOTED = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "__main__")
 SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is written
 
 # The first that the stack shows: functions, or the line of the training loop.
 MOMENTS = [
-    ("data", "prepared opened "),
-    ("compilation", "loop compile_ahead "),
+    ("data", "prepared open_or_prepare "),
+    ("compilation", "plan compile_ahead "),
     ("compilation", "pjit cache_miss "),  # tracing, and the compiler or its cache
     ("restore", "checkpoint restore "),
     ("save", "checkpoint save "),
     ("save", "checkpoint __exit__ "),
     ("sampling", "plan.refresh("),
-    ("validation", "judge validated "),
-    ("test", "judge tested "),
-    ("results", "judge publish "),
+    ("validation", "results validation_figures "),
+    ("test", "results evaluate_test_set "),
+    ("results", "results publish "),
     ("step", "loop train "),
     ("start", "__main__ main "),
     ("end", ""),

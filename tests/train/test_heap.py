@@ -1,4 +1,4 @@
-"""malloc has few arenas, however many threads there are."""
+"""Where the environment asks for it, malloc has few arenas, however many threads there are."""
 
 import ctypes
 import os
@@ -7,14 +7,15 @@ import sys
 
 import pytest
 
+from sequencematch.storage.allocator import VARIABLE, limit_arenas
+
 SOURCE = """
 import ctypes, sys, threading
-from sequencematch.train import heap
+from sequencematch.storage import allocator
 
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-if sys.argv[2] == "limited":
-    heap.limit_arenas()
+allocator.limit_arenas()
 together = threading.Barrier(8)
 
 
@@ -37,15 +38,20 @@ libc.fclose(file)
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="no glibc")
 @pytest.mark.parametrize(
-    ("asked", "environment", "limited"),
-    [("limited", {}, True), ("free", {}, False), ("limited", {"MALLOC_ARENA_MAX": "16"}, False)],
+    ("environment", "most"),
+    [({VARIABLE: "2"}, 2), ({VARIABLE: "4"}, 4), ({VARIABLE: ""}, None), ({}, None)],
 )
-def test_threads_share_two_arenas_unless_the_environment_says_otherwise(
-    tmp_path, asked, environment, limited
-):
-    told = tmp_path / "told.xml"
-    command = [sys.executable, "-c", SOURCE, str(told), asked]
-    env = {k: x for k, x in os.environ.items() if not k.startswith("MALLOC_")}
+def test_threads_share_as_many_arenas_as_the_environment_asks_for(tmp_path, environment, most):
+    info = tmp_path / "malloc.xml"
+    command = [sys.executable, "-c", SOURCE, str(info)]
+    env = {k: x for k, x in os.environ.items() if not k.startswith(("MALLOC_", VARIABLE))}
     subprocess.run(command, env=env | environment | {"JAX_PLATFORMS": "cpu"}, check=True)
-    arenas = told.read_text().count("<heap ")
-    assert (arenas <= 2) == limited, arenas
+    arenas = info.read_text().count("<heap ")
+    assert arenas > 4 if most is None else arenas <= most
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "two", "1.5", "9" * 30])
+def test_a_number_of_arenas_that_cannot_be_is_refused(monkeypatch, text):
+    monkeypatch.setenv(VARIABLE, text)
+    with pytest.raises(ValueError, match=f"{VARIABLE}={text!r} must be a whole number"):
+        limit_arenas()

@@ -127,7 +127,7 @@ def started(source):
 
 WAITS = """
 import time
-from sequencematch.train.interrupt import StopRequests
+from sequencematch.train.stop_requests import StopRequests
 with StopRequests() as stop_requests, stop_requests.deferred():
     print("ready", flush=True)
     while stop_requests._asked is None:
@@ -152,7 +152,7 @@ POD = """
 import sys, time
 import jax
 jax.distributed.initialize("127.0.0.1:{port}", num_processes=1, process_id=0)
-from sequencematch.train.interrupt import Interrupted, StopRequests
+from sequencematch.train.stop_requests import Interrupted, StopRequests
 try:
     with StopRequests() as stop_requests, stop_requests.deferred():
         print("ready", flush=True)
