@@ -1,13 +1,17 @@
-"""Addition and subtraction of DeepMind's mathematics data set (SequenceMatch's arithmetic task).
+"""Addition and subtraction in a base: the arithmetic task of SequenceMatch (arXiv 2306.05426).
 
-    python -m sequencematch.main --config=configs/arithmetic.py[:METHOD]
+    python -m sequencematch.main --config=arithmetic[:METHOD]
 
-METHOD is a key of `train.methods.METHODS`: sequencematch, mle, bc, le_cam, iql_offline, unlikelihood.
-The default is 20,000 questions in base 10 and a network of 0.6 M parameters, for a small machine; what
-to expect of it stands in the README, with hardware and time. The paper's own sizes and bases are
+METHOD is sequencematch (the default), mle, bc, le_cam, iql_offline or unlikelihood; everything else
+is equal: 20,000 questions in base 10 and a network of 0.6 M parameters, for a small machine. A run
+takes 5 to 13 minutes on 2 cores of an AMD EPYC. To expect on 500 test questions, greedy, mean of
+seeds 0 to 2: sequencematch 88 %, bc 90 %, mle 92 % (docs/results.md).
 
-    --config.data.train=5000 --config.data.test=200 --config.data.bases="()"
-    --config.prompt_slots=43 --config.max_actions=20
+    python -m sequencematch.main --config=arithmetic:paper[,METHOD]
+
+The paper's data: 5,000 training and 200 test questions, in every base from 2 to 16. The paper
+finetunes Llama2-7B by QLoRA; here the small network starts from random weights, so the paper's
+accuracies are not to be expected.
 """
 
 from ml_collections import ConfigDict
@@ -15,9 +19,14 @@ from ml_collections import ConfigDict
 from sequencematch.setup.defaults import defaults
 
 
-def get_config(method: str = "sequencematch") -> ConfigDict:
-    """The run of one method, everything else equal."""
+def get_config(variant: str = "sequencematch") -> ConfigDict:
+    """The run of a variant: METHOD, "paper", or "paper,METHOD"."""
+    data, _, method = variant.partition(",") if variant.startswith("paper") else ("", "", variant)
     config = defaults()
     config.task = "arithmetic"
-    config.method = method
+    config.method = method or "sequencematch"
+    if data:
+        config.data.update(train=5_000, validation=200, test=200, bases=())
+        config.prompt_slots, config.max_actions = 43, 20
+        config.evaluate.update(examples=200, max_actions=40)
     return config

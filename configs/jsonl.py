@@ -1,10 +1,12 @@
 """Your own questions and answers, from a file of {"prompt": ..., "completion": ...} lines.
 
-python -m sequencematch.main --config=configs/jsonl.py --config.data.path=FILE
+    python -m sequencematch.main --config=jsonl[:METHOD] --config.data.path=FILE
 
-Questions are split by prompt; set data.validation and data.test to what the file can spare,
-prompt_slots and max_actions to its longest prompt and answer, and evaluate.max_actions to what an
-answer may take with all that it deletes (the error says what they need).
+Reproduces no table: it is a start for your own data. Questions are split by prompt. Set
+data.validation and data.test to what the file can spare, prompt_slots and max_actions to its longest
+prompt and answer, and evaluate.max_actions to what an answer may take with all that it deletes (an
+error says what they need). 2,000 steps at the sizes below take some MINUTES minutes on 2 cores of an
+AMD EPYC; the accuracy to expect depends on the file.
 """
 
 from ml_collections import ConfigDict

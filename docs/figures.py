@@ -1,4 +1,4 @@
-"""Draws docs/trajectory.svg: what one trajectory with a `<bkspc>` looks like to the network.
+"""Draws docs/trajectory.svg: a trajectory with a `<bkspc>` as the network sees it.
 
 python -m docs.figures
 """
@@ -20,11 +20,11 @@ from sequencematch.models.attention import interval_mask
 
 SYMBOLS = ["<pad>", "<bos>", "<eos>", "⌫", "8+9=", "2", "1", "7"]
 PROMPT, EXECUTED, LABELS = [1, 4], [5, 3, 6, 7, 2], [6, 3, 6, 7, 2]
-SEEN, GONE, STATE = "#4c78a8", "#e45756", "#f2a03d"
+SEEN, POPPED, STATE = "#4c78a8", "#e45756", "#f2a03d"
 
 
-def episode() -> Trajectory:
-    """8+9=: a wrong 2 is pushed and deleted, then 17 is written."""
+def make_trajectory() -> Trajectory:
+    """The trajectory of 8+9=, where a wrong 2 is pushed and deleted, and then 17 is written."""
     decisions = mdp.make(len(SYMBOLS), eos=2, pad=0, never=[1], edits={3: 1})
     return jax.device_get(
         build_trajectory(decisions, lay_out(PROMPT, Decisions(EXECUTED, LABELS, [True] * 5), 7))
@@ -32,11 +32,11 @@ def episode() -> Trajectory:
 
 
 def draw(axes: Axes, t: Trajectory) -> None:
-    """The interval mask, and beside each time the slot that represents its state."""
+    """Draws the interval mask, and for each time a circle at the slot that represents its state."""
     mask, slots = np.asarray(interval_mask(t.visible_until)), len(t.tokens)
-    gone = t.visible_until < slots
+    popped = t.visible_until < slots
     for i, j in zip(*np.nonzero(mask), strict=True):
-        colour = GONE if gone[j] else SEEN
+        colour = POPPED if popped[j] else SEEN
         axes.add_patch(matplotlib.patches.Rectangle((j, i), 0.92, 0.92, color=colour, alpha=0.75))
     for i in range(t.start, t.end + 1):
         centre = (t.state[i] + 0.46, i + 0.46)
@@ -48,7 +48,7 @@ def draw(axes: Axes, t: Trajectory) -> None:
 
 
 def text_at(t: Trajectory, time: int) -> str:
-    """The state s_t, and the action taken there."""
+    """The state s_t and the action taken there, with the label if it is another action."""
     if not t.start <= time <= t.end:
         return SYMBOLS[t.tokens[time]]
     top = int(t.state[time])
@@ -60,16 +60,16 @@ def text_at(t: Trajectory, time: int) -> str:
     state = "".join(SYMBOLS[t.tokens[j]] for j in seen[1:] if SYMBOLS[t.tokens[j]] != "<eos>")
     if time == t.end:
         return f"{state}   (absorbed)"
-    did, wanted = SYMBOLS[t.tokens[time + 1]], SYMBOLS[t.actions[time]]
-    return f"{state}   {did}" + (f", learn {wanted}" if did != wanted else "")
+    action, label = SYMBOLS[t.tokens[time + 1]], SYMBOLS[t.actions[time]]
+    return f"{state}   {action}" + (f", learn {label}" if action != label else "")
 
 
 def main() -> None:
-    """Writes the picture."""
+    """Writes the picture; the same bits each time, so that git shows only real changes."""
     with matplotlib.rc_context({"svg.hashsalt": "trajectory", "font.size": 12}):
         figure = Figure(figsize=(6.4, 4.2), layout="constrained")
         axes = figure.add_subplot()
-        draw(axes, episode())
+        draw(axes, make_trajectory())
         axes.set(xlim=(-0.1, 7.1), ylim=(7.1, -0.1), aspect="equal", frame_on=False)
         axes.tick_params(length=0, top=True, bottom=False, labeltop=True, labelbottom=False)
         axes.set_xlabel("slot: the token fed, seen as key")

@@ -1,10 +1,10 @@
-"""Accuracy of each method on arithmetic: several seeds, at equal steps and at equal tokens processed.
+"""Accuracy of each method on arithmetic, over several seeds, at equal steps and at equal tokens.
 
     python -m experiments.methods [--out=runs/methods] [--seeds=3]
 
-Runs what is not there yet, one after another, and prints the table of the README. A SequenceMatch
-step also takes the policy's samples through the network, and they must be drawn: at equal tokens the
-baselines get as many more steps as that costs.
+Makes the runs that are missing, one after another, and prints the table of the README. A SequenceMatch
+step also takes the policy's samples through the network, in training and when they are drawn. At equal
+tokens the baselines take more steps, until as many tokens have passed through the network.
 """
 
 import json
@@ -21,22 +21,22 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each row.")
 CONFIG = "configs/arithmetic.py"
 
 
-def summary(label: str, method: str, seed: int, steps: int | None = None) -> dict:
-    """The summary of one run, which is made if it is not there."""
+def run_or_read(label: str, method: str, seed: int, steps: int | None = None) -> dict:
+    """Makes a run unless it is done already; returns its summary."""
     folder = Path(OUT.value) / f"{label}-{seed}"
     if not (folder / "summary.json").is_file():
         command = [
             *(sys.executable, "-m", "sequencematch.main", f"--config={CONFIG}:{method}"),
             *(f"--workdir={folder}", f"--config.seed={seed}"),
             *([f"--config.train.steps={steps}"] if steps else []),
-            *(["--resume"] if folder.exists() else []),
+            *(["--resume"] if folder.exists() else []),  # it was interrupted
         ]
         subprocess.run(command, check=True)
     return json.loads((folder / "summary.json").read_text())
 
 
 def equal_tokens(run: dict) -> int:
-    """Steps in which a baseline takes as many tokens through the network as `run` did."""
+    """The steps in which a baseline takes as many tokens through the network as `run` did."""
     config = run["config"]
     slots = config["prompt_slots"] + config["max_actions"]
     step = config["train"]["batch_size"] * slots
@@ -44,7 +44,7 @@ def equal_tokens(run: dict) -> int:
 
 
 def row(name: str, runs: list[dict]) -> str:
-    """One line of the table: accuracies of every seed pooled, their range, and the cost."""
+    """A row of the table: accuracy over all seeds with its interval, each seed's, and the cost."""
     cells = [name, f"{runs[0]['steps']:,}", f"{tokens(runs[0]) / 1e6:.1f} M"]
     for choice in ("greedy", "sampled"):
         tests = [run["test"][choice] for run in runs]
@@ -57,20 +57,20 @@ def row(name: str, runs: list[dict]) -> str:
 
 
 def tokens(run: dict) -> int:
-    """All slots taken through the network, in training and in sampling."""
+    """All slots that passed through the network, in training and in sampling."""
     return run["tokens"] + run["sampled_tokens"]
 
 
 def main(argv: list[str]) -> None:
-    """Runs what is missing and prints the table."""
+    """Makes the missing runs and prints the table."""
     seeds = range(SEEDS.value)
-    match = [summary("sequencematch", "sequencematch", seed) for seed in seeds]
+    match = [run_or_read("sequencematch", "sequencematch", seed) for seed in seeds]
     table = {"sequencematch": match}
     for method in ("mle", "bc"):
-        table[f"{method}, equal steps"] = [summary(method, method, s) for s in seeds]
+        table[f"{method}, equal steps"] = [run_or_read(method, method, s) for s in seeds]
     for method in ("mle", "bc"):
         steps = equal_tokens(match[0])
-        runs = [summary(f"{method}-tokens", method, s, steps) for s in seeds]
+        runs = [run_or_read(f"{method}-tokens", method, s, steps) for s in seeds]
         table[f"{method}, equal tokens"] = runs
     print("| method | steps | tokens | greedy | sampled | time each |")
     print("|---|---|---|---|---|---|")

@@ -1,17 +1,21 @@
-"""The command line: train a model, evaluate it again, or let it answer.
+"""Train a SequenceMatch model, evaluate it again, or sample from it.
 
-python -m sequencematch.main --config=configs/arithmetic.py[:method] [--config.key=value ...]
+  python -m sequencematch.main --config=arithmetic[:METHOD] [--config.KEY=VALUE ...]
+  python -m sequencematch.main --workdir=DIR --resume
+  python -m sequencematch.main --workdir=DIR --mode=evaluate
+  python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
 
---mode=train     trains, evaluates on the test set and writes report.html (the default); with
-                 --dry_run it checks everything, shows the plan and trains nothing
---mode=evaluate  evaluates the newest checkpoint of a run again
---mode=sample    answers --prompt with it, printing the answer as it is written
+Modes:
+  --mode=train     Train, evaluate on the test set and write report.html (the default).
+                   With --dry_run: check everything, print the plan and train nothing.
+  --mode=evaluate  Evaluate the newest checkpoint of a run again.
+  --mode=sample    Answer --prompt with the newest checkpoint, printed as it is generated.
 
-Exit codes, with one line on stderr:
-  0   done
-  2   it cannot be done as asked; nothing was changed
-  3   it had to stop: no disk or memory left, or steps that are not finite; the checkpoints are sound
-  75  it was asked to leave (Ctrl-C, SIGTERM, a notice of preemption) and has saved: --resume goes on
+Exit codes; all but 0 come with one line on stderr that says why:
+  0   Done.
+  2   Refused: the command cannot be carried out as given. Nothing was changed.
+  3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
+  75  Interrupted by Ctrl-C, SIGTERM or a notice of preemption, after saving. Continue with --resume.
 """
 
 import os
@@ -31,108 +35,121 @@ from sequencematch.cli.job import Call, Job
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
+from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.setup.machine import is_out_of_memory
-from sequencematch.setup.validate import validate
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 
-DONE, REFUSED, STOPPED, LEFT = 0, 2, 3, 75
+DONE, REFUSED, STOPPED, INTERRUPTED = 0, 2, 3, 75
 
 
 def main(argv: Sequence[str]) -> int:
-    """Does what the command line asks, or says in one line why not; returns the exit code."""
-    logging.set_verbosity(logging.FATAL)  # what libraries log as errors reaches us as exceptions
+    """Runs a command, or prints in one line why it cannot; returns the exit code."""
+    logging.set_verbosity(logging.FATAL)  # errors that libraries log also reach us as exceptions
     job = None
     try:
         allocator.limit_arenas()  # before jax starts its threads
-        with StopRequests() as stop_requests, ExitStack() as held:
-            job = prepare(argv, stop_requests, held)
+        with StopRequests() as stop_requests, ExitStack() as resources:
+            job = prepare(argv, stop_requests, resources)
             stop_requests.raise_if_asked()
-            job.do()
+            job.run()
         return DONE
-    except Interrupted as asked:
-        return exit_with(f"left on {asked}: {job.advice if job else 'nothing was begun'}", LEFT)
+    except Interrupted as request:
+        advice = job.advice if job else "nothing was started"
+        return report(f"interrupted by {request}: {advice}", INTERRUPTED)
     except Diverged as error:
-        return exit_with(error, STOPPED)
+        return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if job is None:
-            return exit_with(error, REFUSED)
+            return report(error, REFUSED)
         if isinstance(error, OSError):
-            return exit_with(f"stopped: {error}; when that is mended, {job.advice}", STOPPED)
-        raise
+            return report(f"stopped: {error}; once that is fixed, {job.advice}", STOPPED)
+        raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        advice = job.advice if job else "nothing was begun"
-        return exit_with(f"stopped: no memory is left; {advice}", STOPPED)
+        advice = job.advice if job else "nothing was started"
+        return report(f"stopped: out of memory; {advice}", STOPPED)
 
 
-def exit_with(reason: object, code: int) -> int:
-    """Says a reason; returns the exit code."""
+def report(reason: object, code: int) -> int:
+    """Prints a reason on stderr; returns the exit code."""
     to_stderr(reason)
     return code
 
 
-def prepare(argv: Sequence[str], stop_requests: StopRequests, held: ExitStack) -> Job:
-    """Checks everything, opens the data and the checkpoint; the job returned does the work.
+def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitStack) -> Job:
+    """Checks everything and opens the data and the checkpoint; the returned job does the work.
+
+    Args:
+      argv: the command line, the program first.
+      stop_requests: listens for requests to stop.
+      resources: takes what must stay open while the job runs.
 
     Raises:
-      ValueError, OSError, flags.Error: what is wrong, where, and how to mend it.
-      Interrupted: it was asked to leave meanwhile.
+      ValueError, OSError, flags.Error: what is wrong, where, and how to fix it.
+      Interrupted: a request to stop came meanwhile.
     """
     asked = parse_flags(argv)
     if asked.help:
         return Job(lambda: to_stdout(f"{__doc__}\n{asked.get_help()}"))
     config, name = choose_config(asked)
-    validate(config)
-    if asked.config is None:  # what lies in a folder may be somebody else's
+    check_config(config)
+    # A work directory may come from somebody else, so its config.json must not run code.
+    if asked.config is None:
         check_harmless(config.task, config.data, defaults().data)
     folder = check_workdir_name(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
-    call = Call(folder, name, command, stop_requests, held)
+    call = Call(folder, name, command, stop_requests, resources)
     if asked.mode == "train":
-        begun = workdir.check_free(folder, config, asked.resume)
-        run = build_if_affordable(config, memory.estimate_training)
-        if asked.dry_run:
-            return training.prepare_dry_run(run, call, begun)
-        return training.prepare_training(run, call, begun)
-    workdir.check_run(folder, config)
+        has_run = workdir.check_free(folder, config, asked.resume)
+        parts = build_within_memory(config, memory.estimate_training)
+        prepare_run = training.prepare_dry_run if asked.dry_run else training.prepare_training
+        return prepare_run(parts, call, has_run)
+    workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
     if asked.mode == "evaluate":
-        return evaluation.prepare_evaluation(
-            build_if_affordable(config, memory.estimate_evaluation), call
-        )
-    return sampling.prepare_answer(
-        build_if_affordable(config, memory.estimate_answering), folder, asked.prompt
-    )
+        parts = build_within_memory(config, memory.estimate_evaluation)
+        return evaluation.prepare_evaluation(parts, call)
+    parts = build_within_memory(config, memory.estimate_answering)
+    return sampling.prepare_answer(parts, folder, asked.prompt)
 
 
-def build_if_affordable(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Parts:
-    """The parts of a run that has the memory it takes, whatever its vocabulary, and with its own."""
+def build_within_memory(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Parts:
+    """Builds the parts of a run, after checking that its devices and memory are available."""
     make_mesh(config.mesh.data, config.mesh.model)
+    # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
-    run = build(config)
-    memory.check(config, estimate(config, run.tokenizer.vocab_size))
-    return run
+    parts = build(config)
+    memory.check(config, estimate(config, parts.tokenizer.vocab_size))
+    return parts
 
 
-def report_unraisable(found) -> None:
-    """Shows what Python could not raise; not a request to leave, which is kept for the next check,
-    nor what a native thread met: the failure behind it reaches us as an exception."""
+def report_unraisable(unraisable) -> None:
+    """Prints exceptions that Python could not raise, except two kinds that are handled elsewhere.
+
+    A request to stop is remembered and raised by the next check. What fails in a native thread reaches
+    the main thread as an exception.
+    """
     native = threading.current_thread() is not threading.main_thread()
-    if not native and not isinstance(found.exc_value, Interrupted):
-        sys.__unraisablehook__(found)
+    if not native and not isinstance(unraisable.exc_value, Interrupted):
+        sys.__unraisablehook__(unraisable)
+
+
+def run() -> None:
+    """Runs the command line of this process and exits: the script `sequencematch`."""
+    sys.unraisablehook = report_unraisable
+    open_streams()
+    sys.stdout.reconfigure(errors="backslashreplace")  # any answer can be printed in any locale
+    code = main(sys.argv)
+    if code == INTERRUPTED:
+        # Imports and native threads may have been cut short, and crash in Python's normal shutdown.
+        os._exit(code)
+    sys.exit(code)
 
 
 if __name__ == "__main__":
-    sys.unraisablehook = report_unraisable
-    open_streams()
-    sys.stdout.reconfigure(errors="backslashreplace")
-    code = main(sys.argv)
-    if code == LEFT:
-        # Imports and native threads may have been cut short, and crash when Python takes them down.
-        os._exit(code)
-    sys.exit(code)
+    run()

@@ -1,4 +1,4 @@
-"""Every test runs on 8 simulated devices, with the shapes in signatures checked."""
+"""Set-up of all tests: 8 simulated devices, checked shapes, and networks that tests share."""
 
 import itertools
 import json
@@ -7,15 +7,15 @@ import pathlib
 import shutil
 import tempfile
 
-# Read when jax is first imported. Laws hold for slow code too, and it compiles in half the time; the
-# short run of the main job in .ci/run is of optimised code.
+# jax reads these when it is first imported. Without most optimisations, programs compile in half the
+# time, and the laws hold all the same; the short run of the main job in .ci/run tests optimised code.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 )
 
-# What one test has compiled no other compiles again, in whichever process it runs.
+# Tests share compiled programs, also across the processes of pytest-xdist.
 os.environ["JAX_COMPILATION_CACHE_DIR"] = os.environ.get(
     "JAX_COMPILATION_CACHE_DIR"
 ) or tempfile.mkdtemp(prefix="sequencematch-tests-")
@@ -27,23 +27,24 @@ from flax import nnx
 from hypothesis import settings
 from jaxtyping import install_import_hook
 
-# Before any of the package is imported.
-CHECKED = [f"sequencematch.{room}" for room in ("core", "models", "rollout", "train")]
+# This must run before anything of the package is imported.
+ROOMS = ("core", "models", "rollout", "storage.fingerprint", "train")
+CHECKED = [f"sequencematch.{room}" for room in ROOMS]
 install_import_hook(CHECKED, "beartype.beartype")
 
-# `make test` tries the same few inputs every time; --hypothesis-profile=fuzz many, others each time.
+# `make test` tries the same few inputs every time; --hypothesis-profile=fuzz tries many new ones.
 settings.register_profile("few", derandomize=True, database=None, deadline=None, max_examples=25)
 settings.register_profile("fuzz", database=None, deadline=None, max_examples=1000, print_blob=True)
 settings.load_profile("few")
 
 
 def pytest_configure(config):
-    # orbax leaves what it began to read of a damaged checkpoint to the collector, which remarks on it.
+    # After a damaged checkpoint orbax leaves unfinished reads to the garbage collector, which warns.
     left = "(?s)Exception ignored in.*(_read_array|Event loop is closed)"
     config.addinivalue_line(
         "filterwarnings", f"ignore:{left}:pytest.PytestUnraisableExceptionWarning"
     )
-    # What flax calls a State is spelt with typing.Hashable, which beartype remarks on.
+    # The type of flax's State uses typing.Hashable, which beartype warns about.
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
@@ -57,13 +58,13 @@ def pytest_unconfigure(config):
 
 @pytest.fixture(scope="session")
 def sizes() -> dict:
-    """A network that is small and has everything: layers, heads that share keys, SwiGLU."""
+    """Sizes of a small network with two layers and heads that share keys."""
     return dict(vocab_size=12, layers=2, d_model=32, heads=4, kv_heads=2, d_ff=48)
 
 
 @pytest.fixture(scope="session")
 def transformer(sizes):
-    """A freshly initialised network of these sizes; shared, so not to be changed."""
+    """A freshly initialised network of these sizes. Tests share it, so they must not change it."""
     from sequencematch.models.config import TransformerConfig
     from sequencematch.models.transformer import Transformer
 
@@ -72,7 +73,7 @@ def transformer(sizes):
 
 @pytest.fixture(scope="session")
 def spellings(tmp_path_factory) -> str:
-    """A file of words of three letters, to be spelt backwards."""
+    """A JSON Lines file of three-letter words to be spelt backwards."""
     path = tmp_path_factory.mktemp("data") / "words.jsonl"
     words = map("".join, itertools.product("abcd", repeat=3))
     lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]

@@ -1,7 +1,7 @@
-"""An exact decision process with `<bkspc>`: 7 texts of at most two letters, and the absorbing state.
+"""A small decision process with `<bkspc>`, solved exactly: 7 texts of at most 2 letters, and an end.
 
 Everything is enumerated, in float64: occupancies by solving a linear system, J as a sum over all
-state-action pairs, its maximum by Newton's method. A point x is the logits of all legal pairs.
+state-action pairs, its maximum by Newton's method. A point x holds the logits of all legal pairs.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ STATES, GAMMA = ABSORBED + 1, 0.9
 
 
 def successor(state: int, action: str) -> int | None:
-    """The next state; None where the action is not allowed."""
+    """The next state; None if the action is not allowed."""
     if state == ABSORBED or action == "<eos>":
         return ABSORBED if action == "<eos>" else None
     text = TEXTS[state]
@@ -43,7 +43,7 @@ def expert(seed: int = 0, finishing: float = 0.0) -> np.ndarray:
 
 
 def logits(x):
-    """The free numbers as logits [S, A], -inf where an action is not allowed."""
+    """The free parameters x as logits [S, A], -inf where an action is not allowed."""
     return jnp.full(LEGAL.size, -jnp.inf).at[FREE].set(x).reshape(LEGAL.shape)
 
 
@@ -70,56 +70,60 @@ def occupancy(pi, gamma=GAMMA):
     return (visits[:, None] * pi).reshape(-1)[FREE]
 
 
-def primal(x, rho_expert, phi, alpha, gamma=GAMMA):
+def primal_objective(x, rho_expert, phi, alpha, gamma=GAMMA):
     """J(l) = E_E[phi(alpha r)]/alpha - (1-gamma) V(s_0)."""
     earned = jnp.sum(rho_expert * phi(alpha * rewards(x, gamma))) / alpha
     return earned - (1 - gamma) * values(x)[0]
 
 
-def sampled(x, rho, psi, alpha, gamma=GAMMA):
-    """E_pi[psi(alpha r)]/alpha, the policy's side of a mixture."""
+def sampled_penalty(x, rho, psi, alpha, gamma=GAMMA):
+    """E_pi[psi(alpha r)]/alpha, the policy's part of a mixture divergence."""
     return jnp.sum(rho * psi(alpha * rewards(x, gamma))) / alpha
 
 
-def dual(pi, rho_expert, f, alpha):
+def dual_objective(pi, rho_expert, f, alpha):
     """D_f(rho_pi || rho_E)/alpha - H(rho_pi)."""
-    rho, chosen = occupancy(pi), pi.reshape(-1)[FREE]
-    entropy = -jnp.sum(rho * jnp.log(chosen))
+    rho, legal = occupancy(pi), pi.reshape(-1)[FREE]
+    entropy = -jnp.sum(rho * jnp.log(legal))
     return jnp.sum(rho_expert * f(rho / rho_expert)) / alpha - entropy
 
 
-def index(name: str) -> int:
-    """The place of a divergence, as `chosen` has it."""
+def divergence_index(name: str) -> int:
+    """The index of a divergence, as `traced_divergence` takes it."""
     return list(DIVERGENCES).index(name)
 
 
-def chosen(row, t_max):
-    """The divergence of an index into DIVERGENCES that is traced: one program serves every row."""
+def traced_divergence(row, t_max):
+    """The divergence at a traced index into DIVERGENCES.
 
-    def among(functions):
+    So one compiled program serves them all.
+    """
+
+    def switch(functions):
         return lambda x: jax.lax.switch(row, functions, x)
 
     every = DIVERGENCES.values()
     return Divergence(
-        f=among([d.f for d in every]),
-        phi=among([partial(d.capped_phi, t_max=t_max) for d in every]),
-        psi=among([d.psi or jnp.zeros_like for d in every]),
+        f=switch([d.f for d in every]),
+        phi=switch([partial(d.capped_phi, t_max=t_max) for d in every]),
+        psi=switch([d.psi or jnp.zeros_like for d in every]),
     )
 
 
-def derivatives(J):
-    """J(x, *numbers), its gradient and its Hessian, as one program."""
+def with_derivatives(J):
+    """A program that returns J(x, *numbers), its gradient and its Hessian."""
     return jax.jit(lambda *at: (J(*at), jax.grad(J)(*at), jax.hessian(J)(*at)))
 
 
 def maximise(program, *numbers, tolerance=1e-13, steps=1000):
-    """Maximum of a concave J from l = 0, by Newton's method; a step that does too little is halved."""
+    """The maximum of a concave J by Newton's method from l = 0, with backtracking."""
     x = np.zeros(len(FREE))
     value, slope, curvature = map(np.asarray, program(x, *numbers))
     for _ in range(steps):
         if np.abs(slope).max() < tolerance:
             break
         eigenvalues, axes = np.linalg.eigh(curvature)
+        # Newton's step in the eigenbasis; flat directions are bounded, so that the step always ascends.
         step = axes @ (axes.T @ slope / np.maximum(-eigenvalues, 1e-10))
         for size in 0.5 ** np.arange(40):
             ahead = [np.asarray(part) for part in program(x + size * step, *numbers)]
@@ -130,13 +134,13 @@ def maximise(program, *numbers, tolerance=1e-13, steps=1000):
 
 
 class Paths(NamedTuple):
-    """Trajectories of a policy, all there are until a cut.
+    """All trajectories of a policy up to a cut.
 
     Attributes:
-      trajectories: batch of n; slot t is time t, and only shapes of tokens have a meaning.
+      trajectories: batch of n; slot t is time t, and the ids of tokens have no meaning.
       states: int[n, T], s_t.
-      pairs: int[n, T], which legal pair (s_t, a_t) was.
-      probabilities: [n].
+      pairs: int[n, T], index of the legal pair (s_t, a_t).
+      probabilities: [n], P(tau).
     """
 
     trajectories: Trajectory
@@ -150,12 +154,12 @@ class Paths(NamedTuple):
 
 
 def paths(pi: np.ndarray, cut: int, rows: int | None = None) -> Paths:
-    """Every trajectory that ends in `cut` decisions, and every beginning of `cut` of the others.
+    """All trajectories that end within `cut` decisions, and all prefixes of `cut` decisions of others.
 
     Args:
       pi: [S, A].
       cut: decisions after which a trajectory is cut.
-      rows: to fill up with trajectories of probability 0, so that programs can be shared.
+      rows: number to pad to with trajectories of probability 0, so that shapes and programs agree.
     """
     pair_of = np.zeros(LEGAL.size, int)
     pair_of[FREE] = np.arange(len(FREE))
@@ -176,10 +180,10 @@ def paths(pi: np.ndarray, cut: int, rows: int | None = None) -> Paths:
         pairs[row, : len(taken)] = [
             pair_of[len(ACTIONS) * s + a] for s, a in zip(visited, taken, strict=False)
         ]
-    return Paths(_laid_out(every), states, pairs, np.array([p for *_, p in every]))
+    return Paths(_trajectories(every), states, pairs, np.array([p for *_, p in every]))
 
 
-def _laid_out(every: list) -> Trajectory:
+def _trajectories(every: list) -> Trajectory:
     end = np.array([len(taken) for _, taken, _ in every], np.int32)
     time = np.broadcast_to(np.arange(10, dtype=np.int32), (len(every), 10))
     valid = time < end[:, None]

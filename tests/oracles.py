@@ -1,7 +1,7 @@
-"""Slow, obvious, plain Python: what the package must agree with (design, sections 1 and 2).
+"""Reference implementations in slow, plain Python, which the package must agree with.
 
-A text is a list, an edit is a pop, a sum is a loop, and numbers are Python's own (float64).
-`edits` maps an edit action to how many tokens it pops.
+A text is a list, an edit is a pop, a sum is a loop, and numbers are Python floats (float64). They are
+written from the definitions in docs/mathematics.md. `edits` maps an edit to the tokens it pops.
 """
 
 import math
@@ -36,7 +36,7 @@ RATIO = {
 
 
 def phi(divergence: str, x: float, t_max: float = 100.0) -> float:
-    """inf over ratios t <= t_max of x t + f(t); of chi2 over all real t, and the mixture's half."""
+    """inf of x t + f(t) over ratios t <= t_max; chi2: over all real t; chi2_mixture: x - x^2/8."""
     if divergence == "chi2_mixture":
         return x - x**2 / 8
     t = RATIO[divergence](x)
@@ -45,14 +45,14 @@ def phi(divergence: str, x: float, t_max: float = 100.0) -> float:
 
 
 def psi(divergence: str, x: float) -> float:
-    """What is applied on the policy's own steps."""
+    """The function applied to x on the policy's steps; 0 for a divergence without psi."""
     return -(x**2) / 8 if divergence == "chi2_mixture" else 0.0
 
 
 KAPPA = {"discounted": lambda gamma, t: gamma**t, "uniform": lambda gamma, t: 1.0}
 
 
-# The stack machine.
+# The stack machine: texts, states and trajectories.
 
 
 def replay(
@@ -98,7 +98,7 @@ def track(
     eos: int,
     pad: int,
 ) -> Track:
-    """Lays a trajectory out in `slots` slots, slot by slot as design section 2 defines it."""
+    """A trajectory of `slots` slots, slot by slot from the definitions in docs/mathematics.md."""
     states = replay(prompt, actions, edits)
     start, end = len(prompt) - 1, len(prompt) - 1 + len(actions)
     depth_of = {slot: depth for state in states for depth, (slot, _) in enumerate(state)}
@@ -130,7 +130,7 @@ def track(
 def random_actions(
     rng: np.random.Generator, length: int, *, ordinary: Sequence[int], edits: Sequence[int]
 ) -> list[int]:
-    """Actions in runs of pushes and runs of edits, either of which may come first."""
+    """Actions in runs of pushes and runs of edits; either may come first."""
     actions = []
     while len(actions) < length:
         kind = ordinary if rng.random() < 0.6 else edits
@@ -138,7 +138,7 @@ def random_actions(
     return actions[:length]
 
 
-def laid_out(
+def lay_out_episode(
     prompt: Sequence[int],
     actions: Sequence[int],
     labels: Sequence[int],
@@ -147,7 +147,7 @@ def laid_out(
     filler: int,
     imitate: Sequence[bool] | bool = True,
 ) -> Episode:
-    """One episode of `slots` slots; `filler` stands wherever nothing was done."""
+    """An episode of `slots` slots, with `filler` wherever no action was taken."""
     start, end = len(prompt) - 1, len(prompt) - 1 + len(actions)
     tokens = np.full(slots, filler, np.int32)
     tokens[: end + 1] = [*prompt, *actions]
@@ -158,7 +158,7 @@ def laid_out(
     return Episode(tokens, label, counts, np.int32(start), np.int32(end))
 
 
-def stacked(episodes: Sequence[Episode]) -> Episode:
+def stack_episodes(episodes: Sequence[Episode]) -> Episode:
     """Episodes of the same number of slots as one batch."""
     return Episode(*(np.stack(field) for field in zip(*episodes, strict=True)))
 
@@ -167,13 +167,13 @@ def stacked(episodes: Sequence[Episode]) -> Episode:
 
 
 class Case(NamedTuple):
-    """One trajectory and what a network says about it.
+    """One trajectory and the logits of a network on it.
 
     Attributes:
       track: the trajectory.
       logits: [slots][V], at the token of each slot.
-      labels: label at each slot-time.
-      imitate: whether a step counts in the expert's sums, at each slot-time.
+      labels: the label at each slot-time.
+      imitate: whether the step at each slot-time counts in the expert's sums.
       legal: [V], the action set.
     """
 
@@ -204,12 +204,12 @@ class Case(NamedTuple):
 
 
 class Goal(NamedTuple):
-    """J, by the names of its parts.
+    """The choices that define J, by name.
 
     Attributes:
       terminal: "learned" or "zero", V(s_N) of a finished trajectory.
-      bound: V(s_{t+1}) in a reward is kept within +- this.
-      skip: whether the expert's C is of its kept steps alone.
+      bound: V(s_{t+1}) in a reward is clipped to +- this.
+      skip: whether the expert's C is over its imitated steps only.
     """
 
     divergence: str
@@ -226,7 +226,7 @@ class Goal(NamedTuple):
         return KAPPA[self.weighting](self.gamma, time - case.track.start)
 
     def value(self, case: Case, time: int) -> float:
-        """V(s_t), of the last state as this objective has it."""
+        """V(s_t), after `terminal` at the last state."""
         if self.terminal == "zero" and case.track.finished and time == case.track.end:
             return 0.0
         return case.value(time)
@@ -241,12 +241,12 @@ class Goal(NamedTuple):
         return phi(self.divergence, x, self.t_max)
 
 
-def cost(goal: Goal, case: Case, kept: bool = False) -> float:
-    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N), of all or of kept steps."""
+def cost(goal: Goal, case: Case, imitated_only: bool = False) -> float:
+    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N) over all or imitated t."""
     end = case.track.end
     c = goal.kappa(case, end) * goal.value(case, end)
     for t in case.decisions:
-        if case.imitate[t] or not kept:
+        if case.imitate[t] or not imitated_only:
             difference = goal.value(case, t) - goal.gamma * goal.value(case, t + 1)
             c += goal.kappa(case, t) * difference
     return c
@@ -266,11 +266,11 @@ def expert_objective(goal: Goal, case: Case) -> float:
     else:
         ending = goal.value(case, end)
     total += goal.kappa(case, end) * ending
-    return total - (1 - goal.w) * cost(goal, case, kept=goal.skip)
+    return total - (1 - goal.w) * cost(goal, case, imitated_only=goal.skip)
 
 
 def policy_objective(goal: Goal, case: Case) -> float:
-    """-w C(tau) and, for a mixture, -(alpha/8) (sum_t kappa_t r_t^2 + kappa_N (1-gamma) V(s_N)^2)."""
+    """-w C(tau), and for chi2_mixture -(alpha/8) (sum_t kappa_t r_t^2 + kappa_N (1-gamma) V(s_N)^2)."""
     alpha, gamma = goal.alpha, goal.gamma
     total = -goal.w * cost(goal, case)
     for t in case.decisions:
@@ -283,7 +283,7 @@ def policy_objective(goal: Goal, case: Case) -> float:
     return total
 
 
-def imitated(cases: Sequence[Case]) -> int:
+def count_imitated(cases: Sequence[Case]) -> int:
     """Number of expert steps that count."""
     return sum(case.imitate[t] for case in cases for t in case.decisions)
 
@@ -295,7 +295,7 @@ def behavioural_cloning(cases: Sequence[Case]) -> float:
         for t in case.decisions:
             if case.imitate[t]:
                 total -= case.q(t) - case.value(t)
-    return total / imitated(cases)
+    return total / count_imitated(cases)
 
 
 def sequencematch(goal: Goal, experts: Sequence[Case], policies: Sequence[Case]) -> float:
@@ -305,15 +305,15 @@ def sequencematch(goal: Goal, experts: Sequence[Case], policies: Sequence[Case])
         total += expert_objective(goal, case)
     for case in policies:
         total += policy_objective(goal, case) * len(experts) / len(policies)
-    return total / imitated(experts)
+    return total / count_imitated(experts)
 
 
 def unlikelihood(cases: Sequence[Case], states: Sequence[Sequence[list]]) -> float:
-    """Cloning, and the mean of -sum_c log(1 - pi(c|s_t)) over what the text repeats, label excepted.
+    """Cloning plus the mean of -sum_c log(1 - pi(c|s_t)) over the tokens c of the text but the label.
 
     Args:
       cases: a batch without edits.
-      states: the text of every state of each, s_0 .. s_N.
+      states: per trajectory, the texts of its states s_0 .. s_N.
     """
     total = 0.0
     for case, texts in zip(cases, states, strict=True):
@@ -324,7 +324,7 @@ def unlikelihood(cases: Sequence[Case], states: Sequence[Sequence[list]]) -> flo
             for c in set(texts[t - case.track.start]) - {case.labels[t]}:
                 if case.legal[c]:
                     total -= math.log(1 - math.exp(float(row[c]) - case.value(t)))
-    return behavioural_cloning(cases) + total / imitated(cases)
+    return behavioural_cloning(cases) + total / count_imitated(cases)
 
 
 def fingerprint(x) -> int:

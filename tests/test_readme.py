@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands."""
+"""The README is short, and what it shows runs as it is."""
 
 import re
 from pathlib import Path
@@ -10,6 +10,19 @@ import numpy as np
 from sequencematch.core.types import Episode
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_it_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 120
+    assert len(README.split()) <= 1200
+    assert max(map(len, lines)) <= 160
+
+
+def test_links_lead_to_files():
+    links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (Path(__file__).parents[1] / link).is_file()] == []
 
 
 def test_the_library_example_runs_on_logits_of_ones_own():
@@ -27,7 +40,7 @@ def test_the_library_example_runs_on_logits_of_ones_own():
         names["episodes"] = Episode(tokens, labels, imitate, start, end)
         names["network"] = lambda *arrays: logits
         exec(code, names)
-        return names["J"], names["rewards"]
+        return names["J"], names["r"]
 
     logits = jax.random.normal(jax.random.key(0), (B, T, V))
     gradient, rewards = jax.grad(J, has_aux=True)(logits)

@@ -1,1 +1,1 @@
-"""What each command does: it checks and opens everything first, then returns a job."""
+"""The commands: each one checks and opens everything first, then returns a job."""

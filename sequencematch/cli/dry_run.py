@@ -1,4 +1,4 @@
-"""What a run would do, drawn for a person, with every step followed in shapes and none taken."""
+"""--dry_run: traces every training step without running it, and prints the plan of a run."""
 
 import sys
 from collections.abc import Iterator
@@ -19,96 +19,92 @@ from sequencematch.storage.provenance import hardware
 from sequencematch.train.plan import Batches, Phase, Plan
 
 FILES = "config.json, metrics.jsonl, tensorboard/, checkpoints/, summary.json, traces.jsonl, report"
-BAR = 24
+BAR = 24  # characters of a bar as long as the peak
 
 
-def trace(run: Parts, plan: Plan, episodes: Batches, prompts: Batches) -> None:
-    """Follows the shapes of the first batch through each step that the plan has; compiles nothing."""
-    for phase, _, _ in stretches(plan, 0):
-        jax.eval_shape(phase.step, run.like, episodes[0])
+def trace(parts: Parts, plan: Plan, episodes: Batches, prompts: Batches) -> None:
+    """Traces each step of the plan on the shapes of the first batch; compiles and computes nothing."""
+    for phase, _, _ in remaining_phases(plan, 0):
+        jax.eval_shape(phase.step, parts.like, episodes[0])
         if phase.samples:
-            jax.eval_shape(plan.refresh, run.like, *prompts[0])
+            jax.eval_shape(plan.refresh, parts.like, *prompts[0])
 
 
-def stretches(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
-    """(phase, its first step, its end) of what is left of the plan after `first` steps."""
+def remaining_phases(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
+    """Yields (phase, its first step, its end) for what is left of the plan after `first` steps."""
     for phase, begin in plan.spans():
         if max(begin, first) < phase.until:
             yield phase, max(begin, first), phase.until
 
 
-def show(run: Parts, plan: Plan, folder: Path, first: int) -> None:
+def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
     """Prints the plan of a run that has taken `first` steps."""
     with ignore_write_failures(sys.stdout):
         console = Console(highlight=False)
-        console.print(f"[bold]{run.config.method} on {escape(run.task.name)}[/bold]\n")
+        console.print(f"[bold]{parts.config.method} on {escape(parts.task.name)}[/bold]\n")
         facts = Table.grid(padding=(0, 2))
-        for name, fact in words(run, plan, folder):
+        for name, fact in describe_run(parts, plan, folder):
             facts.add_row(f"[dim]{name}[/dim]", escape(fact))
-        for table in (facts, steps(plan, first), parts(run)):
+        for table in (facts, phase_table(plan, first), memory_table(parts)):
             console.print(Padding(table, (0, 0, 1, 2), expand=False))
-        console.print(
-            "Everything that can be checked beforehand holds. "
-            "Nothing was trained, the folder not touched."
-        )
+        console.print("All checks passed. Nothing was trained, and the folder was not touched.")
 
 
-def words(run: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
-    """What is best said in words: (of what, what)."""
-    c, m = run.config, run.config.model
-    sizes = (f"{len(run.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
-    yield "data", f"{', '.join(sizes)}; {run.tokenizer.vocab_size} symbols; {origin(c)}"
+def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yields (name, facts in words) of the data, network, devices, schedule and folder."""
+    c, m = parts.config, parts.config.model
+    sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
+    yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield (
         "network",
-        f"{run.parameters:,} parameters: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
-        f"{m.heads} heads, {m.kv_heads} of keys, {m.dtype}; {run.slots} slots",
+        f"{parts.parameters:,} parameters: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
+        f"{m.heads} heads, {m.kv_heads} key heads, {m.dtype}; {parts.slots} slots",
     )
     yield (
         "devices",
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.model} for the model",
     )
     yield (
-        "cadence",
+        "schedule",
         f"validation every {plan.evaluate_every:,} steps, a checkpoint every {plan.save_every:,}",
     )
     yield "folder", f"{folder}/ would hold {FILES}"
 
 
-def origin(config: ConfigDict) -> str:
-    """Where the data comes from."""
-    places = {
-        "arithmetic": f"kept in {config.data.dir}, made just now if it was not there",
-        "jsonl": f"of {config.data.path}",
+def data_origin(config: ConfigDict) -> str:
+    """Where the data come from."""
+    origins = {
+        "arithmetic": f"stored in {config.data.dir}, generated now if missing",
+        "jsonl": f"from {config.data.path}",
     }
-    return places.get(config.task, f"of {config.task}")
+    return origins.get(config.task, f"from {config.task}")
 
 
-def steps(plan: Plan, first: int) -> Table:
-    """The phases, and the tokens that each takes through the network."""
+def phase_table(plan: Plan, first: int) -> Table:
+    """The remaining phases, and how many tokens each passes through the network."""
     table = Table("phase", box=None, padding=(0, 2, 0, 0), header_style="dim")
     for name in ("steps", "", "", "tokens trained", "sampled"):
         table.add_column(name, justify="right")
-    for phase, begin, until in stretches(plan, first):
-        (trained, sampled), (before, drawn) = plan.tokens(until), plan.tokens(begin)
-        counts = (f"{n:,}" for n in (begin, until, trained - before, sampled - drawn))
-        start, end, *tokens = counts
-        table.add_row(phase.name, start, "to", end, *tokens)
+    for phase, begin, until in remaining_phases(plan, first):
+        before, after = plan.tokens(begin), plan.tokens(until)
+        tokens = (f"{m - n:,}" for m, n in zip(after, before, strict=True))
+        table.add_row(phase.name, f"{begin:,}", "to", f"{until:,}", *tokens)
     return table
 
 
-def parts(run: Parts) -> Table:
-    """The memory of each part against the peak, and the peak against what there is."""
-    c, estimate = run.config, memory.estimate_training(run.config, run.tokenizer.vocab_size)
+def memory_table(parts: Parts) -> Table:
+    """The estimated memory of each part, and the peak against what is available."""
+    c, estimate = parts.config, memory.estimate_training(parts.config, parts.tokenizer.vocab_size)
     table = Table("memory, each device", box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right")
-    rows = [(part.name, part.size, "always") for part in estimate.held]
-    rows += [(part.name, part.size, "at times") for part in estimate.passing]
-    if estimate.written:
-        rows.append(("a checkpoint being written", estimate.written, "at times"))
+    rows = [(part.name, part.size, "always") for part in estimate.permanent]
+    rows += [(part.name, part.size, "at times") for part in estimate.temporary]
+    if estimate.checkpoint:
+        rows.append(("a checkpoint being written", estimate.checkpoint, "at times"))
     for name, size, when in rows:
         bar = "█" * round(BAR * size / estimate.peak)
         table.add_row(name, format_bytes(size), f"[dim]{when:8}[/dim] {bar}")
-    there = available_bytes(c.mesh.data * c.mesh.model)
-    most = f"of {format_bytes(there)} free"
-    table.add_row("[bold]at most", f"[bold]{format_bytes(estimate.peak)}", most)
+    available = format_bytes(available_bytes(c.mesh.data * c.mesh.model))
+    # Temporary parts do not exist at the same time, so the peak is less than the sum of the rows.
+    table.add_row("[bold]at most", f"[bold]{format_bytes(estimate.peak)}", f"of {available} free")
     return table

@@ -1,4 +1,4 @@
-"""What a command returns once all is checked and opened: work that can begin."""
+"""A prepared command: checks are done and files are open, so that only the work itself is left."""
 
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -9,30 +9,30 @@ from sequencematch.train.stop_requests import StopRequests
 
 
 class Job(NamedTuple):
-    """Work that nothing stands in the way of.
+    """Work that has passed all checks.
 
     Attributes:
-      do: does it.
-      advice: what to do when it is cut short.
+      run: does the work.
+      advice: what to do if it is interrupted or stopped.
     """
 
-    do: Callable[[], None]
+    run: Callable[[], None]
     advice: str = "nothing is lost"
 
 
 class Call(NamedTuple):
-    """What was asked for.
+    """What the command line asked for, its configuration aside.
 
     Attributes:
       folder: the work directory.
-      name: of the configuration.
-      command: as it was typed.
-      stop_requests: listens for requests to leave.
-      held: what is let go when the call is over.
+      name: name of the configuration.
+      command: the command line, for the summary.
+      stop_requests: listens for requests to stop.
+      resources: closed when the command ends; holds the lock of the work directory.
     """
 
     folder: Path
     name: str
     command: str
     stop_requests: StopRequests
-    held: ExitStack
+    resources: ExitStack

@@ -1,4 +1,4 @@
-"""The judgement of a run: its answers to the test set, and what it leaves for people to read."""
+"""Evaluates a run on the validation and test sets, and writes its summary, traces and report."""
 
 import json
 import sys
@@ -13,16 +13,16 @@ from sequencematch.evaluate.edits import edit_statistics
 from sequencematch.evaluate.generate import CHOICES, Answer, Generator, deletion_flags
 from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.values import correlation
-from sequencematch.setup.build import Parts, make_generator, make_returns
+from sequencematch.setup.build import Parts, make_generator, make_scorer
 from sequencematch.storage import console, files
 from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import TrainState
 
 
-def validation_figures(run: Parts, generator: Generator, state: TrainState) -> dict[str, float]:
-    """Accuracy on the first examples of the validation set, for the learning curves."""
-    examples = run.task.splits["validation"]
-    examples = [examples[i] for i in range(min(run.config.evaluate.examples, len(examples)))]
+def validation_figures(parts: Parts, generator: Generator, state: TrainState) -> dict[str, float]:
+    """Accuracy and its interval on the first validation examples, by way of decoding."""
+    examples = parts.task.splits["validation"]
+    examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
     figures = {}
     for choice in CHOICES:
         found = accuracy(list(generator.answers(state.params, examples, choice)))
@@ -32,49 +32,51 @@ def validation_figures(run: Parts, generator: Generator, state: TrainState) -> d
     return figures
 
 
-def publish(
-    run: Parts,
+def evaluate_and_report(
+    parts: Parts,
     folder: Path,
     state: TrainState,
     facts: Mapping[str, Any],
     raise_if_asked: Callable[[], None],
 ) -> None:
-    """Answers the test set; writes summary.json, traces.jsonl and report.html; prints the result.
+    """Evaluates on the test set; writes summary.json, traces.jsonl and report.html; prints the result.
 
     Args:
-      run: the parts.
-      folder: where the files go.
-      state: what is judged.
-      facts: what is known of its training.
-      raise_if_asked: called between answers; raises if this is to end.
+      parts: the parts of the run.
+      folder: the work directory.
+      state: the train state to evaluate.
+      facts: facts of its training, for the summary.
+      raise_if_asked: called between answers; raises Interrupted if the run was asked to stop.
     """
     began = time.perf_counter()
-    test, traces = evaluate_test_set(run, state, raise_if_asked)
+    test, traces = evaluate_test_set(parts, state, raise_if_asked)
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
     summary = dict(facts) | {
-        "method": run.config.method,
-        "seed": run.config.seed,
+        "method": parts.config.method,
+        "seed": parts.config.seed,
         "steps": int(state.step),
-        "parameters": run.parameters,
+        "parameters": parts.parameters,
         "seconds": spent | {"total": sum(spent.values())},
-        "evaluated_by": dict(provenance()),
-        "config": workdir.to_json(run.config),
+        "evaluated_by": dict(provenance()),  # may differ from what trained it
+        "config": workdir.to_json(parts.config),
         "test": test,
     }
+    # Traces first: a summary marks a run as done, so everything it describes must be there by then.
     files.write(folder / "traces.jsonl", "".join(json.dumps(t) + "\n" for t in traces))
     workdir.write_json(folder / "summary.json", summary)
     report = write_report(folder)
     with console.ignore_write_failures(sys.stdout):
         for choice, found in test.items():
             print(f"{choice}: {describe(found)}")
-        print(f"look at {report}")
+        print(f"report: {report}")
 
 
 def evaluate_test_set(
-    run: Parts, state: TrainState, raise_if_asked: Callable[[], None]
+    parts: Parts, state: TrainState, raise_if_asked: Callable[[], None]
 ) -> tuple[dict[str, dict], list[dict]]:
-    """Figures of each way to answer the test set, and the traces of the first answers."""
-    examples, generator, returns = run.task.splits["test"], make_generator(run), make_returns(run)
+    """Returns (figures of each way of decoding the test set, traces of some answers)."""
+    examples = parts.task.splits["test"]
+    generator, scorer = make_generator(parts), make_scorer(parts)
     test, traces = {}, []
     for choice in CHOICES:
         answers = []
@@ -82,17 +84,20 @@ def evaluate_test_set(
             raise_if_asked()
             answers.append(answer)
         test[choice] = accuracy(answers) | {
-            "edits": edit_statistics(run.recipe.mdp, answers, run.tokenizer.encode),
-            "return": correlation(returns.of(state.params, answers), [a.right for a in answers]),
+            "edits": edit_statistics(parts.recipe.mdp, answers, parts.tokenizer.encode),
+            "return": correlation(
+                scorer.returns(state.params, answers), [a.right for a in answers]
+            ),
         }
-        traces += [trace_record(run, choice, a) for a in choose_traces(run, answers)]
+        traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
     return test, traces
 
 
-def choose_traces(run: Parts, answers: Sequence[Answer]) -> list[Answer]:
-    """The answers that the report shows; up to half of them use edits, for there is most to see."""
-    count = run.config.evaluate.traces
-    edits = [any(run.recipe.mdp.pops[action] for action in a.actions) for a in answers]
+def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[Answer]:
+    """The answers that the report shows: up to half of them with edits, or more if others are few."""
+    count = parts.config.evaluate.traces
+    # Random answers would show few edits, which are what a reader wants to see.
+    edits = [any(parts.recipe.mdp.pops[action] for action in a.actions) for a in answers]
     edited = [a for a, uses in zip(answers, edits, strict=True) if uses]
     plain = [a for a, uses in zip(answers, edits, strict=True) if not uses]
     edited = edited[: max(count // 2, count - len(plain))]
@@ -100,23 +105,24 @@ def choose_traces(run: Parts, answers: Sequence[Answer]) -> list[Answer]:
 
 
 def describe(found: Mapping[str, Any]) -> str:
-    """The figures of one way to answer, for a person."""
-    said = (
+    """One printed line with the figures of one way of decoding."""
+    line = (
         f"{found['right']} of {found['n']} test questions right, {found['accuracy']:.1%} "
         f"(95 % interval {found['low']:.1%} to {found['high']:.1%})"
     )
     rho = found["return"]["spearman"]
-    return said if rho is None else f"{said}; return and correctness correlate, Spearman {rho:+.2f}"
+    # No correlation is defined where all answers are right, or all wrong.
+    return line if rho is None else f"{line}; return and correctness correlate, Spearman {rho:+.2f}"
 
 
-def trace_record(run: Parts, choice: str, answer: Answer) -> dict[str, Any]:
-    """One answer as the report shows it."""
+def trace_record(parts: Parts, choice: str, answer: Answer) -> dict[str, Any]:
+    """One answer as a line of traces.jsonl, which the report shows."""
     return {
         "decode": choice,
         "prompt": answer.example.prompt,
         "answer": answer.example.completion,
-        "actions": run.tokenizer.symbols(answer.actions),
-        "deleted": deletion_flags(run.recipe.mdp, answer.actions),
+        "actions": parts.tokenizer.symbols(answer.actions),
+        "deleted": deletion_flags(parts.recipe.mdp, answer.actions),
         "text": answer.text,
         "right": answer.right,
     }

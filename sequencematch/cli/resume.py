@@ -1,6 +1,6 @@
-"""What a run's folder tells of its training: the newest sound state, its records, what made it.
+"""Finds where to resume a run: the newest sound state, its records and its provenance.
 
-Whatever is not as it was when the run was cut is said, or refused.
+Anything that is not as it was when the run stopped is reported, or refused.
 """
 
 import json
@@ -16,142 +16,152 @@ from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, provenance
 from sequencematch.train.state import TrainState
 
-# What a checkpoint says of its making.
-MADE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
+# Facts in a checkpoint that say what made it.
+PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
 
 
-class Beginning(NamedTuple):
-    """From where a run is trained.
+class StartingPoint(NamedTuple):
+    """The point from which a run is trained.
 
     Attributes:
-      state: restored; None for step 0.
-      kept: records of its metrics.
-      seconds: that it took.
-      damaged: steps of newer checkpoints, to be set aside.
-      record: what is written down of the run, here and in checkpoints.
+      state: the restored state; None to start at step 0.
+      records: records of the metrics log up to that state.
+      seconds: time that the run has taken so far.
+      damaged_steps: steps of newer, damaged checkpoints, which are to be moved away.
+      facts: name, configuration and provenance, for config.json and the next checkpoints.
     """
 
     state: TrainState | None
-    kept: list[dict]
+    records: list[dict]
     seconds: float
-    damaged: Sequence[int]
-    record: dict[str, Any]
+    damaged_steps: Sequence[int]
+    facts: dict[str, Any]
 
 
-def find_beginning(run: Parts, folder: Path, name: str, begun: bool) -> Beginning:
-    """From where a run goes on in a folder that holds its beginning, or step 0 in one that does not.
+def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) -> StartingPoint:
+    """The newest sound state of the run in a work directory, or step 0 if there is none.
 
     Args:
-      run: as it is configured now.
-      folder: its work directory, which nobody else writes into.
-      name: of the configuration.
-      begun: whether the folder holds the beginning of this run.
+      parts: the parts of the run, as configured now.
+      folder: the work directory, which no other process writes into.
+      name: name of the configuration.
+      has_run: whether the folder holds a run to resume.
 
     Raises:
-      ValueError, OSError: what stands in the way of going on.
+      ValueError, OSError: the run cannot be resumed.
     """
-    restored = restore_newest(run, folder) if begun else None
-    facts: Mapping[str, Any] = restored.facts if restored else {"seconds": 0.0, "records": 0}
+    restored = restore_for_training(parts, folder) if has_run else None
+    saved: Mapping[str, Any] = restored.facts if restored else {"seconds": 0.0, "records": 0}
     step = int(restored.state.step) if restored else 0
-    kept = read_records(folder, step) if restored else []
-    if len(kept) < facts["records"]:
+    records = read_records(folder, step) if restored else []
+    if len(records) < saved["records"]:
         to_stderr(
-            f"metrics.jsonl has {len(kept)} of {facts['records']} records: the others are lost"
+            f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
         )
-    record = {"name": name, "checksum": run.data, "config": workdir.to_json(run.config)}
-    record |= provenance_record(facts, current_provenance(run), done=step == run.config.train.steps)
+    facts = {"name": name, "checksum": parts.data, "config": workdir.to_json(parts.config)}
+    is_done = step == parts.config.train.steps
+    facts |= merge_provenance(saved, current_provenance(parts), is_done)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
-    # A look at a step comes after its save, and takes time of its own.
-    taken = [facts["seconds"], *(r.get("seconds") for r in kept)]
-    seconds = max(x for x in taken if isinstance(x, float))
-    return Beginning(state, kept, seconds, damaged, record)
+    # The validation of a step runs after its save, so its record may have the later time.
+    times = [saved["seconds"], *(record.get("seconds") for record in records)]
+    seconds = max(x for x in times if isinstance(x, float))
+    return StartingPoint(state, records, seconds, damaged, facts)
 
 
-def restore_newest(run: Parts, folder: Path) -> Restored | None:
-    """The newest sound state, with a word on what is not as it was; None if none was ever saved.
+def restore_for_training(parts: Parts, folder: Path) -> Restored | None:
+    """The newest sound state; None if none was ever saved. Reports a change of provenance.
 
     Raises:
-      ValueError: there were some, and begun again the run would write over what is left of it; or
-        it cannot go on with them.
-      OSError: one cannot be read.
+      ValueError: checkpoints were saved but are gone, so that starting over would overwrite the rest of
+        the run; or the run cannot continue from them.
+      OSError: a checkpoint cannot be read.
     """
     with Checkpoints(folder) as checkpoints:
         if checkpoints.all_lost():
             raise ValueError(
-                f"the run in {folder} has saved checkpoints, and they are gone: put them back, or "
+                f"the run in {folder} has saved checkpoints, but they are gone: put them back, or "
                 "start again in another --workdir"
             )
         if checkpoints.is_empty():
             to_stderr(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
             return None
-    restored = restore(run, folder)
-    changed = changes(restored.facts, current_provenance(run))
+    restored = restore(parts, folder)
+    changed = changes(restored.facts, current_provenance(parts))
     if changed:
         to_stderr(
-            f"the run was saved elsewhere ({'; '.join(changed)}) and may not go on bit for bit"
+            f"the run was saved in another environment ({'; '.join(changed)}): it may not continue "
+            "bit for bit"
         )
     return restored
 
 
-def current_provenance(run: Parts) -> dict[str, Any]:
-    """What decides every bit of what is trained now: its provenance, and the mesh, data x model."""
-    mesh = run.config.mesh
+def current_provenance(parts: Parts) -> dict[str, Any]:
+    """The provenance of what is trained now: all that decides its bits, the mesh included."""
+    mesh = parts.config.mesh
     return {**provenance(), "mesh": f"{mesh.data} x {mesh.model}"}
 
 
-def provenance_record(
-    facts: Mapping[str, Any], now: Mapping[str, Any], done: bool
+def merge_provenance(
+    saved: Mapping[str, Any], now: Mapping[str, Any], is_done: bool
 ) -> dict[str, Any]:
-    """What trains a run from here on, unless it is done, and what trained earlier parts."""
-    if "versions" not in facts:
+    """The provenance of a resumed run, with that of its earlier parts under `earlier`.
+
+    Args:
+      saved: facts of the checkpoint; without provenance if there is none.
+      now: the current provenance.
+      is_done: whether all steps are taken; then nothing more is trained, and `now` plays no part.
+    """
+    if "versions" not in saved:
         return {**now, "earlier": []}
-    before = {key: facts[key] for key in now}
-    if done or before == now:
-        return before | {"earlier": facts["earlier"]}
-    return {**now, "earlier": [*facts["earlier"], before]}
+    before = {key: saved[key] for key in now}
+    if is_done or before == now:
+        return before | {"earlier": saved["earlier"]}
+    return {**now, "earlier": [*saved["earlier"], before]}
 
 
-def restore(run: Parts, folder: Path) -> Restored:
-    """The newest sound state of the folder's run, with a word on newer ones.
+def restore(parts: Parts, folder: Path) -> Restored:
+    """The newest sound state of the run in a work directory. Reports newer, damaged checkpoints.
 
     Raises:
-      ValueError: there is none, or the data have changed.
+      ValueError: there is none, it is of another version, or the data have changed.
       OSError: it cannot be read.
     """
-    known = workdir.read(folder)["checksum"]
-    if known is not None:  # before other shapes make every checkpoint look damaged
-        workdir.check_data(folder, known, run.data)
+    checksum = workdir.read_config(folder)["checksum"]
+    # Check the data first: with another alphabet the shapes differ, and every checkpoint looks damaged.
+    if checksum is not None:
+        workdir.check_data(folder, checksum, parts.data)
     with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore(run.like)
-    missing = {*MADE, "seconds", "records"} - restored.facts.keys()
+        restored = checkpoints.restore(parts.like)
+    missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
     if missing:
         raise ValueError(
-            f"the run in {folder} is of another version of sequencematch (its checkpoints say nothing "
-            f"of {', '.join(sorted(missing))}): go on with that, or start again in another --workdir"
+            f"the run in {folder} is of another version of sequencematch (its checkpoints lack "
+            f"{', '.join(sorted(missing))}): use that version, or start again in another --workdir"
         )
-    workdir.check_data(folder, restored.facts["checksum"], run.data)
-    for said in restored.damaged.values():
-        to_stderr(f"{said}: going back to that of step {int(restored.state.step)}")
+    # Again, with the checkpoint's own checksum: config.json may lack it, or have been edited.
+    workdir.check_data(folder, restored.facts["checksum"], parts.data)
+    for damage in restored.damaged.values():
+        to_stderr(f"{damage}: falling back to the one of step {int(restored.state.step)}")
     return restored
 
 
 def read_summary(path: Path, step: int) -> dict[str, Any]:
-    """What a run's summary says of its training to a step; nothing if there is none of it.
+    """The command and training time in the summary of a step; empty if there is none of that step.
 
     Raises:
-      ValueError: the summary is damaged, or of a later step, and would be lost.
+      ValueError: the summary is damaged, or is of a later step and would be overwritten.
     """
     if not path.is_file():
         return {}
     try:
-        known = json.loads(path.read_text())
-        judged, command = int(known["steps"]), known["command"]
-        seconds = float(known["seconds"]["train"])
+        summary = json.loads(path.read_text())
+        evaluated, command = int(summary["steps"]), summary["command"]
+        seconds = float(summary["seconds"]["train"])
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
-    if judged > step:
+    if evaluated > step:
         raise ValueError(
-            f"{path} tells of step {judged}, but the newest sound checkpoint is of step {step}: go on "
-            "with --resume, or remove it to evaluate that one"
+            f"{path} is of step {evaluated}, but the newest sound checkpoint is of step {step}: "
+            "continue with --resume, or remove the summary to evaluate that checkpoint"
         )
-    return {"command": command, "seconds": {"train": seconds}} if judged == step else {}
+    return {"command": command, "seconds": {"train": seconds}} if evaluated == step else {}

@@ -1,4 +1,4 @@
-"""--mode=sample: one answer, printed as it is written."""
+"""--mode=sample: prints one answer as it is generated."""
 
 import sys
 from collections.abc import Iterable
@@ -18,52 +18,56 @@ from sequencematch.setup.build import Parts
 from sequencematch.storage.console import ignore_write_failures
 
 
-def prepare_answer(run: Parts, folder: Path, question: str) -> Job:
-    """Prints the greedy answer to one prompt as it is written, deletions struck through."""
-    prompt, start = encode_prompt(run.tokenizer, question, run.config.prompt_slots)
-    state = resume.restore(run, folder).state
+def prepare_answer(parts: Parts, folder: Path, question: str) -> Job:
+    """Restores the newest checkpoint; the job prints its greedy answer as it is generated.
+
+    Raises:
+      ValueError, OSError: the run cannot be opened, or the prompt does not fit.
+    """
+    prompt, start = encode_prompt(parts.tokenizer, question, parts.config.prompt_slots)
+    state = resume.restore(parts, folder).state
     actions = stream.actions(
-        run.recipe.graph,
-        run.recipe.mdp,
+        parts.recipe.graph,
+        parts.recipe.mdp,
         state.params,
         prompt,
         int(start),
-        max_actions=run.config.evaluate.max_actions,
+        max_actions=parts.config.evaluate.max_actions,
         choose=decoding.with_edit_bias(
-            decoding.greedy, run.recipe.mdp, run.config.evaluate.edit_bias
+            decoding.greedy, parts.recipe.mdp, parts.config.evaluate.edit_bias
         ),
     )
 
     def answer() -> None:
         with ignore_write_failures(sys.stdout):
-            show(run, question, actions)
+            print_answer(parts, question, actions)
 
     return Job(answer)
 
 
-def show(run: Parts, question: str, actions: Iterable[int]) -> None:
-    """Writes an answer live in a terminal; elsewhere symbol by symbol."""
+def print_answer(parts: Parts, question: str, actions: Iterable[int]) -> None:
+    """Prints an answer: in a terminal with deletions struck through, elsewhere symbol by symbol."""
     console, taken = Console(highlight=False), []
-    if not console.is_terminal:
+    if not console.is_terminal:  # a pipe or a file cannot be rewritten: show edits as symbols
         print(question, end=" ", flush=True)
         for action in actions:
             taken.append(action)
-            print(*run.tokenizer.symbols([action]), sep="", end="", flush=True)
-        print("\n" + run.tokenizer.decode(surviving_text(run.recipe.mdp, taken)))
+            print(*parts.tokenizer.symbols([action]), sep="", end="", flush=True)
+        print("\n" + parts.tokenizer.decode(surviving_text(parts.recipe.mdp, taken)))
         return
     with Live(console=console, auto_refresh=False) as live:
         for action in actions:
             taken.append(action)
-            live.update(strike_deleted(run, question, taken), refresh=True)
+            live.update(strike_deleted(parts, question, taken), refresh=True)
 
 
-def strike_deleted(run: Parts, question: str, actions: list[int]) -> Text:
-    """The question, and the answer with each deleted token struck through and each edit marked."""
-    decisions, text = run.recipe.mdp, Text(question + " ")
-    gone = deletion_flags(decisions, actions)
-    for action, symbol, flag in zip(actions, run.tokenizer.symbols(actions), gone, strict=True):
-        if decisions.pops[action]:
+def strike_deleted(parts: Parts, question: str, actions: list[int]) -> Text:
+    """The question and the answer, with deleted tokens struck through and edits marked."""
+    mdp, text = parts.recipe.mdp, Text(question + " ")
+    symbols, flags = parts.tokenizer.symbols(actions), deletion_flags(mdp, actions)
+    for action, symbol, is_deleted in zip(actions, symbols, flags, strict=True):
+        if mdp.pops[action]:
             text.append(MARKS[symbol], style="dim")
         else:
-            text.append(symbol, style="red strike" * flag)
+            text.append(symbol, style="red strike" * is_deleted)
     return text

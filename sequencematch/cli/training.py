@@ -1,91 +1,98 @@
-"""--mode=train: a run from its beginning, or from its newest checkpoint, to its report."""
+"""--mode=train: trains from step 0 or from the newest checkpoint, then writes the report."""
 
 from functools import partial
 from pathlib import Path
 
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.job import Call, Job
-from sequencematch.cli.resume import Beginning
+from sequencematch.cli.resume import StartingPoint
 from sequencematch.setup.build import Parts, make_generator, make_plan, training_data
 from sequencematch.storage.checkpoint import Checkpoints, set_aside
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.storage.provenance import hardware
-from sequencematch.train.loop import Recorder
-from sequencematch.train.loop import train as run_plan
+from sequencematch.train import loop
 from sequencematch.train.plan import Plan
 from sequencematch.train.state import TrainState
 
 
-def prepare_training(run: Parts, call: Call, begun: bool) -> Job:
-    """Trains, or goes on from the newest sound checkpoint, then judges the result.
+def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
+    """Opens the work directory; the job trains to the end of the plan and evaluates the result.
 
     Args:
-      run: what to train.
-      call: where, and what for.
-      begun: whether the folder holds the beginning of this run.
+      parts: the parts of the run.
+      call: what the command line asked for.
+      has_run: whether the work directory holds a run to resume.
+
+    Raises:
+      ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
     """
-    plan, data = make_plan(run), training_data(run)
-    beginning = open_run(run, call, begun)
-    return Job(lambda: train(run, call, plan, data, beginning), "go on with --resume")
+    plan, data = make_plan(parts), training_data(parts)
+    start = open_run(parts, call, has_run)
+    return Job(lambda: train(parts, call, plan, data, start), "continue with --resume")
 
 
-def open_run(run: Parts, call: Call, begun: bool) -> Beginning:
-    """Takes hold of the folder, and writes down what runs in it."""
+def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
+    """Locks the work directory and writes config.json."""
     folder = call.folder
     folder.mkdir(parents=True, exist_ok=True)
-    call.held.enter_context(workdir.lock(folder))
-    begun = workdir.check_free(folder, run.config, resume=begun)  # now that nobody else can come
-    beginning = resume.find_beginning(run, folder, call.name, begun)
-    workdir.write_json(folder / workdir.CONFIG, beginning.record)
-    return beginning
+    call.resources.enter_context(workdir.lock(folder))
+    # Check again: before the lock was taken another process could have written into the folder.
+    has_run = workdir.check_free(folder, parts.config, resume=has_run)
+    start = resume.find_starting_point(parts, folder, call.name, has_run)
+    workdir.write_json(folder / workdir.CONFIG, start.facts)
+    return start
 
 
-def train(run: Parts, call: Call, plan: Plan, data: tuple, beginning: Beginning) -> None:
-    """Trains to the end of the plan, and publishes the verdict."""
-    folder, keep = call.folder, run.config.checkpoint
-    state = run.initial() if beginning.state is None else beginning.state
-    announce(run, folder, int(state.step))
-    for step in beginning.damaged:
-        to_stdout(f"checkpoint {step} is kept in {set_aside(folder, step)}/")
+def train(parts: Parts, call: Call, plan: Plan, data: tuple, start: StartingPoint) -> None:
+    """Trains to the end of the plan, evaluates the test set and writes the results."""
+    folder, keep = call.folder, parts.config.checkpoint
+    state = parts.initial() if start.state is None else start.state
+    announce(parts, folder, int(state.step))
+    # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
+    for step in start.damaged_steps:
+        to_stdout(f"damaged checkpoint {step} was moved to {set_aside(folder, step)}/")
     with Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints:
         checkpoints.tidy()
-        with MetricsLog(folder, beginning.kept) as log:
-            recorder = Recorder(
+        with MetricsLog(folder, start.records) as log:
+            recorder = loop.Recorder(
                 plan,
                 checkpoints,
                 log,
                 call.stop_requests,
-                partial(results.validation_figures, run, make_generator(run)),
-                beginning.record,
-                beginning.seconds,
+                partial(results.validation_figures, parts, make_generator(parts)),
+                start.facts,
+                start.seconds,
             )
-            state, seconds = run_plan(plan, state, *data, recorder)
-    facts = {key: beginning.record[key] for key in resume.MADE} | count_tokens(plan, state)
+            state, seconds = loop.train(plan, state, *data, recorder)
+    facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
     facts |= {"command": call.command, "seconds": {"train": seconds}}
-    results.publish(run, folder, state, facts, call.stop_requests.raise_if_asked)
+    results.evaluate_and_report(parts, folder, state, facts, call.stop_requests.raise_if_asked)
 
 
 def count_tokens(plan: Plan, state: TrainState) -> dict[str, int]:
-    """Tokens that a state took."""
+    """Tokens that were trained on and sampled up to a state, for the summary."""
     tokens, sampled = plan.tokens(int(state.step))
     return {"tokens": tokens, "sampled_tokens": sampled}
 
 
-def prepare_dry_run(run: Parts, call: Call, begun: bool) -> Job:
-    """Says what `training` would do, after all that it checks; leaves the folder as it is."""
+def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
+    """Makes all checks of `prepare_training` and writes nothing; the job prints the plan.
+
+    Args and Raises: as of `prepare_training`.
+    """
     folder = call.folder
-    if (folder / workdir.LOCK).is_file():
-        call.held.enter_context(workdir.lock(folder))
-    state = resume.find_beginning(run, folder, call.name, begun).state
-    plan, first = make_plan(run), 0 if state is None else int(state.step)
-    dry_run.trace(run, plan, *training_data(run))
-    return Job(lambda: dry_run.show(run, plan, folder, first))
+    if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
+        call.resources.enter_context(workdir.lock(folder))
+    state = resume.find_starting_point(parts, folder, call.name, has_run).state
+    plan, first = make_plan(parts), 0 if state is None else int(state.step)
+    dry_run.trace(parts, plan, *training_data(parts))
+    return Job(lambda: dry_run.print_plan(parts, plan, folder, first))
 
 
-def announce(run: Parts, folder: Path, step: int) -> None:
-    """Says what is about to happen, and where its traces will be."""
+def announce(parts: Parts, folder: Path, step: int) -> None:
+    """Prints what is about to be trained, and where."""
     to_stdout(
-        f"{run.config.method} on {run.task.name}: {run.parameters:,} parameters, steps {step} to "
-        f"{run.config.train.steps} on {hardware()}; everything goes to {folder}/"
+        f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters, steps {step} to "
+        f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )

@@ -1,4 +1,4 @@
-"""The folder of a run: what lies in it, whether it may be used as asked, and by whom."""
+"""The work directory of a run: its config.json, its lock, and whether it may be used as asked."""
 
 import contextlib
 import fcntl
@@ -14,70 +14,73 @@ from ml_collections import ConfigDict
 from sequencematch.setup.defaults import differences
 from sequencematch.storage import files
 
-# How a run is evaluated may change after it; what was trained may not.
+# Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
+# change what was trained.
 FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.")
 
-# Where a run goes on, what it keeps and how many questions it answers at once may change: batches,
-# noise and samples are the same.
+# Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many
+# questions are answered at a time. Batches, noise and samples do not depend on them.
 FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows")
 
-# What a run that was killed before it was written down may leave.
 LOCK, CONFIG = "lock", "config.json"
-WRITTEN = ("checkpoints", "damaged", "tensorboard")
-NOTHING = {LOCK, CONFIG + ".tmp"}
+SUBFOLDERS = ("checkpoints", "damaged", "tensorboard")
+LEFTOVERS = {LOCK, CONFIG + ".tmp"}  # of a run that was killed before it wrote config.json
 
 
 def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
-    """Whether training may write into the folder; says whether there is a run to go on with.
+    """Checks that training may write into the folder; returns whether it holds a run to resume.
+
+    Args:
+      folder: the work directory, which need not exist.
+      config: the configuration to train.
+      resume: whether a run in the folder may be resumed.
 
     Raises:
-      ValueError: it holds a run and `resume` is not asked for, or one of another configuration, or
-        anything else; nothing is touched.
+      ValueError: the folder holds a run and `resume` is False, or a run of another configuration, or
+        anything else. Nothing is changed.
     """
     check_writable(folder)
     check_links(folder)
     if resume and (folder / CONFIG).is_file():
         check_same(folder, config, free=FREE_TO_RESUME)
         return True
-    if folder.is_dir() and {path.name for path in folder.iterdir()} - NOTHING:
+    if folder.is_dir() and {path.name for path in folder.iterdir()} - LEFTOVERS:
         advice = (
-            "it holds no run: name"
-            if resume
-            else "add --resume to go on with the run in it, or name"
+            "it holds no run: name" if resume else "add --resume to continue the run in it, or name"
         )
         raise ValueError(f"--workdir={folder} is not empty: {advice} another --workdir")
     return False
 
 
 def check_writable(folder: Path) -> None:
-    """Raises ValueError unless the folder is there, or can be made, and can be written into."""
-    # Of a place it may not look into, os.path says that nothing is there; pathlib raises.
+    """Raises ValueError unless the folder can be written into, or created."""
+    # os.path, because pathlib raises for a path inside a folder that may not be read.
     if os.path.isfile(folder):
         raise ValueError(f"--workdir={folder} is a file: name a folder")
-    there = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
-    may = os.access(there, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids)
-    if not there.is_dir() or not may:
-        raise ValueError(f"--workdir={folder} cannot be written: {there} does not let you")
+    nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
+    effective = (
+        os.access in os.supports_effective_ids
+    )  # the rights of the effective user, if possible
+    may_write = os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)
+    if not nearest.is_dir() or not may_write:
+        raise ValueError(
+            f"--workdir={folder} cannot be written: {nearest} is not a folder that you may write into"
+        )
 
 
 def check_links(folder: Path) -> None:
-    """Raises ValueError if a folder that is written into leads out of the run's."""
-    for name in WRITTEN:
+    """Raises ValueError if a subfolder that is written into is a link, which may lead anywhere."""
+    for name in SUBFOLDERS:
         if (folder / name).is_symlink():
             raise ValueError(
-                f"{folder / name} is a link, and nothing is written through it: put in its place the "
-                "folder that it leads to"
+                f"{folder / name} is a symbolic link, and nothing is written through it: replace it "
+                "by the folder that it points to"
             )
 
 
-def check_run(folder: Path, config: ConfigDict) -> None:
-    """Whether the folder holds a run of this configuration, its evaluation aside."""
-    check_same(folder, config, free=FREE_TO_EVALUATE)
-
-
-def check_data(folder: Path, trained: int, here: int) -> None:
-    """Raises ValueError if the folder's run was trained on other examples, by their checksums."""
-    if trained != here:
+def check_data(folder: Path, trained: int, current: int) -> None:
+    """Raises ValueError if the checksum of the data is not that of the examples trained on."""
+    if trained != current:
         raise ValueError(
             f"the data of the run in {folder} are not those that it was trained on: put them back, or "
             "start again in another --workdir"
@@ -85,9 +88,15 @@ def check_data(folder: Path, trained: int, here: int) -> None:
 
 
 def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
-    """Raises ValueError naming the keys in which the folder's run differs from `config`."""
-    there = read(folder)["config"]
-    found = [d for d in differences(to_json(config), there) if not d.startswith(free)]
+    """Raises ValueError if the run in the folder differs from `config` in keys that are not free.
+
+    Args:
+      folder: the work directory.
+      config: the configuration asked for.
+      free: prefixes of the keys that may differ.
+    """
+    theirs = read_config(folder)["config"]
+    found = [d for d in differences(to_json(config), theirs) if not d.startswith(free)]
     if found:
         raise ValueError(
             f"--workdir={folder} holds a run of another configuration ({'; '.join(found)}): use the "
@@ -97,10 +106,11 @@ def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Keeps every other process from writing into the folder; the system frees it if this one dies.
+    """Locks the folder against other processes; the system releases the lock if this process dies.
 
     Raises:
-      ValueError: another process works in it.
+      ValueError: another process holds the lock.
+      OSError: the lock file cannot be opened, or is a link.
     """
     with files.open_lock(folder / LOCK) as file:
         try:
@@ -120,11 +130,11 @@ def lock(folder: Path) -> Iterator[None]:
             file.truncate(0)
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """The name, the configuration and the checksum of the data of the folder's run.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The name, configuration and data checksum in the config.json of a run.
 
     Raises:
-      ValueError: there is no run, or its config.json is damaged.
+      ValueError: there is no config.json, or it is damaged.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -132,7 +142,7 @@ def read(folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):
-            raise TypeError("its configuration is no object")
+            raise TypeError("its configuration is not an object")
         config = ConfigDict(record["config"])
         return {"name": record["name"], "config": config, "checksum": record.get("checksum")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -140,10 +150,10 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
-    """The configuration as JSON has it: tuples become lists."""
+    """The configuration as JSON stores it: tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
 def write_json(path: Path, record: dict) -> None:
-    """Writes a JSON file whole or not at all."""
+    """Writes a JSON file atomically."""
     files.write(path, json.dumps(record, indent=2) + "\n")

@@ -1,1 +1,1 @@
-"""The mathematics: one trajectory, arrays in, arrays out; batching is `jax.vmap`, outside."""
+"""The mathematics of one trajectory: arrays in, arrays out. Callers batch with `jax.vmap`."""

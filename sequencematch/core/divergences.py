@@ -1,15 +1,16 @@
-"""Divergences between the model's and the data's occupancy, as values.
+"""f-divergences between the occupancies of the policy and of the data.
 
-A divergence D_f(p||q) = sum q f(p/q) enters the objective through the concave function of the scaled
-reward x = alpha r on the expert's steps (SequenceMatch's objective; the duality behind it)
+A divergence D_f(p||q) = sum q f(p/q) enters the objective (SequenceMatch, arXiv 2306.05426) through
+a concave function of the scaled reward x = alpha r on the expert's steps:
 
     phi(x) = -f*(-x) = inf_t [x t + f(t)],        phi'(x) = the ratio t = rho_pi/rho_E that attains it.
 
-Every f has f(1) = f'(1) = 0, so that phi(0) = 0 and phi'(0) = 1. Where the ratio would exceed t_max,
-phi goes on with slope t_max: the exact conjugate of f restricted to t <= t_max, whose value there is
-x t_max + f(t_max).
+Every f has f(1) = f'(1) = 0, so phi(0) = 0 and phi'(0) = 1: reward 0 means equal occupancies. Where
+the ratio would exceed t_max, phi continues as the line x t_max + f(t_max). This is the exact
+conjugate of f restricted to t <= t_max. docs/mathematics.md, sections 2 and 3, has the derivation.
 
-One of your own is five lines, and with its name in `DIVERGENCES` every experiment can choose it:
+To add a divergence, write five lines and put its name in `DIVERGENCES`; every configuration can then
+select it:
 
     alpha_half = Divergence(
         f=lambda t: 2 * (jnp.sqrt(t) - 1) ** 2,
@@ -29,18 +30,18 @@ Elementwise = Callable[[Float[Array, "*shape"]], Float[Array, "*shape"]]
 
 
 def no_floor(t_max: float) -> float:
-    """The floor of a divergence whose phi is wanted on the whole line."""
+    """The floor -inf, for a divergence whose phi is used on the whole line."""
     return -jnp.inf
 
 
 class Divergence(NamedTuple):
-    """What the objective needs to know of a divergence.
+    """A divergence D_f and its functions in the objective.
 
     Attributes:
-      f: its generator, of the ratio t = rho_pi/rho_E.
-      phi: -f*(-x) for x above the floor, applied to x = alpha r on the expert's steps.
-      floor: t_max -> the x below which phi's slope would exceed t_max.
-      psi: what is applied to x on the policy's own steps; None where a divergence asks for no samples.
+      f: the generator, a function of the ratio t = rho_pi/rho_E.
+      phi: -f*(-x) for x above the floor; applied to x = alpha r on the expert's steps.
+      floor: t_max -> the x below which the slope of phi would exceed t_max, -f'(t_max).
+      psi: applied to x = alpha r on the policy's steps; None if the divergence needs no samples.
     """
 
     f: Elementwise
@@ -50,37 +51,45 @@ class Divergence(NamedTuple):
 
     @property
     def domain(self) -> float:
-        """The x above which phi is finite (from it on, for tv): its floor without a largest ratio."""
+        """The lower end of phi's domain, inf {x: phi(x) > -inf}: its floor at t_max = inf."""
         return float(self.floor(jnp.inf))
 
     def conjugate(self, y: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """f*(y) = sup_t [y t - f(t)] = -phi(-y), for -y in the domain."""
+        """The convex conjugate f*(y) = sup_t [y t - f(t)] = -phi(-y), for -y in the domain."""
         return -self.phi(-y)
 
     def capped_phi(self, x: Float[Array, "*shape"], t_max: float) -> Float[Array, "*shape"]:
-        """phi(x), with slope t_max below the floor."""
+        """phi(x) for x above the floor, and the line x t_max + f(t_max) below it.
+
+        Args:
+          x: scaled rewards alpha r.
+          t_max: largest slope, the largest ratio rho_pi/rho_E that is distinguished.
+        """
         floor = self.floor(t_max)
+        # phi is evaluated at the floor where x lies below it: `where` passes gradients to both
+        # branches, and outside the domain phi's would be nan.
         inside = self.phi(jnp.where(x < floor, floor, x))
         return jnp.where(x < floor, x * t_max + self.f(t_max), inside)
 
 
-# The whole parabola: the supremum over all real t, so no reward is ever too low for it.
+# The supremum over all real t, negative ratios included. So phi is a whole parabola and needs no floor.
 chi2 = Divergence(
     f=lambda t: (t - 1) ** 2,
     phi=lambda x: x - x**2 / 4,
 )
 
-# SequenceMatch's choice: four times chi2 to the mixture (rho_E + rho_pi)/2, estimated with samples
-# from both sides (LS-IQ's regulariser with c = alpha/4).
+# SequenceMatch's choice: four times chi2 to the mixture (rho_E + rho_pi)/2, estimated from samples of
+# both sides (LS-IQ's regulariser with c = alpha/4).
 chi2_mixture = Divergence(
     f=lambda t: 2 * (t - 1) ** 2 / (t + 1),
     phi=lambda x: x - x**2 / 8,
     psi=lambda x: -(x**2) / 8,
 )
 
-# The same divergence in closed form: the policy's side of it is maximised out, so that no samples are
-# asked for. Its optimum is the true minimum of the divergence; the sampled one, whose samples have no
-# gradient, settles within O(alpha^2) of it. Beyond x = 6 the best ratio is t = 0.
+# The same divergence in closed form: the policy's side is maximised out, so no samples are needed. Its
+# optimum is the true minimum of the divergence. `chi2_mixture`, whose samples carry no gradient,
+# converges to within O(alpha^2) of it. Beyond x = 6 the best ratio is t = 0.
+# phi equals 4 sqrt(2 (2 + x)) - 8 - x; this form has no cancellation near x = 0.
 le_cam = Divergence(
     f=lambda t: 2 * (t - 1) ** 2 / (t + 1),
     phi=lambda x: jnp.where(x < 6, 4 * x / (1 + jnp.sqrt(1 + jnp.minimum(x, 6) / 2)) - x, 2.0),
@@ -101,7 +110,8 @@ forward_kl = Divergence(
     floor=lambda t_max: 1 / t_max - 1,
 )
 
-# Twice the usual Jensen-Shannon divergence.
+# Twice the usual Jensen-Shannon divergence. phi is log(2 - e^-x), written to be accurate near 0. The
+# floor is written so that t_max = inf gives -log 2.
 js = Divergence(
     f=lambda t: xlogy(t, t) - (t + 1) * jnp.log((t + 1) / 2),
     phi=lambda x: jnp.log1p(-jnp.expm1(-x)),
@@ -115,7 +125,7 @@ hellinger = Divergence(
     floor=lambda t_max: t_max**-0.5 - 1,
 )
 
-# Total variation: the ratio is 0, 1 or t_max.
+# Total variation. f is kinked, so phi is piecewise linear: the best ratio is 0, 1 or t_max.
 tv = Divergence(
     f=lambda t: jnp.abs(t - 1) / 2,
     phi=lambda x: jnp.minimum(x, 0.5),

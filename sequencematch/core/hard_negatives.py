@@ -1,4 +1,10 @@
-"""Hard negatives: wrong tokens drawn from the current policy (`noise.kind="policy"`)."""
+"""Hard negatives: wrong tokens drawn from the current policy (`noise.kind="policy"`).
+
+Which wrong token is pushed changes neither the stack, nor the mask, nor the states. So an episode
+first carries placeholders. One gradient-free pass gives l(.|s_t) at its wrong steps, where s_t holds
+clean text only. `draw_wrong_token` then draws a token for each of them, and `replace_wrong_tokens`
+puts it into the trajectory. docs/mathematics.md, section 6, says why `noise.run` must be 0.
+"""
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +15,8 @@ from sequencematch.core.types import Trajectory
 
 
 def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
-    """The times at which the environment pushed another token than the expert's label."""
+    """The times at which an ordinary token other than the label was pushed."""
+    # The action executed at time t is the token of slot t+1.
     executed = jnp.roll(trajectory.tokens, -1)
     return trajectory.valid & jnp.asarray(mdp.ordinary)[executed] & (executed != trajectory.actions)
 
@@ -17,17 +24,25 @@ def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
 def draw_wrong_token(
     mdp: Mdp, logits: Float[Array, " V"], right: Int[Array, ""], key: PRNGKeyArray
 ) -> Int[Array, ""]:
-    """Draws a wrong token from the policy: z ~ pi(.|s), z an ordinary token other than `right`."""
+    """Draws z ~ pi(.|s), restricted to the ordinary tokens other than the right action.
+
+    Args:
+      mdp: the decision process.
+      logits: float32[V], l(.|s).
+      right: int32, id of the right action.
+      key: a random key.
+    """
     allowed = jnp.asarray(mdp.ordinary) & (jnp.arange(logits.shape[0]) != right)
     return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf))
 
 
 def replace_wrong_tokens(mdp: Mdp, trajectory: Trajectory, z: Int[Array, " T"]) -> Trajectory:
-    """The trajectory with the token pushed at each wrong step t replaced by z[t].
+    """Replaces the token pushed at each wrong step t by z[t]; no other field changes.
 
-    The stack, the mask and the states do not depend on which wrong token was pushed. So an episode
-    ships placeholders, one gradient-free pass over it gives l(.|s_t) at its wrong steps (before a
-    wrong token s_t holds clean text only), `wrong_token` draws, and nothing but the tokens changes.
+    Args:
+      mdp: the decision process.
+      trajectory: a trajectory with placeholders at its wrong steps.
+      z: int32[T], ordinary tokens; only those at wrong steps are used.
     """
     executed = jnp.where(wrong_steps(mdp, trajectory), z, jnp.roll(trajectory.tokens, -1))
     tokens = jnp.roll(executed, 1).astype(trajectory.tokens.dtype)

@@ -1,8 +1,9 @@
 """The Markov decision process of text with edit actions (SequenceMatch, arXiv 2306.05426).
 
 A state is a stack of tokens above a fixed prompt. An ordinary token is pushed, `<eos>` leads to an
-absorbing state, an edit action pops tokens: `<bkspc>` pops one, RESET all (Zhang et al., arXiv
-2409.14586), and nothing when only the prompt is left. Its slot is dead all the same.
+absorbing state, and an edit pops tokens: `<bkspc>` pops one, RESET pops all (Zhang et al., arXiv
+2409.14586). The prompt is never popped: with only the prompt left, an edit changes nothing, but it
+takes a step of time all the same.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int
 
-# What RESET pops: more than any text holds, so that only the prompt is left.
+# How many tokens RESET pops: more than any text holds, so only the prompt is left.
 EVERYTHING = 2**30
 
 
@@ -19,9 +20,9 @@ class Mdp(NamedTuple):
     """The static facts of the decision process over a vocabulary of V ids.
 
     Attributes:
-      legal: bool[V], the action set; the same mask stands in logsumexp, loss and sampler.
+      legal: bool[V], the action set; logsumexp, loss and sampler all use this one mask.
       ordinary: bool[V], the tokens that a text is made of: legal, neither `<eos>` nor an edit.
-      pops: int32[V], how many tokens an action removes from the top; 0 pushes itself.
+      pops: int32[V], how many tokens an action pops; 0 for an action that is pushed itself.
       eos: id of the action that ends the text.
       pad: id that fills unused slots; never an action.
     """
@@ -42,9 +43,10 @@ def make(
       vocab_size: V, number of ids.
       eos: id of `<eos>`.
       pad: id of `<pad>`; never an action.
-      never: other ids that are no action (`<bos>`, ids that only fill up the vocabulary, and edit
-        actions for methods that have none).
-      edits: edit action -> number of tokens it pops, `{bkspc: 1}`; empty for methods without.
+      never: other ids that are not actions (`<bos>`, ids that only pad the vocabulary, and edits of
+        methods that have none).
+      edits: id of each edit -> number of tokens it pops, as in `{bkspc: 1}`; empty for methods without
+        edits.
     """
     legal = np.ones(vocab_size, bool)
     legal[[pad, *never]] = False

@@ -1,20 +1,21 @@
-"""Objectives on trajectories: maximum likelihood, and SequenceMatch's estimator (arXiv 2306.05426).
+"""SequenceMatch's objective J, estimated from trajectories (arXiv 2306.05426).
 
-The implied reward of a step is r_t = l(a_t|s_t) - gamma V(s_{t+1}). With weights kappa_t (gamma^t,
-or 1), decisions t = 0..N-1 and last state s_N, one formula serves every case:
+A trajectory tau has decisions t = 0..N-1 and a last state s_N. With weights kappa_t and the implied
+rewards r_t = l(a_t|s_t) - gamma V(s_{t+1}), J is the sum of two parts, to be maximised:
 
-    J = sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N)                         expert
-        - (1-w) C(tau_E) - w C(tau_pi)
-        + sum_t kappa_t psi(alpha r_t)/alpha + kappa_N psi(alpha (1-gamma) V(s_N)) / (alpha (1-gamma))
-                                                                                    policy
+    expert   sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau_E)
+    policy   sum_t kappa_t psi(alpha r_t)/alpha + kappa_N B_psi(s_N) - w C(tau_pi)
 
     C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N)
 
-At w = 0 with chi2, uniform weights and V(s_N) = 0 it is the TD-regularised maximum likelihood of
-inverse RL (arXiv 2409.01369): sum_t log pi(a_t|s_t) - lambda r_t^2, lambda = alpha/4.
+B(s_N) is the credit of the last state (`absorbing_reward`; V(s_N) where an expert trajectory was cut).
+B_psi has psi in place of phi, and is 0 where a policy trajectory was cut. A divergence without psi
+leaves only -w C(tau_pi) of the policy's part. docs/mathematics.md, section 4, derives all of this.
 
-Functions here are per trajectory; `sequencematch`, `behavioural_cloning` and `unlikelihood` sum them
-over a batch.
+With chi2, w = 0, uniform weights and V(s_N) = 0, J is the TD-regularised maximum likelihood of inverse
+RL (arXiv 2409.01369): sum_t log pi(a_t|s_t) - lambda r_t^2 with lambda = alpha/4.
+
+Functions take one trajectory; only `sequencematch` takes a batch.
 """
 
 from collections.abc import Callable
@@ -39,12 +40,12 @@ from sequencematch.core.types import Trajectory, Values
 
 
 class Weighting(NamedTuple):
-    """How much a step counts, and what that makes of the sum of temporal differences.
+    """The weight of each decision, and the cost C(tau) that follows from it.
 
     Attributes:
       kappa: (gamma, decisions since the start) -> weight.
       cost: (objective, values, trajectory) -> C(tau).
-      telescopes: whether C(tau) = V(s_0) whatever was sampled, so that w is inert.
+      telescopes: whether C(tau) = V(s_0) for any trajectory, so that w has no effect.
     """
 
     kappa: Callable[[float, Array], Array]
@@ -53,30 +54,31 @@ class Weighting(NamedTuple):
 
 
 def weights(objective: "Objective", trajectory: Trajectory) -> Float[Array, " T"]:
-    """kappa_t at slot-time t."""
+    """kappa_t at slot-time t: gamma^(t - start) or 1."""
     time = jnp.arange(trajectory.tokens.shape[0]) - trajectory.start
     return objective.weighting.kappa(objective.gamma, jnp.maximum(time, 0).astype(float))
 
 
 def start_value(objective: "Objective", values: Values, trajectory: Trajectory) -> Float[Array, ""]:
-    """C(tau) under discounted weights, where the sum telescopes to V(s_0)."""
+    """C(tau) = V(s_0), to which the sum in `summed_differences` telescopes under discounted weights."""
     return values.v[trajectory.start]
 
 
 def summed_differences(
     objective: "Objective", values: Values, trajectory: Trajectory
 ) -> Float[Array, ""]:
-    """C(tau) as it is written: every temporal difference, and the value of the last state."""
+    """C(tau) = sum_t kappa_t (V(s_t) - gamma V(s_{t+1})) + kappa_N V(s_N) over all decisions."""
     return _cost(objective, values, trajectory, jnp.ones_like(trajectory.valid))
 
 
-def kept_differences(
+def imitated_differences(
     objective: "Objective", values: Values, trajectory: Trajectory
 ) -> Float[Array, ""]:
-    """C(tau_E) over the imitated steps alone, when noise steps are skipped.
+    """C(tau_E) as in `summed_differences`, but over the imitated steps only.
 
-    A skipped step leads to a state that the expert's action would not have led to: with V(s_0) for C
-    the objective would pay for V there.
+    For objectives that skip noise steps. A skipped step leads to a state that the expert's action
+    would not have led to. If C counted a step that the sum of rewards leaves out, raising V there
+    would raise J.
     """
     return _cost(objective, values, trajectory, trajectory.imitate)
 
@@ -94,22 +96,24 @@ WEIGHTINGS = {"discounted": discounted, "uniform": uniform}
 
 
 def without_noise_steps(weighting: Weighting) -> Weighting:
-    """The weighting where noise steps are left out of the expert's sums (w = 0 only)."""
-    return weighting._replace(cost=kept_differences)
+    """The same weighting with noise steps left out of the expert's C; for w = 0 only."""
+    return weighting._replace(cost=imitated_differences)
 
 
 class Objective(NamedTuple):
-    """SequenceMatch's objective J; its choices are values, not branches.
+    """The choices that define J.
 
     Attributes:
-      divergence: D_f, as a value of `divergences`.
+      divergence: D_f, a value of `divergences.DIVERGENCES`.
       alpha: scale of the reward, > 0; small values are close to maximum likelihood.
       gamma: discount in (0, 1).
-      policy_weight: w in [0, 1], share of C taken on the policy's own trajectories.
-      weighting: a value of `WEIGHTINGS`, or `skipping` one.
-      terminal: V(s_N) of a finished trajectory, of what the network says: a value of `TERMINALS`.
-      next_value: what r_t reads V(s_{t+1}) through: `flowing`, `stopped`, or a `bounded` one.
-      t_max: largest slope of phi, the largest ratio rho_pi/rho_E that is told from larger ones.
+      policy_weight: w in [0, 1], the share of C on the policy's trajectories.
+      weighting: a value of `WEIGHTINGS`, or one of them through `without_noise_steps`.
+      terminal: V(s_N) of a finished trajectory as a function of the network's value; a value of
+        `TERMINALS`.
+      next_value: what r_t reads V(s_{t+1}) through: `pass_gradient`, `stop_gradient`, or `bound_value`
+        of either.
+      t_max: largest slope of phi: ratios rho_pi/rho_E above it are treated as t_max.
     """
 
     divergence: Divergence
@@ -123,19 +127,28 @@ class Objective(NamedTuple):
 
     @property
     def needs_samples(self) -> bool:
-        """Whether the policy's own trajectories change the objective at all."""
+        """Whether the policy's trajectories change the objective at all."""
+        # The data and the policy share their prompts: where C is V(s_0), either side gives the same.
         inert = self.policy_weight == 0 or self.weighting.telescopes
         return self.divergence.psi is not None or not inert
 
     def phi(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-        """The divergence's phi, with slopes up to t_max."""
+        """The divergence's phi(x), with slopes up to t_max."""
         return self.divergence.capped_phi(x, self.t_max)
 
 
 def absorbing_reward(transform: ValueMap, objective: Objective, value: Float[Array, ""]) -> Array:
-    """What a finished trajectory earns for ever: sum_t gamma^t g(alpha (1-gamma) V)/alpha.
+    """B(s_N) of a finished trajectory: what the absorbing state earns over all later time.
 
-    In the absorbing state each step's reward is V - gamma V = (1-gamma) V(s_N).
+    Each step there has the reward V - gamma V = (1-gamma) V(s_N), so with g = phi or psi
+
+        B(s_N) = sum_k gamma^k g(alpha (1-gamma) V(s_N))/alpha
+               = g(alpha (1-gamma) V(s_N)) / (alpha (1-gamma)).
+
+    Args:
+      transform: g.
+      objective: gives alpha and gamma.
+      value: V(s_N).
     """
     scale = objective.alpha * (1 - objective.gamma)
     return transform(scale * value) / scale
@@ -146,12 +159,18 @@ def expert_objective(
 ) -> Float[Array, ""]:
     """The expert's part of J: sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau).
 
-    B(s_N) is what the absorbing state earns if `<eos>` ended the trajectory, and V(s_N) if it was
-    cut: without that bootstrap a cut pays for low values.
+    The sum is over the imitated steps. B(s_N) is `absorbing_reward` if `<eos>` ended the trajectory,
+    and V(s_N) if it was cut.
+
+    Args:
+      objective: the choices that define J.
+      values: Q and V, [T].
+      trajectory: a trajectory of the data.
     """
     values, alpha = set_terminal_value(objective.terminal, values, trajectory), objective.alpha
     kappa, last = weights(objective, trajectory), values.v[trajectory.end]
     reward = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
+    # Without this bootstrap V(s_N) would only be subtracted, and every cut would favour low values.
     ending = jnp.where(trajectory.finished, absorbing_reward(objective.phi, objective, last), last)
     cost = objective.weighting.cost(objective, values, trajectory)
     return (
@@ -164,12 +183,19 @@ def expert_objective(
 def policy_objective(
     objective: Objective, values: Values, trajectory: Trajectory
 ) -> Float[Array, ""]:
-    """The policy's part of J: -w C(tau), and the psi terms of a mixture divergence.
+    """The policy's part of J: sum_t kappa_t psi(alpha r_t)/alpha + kappa_N B_psi(s_N) - w C(tau).
 
-    V(s_N) stays in C for cut samples: without it the objective pays for never ending.
+    The sum is over all decisions. B_psi(s_N) is `absorbing_reward` of psi if `<eos>` ended the
+    trajectory, and 0 if it was cut. A divergence without psi leaves only -w C(tau).
+
+    Args:
+      objective: the choices that define J.
+      values: Q and V, [T].
+      trajectory: a trajectory sampled from the policy.
     """
     values, alpha = set_terminal_value(objective.terminal, values, trajectory), objective.alpha
     psi = objective.divergence.psi
+    # C holds V(s_N) of cut samples too: without it the objective would reward texts that never end.
     cost = objective.policy_weight * objective.weighting.cost(objective, values, trajectory)
     if psi is None:
         return -cost
@@ -185,13 +211,16 @@ def sequencematch(
     expert: tuple[Values, Trajectory],
     policy: tuple[Values, Trajectory] | None,
 ) -> Float[Array, ""]:
-    """J over a batch, to be maximised, per imitated step.
+    """J of a batch per imitated step, to be maximised: (sum_E J_E + (B_E/B_pi) sum_pi J_pi) / n.
+
+    J_E and J_pi are `expert_objective` and `policy_objective`. B_E and B_pi are the numbers of
+    trajectories, and n is the number of imitated steps in the whole batch.
 
     Args:
-      objective: what is maximised.
+      objective: the choices that define J.
       expert: values and trajectories of the data, batched.
-      policy: those sampled from the policy, batched; None for an objective that needs no samples: all
-        of C is then taken on the expert's trajectories.
+      policy: values and trajectories sampled from the policy, batched. None if the objective needs no
+        samples: then w = 0, and all of C is taken on the expert's trajectories.
     """
     if policy is None:
         objective = objective._replace(policy_weight=0.0)
@@ -199,4 +228,5 @@ def sequencematch(
     if policy is not None:
         samples = jax.vmap(lambda v, t: policy_objective(objective, v, t))(*policy)
         value += jnp.sum(samples) * expert[1].end.shape[0] / policy[1].end.shape[0]
+    # One division for the whole batch: a mean per trajectory would give short texts more weight.
     return value / count_imitated(expert[1])

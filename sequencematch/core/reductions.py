@@ -9,13 +9,13 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core.types import Trajectory, Values
 
-CHUNK = 256  # slots whose logits exist at once
+CHUNK = 256  # slots whose logits exist at the same time
 
 
 def legal_logits(
     logits: Float[Array, "*batch V"], legal: Bool[Array | np.ndarray, " V"]
 ) -> Float[Array, "*batch V"]:
-    """Logits as float32, -inf at ids that are no action: softmax of it is the policy."""
+    """Logits as float32, -inf at ids that are not actions; their softmax is the policy pi(.|s)."""
     return jnp.where(legal, logits.astype(jnp.float32), -jnp.inf)
 
 
@@ -35,10 +35,15 @@ def action_values(
 
 
 def map_in_chunks(f: Callable, *arrays: Array, size: int = CHUNK):
-    """Maps f over slices of `size` slots of [T, ...] arrays, forgetting what f made on the way.
+    """f(*arrays), computed on slices of `size` slots to bound the memory of its intermediates.
 
-    With f = head and reduction, the logits [T, V] never exist at once: neither forward nor
-    backward, where each chunk is computed again.
+    With f = head and reduction, logits of shape [T, V] never exist at once, neither forward nor
+    backward.
+
+    Args:
+      f: a function of arrays [n, ...] that treats each slot on its own.
+      *arrays: arrays [T, ...].
+      size: slots in a slice; it need not divide T.
     """
     T = arrays[0].shape[0]
     if size >= T:
@@ -49,27 +54,29 @@ def map_in_chunks(f: Callable, *arrays: Array, size: int = CHUNK):
         padded = jnp.pad(x, [(0, chunks * size - T)] + [(0, 0)] * (x.ndim - 1))
         return padded.reshape(chunks, size, *x.shape[1:])
 
+    # checkpoint: the backward pass recomputes each chunk instead of storing its logits.
     out = jax.lax.map(lambda xs: jax.checkpoint(f)(*xs), tuple(map(split, arrays)))
     return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:T], out)
 
 
 def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
-    """Sum of x where the mask holds, in float32 at least; what is masked has no value, no gradient."""
+    """Sum of x where the mask holds, in float32 or better; masked entries may even be nan."""
+    # `where`, not a product: 0 * nan is nan, in the sum and in its gradient.
     return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
 def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
-    """Mean of x where the mask holds; 0 where it holds nowhere."""
+    """Mean of x where the mask holds; 0 if it holds nowhere."""
     return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
 
 
 def extremes(
     x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Smallest and largest x where the mask holds."""
+    """Smallest and largest x where the mask holds; (inf, -inf) if it holds nowhere."""
     return jnp.min(x, where=mask, initial=jnp.inf), jnp.max(x, where=mask, initial=-jnp.inf)
 
 
 def count_imitated(trajectories: Trajectory) -> Float[Array, ""]:
-    """Number of imitated steps of a batch: what every sum is divided by, once."""
+    """Number of imitated steps in a batch, at least 1; what sums over the batch are divided by."""
     return jnp.maximum(jnp.sum(trajectories.imitate), 1).astype(jnp.float32)

@@ -1,4 +1,4 @@
-"""From an episode to its trajectory: what each query may see, and which slot represents each text."""
+"""Builds the trajectory of an episode: what each query may see, and which slot represents each text."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,7 @@ from sequencematch.core.types import Episode, Trajectory
 
 
 class _Stack(NamedTuple):
-    """The text at one time: `slots[d]` holds the slot of the token at depth d <= depth."""
+    """The text at one time: `slots[d]` is the slot of the token at depth d, for d <= depth."""
 
     depth: Array
     slots: Array
@@ -19,21 +19,29 @@ class _Stack(NamedTuple):
 
 
 def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
-    """Replays an episode on the stack and says, slot by slot, what each query may see.
+    """Replays an episode on a stack and records the interval mask and the state of each time.
 
-    A surviving token's representation never changes, so the state after an edit is an earlier slot:
-    logits[state[t]] of one pass under the interval mask equal those of a plain causal pass over s_t.
+    `state[t]` is the slot on top of the stack at time t. A surviving token attends only to the text
+    below it, so its representation never changes, and the state after an edit is an earlier slot.
+    Hence the law: logits[state[t]] of one pass under the interval mask equal those of a plain causal
+    pass over s_t (docs/mathematics.md, section 5).
+
+    Args:
+      mdp: the decision process.
+      episode: what was done, T slots; samples and data alike.
     """
     episode = jax.tree.map(jnp.asarray, episode)
     T, start, end = episode.tokens.shape[-1], episode.start, episode.end
     time = jnp.arange(T)
     prompt = time <= start
+    # Slots after the prompt start out as dead: visible to themselves only, until an action fills them.
     initial = _Stack(start, time, jnp.where(prompt, T, time + 1))
 
     def act(stack: _Stack, t: Array) -> tuple[_Stack, tuple[Array, Array]]:
+        # The scan has T-1 steps for every episode; outside start <= t < end it changes nothing.
         return jax.tree.map(
             lambda new, old: jnp.where((start <= t) & (t < end), new, old),
-            _apply(mdp, stack, episode.tokens[t + 1], t + 1, start),
+            _execute(mdp, stack, episode.tokens[t + 1], t + 1, start),
             (stack, (t + 1, jnp.int32(0))),
         )
 
@@ -41,6 +49,7 @@ def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
     pad = jnp.int32(mdp.pad)
     return Trajectory(
         tokens=jnp.where(time <= end, episode.tokens, pad),
+        # The scan returns what holds after each action, one time later: hence the shift by one.
         positions=jnp.where(prompt, time, jnp.pad(depth, (1, 0))),
         visible_until=stack.visible_until,
         state=jnp.where(prompt, time, jnp.pad(top, (1, 0))),
@@ -53,17 +62,18 @@ def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
     )
 
 
-def _apply(
+def _execute(
     mdp: Mdp, stack: _Stack, action: Array, slot: Array, floor: Array
 ) -> tuple[_Stack, tuple[Array, Array]]:
-    """Executes one action, which creates `slot`; returns the stack, its top and the slot's depth."""
+    """Executes the action that creates `slot`; returns the stack, its top slot and the slot's depth."""
     T = stack.slots.shape[0]
     pops = jnp.asarray(mdp.pops)[action]
     push = pops == 0
     depth = jnp.where(push, stack.depth + 1, jnp.maximum(stack.depth - pops, floor))
-    # Depths above the new top belong to popped tokens: for them this action is the last sight.
+    # Depths between the new top and the old one hold popped tokens. They are hidden from `slot` on.
     above = jnp.arange(T)
     popped = (above > depth) & (above <= stack.depth)
+    # Index T is out of bounds and dropped: shapes are static, so "not popped" needs an index too.
     lost = jnp.where(popped, stack.slots, T)
     visible_until = stack.visible_until.at[lost].set(slot, mode="drop")
     visible_until = visible_until.at[slot].set(jnp.where(push, T, slot + 1))

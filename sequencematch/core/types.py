@@ -1,8 +1,8 @@
-"""The records that cross every room: what was done (`Episode`), and what it means (`Trajectory`).
+"""Records that all rooms share: `Episode`, what was done, and `Trajectory`, what the loss sees of it.
 
-Everything is for one trajectory of T slots; slot i holds the token fed at time i. Slots 0..start
-hold `<bos>` and the prompt, decisions are taken at times start <= t < end, and the action taken at
-t creates slot t+1.
+The fields describe one trajectory of T slots; slot i holds the token fed at time i. Slots 0..start
+hold `<bos>` and the prompt. Decisions are taken at times start <= t < end, and the action taken at
+time t creates slot t+1.
 """
 
 from typing import NamedTuple
@@ -12,16 +12,16 @@ from numpy import ndarray
 
 
 class Episode(NamedTuple):
-    """What was done: a prompt, the executed actions, and what the expert would have done.
+    """A prompt, the actions executed after it, and the label of each decision.
 
-    Data and samples have this one form; `mdp.trajectory` gives it meaning.
+    Data and samples share this form; `trajectory.build_trajectory` turns it into a `Trajectory`.
 
     Attributes:
       tokens: int32[T], the prompt in slots 0..start, then the action executed at t in slot t+1, then
         `<pad>`.
-      labels: int32[T], the action to be learnt at time t: at a noise step what the expert would have
-        done, on the policy's own steps what it sampled; any legal id where no decision is taken.
-      imitate: bool[T], expert decisions that count in the expert's sums; false on policy steps.
+      labels: int32[T], the action to learn at time t: the expert's at a noise step, the sampled one on
+        the policy's own steps, any legal id where no decision is taken.
+      imitate: bool[T], the expert decisions that count in the expert's sums; false on policy steps.
       start: int32, time of the first decision.
       end: int32, time of the last state; end - start actions were executed.
     """
@@ -34,21 +34,20 @@ class Episode(NamedTuple):
 
 
 class Trajectory(NamedTuple):
-    """An episode as the Markov decision process sees it.
+    """An episode as the network and the loss see it.
 
     Attributes:
-      tokens: int32[T], token fed at slot i; a slot made by an edit action is dead and holds that
-        action's id.
+      tokens: int32[T], token fed at slot i; a slot made by an edit is dead and holds the edit's id.
       positions: int32[T], depth of the slot's token in its text, from 0 (0 on dead and padding slots).
-      visible_until: int32[T], query slot i sees key slot j iff j <= i < visible_until[j]: T while
-        alive, t+1 when the action at t pops it, j+1 for a dead or padding slot.
+      visible_until: int32[T], query slot i sees key slot j iff j <= i < visible_until[j]. It is T while
+        the token survives, t+1 if the action at time t pops it, j+1 for a dead or padding slot.
       state: int32[T], slot on top of the stack at time t for start <= t <= end: its hidden state
-        represents s_t; elsewhere the slot itself.
-      actions: int32[T], the label at t.
-      imitate: bool[T], expert decisions that count in the expert's sums.
+        represents s_t. Elsewhere it is the slot itself.
+      actions: int32[T], the label at time t.
+      imitate: bool[T], the expert decisions that count in the expert's sums.
       valid: bool[T], start <= t < end.
       start, end: int32, times of the first decision and of the last state s_N; N = end - start.
-      finished: bool, whether the `<eos>` slot is among the T slots (else the trajectory was cut).
+      finished: bool, whether `<eos>` ended the trajectory within its T slots; if not, it was cut.
     """
 
     tokens: Int[Array, "*batch T"]
@@ -64,7 +63,7 @@ class Trajectory(NamedTuple):
 
 
 class Values(NamedTuple):
-    """What the loss reads from the logits, two numbers a step, as float32.
+    """The two numbers per step that the loss reads from the logits, in float32.
 
     Attributes:
       q: float32[T], Q(s_t, a_t) = l(a_t|s_t), the logit of the label at time t.

@@ -1,1 +1,1 @@
-"""Examples, host side: what a task is, where its texts come from, batches of them."""
+"""Tasks, tokenizer, noise and batches: everything that is made on the host."""

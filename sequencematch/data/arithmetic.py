@@ -1,6 +1,6 @@
-"""Arithmetic problems by DeepMind's generator, prepared once by tensorflow-datasets.
+"""Arithmetic questions by DeepMind's generator, prepared once with tensorflow-datasets.
 
-The questions live in `<data.dir>/mathematics/<parameters>/1.0.0`.
+They are stored in `<data.dir>/mathematics/<parameters>/1.0.0`.
 """
 
 import dataclasses
@@ -15,16 +15,16 @@ import tensorflow_datasets as tfds
 
 from sequencematch.data import prepared
 from sequencematch.data.mathematics import Questions, check, distinct_questions
-from sequencematch.data.task import Example, Task, exact
+from sequencematch.data.task import Example, Task, exact_match
 
-PUBLISHED = "math_dataset"  # as tfds calls it
-_DIGITS = "0123456789abcdef"  # as the package displays them
+PUBLISHED = "math_dataset"  # its name in tensorflow-datasets
+_DIGITS = "0123456789abcdef"  # as mathematics_dataset writes them
 
 
 class Sizes(NamedTuple):
     """Numbers of questions, in the order in which they are taken from the stream.
 
-    The test set comes first, so that it does not depend on how much there is to train on.
+    The test set comes first, so that it does not depend on the size of the training set.
     """
 
     test: int
@@ -34,14 +34,14 @@ class Sizes(NamedTuple):
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class MathematicsConfig(tfds.core.BuilderConfig):
-    """One set of parameters; its name is the folder's."""
+    """One set of parameters; its name is the name of the folder."""
 
     questions: Questions
     sizes: Sizes
 
 
 class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Disjoint sets of questions from one stream of distinct ones."""
+    """Disjoint splits of one stream of distinct questions."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -51,7 +51,7 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
                 {"prompt": tfds.features.Text(), "completion": tfds.features.Text()}
             ),
             metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,
+            disable_shuffling=True,  # the pipeline shuffles
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
@@ -65,13 +65,14 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         for key, example in enumerate(itertools.islice(stream, size)):
             features = example._asdict()
             for field, text in features.items():
+                # The alphabet is stored with the data, so that opening it need not read all texts.
                 seen = self.info.metadata.get(field, "")
                 self.info.metadata[field] = _characters(seen, text)
             yield key, features
 
 
 def task(data: Any) -> Task:
-    """The arithmetic task, prepared on the first call with these parameters, then only opened.
+    """Returns the arithmetic task; the first call with these parameters prepares its files.
 
     Args:
       data: has `dir`, `source` ("generator", or "tfds" for tensorflow-datasets' `math_dataset`),
@@ -90,12 +91,12 @@ def task(data: Any) -> Task:
 
 
 def is_prepared(data: Any) -> bool:
-    """Whether what `task` would open is there already, so that nothing would be made."""
+    """Whether the files that `task` would open are there already."""
     return _folder(data).is_dir()
 
 
 def generator_task(data: Any) -> Task:
-    """Questions of the PyPI package `mathematics_dataset`, made at some thousands a second."""
+    """Returns questions of the PyPI package `mathematics_dataset`, a few thousand a second."""
     config = _config(data)
     questions = config.questions
     builder = prepared.open_or_prepare(
@@ -112,17 +113,17 @@ def generator_task(data: Any) -> Task:
         splits={
             name: prepared.read_split(builder, name, *Example._fields) for name in Sizes._fields
         },
-        confusable=_confusable(questions.bases, completions),
-        check=exact,
+        confusable=_confusable_characters(questions.bases, completions),
+        check=exact_match,
     )
 
 
 def published_task(data: Any) -> Task:
-    """The questions that DeepMind published, as tensorflow-datasets' `math_dataset` has them.
+    """Returns the questions that DeepMind published, from tensorflow-datasets' `math_dataset`.
 
-    They have every base and the published entropies, and were not deduplicated by us. Downloading
-    needs network, and preparing needs TensorFlow, which that builder uses (reading does not): no
-    test of ours has run this.
+    They have every base and the published entropies, and we remove no duplicates. Downloading needs
+    a network. Preparing needs TensorFlow, which that builder uses; reading does not. No test of ours
+    has downloaded or prepared them.
     """
     if data.bases:
         raise ValueError("data.source='tfds' has questions in every base: set data.bases to ()")
@@ -133,6 +134,7 @@ def published_task(data: Any) -> Task:
         check=_check_tensorflow,
     )
     sizes = _sizes(data)
+    # math_dataset has no validation split: ours is the head of its train split.
     validation_end = sizes.validation + sizes.train
     slices = {
         "test": f"test[:{sizes.test}]",
@@ -147,8 +149,8 @@ def published_task(data: Any) -> Task:
         name=data.module,
         alphabet=_characters(completions, *(example.prompt for example in examples)),
         splits=splits,
-        confusable=_confusable((), completions),
-        check=exact,
+        confusable=_confusable_characters((), completions),
+        check=exact_match,
     )
 
 
@@ -156,8 +158,8 @@ class Source(NamedTuple):
     """Where questions come from.
 
     Attributes:
-      open: the `data` section -> the task, prepared if it is not there.
-      folder: the `data` section -> the folder of its files in `data.dir`, but for the version.
+      open: the `data` section -> the task, prepared if need be.
+      folder: the `data` section -> the folder of its files in `data.dir`, without the version.
     """
 
     open: Callable[[Any], Task]
@@ -185,18 +187,25 @@ def _sizes(data: Any) -> Sizes:
 
 
 def _config(data: Any) -> MathematicsConfig:
-    of = tuple(sorted(set(data.bases)))
-    questions = Questions(data.module, of, tuple(map(float, data.entropy)), data.seed)
+    bases, entropy = tuple(sorted(set(data.bases))), tuple(map(float, data.entropy))
+    questions = Questions(data.module, bases, entropy, data.seed)
     sizes = _sizes(data)
-    bases = "base" + "_".join(map(str, questions.bases)) if questions.bases else "anybase"
-    entropy = "entropy" + "to".join(map(str, questions.entropy))
-    amounts = [f"{split}{size}" for split, size in sizes._asdict().items()]
-    parts = [questions.module, bases, entropy, f"seed{questions.seed}", *amounts]
+    # All parameters that decide the content are in the name: different ones never share a folder.
+    parts = [
+        questions.module,
+        "base" + "_".join(map(str, bases)) if bases else "anybase",
+        "entropy" + "to".join(map(str, entropy)),
+        f"seed{questions.seed}",
+        *(f"{split}{size}" for split, size in sizes._asdict().items()),
+    ]
     return MathematicsConfig(name="-".join(parts), questions=questions, sizes=sizes)
 
 
 def _check_published(module: str) -> None:
-    """Of a name that its code lacks, tfds would run what code the files of that name ask for."""
+    """Refuses a module that tfds has no code for.
+
+    For such a name tfds would look for prepared files, and run whatever code these ask for.
+    """
     modules = tfds.builder_cls("math_dataset").builder_configs
     if module not in modules:
         near = difflib.get_close_matches(module, modules, n=1, cutoff=0)[0]
@@ -206,14 +215,15 @@ def _check_published(module: str) -> None:
 def _check_tensorflow() -> None:
     if importlib.util.find_spec("tensorflow") is None:
         raise ValueError(
-            "data.source='tfds' needs TensorFlow when it is first prepared: install it for that, "
-            "or use data.source='generator'"
+            "data.source='tfds' needs TensorFlow when it is first prepared: install it for that "
+            "once, or use data.source='generator'"
         )
 
 
-def _confusable(bases: tuple[int, ...], completions: str) -> str:
+def _confusable_characters(bases: tuple[int, ...], completions: str) -> str:
     if bases:
         return _DIGITS[: max(bases)]
+    # Only letters and digits, so that noise looks like a wrong digit, as it does with bases.
     return "".join(filter(str.isalnum, completions))
 
 

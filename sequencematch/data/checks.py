@@ -14,32 +14,34 @@ def check_examples(
     max_actions: int,
     answer_actions: int,
 ) -> int:
-    """Reads all examples, and says before any training what would not fit; returns a checksum.
-
-    It is of all that decides batches: the examples, and the characters that ids and noise are made of.
+    """Checks that every example fits, and returns a checksum of all that decides the batches.
 
     Args:
       task, tokenizer: the examples and their alphabet.
-      prompt_slots: for `<bos>` and a prompt.
-      max_actions: decisions of a sampled episode, which must be able to be what is learnt, so that
-        methods with samples and without learn from the same examples.
-      answer_actions: decisions of an answer, which must be able to be right.
+      prompt_slots: room for `<bos>` and a prompt.
+      max_actions: decisions of a sampled episode. Completions to learn must fit here even if the
+        method draws no samples, so that all methods learn from the same examples.
+      answer_actions: decisions of an answer. Completions of the other splits must fit here, or no
+        answer to them could be right.
 
     Raises:
       ValueError: an example does not fit, or has characters outside the alphabet.
     """
+    # The characters count too: ids are places in the alphabet, and noise is drawn from both.
     characters = [sorted({*text}) for text in (task.alphabet, task.confusable)]
     checksum = zlib.crc32(repr(characters).encode())
     for split, examples in task.splits.items():
-        learnt = split == "train"
-        limit = ("max_actions", max_actions) if learnt else ("evaluate.max_actions", answer_actions)
+        is_train = split == "train"
+        limit = (
+            ("max_actions", max_actions) if is_train else ("evaluate.max_actions", answer_actions)
+        )
         for i in range(len(examples)):
             example = examples[i]
             checksum = zlib.crc32(repr((split, *example)).encode(), checksum)
             prompt, answer = map(tokenizer.encode, example)
             which = f"example {i} of {split}, {example.prompt!r}"
-            _check_fits("prompt_slots", prompt_slots, 1 + len(prompt), which)
-            _check_fits(*limit, len(answer) + 1, which)
+            _check_fits("prompt_slots", prompt_slots, 1 + len(prompt), which)  # 1 for <bos>
+            _check_fits(*limit, len(answer) + 1, which)  # 1 for <eos>
     return checksum
 
 

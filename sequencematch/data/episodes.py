@@ -23,6 +23,20 @@ class Prompts(NamedTuple):
     start: Int[np.ndarray, "*batch"]
 
 
+def prompt_ids(tokenizer: CharTokenizer, text: str, limit: int) -> list[int]:
+    """Returns the ids of `<bos>` and a prompt.
+
+    Raises:
+      ValueError: these are more than `limit`, or the text has characters outside the alphabet.
+    """
+    ids = [BOS, *tokenizer.encode(text)]
+    if len(ids) > limit:
+        raise ValueError(
+            f"prompt {text!r} is too long: {len(text)} characters, at most {limit - 1} fit"
+        )
+    return ids
+
+
 def encode_prompt(tokenizer: CharTokenizer, text: str, prompt_slots: int) -> Prompts:
     """Returns (int32[prompt_slots], start): `<bos>` and the text, padded on the right.
 
@@ -35,31 +49,23 @@ def encode_prompt(tokenizer: CharTokenizer, text: str, prompt_slots: int) -> Pro
     return Prompts(tokens, np.int32(len(ids) - 1))
 
 
-def lay_out(prompt: Sequence[int], happened: Decisions, slots: int) -> Episode:
+def lay_out(prompt: Sequence[int], decisions: Decisions, slots: int) -> Episode:
     """Lays a prompt and the actions after it into T slots; actions that do not fit are dropped.
 
     Args:
       prompt: ids from `<bos>` on, fewer than T.
-      happened: the actions, what each teaches, and whether it counts.
+      decisions: the actions, what each teaches, and whether it counts.
       slots: T.
     """
-    start, count = len(prompt) - 1, min(len(happened.executed), slots - len(prompt))
+    start, count = len(prompt) - 1, min(len(decisions.executed), slots - len(prompt))
     end = start + count
     tokens = np.full(slots, PAD, np.int32)
     tokens[: start + 1] = prompt
-    tokens[start + 1 : end + 1] = happened.executed[:count]
+    tokens[start + 1 : end + 1] = decisions.executed[:count]
+    # Decision t is made in slot t and executed in slot t + 1, so labels are one slot earlier.
     # Any legal id will do where nothing is decided; masked logits would give NaN gradients.
-    learnt = np.full(slots, EOS, np.int32)
-    learnt[start:end] = happened.labels[:count]
-    counts = np.zeros(slots, bool)
-    counts[start:end] = happened.imitate[:count]
-    return Episode(tokens, learnt, counts, np.int32(start), np.int32(end))
-
-
-def prompt_ids(tokenizer: CharTokenizer, text: str, limit: int) -> list[int]:
-    ids = [BOS, *tokenizer.encode(text)]
-    if len(ids) > limit:
-        raise ValueError(
-            f"prompt {text!r} is too long: {len(text)} characters, at most {limit - 1} fit"
-        )
-    return ids
+    labels = np.full(slots, EOS, np.int32)
+    labels[start:end] = decisions.labels[:count]
+    imitate = np.zeros(slots, bool)
+    imitate[start:end] = decisions.imitate[:count]
+    return Episode(tokens, labels, imitate, np.int32(start), np.int32(end))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sequencematch.data.task import Example, Task, exact
+from sequencematch.data.task import Example, Task, exact_match
 
 
 def task(data: Any) -> Task:
@@ -22,6 +22,7 @@ def task(data: Any) -> Task:
       OSError: the file cannot be read.
     """
     name = data.path
+    # pathlib's expanduser would raise RuntimeError for an unknown user; os.path's leaves the name.
     if "\0" in name or not (path := pathlib.Path(os.path.expanduser(name))).is_file():
         raise OSError(f"data.path={name!r} is no file")
     examples = read(path)
@@ -30,7 +31,7 @@ def task(data: Any) -> Task:
         alphabet="".join(sorted(set("".join(map("".join, examples))))),
         splits=_split(examples, data),
         confusable="".join(sorted(set("".join(e.completion for e in examples)))),
-        check=exact,
+        check=exact_match,
     )
 
 
@@ -47,7 +48,7 @@ def read(path: pathlib.Path) -> list[Example]:
 def _parse(line: bytes, place: str) -> Example:
     try:
         record = json.loads(line)
-    except (ValueError, RecursionError) as cause:
+    except (ValueError, RecursionError) as cause:  # RecursionError: brackets nested too deeply
         raise ValueError(f"{place}: not JSON: {cause}") from cause
     fields = [record.get(key) for key in Example._fields] if isinstance(record, dict) else [None]
     if not all(isinstance(field, str) for field in fields):
@@ -60,6 +61,7 @@ def _parse(line: bytes, place: str) -> Example:
 
 
 def _split(examples: list[Example], data: Any) -> dict[str, list[Example]]:
+    # A dict keeps the order of the file, as a set would not: splits are a function of file and seed.
     prompts = list(dict.fromkeys(example.prompt for example in examples))
     held_out = data.test + data.validation
     if len(prompts) <= held_out:
@@ -70,7 +72,7 @@ def _split(examples: list[Example], data: Any) -> dict[str, list[Example]]:
     order = np.random.default_rng(data.seed).permutation(len(prompts))
     ends = np.cumsum([data.test, data.validation, data.train])
     split_of = {}
-    for rank, i in enumerate(order[: ends[-1]]):
+    for rank, i in enumerate(order[: ends[-1]]):  # prompts beyond data.train are left out
         split_of[prompts[i]] = ("test", "validation", "train")[np.searchsorted(ends, rank, "right")]
     splits = {"train": [], "validation": [], "test": []}
     for example in examples:

@@ -1,8 +1,8 @@
 """DeepMind's mathematics questions (Saxton et al., 2019): question i is a function of (seed, i).
 
-The PyPI package `mathematics_dataset` draws from the global `random` and `numpy.random`, draws the
-base of a question inside, and its release 1.0.1 is older than the sympy and numpy of today. All of
-that is dealt with here.
+The PyPI package `mathematics_dataset` (1.0.1) draws from the global `random` and `numpy.random`, gives
+no choice of a question's base, and is older than today's sympy and numpy. This module works
+around all three.
 """
 
 import contextlib
@@ -18,10 +18,10 @@ import numpy as np
 
 from sequencematch.data.task import Example
 
-BASES = range(2, 17)  # what the package draws from
+BASES = range(2, 17)  # those that the package draws from
 _BASE = re.compile(r"In base (\d+), ")
-_PROBES = 100
-_PATIENCE = 1000
+_PROBES = 100  # questions drawn to see whether a module works
+_PATIENCE = 1000  # repetitions in a row after which there are no more new questions
 
 
 class Questions(NamedTuple):
@@ -29,8 +29,8 @@ class Questions(NamedTuple):
 
     Attributes:
       module: "<group>__<name>" as the package calls it, such as "arithmetic__add_or_sub_in_base".
-      bases: the bases to keep, for modules whose questions name one; () keeps every question.
-      entropy: range of the entropy (log10 of the number of values) that a question spends.
+      bases: the bases that may occur, for modules whose questions name one; () allows every one.
+      entropy: (low, high) of a question's entropy, log10 of the number of values it could take.
       seed: in [0, 2**32).
     """
 
@@ -42,7 +42,7 @@ class Questions(NamedTuple):
 
 @contextlib.contextmanager
 def preserve_global_random() -> Iterator[None]:
-    """Leaves `random` and `numpy.random` as they were."""
+    """Restores the states of `random` and `numpy.random` on exit."""
     python, numpy = random.getstate(), np.random.get_state()
     try:
         yield
@@ -52,10 +52,10 @@ def preserve_global_random() -> Iterator[None]:
 
 
 def distinct_questions(questions: Questions) -> Iterator[Example]:
-    """Yields different questions for ever.
+    """Yields distinct questions without end.
 
     Raises:
-      ValueError: there are no more (1000 in a row were repetitions), or the module fails.
+      ValueError: there are no more (1000 repetitions in a row), or the module fails.
     """
     sample = question_maker(questions)
     seen, repeats = set(), 0
@@ -74,12 +74,14 @@ def distinct_questions(questions: Questions) -> Iterator[Example]:
 
 
 def question(questions: Questions, sample: Callable[[], Any], index: int) -> Example:
-    """Returns question `index`, seeded by (seed, index); leaves global random states alone.
+    """Returns question `index`, seeded by (seed, index); global random states are unchanged.
 
     Raises:
       ValueError: the module fails, or bases are asked for and its questions have none.
     """
     with preserve_global_random(), _restrict_bases(questions.bases):
+        # Modules draw from either generator. `random` hashes a text with SHA-512, so that nearby
+        # seeds give unrelated questions; numpy takes several integers below 2**32.
         random.seed(f"{questions.seed}/{index}")
         np.random.seed([questions.seed, index])
         example = _draw(questions.module, sample)
@@ -90,11 +92,11 @@ def question(questions: Questions, sample: Callable[[], Any], index: int) -> Exa
 
 @contextlib.contextmanager
 def _restrict_bases(bases: tuple[int, ...]) -> Iterator[None]:
-    """Draws the base again until it is one of `bases`.
+    """Patches `random.randint` so that the package's base is one of `bases`.
 
-    The package draws it as `random.randint(2, 16)`, independently of the numbers, so repeating this
-    draw alone gives what rejecting whole questions gives, at a fifteenth of the price. (The ranges
-    of its numbers are symmetric around zero, so no other draw is taken for it.)
+    The package draws a base as `random.randint(2, 16)`, independently of the numbers. So repeating
+    this draw alone gives the same distribution as rejecting whole questions, in a fifteenth of the
+    time. The ranges of its numbers are symmetric around zero: no other draw looks like this one.
     """
     draw = random.randint
 
@@ -112,11 +114,11 @@ def _restrict_bases(bases: tuple[int, ...]) -> Iterator[None]:
 
 
 def check(questions: Questions) -> None:
-    """Refuses what cannot work before any work; the module is probed with fixed seeds.
+    """Checks the parameters before any work, and draws a few questions to test the module.
 
     Raises:
-      ValueError: no such module, impossible bases or entropy, a module without bases where some
-        are asked for, or one that fails under today's numpy.
+      ValueError: no such module, impossible bases, entropy or seed, a module without bases where
+        some are asked for, or one that fails under today's numpy.
     """
     if not set(questions.bases) <= set(BASES):
         raise ValueError(f"data.bases={questions.bases}: allowed are 2 to 16, or () for all")
@@ -140,16 +142,17 @@ def question_maker(questions: Questions) -> Callable[[], Any]:
     """
     modules = _modules(questions.entropy)
     if questions.module not in modules:
+        # cutoff=0: the nearest name, however far.
         near = difflib.get_close_matches(questions.module, modules, n=1, cutoff=0)[0]
         raise ValueError(f"data.module={questions.module!r} does not exist: did you mean {near!r}?")
     return modules[questions.module]
 
 
 def _modules(entropy: tuple[float, float]) -> dict[str, Callable[[], Any]]:
-    """Every module by name, after putting back what sympy has moved.
+    """Returns every module by name, after putting a function back where sympy used to have it.
 
-    The package asks `sympy.solvers.diophantine` for `base_solution_linear`, which now lives in its
-    submodule. (Only import_module reaches both: as attributes, a function hides them.)
+    The package imports `base_solution_linear` from `sympy.solvers.diophantine`; today it is in the
+    submodule of the same name. Both need import_module: as an attribute, the name is a function.
     """
     moved = importlib.import_module("sympy.solvers.diophantine.diophantine")
     old_home = importlib.import_module("sympy.solvers.diophantine")
@@ -163,6 +166,7 @@ def _draw(module: str, sample: Callable[[], Any]) -> Example:
         problem = sample()
         return Example(str(problem.question), str(problem.answer))
     except Exception as cause:
+        # One short line, whatever the package says.
         reason = " ".join(f"{type(cause).__name__}: {cause}".split())[:80]
         raise ValueError(
             f"data.module={module!r} fails with numpy {np.__version__} ({reason}): use one without "
@@ -171,9 +175,9 @@ def _draw(module: str, sample: Callable[[], Any]) -> Example:
 
 
 def _base(module: str, example: Example) -> int:
-    found = _BASE.match(example.prompt)
-    if not found:
+    match = _BASE.match(example.prompt)
+    if not match:
         raise ValueError(
             f"data.bases: questions of {module!r} have no base ({example.prompt!r}): set it to ()"
         )
-    return int(found[1])
+    return int(match[1])

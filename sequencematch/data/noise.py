@@ -1,9 +1,11 @@
-"""Noise on the expert's texts, so that it has something to take back (SequenceMatch).
+"""Noise on the expert's texts, so that the expert has something to delete (SequenceMatch).
 
-Before each push of the clean text, with probability eta a wrong token z is pushed, with probability
-`run` another after it and so on, then the expert mends; the retried push may go wrong again. z is the
-environment's move, so what the step teaches is a choice of its own (`NOISE_STEPS`). Host side, and a
-function of the generator alone.
+Before each push of the clean text a wrong token z is pushed with probability eta, a second one with
+probability `run`, and so on. Then the expert removes them all. The retried push may go wrong again.
+The environment chooses z, so what that step teaches is a choice of its own (`NOISE_STEPS`).
+
+Everything here runs on the host and is a function of the generator alone. See docs/mathematics.md,
+section 6.
 """
 
 import functools
@@ -15,8 +17,8 @@ import numpy as np
 from sequencematch.core.mdp import EVERYTHING
 from sequencematch.data.task import Task
 
-# What a wrong token may be, as characters. The training step redraws those of `policy`, which are
-# but placeholders here.
+# Noise kind -> the characters that wrong tokens are drawn from. Those of `policy` are placeholders:
+# the training step, which has the model, draws them again.
 WRONG_TOKENS: dict[str, Callable[[Task], str]] = {
     "none": lambda task: "",
     "random": lambda task: task.alphabet,
@@ -26,13 +28,13 @@ WRONG_TOKENS: dict[str, Callable[[Task], str]] = {
 
 
 class Noise(NamedTuple):
-    """How the environment spoils the expert's texts.
+    """Which wrong tokens the environment pushes, how often, and what they teach.
 
     Attributes:
-      kind: a key of `WRONG`.
+      kind: a key of `WRONG_TOKENS`.
       eta: probability in [0, 1) that a push goes wrong.
       run: probability in [0, 1) that another wrong token follows a wrong one.
-      step: what a wrong token teaches, a key of `noise.NOISE_STEPS`.
+      step: what a noise step teaches, a key of `NOISE_STEPS`.
     """
 
     kind: str = "none"
@@ -42,11 +44,11 @@ class Noise(NamedTuple):
 
 
 class Fix(NamedTuple):
-    """How the expert takes wrong tokens back.
+    """How the expert removes wrong tokens.
 
     Attributes:
       edits: n -> the edit actions that remove n wrong tokens.
-      restarts: whether they remove the right ones too, so that the text is written anew.
+      restarts: whether they remove the right ones too, so that the text is written again.
     """
 
     edits: Callable[[int], list[int]]
@@ -54,9 +56,15 @@ class Fix(NamedTuple):
 
 
 def fix_by_popping(pops: Mapping[int, int]) -> Fix:
-    """Mends with as few edits as they allow: edit id -> tokens it pops, one of them popping 1."""
+    """Removes just the wrong tokens, with as few edits as possible.
+
+    Args:
+      pops: edit id -> tokens it pops; one of them pops 1.
+    """
     largest_first = sorted(pops.items(), key=lambda edit: -edit[1])
 
+    # Coin change by dynamic programming. `min` takes the first of equals, so a large edit comes
+    # before a small one, and the rest of a fix is the fix of the rest.
     @functools.cache
     def edits(n: int) -> list[int]:
         fewest: list[list[int]] = [[]]
@@ -69,12 +77,12 @@ def fix_by_popping(pops: Mapping[int, int]) -> Fix:
 
 
 def fix_by_reset(reset: int) -> Fix:
-    """Mends with one RESET, whatever the damage, and a restart (Zhang et al., arXiv 2409.14586)."""
+    """Removes the whole text with one RESET, then restarts (Zhang et al., arXiv 2409.14586)."""
     return Fix(lambda n: [reset], restarts=True)
 
 
 def make_fix(pops: Mapping[int, int]) -> Fix:
-    """How the expert takes wrong tokens back: with RESET if it has it, else with as few pops as do.
+    """Returns the fix of an action set: RESET if it is there, else as few pops as possible.
 
     Args:
       pops: edit id -> tokens it pops; RESET alone, or others of which one pops 1.
@@ -83,9 +91,9 @@ def make_fix(pops: Mapping[int, int]) -> Fix:
     return fix_by_reset(resets[0]) if resets else fix_by_popping(pops)
 
 
-# (what the expert would have done, what was executed) -> (label, whether it counts) at a noise step:
-# "clean" teaches the expert's action, though another one decided the next state; "imitate" takes the
-# wrong token for the expert's; "skip" leaves the step out of the expert's sums.
+# (the expert's action, the executed one z) -> (label, whether it counts) at a noise step:
+# "clean" teaches the expert's action, although z decides the next state; "imitate" teaches z; "skip"
+# leaves the step out of the expert's sums.
 NOISE_STEPS: dict[str, Callable[[int, int], tuple[int, bool]]] = {
     "clean": lambda right, z: (right, True),
     "imitate": lambda right, z: (z, True),
@@ -94,7 +102,13 @@ NOISE_STEPS: dict[str, Callable[[int, int], tuple[int, bool]]] = {
 
 
 class Decisions(NamedTuple):
-    """What happened: actions, and at each what it teaches and whether it counts."""
+    """The decisions after a prompt.
+
+    Attributes:
+      executed: the actions.
+      labels: the action that each decision teaches.
+      imitate: whether it counts.
+    """
 
     executed: list[int]
     labels: list[int]
@@ -108,21 +122,22 @@ def add_noise(
     eta: float,
     run: float,
     wrong: Sequence[int],
-    mending: Fix,
+    fix: Fix,
     step: str,
     limit: int,
 ) -> Decisions:
-    """Lets the environment push wrong tokens into a clean text, and the expert take them back.
+    """Adds wrong tokens to a clean text, and the edits that remove them.
 
     Args:
       rng: source of all chance.
       clean: the expert's text, `<eos>` last.
       eta: probability in [0, 1) that a push goes wrong, at each attempt.
       run: probability in [0, 1) that another wrong token follows a wrong one.
-      wrong: ids that z is drawn from, uniformly, the right one excepted.
-      mending: how they are taken back.
+      wrong: ids that z is drawn from uniformly, the right one excepted.
+      fix: how they are removed.
       step: what a noise step teaches, a key of `NOISE_STEPS`.
-      limit: number of actions after which nothing more is needed.
+      limit: number of actions after which no new noise or push is begun. With restarts and a high
+        eta a text may never end.
     """
     steps, teach, i = [], NOISE_STEPS[step], 0
     while i < len(clean) and len(steps) < limit:
@@ -130,19 +145,20 @@ def add_noise(
             steps.append((clean[i], clean[i], True))
             i += 1
             continue
-        tokens = _wrong_run(rng, clean[i], run, wrong, most=limit - len(steps))
+        tokens = _draw_wrong_tokens(rng, clean[i], run, wrong, most=limit - len(steps))
         for n, z in enumerate(tokens):
-            steps.append((z, *teach(mending.edits(n)[0] if n else clean[i], z)))
-        steps += [(edit, edit, True) for edit in mending.edits(len(tokens))]
-        i = 0 if mending.restarts else i
+            # After n > 0 wrong tokens the expert would start to remove them, not push clean[i].
+            steps.append((z, *teach(fix.edits(n)[0] if n else clean[i], z)))
+        steps += [(edit, edit, True) for edit in fix.edits(len(tokens))]
+        i = 0 if fix.restarts else i
     return Decisions(*([each[field] for each in steps] for field in range(3)))
 
 
-def _wrong_run(
+def _draw_wrong_tokens(
     rng: np.random.Generator, right: int, run: float, wrong: Sequence[int], most: int
 ) -> list[int]:
-    """One wrong token, and with probability `run` another, and so on, while they are needed."""
-    # Only the first can be told right from wrong: after it, every token is.
+    """Draws one wrong token, with probability `run` another, and so on, up to `most`."""
+    # Only the first may not be the right one: after a wrong token, every token is wrong.
     first = [z for z in wrong if z != right]
     tokens = [first[rng.integers(len(first))]]
     while len(tokens) < most and rng.random() < run:

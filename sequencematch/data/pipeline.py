@@ -1,10 +1,9 @@
 """Endless, shuffled batches of a task: element [i] is a function of (seed, i) alone.
 
-Resuming at step i is therefore asking for [i], and every epoch has fresh noise.
+So a run resumes at step i by asking for [i], and every epoch has fresh noise.
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import grain
 import numpy as np
@@ -30,11 +29,11 @@ def episodes(
 
     Args:
       task: where the examples come from.
-      tokenizer: one over the task's alphabet; its edits take wrong tokens back.
+      tokenizer: one over the task's alphabet; its edits are what the expert fixes noise with.
       split: key of `task.splits`.
       batch_size: B.
-      slots: T; what does not fit is dropped.
-      noise: what goes wrong in the clean texts.
+      slots: T; actions that do not fit are dropped.
+      noise: the wrong tokens in the clean texts.
       seed: in [0, 2**32).
 
     Raises:
@@ -43,26 +42,28 @@ def episodes(
     """
     wrong = tokenizer.encode("".join(sorted(set(WRONG_TOKENS[noise.kind](task)))))
     eta = noise.eta if noise.kind != "none" else 0.0
+    # Two, so that one is left when the right one is excepted.
     if eta and len(wrong) < 2:
         raise ValueError(
             f"noise.kind={noise.kind!r} needs two characters or more to draw a wrong one from; "
             f"task {task.name!r} gives {tokenizer.decode(wrong)!r}"
         )
-
-    spoilt = partial(
-        add_noise,
-        eta=eta,
-        run=noise.run,
-        wrong=wrong,
-        mending=make_fix(tokenizer.pops),
-        step=noise.step,
-        limit=slots,
-    )
+    fix = make_fix(tokenizer.pops)
 
     def episode(example: Example, rng: np.random.Generator) -> Episode:
         prompt = prompt_ids(tokenizer, example.prompt, slots - 1)
         clean = [*tokenizer.encode(example.completion), EOS]
-        return lay_out(prompt, spoilt(rng, clean), slots)
+        decisions = add_noise(
+            rng,
+            clean,
+            eta=eta,
+            run=noise.run,
+            wrong=wrong,
+            fix=fix,
+            step=noise.step,
+            limit=slots,  # more would be dropped
+        )
+        return lay_out(prompt, decisions, slots)
 
     return _shuffle_forever(task.splits[split], seed).random_map(episode).batch(batch_size)
 
@@ -89,5 +90,5 @@ def prompts(
 
 
 def _shuffle_forever(examples: Sequence[Example], seed: int) -> grain.MapDataset:
-    """Every epoch in another order; `seed` also seeds what follows, per index."""
+    """Shuffles every epoch anew; `seed` also seeds later random steps, by index."""
     return grain.MapDataset.source(examples).seed(seed).shuffle().repeat()

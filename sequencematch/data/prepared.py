@@ -1,6 +1,6 @@
-"""Data sets that tensorflow-datasets prepares once, and that are read by index ever after.
+"""Data sets that tensorflow-datasets prepares once and that are then read by index.
 
-They are array_record files. No TensorFlow is needed, nor imported.
+They are array_record files. TensorFlow is neither needed nor imported.
 """
 
 import contextlib
@@ -19,36 +19,36 @@ from sequencematch.data.task import Example
 from sequencematch.storage import console, files
 
 _T = TypeVar("_T")
-_KEPT = 200_000  # some hundred bytes each
+_CACHE_SIZE = 200_000  # examples, of a few hundred bytes each
 
 
 @dataclasses.dataclass(frozen=True)
 class Records(Sequence):
-    """Examples read from prepared files when they are first asked for.
+    """The examples of a split, each read from its file on first use.
 
     Attributes:
-      source: as tensorflow-datasets reads them, a dict of bytes each.
-      fields: the names of prompt and completion there.
-      folder: where the files lie, for the error message.
-      kept: the examples read so far, up to `_KEPT` of them: reading one takes three times as long
-        as everything else the pipeline does with it.
+      source: records as tensorflow-datasets reads them, each a dict of bytes.
+      fields: the names of prompt and completion in a record.
+      folder: where the files are, for error messages.
+      cache: the examples read so far, by index, up to `_CACHE_SIZE` of them.
     """
 
     source: Sequence[dict[str, bytes]]
     fields: tuple[str, str]
     folder: pathlib.Path
-    kept: dict[int, Example] = dataclasses.field(default_factory=dict, repr=False)
+    # Reading an example takes three times as long as all that the pipeline does with it.
+    cache: dict[int, Example] = dataclasses.field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Example:
-        index = range(len(self))[index]
-        if index in self.kept:
-            return self.kept[index]
+        index = range(len(self))[index]  # negative indices, and IndexError
+        if index in self.cache:
+            return self.cache[index]
         example = read_or_explain(self.folder, lambda: self._read(index))
-        if len(self.kept) < _KEPT:
-            self.kept[index] = example
+        if len(self.cache) < _CACHE_SIZE:
+            self.cache[index] = example
         return example
 
     def _read(self, index: int) -> Example:
@@ -59,10 +59,20 @@ class Records(Sequence):
 def open_or_prepare(
     make: Callable[[], tfds.core.DatasetBuilder], folder: pathlib.Path, check: Callable[[], None]
 ) -> tfds.core.DatasetBuilder:
-    """Returns a builder whose files exist in `folder`; `check` may object before they are made."""
+    """Returns a builder whose files are in `folder`, and prepares them if they are not there.
+
+    Args:
+      make: makes the builder.
+      folder: the builder's data_path.
+      check: called before anything is prepared; raises ValueError if the parameters are wrong.
+
+    Raises:
+      OSError: the files cannot be written or read.
+    """
     if not folder.exists():
         check()
         with _lock(folder.parent), preserve_global_random(), _silence_tfds():
+            # Again: another process may have prepared them while this one waited for the lock.
             if not folder.exists():
                 _prepare(folder, make())
     with _silence_tfds():
@@ -73,32 +83,33 @@ def _prepare(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
     try:
         builder.download_and_prepare(file_format="array_record")
     except RuntimeError as cause:
-        if type(cause) is RuntimeError:  # array_record's, when the disk is full
+        # array_record raises a bare RuntimeError when the disk is full; subclasses are other faults.
+        if type(cause) is RuntimeError:
             raise OSError(f"the data cannot be written to {folder} ({cause})") from cause
         raise
 
 
 def read_split(builder: tfds.core.DatasetBuilder, split: str, *fields: str) -> Records:
-    """The examples of a split, whose prompt and completion are the fields named."""
+    """Returns the examples of a split; `fields` names their prompt and completion."""
     source = read_or_explain(builder.data_path, lambda: builder.as_data_source(split))
     return Records(source, fields, builder.data_path)
 
 
 def read_or_explain(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
-    """What is read of a folder.
+    """Calls `read`; if that fails, raises an error that names the folder and says what to do.
 
     Raises:
-      OSError: it cannot be read; says what to do.
+      OSError: the folder cannot be read.
     """
     try:
         return read()
-    except MemoryError:
+    except MemoryError:  # says nothing about the folder
         raise
     except Exception as cause:
         advice = (
-            "when that is mended, try again"
+            "fix that and try again"
             if files.is_io_failure(cause)
-            else "move this folder away, and it will be made again"
+            else "move this folder away, and it will be prepared again"
         )
         why = getattr(cause, "strerror", None) or type(cause).__name__
         raise OSError(f"the data in {folder} cannot be read ({why}): {advice}") from cause
@@ -106,22 +117,23 @@ def read_or_explain(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
 
 @contextlib.contextmanager
 def _lock(parent: pathlib.Path) -> Iterator[None]:
-    """Lets one process at a time prepare data here; removes what a killed one left half made."""
+    """Lets one process at a time prepare data here; removes what a killed process left behind."""
     parent.mkdir(parents=True, exist_ok=True)
     with files.open_lock(parent / "lock") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            console.to_stderr(f"another process prepares data in {parent}: waiting for it")
+            console.to_stderr(f"another process is preparing data in {parent}: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
-        for half_made in parent.glob("incomplete.*"):
-            shutil.rmtree(half_made)
+        # tfds prepares into such a folder and renames it at the end; under the lock none is in use.
+        for incomplete in parent.glob("incomplete.*"):
+            shutil.rmtree(incomplete)
         yield
 
 
 @contextlib.contextmanager
 def _silence_tfds() -> Iterator[None]:
-    """Drops the warning that tfds gives for every configuration that is no class attribute."""
+    """Drops the warning of tfds that a configuration is not an attribute of its builder's class."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:

@@ -1,8 +1,8 @@
-'''What a task is: examples, the tokens one could mistake, and a checker.
+'''What a task is: examples, the characters that could be mistaken, and a checker of answers.
 
 A task of your own is a function from the configuration's `data` section to a `Task`, in any module
-that Python can import. With the following as reverse.py in the working directory,
-`--config.task=reverse:task` trains on it, and nothing here has to be edited:
+that Python can import. Save the following as reverse.py in the working directory, and
+`--config.task=reverse:task` trains on it, without any change to this package:
 
     """Write a word backwards."""
 
@@ -13,18 +13,18 @@ that Python can import. With the following as reverse.py in the working director
 
 
     def spell(number):
-        """The word of four letters that a number below 26**4 stands for."""
+        """Turns a number below 26**4 into a word of four letters."""
         letters = string.ascii_lowercase
         return "".join(letters[number // 26**place % 26] for place in range(4))
 
 
     def is_reversed(example, text):
-        """Any text that reads as the prompt from behind is right."""
+        """Whether the text is the word of the prompt, backwards."""
         return text[::-1] == example.prompt.removesuffix(">")
 
 
     def task(data):
-        """Words are drawn without repetition: the splits are disjoint, a function of the seed."""
+        """Draws distinct words, so that splits are disjoint, and a function of the seed."""
         sizes = {"test": data.test, "validation": data.validation, "train": data.train}
         numbers = iter(random.Random(data.seed).sample(range(26**4), sum(sizes.values())))
         splits = {}
@@ -34,12 +34,14 @@ that Python can import. With the following as reverse.py in the working director
         letters = string.ascii_lowercase
         return Task("reverse", letters + ">", splits, confusable=letters, check=is_reversed)
 
-Lists will do for splits; anything with a length and `[i]` will too, so that examples may be read or
-made when they are asked for.
+A split may be a list, or anything else with a length and `[i]`: examples can be read or made on
+demand.
 '''
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
+
+from sequencematch.data.tokenizer import CharTokenizer
 
 
 class Example(NamedTuple):
@@ -50,16 +52,17 @@ class Example(NamedTuple):
 
 
 class Task(NamedTuple):
-    """Everything the rest of the project knows about a task.
+    """Everything that the rest of the project knows about a task.
 
     Attributes:
-      name: what reports call it.
+      name: its name in messages.
       alphabet: the characters of all prompts and completions.
-      splits: "train", "validation" and "test"; each gives example i by `[i]`.
-      confusable: characters that a right one could be mistaken for, two at least; the noise
+      splits: "train", "validation" and "test", each a sequence of examples.
+      confusable: characters that a right one could be mistaken for, at least two; the noise
         `ground_truth` draws from them.
-      check: whether a text is a right answer to an example; the model writes any text of the
-        alphabet, and none at all.
+      check: whether a text is a right answer to an example. It must take any text over the alphabet,
+        the empty one included, since the model can write any.
+      tokenizer: names of the edits -> the tokenizer; None for characters of the alphabet.
     """
 
     name: str
@@ -67,8 +70,9 @@ class Task(NamedTuple):
     splits: Mapping[str, Sequence[Example]]
     confusable: str
     check: Callable[[Example, str], bool]
+    tokenizer: Callable[[tuple[str, ...]], CharTokenizer] | None = None
 
 
-def exact(example: Example, text: str) -> bool:
+def exact_match(example: Example, text: str) -> bool:
     """Whether the text is the completion, character by character."""
     return text == example.completion

@@ -1,4 +1,4 @@
-"""From a task's name in the configuration to the task."""
+"""Tasks by name, as the configuration gives it."""
 
 import difflib
 import importlib
@@ -13,17 +13,17 @@ TASKS: dict[str, Callable[[Any], Task]] = {"arithmetic": arithmetic.task, "jsonl
 
 
 def load_task(name: str, data: Any) -> Task:
-    """Makes the task that the configuration names.
+    """Returns the task that the configuration names.
 
     Args:
-      name: a key of `TASKS`, or "package.module:function" for a constructor of your own (see
+      name: a key of `TASKS`, or "package.module:function" for a task of your own (see
         `sequencematch.data.task`).
-      data: the configuration's `data` section, which the constructor is called with.
+      data: the configuration's `data` section, which the function is called with.
 
     Raises:
-      ValueError: there is no such task, its data cannot be had as configured, or what a constructor
-        of your own makes is no task.
-      OSError: a file it reads is missing or unreadable.
+      ValueError: there is no such task, its data cannot be made as configured, or your own function
+        fails or returns something else than a task.
+      OSError: a file of the task is missing or unreadable.
     """
     constructor = _import(name) if ":" in name else TASKS.get(name)
     if constructor is None:
@@ -36,50 +36,54 @@ def load_task(name: str, data: Any) -> Task:
 
 
 def check_harmless(name: str, data: Any, usual: Any) -> None:
-    """Whether the task may be made that a file asks for which somebody else may have written.
+    """Checks that loading the task of a work directory's config.json is harmless.
+
+    Resuming reads that file, and someone else may have written it.
 
     Args:
       name, data: as `load_task` takes them.
       usual: the `data` section of the defaults.
 
     Raises:
-      ValueError: it would run Python code, or make data in a folder that does not have them yet.
+      ValueError: loading would run Python code, or prepare data in a folder that is not the default.
     """
     advice = "if that is yours, name the configuration again, with --config=FILE and its changes"
     if ":" in name:
-        raise ValueError(f"config.json asks for Python code to be run, task={name!r}: {advice}")
+        raise ValueError(f"config.json asks to run Python code, task={name!r}: {advice}")
+    # Only arithmetic writes files; jsonl just reads one.
     if name == "arithmetic" and data.dir != usual.dir and not arithmetic.is_prepared(data):
-        raise ValueError(f"config.json asks for data to be made in data.dir={data.dir!r}: {advice}")
+        raise ValueError(f"config.json asks to prepare data in data.dir={data.dir!r}: {advice}")
 
 
 def _construct(name: str, constructor: Callable[[Any], Task], data: Any) -> Task:
-    """The task of a constructor that somebody else wrote."""
+    """Calls a user's constructor and checks what it returns."""
     try:
         task = constructor(data)
-        wrong = _fault(task)
-    except Exception as cause:
+        fault = _fault(task)
+    except Exception as cause:  # it is not our code: it can fail in any way
         raise ValueError(f"task={name!r} fails: {type(cause).__name__}: {cause}") from cause
-    if wrong:
-        raise ValueError(f"task={name!r} {wrong}")
+    if fault:
+        raise ValueError(f"task={name!r} {fault}")
     return task
 
 
 def _fault(task: Any) -> str:
-    """What of a task is not as `task.Task` describes it, or nothing."""
+    """Returns what differs from the description of `Task`; "" if nothing does."""
     if not isinstance(task, Task):
         return f"makes a {type(task).__name__}, not a Task"
     for split in SPLITS:
         if not len(task.splits.get(split, ())):
             return f"has no examples in its split {split!r}"
-        first = task.splits[split][0]
+        first = task.splits[split][0]  # one: reading all is left to `check_examples`
         if not isinstance(first, Example) or not all(isinstance(text, str) for text in first):
             return f"has a first example in its split {split!r} that is no Example of two texts"
     for field in ("name", "alphabet", "confusable"):
         if not isinstance(getattr(task, field), str):
             return f"has no text for its {field}"
-    answer = task.splits["test"][0]
-    for text in (answer.completion, "", task.alphabet):
-        task.check(answer, text)
+    # A checker that fails on some text would otherwise stop the run at its first validation.
+    example = task.splits["test"][0]
+    for text in (example.completion, "", task.alphabet):
+        task.check(example, text)
     return ""
 
 

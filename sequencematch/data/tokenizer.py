@@ -1,4 +1,4 @@
-"""Characters to ids and back; the ids of the special tokens, and what edit actions pop."""
+"""Characters to ids and back, the special tokens, and how many tokens each edit pops."""
 
 import dataclasses
 import functools
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from sequencematch.core.mdp import EVERYTHING
 
+# `<bkspc>` always has an id, so that characters have the same ids with and without edits.
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<bkspc>")
 PAD, BOS, EOS, BKSPC = range(len(SPECIALS))
 
@@ -15,10 +16,10 @@ EDITS: Mapping[str, int] = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """Ids for the special tokens, then the characters of an alphabet, sorted, then further edits.
+    """Maps characters to ids: special tokens first, then the sorted alphabet, then other edits.
 
     Attributes:
-      alphabet: the characters that texts are made of; order and repetition do not matter.
+      alphabet: the characters of all texts; order and repetition do not matter.
       edits: names of the edit actions, keys of `EDITS`; order and repetition do not matter.
     """
 
@@ -32,7 +33,7 @@ class CharTokenizer:
 
     @functools.cached_property
     def _symbols(self) -> list[str]:
-        # After the alphabet, so that its ids do not depend on them.
+        # Other edits come after the alphabet, so that its ids do not depend on them.
         further = [name for name in EDITS if name in self.edits and name not in SPECIALS]
         return [*SPECIALS, *self._ids, *further]
 
@@ -66,13 +67,26 @@ class CharTokenizer:
         return "".join(c for c in self.symbols(ids) if c in self._ids)
 
     def symbols(self, ids: Iterable[int]) -> list[str]:
-        """Returns every id as it is shown in a trace, special tokens and edits as `<eos>`.
+        """Returns the symbol of each id, as traces show it: a character, or a name as `<eos>`.
 
         Raises:
-          ValueError: an id stands for nothing.
+          ValueError: there is no such id.
         """
         ids = list(ids)
-        strange = [int(i) for i in ids if not 0 <= i < self.vocab_size]
-        if strange:
-            raise ValueError(f"no symbols: {strange}; allowed are 0 <= id < {self.vocab_size}")
+        # Python would take a negative id as counted from the end.
+        unknown = [int(i) for i in ids if not 0 <= i < self.vocab_size]
+        if unknown:
+            raise ValueError(f"unknown ids {unknown}: allowed are 0 <= id < {self.vocab_size}")
         return [self._symbols[i] for i in ids]
+
+    def parse(self, symbols: Iterable[str]) -> list[int]:
+        """Returns the id of each symbol, the inverse of `symbols`.
+
+        Raises:
+          ValueError: a symbol has no id.
+        """
+        ids, symbols = {symbol: i for i, symbol in enumerate(self._symbols)}, list(symbols)
+        unknown = [symbol for symbol in symbols if symbol not in ids]
+        if unknown:
+            raise ValueError(f"unknown symbols {unknown}: allowed are {list(ids)}")
+        return [ids[symbol] for symbol in symbols]

@@ -1,1 +1,1 @@
-"""Judgement: how good the text is, what the values say, and the page that shows it."""
+"""Answers to test questions, how good they are, and the report of a run."""

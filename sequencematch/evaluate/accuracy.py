@@ -1,4 +1,4 @@
-"""Share of right answers."""
+"""The share of right answers."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from sequencematch.evaluate.intervals import wilson
 
 
 def accuracy(answers: Sequence[Answer]) -> dict:
-    """Share of right answers with its 95 % interval, and how the answers ended."""
+    """Returns the share of right answers with its 95 % interval, and how the answers ended."""
     n, right = len(answers), sum(a.right for a in answers)
     low, high = wilson(right, n)
     return {
@@ -17,5 +17,6 @@ def accuracy(answers: Sequence[Answer]) -> dict:
         "n": n,
         "right": right,
         "finished": sum(a.finished for a in answers) / n,
+        # In actions, edits and <eos> included: what an answer costs.
         "length": sum(len(a.actions) for a in answers) / n,
     }

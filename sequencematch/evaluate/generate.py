@@ -1,4 +1,4 @@
-"""Answers to the examples of a task, in batches of one shape."""
+"""Answers of the model to the examples of a task."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -23,8 +23,8 @@ class Answer(NamedTuple):
     Attributes:
       example: the question and its reference answer.
       actions: ids of the executed actions, edits included.
-      text: what is left after deletions.
-      right: whether the task accepts the text, and `<eos>` ended it.
+      text: the surviving text, after all deletions.
+      right: whether `<eos>` ended it and the task accepts the text.
       finished: whether `<eos>` ended it.
     """
 
@@ -36,7 +36,17 @@ class Answer(NamedTuple):
 
 
 class Generator:
-    """Answers the examples of a task, in batches of one shape."""
+    """Answers the examples of a task, in batches of one shape.
+
+    Args:
+      graph, mdp: the policy; its parameters are given with each call.
+      task, tokenizer: what checks answers and decodes them.
+      prompt_slots: room for `<bos>` and a prompt.
+      max_actions: decisions of an answer.
+      rows: answers made at once.
+      seed: of sampled answers.
+      edit_bias: added to the logits of edits.
+    """
 
     def __init__(
         self,
@@ -65,41 +75,51 @@ class Generator:
         }
 
     def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
-        """Answers examples, "greedy" or "sampled" at temperature 1.
+        """Yields the answers to examples, in order.
 
-        The draws depend on the seed and an example's number: not on how many are answered at once.
+        An answer depends on the seed and the example's number, not on how many are made at once.
+
+        Args:
+          params: the model's.
+          examples: what to answer.
+          choice: "greedy", or "sampled" at temperature 1.
         """
-        for begin in range(0, len(examples), self._rows):
-            chunk = [examples[i] for i in range(begin, min(begin + self._rows, len(examples)))]
-            filled = chunk + [chunk[-1]] * (self._rows - len(chunk))
-            encode = partial(encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots)
-            prompts, start = map(np.stack, zip(*(encode(e.prompt) for e in filled), strict=True))
-            sampled = self._sample[choice](params, prompts, start, self._key, np.int32(begin))
-            episodes = jax.device_get(sampled)
-            for row, example in enumerate(chunk):
-                taken = slice(episodes.start[row] + 1, episodes.end[row] + 1)
-                yield self._answer(example, episodes.tokens[row, taken].tolist())
+        prompts = [example.prompt for example in examples]
+        for example, actions in zip(examples, self.actions(params, prompts, choice), strict=True):
+            text = self.tokenizer.decode(surviving_text(self.mdp, actions))
+            finished = actions[-1] == self.mdp.eos
+            right = finished and self.task.check(example, text)
+            yield Answer(example, actions, text, right, finished)
 
-    def _answer(self, example: Example, actions: list[int]) -> Answer:
-        text = self.tokenizer.decode(surviving_text(self.mdp, actions))
-        finished = actions[-1] == self.mdp.eos
-        right = finished and self.task.check(example, text)
-        return Answer(example, actions, text, right, finished)
+    def actions(self, params, prompts: Sequence[str], choice: str) -> Iterator[list[int]]:
+        """Yields the ids of the actions that follow each prompt; otherwise as `answers`."""
+        encode = partial(encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots)
+        for begin in range(0, len(prompts), self._rows):
+            chunk = prompts[begin : begin + self._rows]
+            # One shape, one compilation: the last chunk is filled up with copies, dropped below.
+            filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
+            tokens, start = map(np.stack, zip(*map(encode, filled), strict=True))
+            # A row draws with the number of its prompt, so batches of any size draw the same.
+            sampled = self._sample[choice](params, tokens, start, self._key, np.int32(begin))
+            episodes = jax.device_get(sampled)
+            for row in range(len(chunk)):
+                executed = slice(episodes.start[row] + 1, episodes.end[row] + 1)
+                yield episodes.tokens[row, executed].tolist()
 
 
 def deletion_flags(mdp: Mdp, actions: Sequence[int]) -> list[bool]:
-    """Which actions pushed a token that a later edit popped, by a plain stack."""
-    flags, alive = [False] * len(actions), []
+    """Returns, for each action, whether it pushed a token that a later edit popped."""
+    flags, stack = [False] * len(actions), []  # of times
     for time, action in enumerate(actions):
         pops = int(mdp.pops[action])
         if not pops:
-            alive.append(time)
-        for _ in range(min(pops, len(alive))):
-            flags[alive.pop()] = True
+            stack.append(time)
+        for _ in range(min(pops, len(stack))):
+            flags[stack.pop()] = True
     return flags
 
 
 def surviving_text(mdp: Mdp, actions: Sequence[int]) -> list[int]:
-    """The text that a string of actions leaves."""
-    taken = zip(actions, deletion_flags(mdp, actions), strict=True)
-    return [action for action, is_deleted in taken if not (is_deleted or mdp.pops[action])]
+    """Returns the tokens that a list of actions leaves."""
+    pairs = zip(actions, deletion_flags(mdp, actions), strict=True)
+    return [action for action, is_deleted in pairs if not (is_deleted or mdp.pops[action])]

@@ -1,7 +1,7 @@
-"""A run's curves as inline SVG, which takes its colours from the page's style sheet.
+"""A run's curves as inline SVG, with colours from the page's style sheet.
 
-Every panel is its own figure, so a page lays them out in as many columns as fit; every colour is a
-variable of the style sheet, so one drawing serves light and dark mode.
+Every panel is a figure of its own, so that a page can use as many columns as fit. Every colour is a
+variable of the style sheet, so that one drawing serves light and dark mode.
 """
 
 import html
@@ -17,7 +17,7 @@ from matplotlib import style, ticker
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# Stand-ins that matplotlib accepts for colours only the style sheet knows; replaced after drawing.
+# Placeholder colours for matplotlib, replaced by variables of the style sheet after drawing.
 # None is black: matplotlib leaves black out of the SVG, and there would be nothing to replace.
 MUTED, LINE = "#010203", "#010204"
 CURVES = ("#010205", "#010206", "#010207")
@@ -34,7 +34,7 @@ RC = {
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.spines.left"), False),
     **{"axes.grid": True, "axes.grid.axis": "y", "grid.linewidth": 0.6},
     **{"ytick.major.size": 0, "ytick.minor.size": 0, "lines.markersize": 3, "font.size": 9},
-    "svg.fonttype": "none",
+    "svg.fonttype": "none",  # text stays text: it can be searched, and uses the page's font
 }
 
 
@@ -45,10 +45,10 @@ class Panel(NamedTuple):
         title: what is drawn.
         meaning: one sentence for the reader.
         curves: at most three metrics and their labels.
-        form: format of the vertical axis' numbers.
-        limits: of the vertical axis; None: what the data needs.
-        scale: "linear", or "log" for what is positive and spans decades.
-        kind: of the metrics' lines to read, "train" or "validation".
+        form: format of the numbers on the vertical axis.
+        limits: of the vertical axis; None fits the data.
+        scale: "linear", or "log" for positive values that span decades.
+        kind: of the lines of metrics.jsonl to read, "train" or "validation".
     """
 
     title: str
@@ -99,10 +99,10 @@ SECTIONS = {
         ),
         Panel(
             "Capped rewards",
-            "Share of steps whose reward is so low that φ goes on with its largest slope.",
+            "Share of steps whose reward is so low that φ continues with its largest slope.",
             {"reward/capped": "share"},
             form="{x:.0%}",
-            limits=(-0.04, 1.04),
+            limits=(-0.04, 1.04),  # a margin, so that a curve at 0 or 1 is seen whole
         ),
     ),
     "Samples from the policy": (
@@ -131,6 +131,7 @@ SECTIONS = {
     ),
 }
 
+# Metric -> the two that bound the shaded band around its curve.
 BANDS = {
     "accuracy/greedy": ("accuracy/greedy_low", "accuracy/greedy_high"),
     "accuracy/sampled": ("accuracy/sampled_low", "accuracy/sampled_high"),
@@ -139,20 +140,24 @@ BANDS = {
 }
 
 
-def finite(value: object) -> float:
-    """`value` as a float; NaN where it is no number, or not a finite one."""
+def finite_or_nan(value: object) -> float:
+    """Returns a value as a float; NaN if it is not a finite number."""
+    # By comparison, since float() of an integer beyond the largest float raises.
     if not isinstance(value, int | float) or not -sys.float_info.max <= value <= sys.float_info.max:
         return math.nan
     return float(value)
 
 
-def visible(text: str) -> str:
-    """`text` with an escape for what cannot be seen, or be in a page: control characters and such."""
+def escape_unprintable(text: str) -> str:
+    """Returns a text with unprintable characters, but for newlines, as escapes.
+
+    Some of them are invisible or change the direction of text, and some are not allowed in HTML.
+    """
     return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def figures(panels: tuple[Panel, ...], metrics: list[dict]) -> str:
-    """The panels for which `metrics` has data, as <figure> elements; "" where there are none."""
+    """Returns the panels that `metrics` has data for, as <figure> elements; "" if there are none."""
     return "".join(_figure(panel, metrics) for panel in panels)
 
 
@@ -161,7 +166,7 @@ def _figure(panel: Panel, metrics: list[dict]) -> str:
     keys = [key for key in panel.curves if any(key in line for line in lines)]
     if not keys:
         return ""
-    gaps = sum(math.isnan(finite(line.get(key, 0))) for key in keys for line in lines)
+    gaps = sum(math.isnan(finite_or_nan(line.get(key, 0))) for key in keys for line in lines)
     note = f" Gaps: {gaps} values that are not finite." if gaps else ""
     legend = "".join(_legend(i, panel.curves[key]) for i, key in enumerate(keys))
     return (
@@ -177,43 +182,52 @@ def _legend(index: int, label: str) -> str:
 
 
 def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
-    """Each phase of training after the first, and the step at which it begins."""
-    steps = [(visible(str(line["phase"])), line["step"]) for line in metrics if "phase" in line]
+    """Returns each phase of training after the first, and the step at which it begins."""
+    steps = [
+        (escape_unprintable(str(line["phase"])), line["step"])
+        for line in metrics
+        if "phase" in line
+    ]
     return [now for before, now in itertools.pairwise(steps) if before[0] != now[0]]
 
 
 def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) -> str:
-    """One panel's SVG element; a function of its arguments alone, to the byte."""
+    """Returns a panel's SVG element; a function of the arguments alone, to the byte."""
     name = re.sub("[^a-z]+", "-", panel.title.lower())
     buffer = io.StringIO()
+    # The salt makes ids reproducible; the default style ignores a user's matplotlibrc.
     with style.context(["default", RC | {"svg.hashsalt": name}]):
         figure = Figure(figsize=(3.6, 2.1), layout="constrained")
         axes = figure.subplots()
         for colour, key in zip(CURVES, keys, strict=False):
             _draw(axes, key, colour, lines)
-        _dress(axes, panel)
-        _place(axes, metrics)
-        nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    return _for_page(buffer.getvalue(), name, panel.title)
+        _format_axes(axes, panel)
+        _mark_phases(axes, metrics)
+        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
+    return _embed(buffer.getvalue(), name, panel.title)
 
 
 def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
     columns = ("step", key, *BANDS.get(key, ("", "")))
-    rows = [[finite(line.get(column)) for column in columns] for line in lines if key in line]
+    rows = [
+        [finite_or_nan(line.get(column)) for column in columns] for line in lines if key in line
+    ]
     steps, values, low, high = np.array(rows).T
+    # Markers, since a point between two gaps has no line.
     axes.plot(steps, values, color=colour, marker="o" if len(rows) <= 24 else "")
     if np.isfinite(low + high).any():
         axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def _dress(axes: Axes, panel: Panel) -> None:
-    """Scales, limits and numbers of the axes."""
+def _format_axes(axes: Axes, panel: Panel) -> None:
+    """Sets scales, limits and number formats."""
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     values = values[np.isfinite(values)]
     if panel.scale == "log" and values.size and values.min() > 0:
         axes.set_yscale("log")
+        # With less than two decades, ticks at powers of ten alone would be too few.
         narrow = values.max() < 100 * values.min()
         axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5) if narrow else (1,)))
         axes.yaxis.set_minor_formatter(ticker.NullFormatter())
@@ -223,24 +237,26 @@ def _dress(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
 
 
-def _place(axes: Axes, metrics: list[dict]) -> None:
-    """The run's steps, the same for every panel, and a dashed line where a phase begins."""
+def _mark_phases(axes: Axes, metrics: list[dict]) -> None:
+    """Draws a dashed line where a phase begins, and gives every panel the same range of steps."""
     left, right = metrics[0]["step"], metrics[-1]["step"]
     for phase, step in _phases(metrics):
+        # The name goes where there is more room for it.
         side = "right" if step > left + 0.6 * (right - left) else "left"
         axes.axvline(step, color=MUTED, linestyle=(0, (3, 3)), linewidth=0.8)
         above = axes.get_xaxis_transform()
-        # The name comes from a file: a dollar sign in it is no formula.
+        # The name comes from a file: a dollar sign in it does not start a formula.
         axes.text(step, 1.02, phase, transform=above, ha=side, size=8, parse_math=False)
     margin = 0.02 * (right - left) or 0.5
     axes.set_xlim(left - margin, right + margin)
 
 
-def _for_page(svg: str, name: str, label: str) -> str:
-    """Fits a stand-alone SVG file into a page that holds several."""
+def _embed(svg: str, name: str, label: str) -> str:
+    """Turns a stand-alone SVG file into an element of a page that holds several."""
     svg = svg[svg.index("<svg") :]
-    # Its style sheet speaks of "*", which in a page is everything; the page's rule says "svg *".
+    # Its style sheet is about "*", in a page every element; report.css has "svg *" instead.
     svg = re.sub(r"<style.*?</style>", "", svg, flags=re.DOTALL)
+    # Ids are unique in a file, and have to be in the page.
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{name}-", svg)
     # The view box keeps the proportions, the page gives the width.
     head = f'<svg role="img" aria-label="{html.escape(label)}"'

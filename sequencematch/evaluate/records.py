@@ -1,21 +1,29 @@
-"""The files that a run leaves, read as they are, whole or torn."""
+"""Reads the files of a run, also unfinished or damaged ones."""
 
 import json
 import math
 import pathlib
 from typing import NamedTuple
 
-from sequencematch.evaluate.plots import finite
+from sequencematch.evaluate.plots import finite_or_nan
 
 
 class RunFiles(NamedTuple):
-    """What the files of a run say."""
+    """The content of a run's files.
 
-    name: str  # of the work directory
-    summary: dict  # {} before the run has ended
-    metrics: list[dict]  # by step
+    Attributes:
+        name: the work directory's.
+        summary: of summary.json; {} before the run has ended.
+        metrics: lines of metrics.jsonl, by step.
+        traces: lines of traces.jsonl.
+        unreadable: number of lines that are no JSON object; a killed run may leave one.
+    """
+
+    name: str
+    summary: dict
+    metrics: list[dict]
     traces: list[dict]
-    unreadable: int  # lines that are no JSON object, as a killed run may leave behind
+    unreadable: int
 
 
 def read(workdir: pathlib.Path) -> RunFiles:
@@ -35,9 +43,9 @@ def read(workdir: pathlib.Path) -> RunFiles:
 
 
 def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:
-    """The objects of a jsonl file and the number of lines that hold none."""
+    """Returns the objects of a jsonl file, and the number of lines that are not one."""
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    # Only \n ends a line, not \r, nor U+2028 and its like, which a JSON string may hold as they are.
+    # Not splitlines: a JSON string may contain U+2028 and other characters that it splits at.
     values = [_parse(line) for line in text.split("\n") if line.strip()]
     objects = [value for value in values if isinstance(value, dict)]
     return objects, len(values) - len(objects)
@@ -46,12 +54,13 @@ def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:
 def _parse(line: str) -> object:
     try:
         return json.loads(line)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError):  # RecursionError: brackets nested too deeply
         return None
 
 
 def _by_step(metrics: list[dict]) -> list[dict]:
-    """In order; a resumed run repeats the steps after its checkpoint, and the later line holds."""
-    placed = [line for line in metrics if math.isfinite(finite(line.get("step")))]
-    latest = {(line["step"], str(line.get("kind"))): line for line in placed}
+    """Sorts lines by step; of two for one step and kind, keeps the later."""
+    numbered = [line for line in metrics if math.isfinite(finite_or_nan(line.get("step")))]
+    # A resumed run repeats the steps after its checkpoint.
+    latest = {(line["step"], str(line.get("kind"))): line for line in numbered}
     return [latest[key] for key in sorted(latest)]

@@ -1,13 +1,13 @@
-"""`report.html`: a run on one self-contained page, made from the files the run writes.
+"""Writes report.html: one self-contained page about a run, made from the files of the run.
 
-The page shows what the files hold and no more: a missing key leaves out its place on the page.
+The page shows only what is in the files; a missing key leaves out its place on the page.
 """
 
 import json
 import pathlib
 from collections.abc import Iterator
 
-from sequencematch.evaluate.plots import finite
+from sequencematch.evaluate.plots import finite_or_nan
 from sequencematch.evaluate.records import RunFiles, read
 from sequencematch.evaluate.sections import (
     accuracy,
@@ -23,6 +23,7 @@ from sequencematch.evaluate.sections import (
 from sequencematch.storage import files
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
+COUNTS = ("parameters", "steps", "tokens", "sampled_tokens")  # keys of the summary
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
@@ -32,7 +33,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
         workdir: the directory of a finished or running run.
 
     Returns:
-        The page's path; the page is replaced as a whole, so a reader never sees half of it.
+        The page's path. The page is replaced as a whole, so a reader never sees half of it.
 
     Raises:
         ValueError: summary.json is no JSON object.
@@ -44,6 +45,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 def _page(run: RunFiles) -> str:
     parts = (_header, accuracy, curves, edits, traces, _details)
     body = "\n".join(part(run) for part in parts)
+    # The empty icon keeps browsers from asking for a favicon.ico.
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -54,7 +56,7 @@ def _page(run: RunFiles) -> str:
 
 
 def _title(run: RunFiles) -> list[str]:
-    """Name and method; the directory's name while there is no summary."""
+    """Returns name and method; the directory's name while there is no summary."""
     return [str(run.summary[key]) for key in ("name", "method") if key in run.summary] or [run.name]
 
 
@@ -72,22 +74,21 @@ def _header(run: RunFiles) -> str:
 
 
 def _notes(run: RunFiles) -> Iterator[str]:
-    """What a reader should know before trusting the page."""
+    """Yields warnings about an unfinished run or unreadable files."""
     if not run.summary:
         step = f", {run.metrics[-1]['step']:,} steps so far" if run.metrics else ""
         yield f"No summary.json: this run has not finished{step}."
-    step, last = (
-        run.summary.get("steps"),
-        object_at(object_at(run.summary, "config"), "train").get("steps"),
-    )
-    if finite(step) < finite(last):
-        yield f"Judged after {count(step)} of {count(last)} steps: this run has not finished."
+    # --mode=evaluate writes a summary also of a run that was interrupted.
+    step = run.summary.get("steps")
+    last = object_at(object_at(run.summary, "config"), "train").get("steps")
+    if finite_or_nan(step) < finite_or_nan(last):
+        yield f"Evaluated after {count(step)} of {count(last)} steps: this run has not finished."
     if run.unreadable:
         yield f"Lines of metrics.jsonl and traces.jsonl left out as unreadable: {run.unreadable}."
 
 
 def _details(run: RunFiles) -> str:
-    summary, config = run.summary, "\n".join(_flat(object_at(run.summary, "config")))
+    summary, config = run.summary, "\n".join(_flatten(object_at(run.summary, "config")))
     facts = [(key, count(summary[key])) for key in COUNTS if key in summary]
     facts += [(f"time, {key}", duration(s)) for key, s in object_at(summary, "seconds").items()]
     facts += object_at(summary, "versions").items()
@@ -100,13 +101,10 @@ def _details(run: RunFiles) -> str:
     return section("The run", "".join(blocks) + folded * bool(config))
 
 
-def _flat(config: dict, prefix: str = "") -> Iterator[str]:
-    """One line for each value, its key as --config.key=value takes it."""
+def _flatten(config: dict, prefix: str = "") -> Iterator[str]:
+    """Yields a line for each value, with the key that --config.key=value takes."""
     for key, value in config.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key} = {json.dumps(value, ensure_ascii=False)}"
-
-
-COUNTS = ("parameters", "steps", "tokens", "sampled_tokens")

@@ -1,18 +1,23 @@
-"""The sections of a report: accuracy, curves, edits, traces; and how their figures are written."""
+"""The sections of a report: accuracy, curves, edits and traces.
+
+Each takes the files of a run and returns HTML, or "" if the files have nothing to show. Any value of
+the files may be missing or of another type. Formatting helpers come first.
+"""
 
 import html
 import math
 from collections.abc import Callable
 
-from sequencematch.evaluate.plots import SECTIONS, figures, finite, visible
+from sequencematch.evaluate.plots import SECTIONS, escape_unprintable, figures, finite_or_nan
 from sequencematch.evaluate.records import RunFiles
 
 DECODES = ("greedy", "sampled")
 TRACES_SHOWN = 12
 
-# How an action that is no text is shown, and what it does.
+# How actions that are not text are shown.
 MARKS = {"<bkspc>": "⌫", "<bkspc2>": "⌫2", "<bkspc4>": "⌫4", "<reset>": "↺", "<eos>": "⊣"}
 
+# What they do, for the legend, which lists them in this order.
 MEANINGS = {
     "<bkspc>": "deletes the last token that is left",
     "<bkspc2>": "the last two",
@@ -21,21 +26,65 @@ MEANINGS = {
     "<eos>": "ends the answer",
 }
 
+# Whether an answer is right -> the style of its card, which is also its caption, and a sign for
+# those who cannot tell the colours apart.
 SIGNS = {True: ("right", "✓"), False: ("wrong", "✗")}
 
 
+def object_at(parent: dict, key: str) -> dict:
+    """Returns `parent[key]`, or {} if that is not an object."""
+    return parent[key] if isinstance(parent.get(key), dict) else {}
+
+
+def list_at(parent: dict, key: str) -> list:
+    """Returns `parent[key]`, or [] if that is not a list."""
+    return parent[key] if isinstance(parent.get(key), list) else []
+
+
+def escape(value: object) -> str:
+    """Returns a value as HTML text without unprintable characters."""
+    return html.escape(escape_unprintable(str(value)))
+
+
+def percent(value: object) -> str:
+    """Returns a share such as 41.0 %, or a dash if it is not a number."""
+    return "–" if math.isnan(finite_or_nan(value)) else f"{100 * finite_or_nan(value):.1f} %"
+
+
+def count(value: object) -> str:
+    """Returns a number such as 1,024 or 5.8, or a dash if it is not a number."""
+    if math.isnan(finite_or_nan(value)):
+        return "–"
+    return f"{round(finite_or_nan(value), 1):,}".removesuffix(".0")
+
+
+def duration(seconds: object) -> str:
+    """Returns a time such as 6.2 s, 9 min 12 s or 1 h 02 min."""
+    if math.isnan(finite_or_nan(seconds)) or finite_or_nan(seconds) < 60:
+        return f"{count(seconds)} s"
+    minutes, rest = divmod(round(finite_or_nan(seconds)), 60)
+    return (
+        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+    )
+
+
+def section(title: str, content: str) -> str:
+    """Returns a section with a heading; "" if there is no content."""
+    return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
+
+
 def accuracy(run: RunFiles) -> str:
-    """The test set's accuracy or, while there is none, the latest validation's."""
+    """Shows the accuracy on the test set; before there is one, that of the latest validation."""
     test, title = object_at(run.summary, "test"), "Accuracy on the test questions"
     validations = [line for line in run.metrics if line.get("kind") == "validation"]
     if not test and validations:
-        test, title = _validation(validations[-1]), "Accuracy in the latest validation"
+        test, title = _validation_scores(validations[-1]), "Accuracy in the latest validation"
     scores = [_score(decode, object_at(test, decode)) for decode in DECODES if test.get(decode)]
     return section(title, f'<div class="scores">{"".join(scores)}</div>' if scores else "")
 
 
-def _validation(line: dict) -> dict:
-    """A line of metrics.jsonl in the form of the summary's test."""
+def _validation_scores(line: dict) -> dict:
+    """Turns a line of metrics.jsonl into the form of the summary's "test"."""
     names = {"": "accuracy", "_low": "low", "_high": "high"}
     keys = {d: {f"accuracy/{d}{end}": name for end, name in names.items()} for d in DECODES}
     return {d: {name: line[k] for k, name in keys[d].items() if k in line} for d in DECODES}
@@ -48,64 +97,95 @@ def _score(decode: str, score: dict) -> str:
         ("finished", f"{percent(score.get('finished'))} finished"),
         ("length", f"{count(score.get('length'))} actions each"),
     )
-    told = " · ".join(fact for key, fact in facts if key in score)
-    rho = finite(object_at(score, "return").get("spearman"))
+    details = " · ".join(fact for key, fact in facts if key in score)
+    rho = finite_or_nan(object_at(score, "return").get("spearman"))
     if not math.isnan(rho):
-        told += f" · recovered return and correctness: Spearman {rho:+.2f}"
+        details += f" · recovered return and correctness: Spearman {rho:+.2f}"
     return (
         f'<div class="card"><h3>{decode}</h3><p class="big">{percent(score.get("accuracy"))}</p>'
-        f'{_bar(score)}<p class="small">{told}</p></div>'
+        f'{_bar(score)}<p class="small">{details}</p></div>'
     )
 
 
 def _bar(score: dict) -> str:
-    """From 0 to 100 %: the accuracy as a stroke within its interval."""
-    value, low, high = (finite(score.get(key)) for key in ("accuracy", "low", "high"))
+    """Draws a bar from 0 to 100 %, with the accuracy as a stroke within its interval."""
+    value, low, high = (finite_or_nan(score.get(key)) for key in ("accuracy", "low", "high"))
     stroke = f'<i class="stroke" style="left:{value:.2%}"></i>' * (not math.isnan(value))
     extent = f"left:{low:.2%};width:{high - low:.2%}"
     interval = f'<i class="interval" style="{extent}"></i>' * (not math.isnan(low + high))
     scale = '<p class="scale small"><span>0</span><span>50</span><span>100 %</span></p>'
+    # Hidden from screen readers: the same numbers are in the text beside it.
     return f'<div aria-hidden="true"><p class="bar">{interval}{stroke}</p>{scale}</div>'
 
 
 def curves(run: RunFiles) -> str:
-    drawn = {title: figures(panels, run.metrics) for title, panels in SECTIONS.items()}
-    grids = {title: f'<div class="panels">{svg}</div>' for title, svg in drawn.items() if svg}
+    """Draws the metrics, one section for each group of panels that has data."""
+    drawings = {title: figures(panels, run.metrics) for title, panels in SECTIONS.items()}
+    grids = {title: f'<div class="panels">{svg}</div>' for title, svg in drawings.items() if svg}
     return "".join(map(section, grids.keys(), grids.values()))
 
 
+# Key in the summary's "edits", title, meaning, and format.
+EDIT_ROWS = (
+    ("answers", "Answers that use them", "Share of answers with at least one edit.", percent),
+    ("per_action", "Actions that are edits", "Share of all actions.", percent),
+    (
+        "deleted_wrong",
+        "Justified deletions",
+        "Share of deletions made while the text was wrong.",
+        percent,
+    ),
+    (
+        "errors",
+        "Errors",
+        "Tokens that made a right text wrong; a second try may be an error again.",
+        count,
+    ),
+    ("errors_deleted", "Errors deleted", "Share of errors that an edit removed.", percent),
+    (
+        "errors_mended",
+        "Errors fixed",
+        "Share of errors that were removed and replaced by the right token.",
+        percent,
+    ),
+)
+
+
 def edits(run: RunFiles) -> str:
-    """How often edits are used, how often rightly, and what becomes of errors."""
+    """Shows how often edits are used, how often rightly, and what becomes of errors."""
     test = object_at(run.summary, "test")
     uses = {d: use for d in DECODES if (use := object_at(object_at(test, d), "edits"))}
     head = "".join(f'<th scope="col">{decode}</th>' for decode in uses)
-    rows = "".join(_use(*row, uses) for row in USES if any(row[0] in use for use in uses.values()))
+    shown = [row for row in EDIT_ROWS if any(row[0] in use for use in uses.values())]
+    rows = "".join(_edit_row(*row, uses) for row in shown)
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return section("Edits on the test questions", table * bool(rows))
 
 
-def _use(key: str, title: str, meaning: str, form: Callable, uses: dict[str, dict]) -> str:
+def _edit_row(key: str, title: str, meaning: str, form: Callable, uses: dict[str, dict]) -> str:
     cells = "".join(f"<td>{form(use.get(key))}</td>" for use in uses.values())
     title = f'{escape(title)}<span class="small">{escape(meaning)}</span>'
     return f'<tr><th scope="row">{title}</th>{cells}</tr>'
 
 
 def traces(run: RunFiles) -> str:
+    """Shows answers action by action, with deleted tokens struck through."""
     groups = "".join(_group(decode, run.traces) for decode in DECODES)
     return section("Sample traces", groups and _legend(run.traces) + groups)
 
 
 def _legend(traces: list[dict]) -> str:
-    """What the marks in the traces mean."""
+    """Explains the marks that occur in the traces."""
     used = {str(action) for trace in traces for action in list_at(trace, "actions")}
-    told = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
-    told += ["what was deleted is <del>struck through</del>"]
-    order = " Answers with edits come first, in a larger share than they have."
-    return f"<p>{'; '.join(told)}.{order * bool(used & set(MARKS) - {'<eos>'})}</p>"
+    entries = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
+    entries += ["what was deleted is <del>struck through</del>"]
+    # The order is that of cli/results.py, where half of the traces have edits if enough answers do.
+    order = " Answers with edits come first, and are a larger share here than of all answers."
+    return f"<p>{'; '.join(entries)}.{order * bool(used & set(MARKS) - {'<eos>'})}</p>"
 
 
 def _group(decode: str, traces: list[dict]) -> str:
-    """The first traces in sight, the others folded away."""
+    """Shows the first traces of one way of decoding, and the others folded."""
     items = [_trace(trace) for trace in traces if trace.get("decode") == decode]
     shown, more = "".join(items[:TRACES_SHOWN]), "".join(items[TRACES_SHOWN:])
     rest = f"<summary>{len(items) - TRACES_SHOWN} more, {decode}</summary>"
@@ -115,13 +195,13 @@ def _group(decode: str, traces: list[dict]) -> str:
 
 def _trace(trace: dict) -> str:
     right, actions = trace.get("right"), [str(action) for action in list_at(trace, "actions")]
-    name, sign = SIGNS[right] if isinstance(right, bool) else ("not judged", "?")
-    gone = {time for time, flag in enumerate(list_at(trace, "deleted")) if flag}
-    taken = "".join(_action(action, time in gone) for time, action in enumerate(actions))
+    name, sign = SIGNS[right] if isinstance(right, bool) else ("not checked", "?")
+    deleted = {time for time, flag in enumerate(list_at(trace, "deleted")) if flag}
+    shown = "".join(_action(action, time in deleted) for time, action in enumerate(actions))
     answer = f" · <span>right answer: <code>{escape(trace.get('answer', '–'))}</code></span>"
     return (
         f'<li class="card {name}"><p class="sign"><b>{sign}</b> {name}</p>'
-        f'<p>{escape(trace.get("prompt", ""))}</p><p class="actions">{taken}</p>'
+        f'<p>{escape(trace.get("prompt", ""))}</p><p class="actions">{shown}</p>'
         f'<p class="small">text: <code>{escape(trace.get("text", ""))}</code>'
         f"{answer * (right is False)}</p></li>"
     )
@@ -131,60 +211,3 @@ def _action(action: str, is_deleted: bool) -> str:
     if action in MARKS:
         return f'<kbd title="{escape(action)}">{MARKS[action]}</kbd>'
     return f"<del>{escape(action)}</del>" if is_deleted else f"<span>{escape(action)}</span>"
-
-
-def section(title: str, content: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
-
-
-def object_at(parent: dict, key: str) -> dict:
-    """`parent[key]`, or {} where there is no object."""
-    return parent[key] if isinstance(parent.get(key), dict) else {}
-
-
-def list_at(parent: dict, key: str) -> list:
-    """`parent[key]`, or [] where there is no list."""
-    return parent[key] if isinstance(parent.get(key), list) else []
-
-
-def escape(value: object) -> str:
-    return html.escape(visible(str(value)))
-
-
-def percent(value: object) -> str:
-    return "–" if math.isnan(finite(value)) else f"{100 * finite(value):.1f} %"
-
-
-def count(value: object) -> str:
-    return "–" if math.isnan(finite(value)) else f"{round(finite(value), 1):,}".removesuffix(".0")
-
-
-def duration(seconds: object) -> str:
-    """As 6.2 s, 9 min 12 s or 1 h 02 min."""
-    if math.isnan(finite(seconds)) or finite(seconds) < 60:
-        return f"{count(seconds)} s"
-    minutes, rest = divmod(round(finite(seconds)), 60)
-    return (
-        f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
-    )
-
-
-# Key in the summary, title, what it says, and how it is written.
-USES = (
-    ("answers", "Answers that use them", "Share of answers with at least one edit.", percent),
-    ("per_action", "Actions that are edits", "Share of all actions taken.", percent),
-    (
-        "deleted_wrong",
-        "Deletions that were due",
-        "Share made while the text was wrong.",
-        percent,
-    ),
-    (
-        "errors",
-        "Errors",
-        "Tokens that led a right beginning astray; a new try may err again.",
-        count,
-    ),
-    ("errors_deleted", "Errors deleted", "Share of errors that an edit removed.", percent),
-    ("errors_mended", "Errors mended", "Share of errors removed and then put right.", percent),
-)

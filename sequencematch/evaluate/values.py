@@ -1,11 +1,12 @@
 """Whether the rewards that the model implies tell right answers from wrong ones.
 
-Inverse RL recovers a reward from data; arXiv 2409.01369 reports that its returns correlate
-with the quality of what is generated. Here: Spearman's correlation of return and correctness.
+Inverse RL recovers a reward from data. Wulfmeier et al. (arXiv 2409.01369) report that its returns
+correlate with the quality of generated text. Here: Spearman's correlation of return and correctness.
 """
 
 from collections.abc import Iterator, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,7 +15,7 @@ from scipy import stats
 
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
-from sequencematch.core.rewards import recovered_return, set_terminal_value
+from sequencematch.core.rewards import recovered_return, recovered_rewards, set_terminal_value
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
 from sequencematch.data.episodes import lay_out
@@ -24,15 +25,33 @@ from sequencematch.evaluate.generate import Answer
 from sequencematch.models import readout
 
 
-class Returns:
-    """Recovered returns of answers, sum_t gamma^t r_t with what the absorbing state earns.
+class Scores(NamedTuple):
+    """What the model says of the N actions of one answer.
+
+    Attributes:
+      v: float32[N+1], V(s_t) before each action, and V(s_N).
+      q: float32[N], Q(s_t, a_t).
+      rewards: float32[N], the implied rewards r_t = Q(s_t, a_t) - γ V(s_{t+1}).
+      log_probs: float32[N], log π(a_t|s_t).
+      recovered_return: float32, Σₜ γᵗ rₜ, including what the absorbing state earns.
+    """
+
+    v: np.ndarray
+    q: np.ndarray
+    rewards: np.ndarray
+    log_probs: np.ndarray
+    recovered_return: np.ndarray
+
+
+class Scorer:
+    """Values and rewards of given answers, in batches of one shape.
 
     Args:
-      graph, mdp: the policy.
-      tokenizer: of the answers.
+      graph, mdp: the policy; its parameters are given with each call.
+      tokenizer: of the prompts.
       slots: T, room for the longest prompt and answer.
-      rows: answers taken through the network at once.
-      objective: whose gamma and V(s_N) the return is reckoned with.
+      rows: answers that go through the network at once.
+      objective: gives γ and the value V(s_N) of the absorbing state.
     """
 
     def __init__(
@@ -47,46 +66,67 @@ class Returns:
     ):
         self._tokenizer, self._slots, self._rows = tokenizer, slots, rows
 
-        def returns(params: nnx.State, episodes: Episode) -> jax.Array:
+        def score(params: nnx.State, episodes: Episode) -> Scores:
             model = nnx.merge(graph, params)
             trajectories = jax.vmap(partial(build_trajectory, mdp))(episodes)
             hidden = readout.states(model, trajectories)
             values = readout.action_values(model, mdp, hidden, trajectories)
+            log_probs = values.q - values.v
+            # V(s_N) as the objective defines it, which need not be the network's.
             values = jax.vmap(partial(set_terminal_value, objective.terminal))(values, trajectories)
-            gamma = objective.gamma
-            return jax.vmap(recovered_return, (0, 0, None))(values, trajectories, gamma)
+            rewards, returns = (
+                jax.vmap(f, (0, 0, None))(values, trajectories, objective.gamma)
+                for f in (recovered_rewards, recovered_return)
+            )
+            return Scores(values.v, values.q, rewards, log_probs, returns)
 
-        self._returns = jax.jit(returns)
+        self._score = jax.jit(score)
 
-    def of(self, params: nnx.State, answers: Sequence[Answer]) -> np.ndarray:
-        """float32[len(answers)], in their order."""
-        return np.concatenate(list(self._batches(params, answers)))
-
-    def _batches(self, params: nnx.State, answers: Sequence[Answer]) -> Iterator[np.ndarray]:
-        for begin in range(0, len(answers), self._rows):
-            chunk = answers[begin : begin + self._rows]
+    def score(
+        self, params: nnx.State, prompts: Sequence[str], answers: Sequence[Sequence[int]]
+    ) -> Iterator[Scores]:
+        """Yields the scores of answers, given as the ids of their actions, in order."""
+        pairs = list(zip(prompts, answers, strict=True))
+        for begin in range(0, len(pairs), self._rows):
+            chunk = pairs[begin : begin + self._rows]
+            # One shape, one compilation: the last chunk is filled up with copies, dropped below.
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
-            episodes = jax.tree.map(lambda *x: np.stack(x), *map(self._episode, filled))
-            yield np.asarray(self._returns(params, episodes))[: len(chunk)]
+            episodes = [self._episode(*pair) for pair in filled]
+            stacked = jax.tree.map(lambda *x: np.stack(x), *episodes)
+            scores = jax.device_get(self._score(params, stacked))
+            for row, episode in enumerate(episodes[: len(chunk)]):
+                yield _cut(scores, row, episode.start, episode.end)
 
-    def _episode(self, answer: Answer) -> Episode:
-        prompt = [BOS, *self._tokenizer.encode(answer.example.prompt)]
-        sampled = Decisions(answer.actions, answer.actions, [False] * len(answer.actions))
-        return lay_out(prompt, sampled, self._slots)
+    def returns(self, params: nnx.State, answers: Sequence[Answer]) -> np.ndarray:
+        """Recovered returns of the model's own answers: float32[len(answers)], in order."""
+        prompts = [answer.example.prompt for answer in answers]
+        scores = self.score(params, prompts, [answer.actions for answer in answers])
+        return np.stack([score.recovered_return for score in scores])
+
+    def _episode(self, prompt: str, actions: Sequence[int]) -> Episode:
+        # Q is read at the label, so each executed action is its own label.
+        executed = Decisions(list(actions), list(actions), [False] * len(actions))
+        return lay_out([BOS, *self._tokenizer.encode(prompt)], executed, self._slots)
+
+
+def _cut(scores: Scores, row: int, start: int, end: int) -> Scores:
+    """One row of a batch, without the slots that are no decision."""
+    v, *steps, recovered = (x[row] for x in scores)
+    return Scores(v[start : end + 1], *(x[start:end] for x in steps), recovered)
 
 
 def correlation(returns: np.ndarray, right: Sequence[bool]) -> dict[str, float | None]:
-    """Spearman's correlation of return and correctness, and the mean return of either kind.
+    """Returns Spearman's correlation of return and correctness, and the mean return of each kind.
 
-    None where there is no such thing: all answers right, or all wrong.
+    All are None if every answer is right, or every one wrong: there is nothing to correlate.
     """
     right = np.asarray(right)
     if right.all() or not right.any():
         return {"spearman": None, "p_value": None, "right": None, "wrong": None}
-    found = stats.spearmanr(returns, right)
+    result = stats.spearmanr(returns, right)
     return {
-        "spearman": float(found.statistic),
-        "p_value": float(found.pvalue),
+        "spearman": float(result.statistic),
+        "p_value": float(result.pvalue),
         "right": float(returns[right].mean()),
         "wrong": float(returns[~right].mean()),
     }

@@ -1,1 +1,1 @@
-"""Networks in flax.nnx; masks and positions are arrays to them."""
+"""Networks in flax.nnx. Masks and positions are arrays to them: they know nothing of edits."""

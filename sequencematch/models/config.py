@@ -1,4 +1,4 @@
-"""Sizes of a decoder-only transformer."""
+"""Configuration of the transformer."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,11 @@ class TransformerConfig:
       heads: H, query heads; a multiple of kv_heads.
       kv_heads: K, key and value heads, each shared by heads/kv_heads query heads.
       d_ff: width of the SwiGLU hidden layer.
-      rope_base: longest wavelength of the rotary positions, over 2 pi, in tokens.
-      dtype: what activations are computed in; parameters, logits and sums stay float32.
+      rope_base: base of the rotary frequencies; wavelengths go up to about 2 pi rope_base tokens.
+      dtype: dtype of the activations; parameters, logits and sums stay float32.
+
+    Raises:
+      ValueError: sizes that do not divide as above.
     """
 
     vocab_size: int
@@ -40,17 +43,18 @@ class TransformerConfig:
 
     @property
     def head_dim(self) -> int:
-        """Width of one head."""
+        """N, width of one head."""
         return self.d_model // self.heads
 
     @property
     def matrices(self) -> int:
-        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) in the blocks, 2 V D around them."""
+        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) + 2 V D, for L blocks and d_ff = F."""
+        # Query and output are D x D; key and value D x KN; gate, up and down D x F.
         keys = self.kv_heads * self.head_dim
         block = 2 * self.d_model + 2 * keys + 3 * self.d_ff
         return self.d_model * (self.layers * block + 2 * self.vocab_size)
 
     @property
     def gains(self) -> int:
-        """Parameters of the norms: two a block and one at the end."""
+        """Parameters of the norms, D each: two per block and one at the end."""
         return self.d_model * (2 * self.layers + 1)

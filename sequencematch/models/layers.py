@@ -1,4 +1,4 @@
-"""The parts of a block: linear maps, rotary positions, SwiGLU."""
+"""Parts of a block: linear maps, rotary positions, SwiGLU."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,19 @@ from sequencematch.models.config import TransformerConfig
 
 
 def linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Linear:
-    """A linear map without bias: float32 parameters, activations in the model's dtype."""
+    """A linear map without bias, float32 parameters and activations in the model's dtype.
+
+    Args:
+      inputs, outputs: widths.
+      config: gives the dtype.
+      rngs: source of the initial parameters.
+    """
     return nnx.Linear(
         inputs,
         outputs,
         use_bias=False,
         dtype=jnp.dtype(config.dtype),
+        # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
         kernel_init=nnx.initializers.normal(inputs**-0.5),
         dot_general=flat_dot_general,
         rngs=rngs,
@@ -24,10 +31,10 @@ def linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs)
 def flat_dot_general(
     x: Float[Array, "*batch D"], kernel: Float[Array, "D F"], *_, **options
 ) -> Float[Array, "*batch F"]:
-    """x @ kernel as one product of two matrices.
+    """x @ kernel, with all axes of x but the last flattened into one.
 
-    The same sum as over [B, T, D], but its gradient is a plain product too: on CPUs three times as
-    fast as one that contracts over B and T apart.
+    A `dot_general` for `nnx.Linear`. The gradient with respect to the kernel is then a product of two
+    matrices as well: on CPUs three times as fast as a contraction over B and T separately.
     """
     rows = x.reshape(-1, x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
@@ -37,9 +44,16 @@ def flat_dot_general(
 def rotate(
     x: Float[Array, "B T heads N"], positions: Int[Array, "B T"], base: float
 ) -> Float[Array, "B T heads N"]:
-    """Rotary positions (Su et al. 2021): the pair (x_i, x_{i+N/2}) turns by position / base^(2i/N)."""
+    """Rotary positions (Su et al. 2021): rotates the pair (x_i, x_{i+N/2}) by p / base^(2i/N).
+
+    Args:
+      x: queries or keys, [B, T, heads, N].
+      positions: int32[B, T], the position p of each token.
+      base: the configuration's `rope_base`.
+    """
     half = x.shape[-1] // 2
     frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    # In float32 whatever the dtype of x: bfloat16 cannot tell neighbouring large positions apart.
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle), jnp.cos(angle)
     a, b = jnp.split(x.astype(jnp.float32), 2, axis=-1)

@@ -1,12 +1,13 @@
-"""How parameters are split over the mesh: a table from their names to axes."""
+"""How parameters are split over the mesh: a table from parameter names to mesh axes."""
 
 import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Parameter name -> how it is split. Column-parallel into a block, row-parallel out of it; embedding
-# and head along D, which divides where a small vocabulary does not. Optimiser moments carry the same
-# names and are split alike; everything else is replicated.
+# Parameter name -> partition. Layers into attention or feed-forward are column-parallel and layers out
+# of them row-parallel, so each needs one all-reduce only. Embedding and head are split along D, because
+# a small vocabulary may not divide by the number of devices. Optimiser moments have the same names, so
+# they are split in the same way. Everything else is replicated.
 RULES = {
     "query/kernel": P(None, "model"),
     "key/kernel": P(None, "model"),
@@ -21,11 +22,17 @@ RULES = {
 
 
 def state_shardings(mesh: Mesh, state) -> object:
-    """A sharding for every array of a training state, by the last two names of its path."""
+    """The sharding of every array of a train state, looked up by the last two names of its path.
+
+    Args:
+      mesh: a mesh with an axis `model`.
+      state: any pytree.
+    """
 
     def sharding(path, leaf) -> NamedSharding:
         names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-        # The last name is flax's own for the array in a parameter; a layer is called `value` too.
+        # flax may add a last name `value` for the array of a parameter. (A layer of ours is called
+        # `value` too, but is never last.)
         names = names[:-1] if names[-1:] == ["value"] else names
         return NamedSharding(mesh, RULES.get("/".join(names[-2:]), P()))
 

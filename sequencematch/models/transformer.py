@@ -1,6 +1,6 @@
 """A decoder-only transformer: pre-norm, RMSNorm, rotary positions, SwiGLU, grouped-query attention.
 
-It knows nothing of edits: which slot sees which, and at what depth a token stands, are arrays.
+It knows nothing of edits: which slot sees which, and at what depth each token is, are arrays.
 Axes: B batch, T time, S slots of the cache, D model, V vocabulary.
 """
 
@@ -17,7 +17,7 @@ Cache = list[KeyValues]
 
 
 class Block(nnx.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
+    """One pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
@@ -33,7 +33,10 @@ class Block(nnx.Module):
 
 
 class Transformer(nnx.Module):
-    """Tokens to hidden states, and hidden states to logits."""
+    """Maps tokens to hidden states, and hidden states to logits.
+
+    These are two calls, so that a loss can apply the head to a few states at a time.
+    """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
@@ -48,22 +51,35 @@ class Transformer(nnx.Module):
         positions: Int[Array, "B T"],
         visible_until: Int[Array, "B T"],
     ) -> Float[Array, "B T D"]:
-        """Hidden state of every slot of a batch of trajectories, in one pass."""
+        """The hidden state of every slot of a batch of trajectories, from one pass.
+
+        Args:
+          tokens, positions, visible_until: int32[B, T], as in `Trajectory`.
+        """
         return self._blocks(tokens, positions, interval_mask(visible_until))[0]
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Logits l(.|s), the Q-values, from final hidden states; float32."""
+        """Logits l(.|s), read as Q-values, of final hidden states; float32."""
+        # logsumexp over a large vocabulary needs float32; bfloat16 logits would lose all but 8 bits.
         return self.head(hidden).astype(jnp.float32)
 
     def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
-        """One causal pass over right-padded prompts; hidden states and cache have room for S slots.
+        """One causal pass over right-padded prompts.
 
-        What padding leaves in the cache lies above the stack's top: nothing sees it before it is
-        overwritten.
+        Padding also writes to the cache, but above the top of the stack: a push overwrites it before
+        anything can see it.
+
+        Args:
+          prompt: int32[B, P].
+          slots: S >= P, number of slots the cache has room for.
+
+        Returns:
+          (hidden states [B, S, D], cache of S slots), zero in the slots P..S-1.
         """
         positions = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
         mask = stack_mask(positions, prompt.shape[1])
         hidden, cache = self._blocks(prompt, positions, mask)
+        # Prompts are right-padded and the mask is causal, so no token of a prompt sees padding.
         room = slots - prompt.shape[1]
         return jax.tree.map(
             lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2)), (hidden, cache)
@@ -72,7 +88,14 @@ class Transformer(nnx.Module):
     def decode(
         self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B D"], Cache]:
-        """Pushes one token a row at its depth: returns its hidden state and the cache with it."""
+        """Pushes one token in every row; returns its hidden state and the updated cache.
+
+        Args:
+          token: int32[B].
+          depth: int32[B], the slot that the token is written to.
+          cache: keys and values by depth.
+        """
+        # Rows differ in depth; each sees its own stack up to the token that it pushes.
         mask = stack_mask(depth[:, None], cache[0].k.shape[1])
         hidden, cache = self._blocks(token[:, None], depth[:, None], mask, cache)
         return hidden[:, 0], cache

@@ -1,1 +1,1 @@
-"""Experience: sampling from the current policy, and the buffer that keeps the samples."""
+"""Samples from the current policy, and the replay buffer that stores them."""

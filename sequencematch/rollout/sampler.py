@@ -1,8 +1,9 @@
 """Sampling from the policy with a cache that is a stack.
 
-Slot = depth: a push overwrites the slot above the top, an edit lowers the top, and attention is causal
-by depth. So memory follows the text and not the number of actions, and after an edit the next logits
-are read from the hidden state that is already there. Axes: B rows, S slots, D model, V vocabulary.
+A token's slot in the cache is its depth: a push overwrites the slot above the top, an edit lowers the
+top, and attention is causal by depth. So after an edit the next logits come from a hidden state that
+is already there. Axes: B rows, P prompt, T = P + max_actions time, S = T slots of the cache, D model,
+V vocabulary.
 """
 
 from typing import NamedTuple
@@ -19,19 +20,19 @@ from sequencematch.rollout.decoding import Choice, with_temperature
 
 
 class Generation(NamedTuple):
-    """A batch of texts being written.
+    """The state of sampling, one text per row.
 
     Attributes:
-      tokens: int32[B, T], prompt and executed actions, slot by slot as in an `Episode`.
-      log_probs: float32[B, T], log pi(a_t|s_t) of the executed action at time t, under the policy
-        itself, however the action was chosen; 0 elsewhere.
+      tokens: int32[B, T], prompt and executed actions by time, as in an `Episode`.
+      log_probs: float32[B, T], log pi(a_t|s_t) of the action executed at time t, under the policy
+        itself however the action was chosen; 0 elsewhere.
       start: int32[B], slot of the last prompt token.
       time: int32[B], slot of the last action.
       done: bool[B], whether `<eos>` ended the row.
-      depth: int32[B], depth of the stack's top.
+      depth: int32[B], depth of the top of the stack.
       hidden: [B, S, D], final hidden state of the token at each depth.
       cache: keys and values by depth.
-      keys: one random key a row.
+      keys: one random key per row.
     """
 
     tokens: Int[Array, "B T"]
@@ -53,7 +54,11 @@ def begin(
     max_actions: int,
     first: int | Int[Array, ""] = 0,
 ) -> Generation:
-    """Reads the prompts in one pass; `advance` then takes up to `max_actions` decisions a row."""
+    """Reads the prompts in one pass. Call `advance` next, up to `max_actions` times.
+
+    Args:
+      model, prompts, start, key, max_actions, first: as in `sample`.
+    """
     B, P = prompts.shape
     hidden, cache = model.prefill(prompts, P + max_actions)
     return Generation(
@@ -65,21 +70,33 @@ def begin(
         depth=start,
         hidden=hidden,
         cache=cache,
+        # Keyed by row number, so that a row's sample does not depend on the batch it is in.
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
     )
 
 
 def advance(model: Transformer, mdp: Mdp, generation: Generation, choose: Choice) -> Generation:
-    """Takes one decision in every row that is not done."""
+    """Takes one decision in every row that is not done.
+
+    Args:
+      model: the policy.
+      mdp: its decision process.
+      generation: the state so far.
+      choose: how to choose an action from float32 logits [V], -inf where it is not legal.
+    """
     g, row = generation, jnp.arange(generation.time.shape[0])
     logits = legal_logits(model.logits(g.hidden[row, g.depth]), mdp.legal)
     keys = jax.vmap(jax.random.fold_in)(g.keys, g.time - g.start)
     action = jax.vmap(choose)(logits, keys).astype(jnp.int32)
+    # Of the policy itself, whatever `choose` did to its logits.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
     pops = jnp.asarray(mdp.pops)[action]
-    # A row that pops, or is done, also goes through the model: what it writes lies above its top.
+    # Every row goes through the model, also one that pops or is done. What such a row writes lies above
+    # its top, where nothing reads it.
     pushed, cache = model.decode(action, g.depth + 1, g.cache)
+    # The prompt is never popped.
     depth = jnp.where(pops == 0, g.depth + 1, jnp.maximum(g.depth - pops, g.start))
+    # A row that is done writes to slot T, which is out of bounds and dropped.
     slot = jnp.where(g.done, g.tokens.shape[1], g.time + 1)
     return Generation(
         tokens=g.tokens.at[row, slot].set(action, mode="drop"),
@@ -105,35 +122,36 @@ def sample(
     first: int | Int[Array, ""] = 0,
     choose: Choice = with_temperature(1.0),
 ) -> tuple[Episode, Float[Array, "B T"]]:
-    """Completes right-padded prompts until `<eos>` or `max_actions` decisions.
+    """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
 
     Args:
-      model: the policy; softmax of its legal logits.
+      model: the policy is the softmax of its legal logits.
       mdp: its decision process.
       prompts: int32[B, P], `<bos>` and the prompt, then padding.
       start: int32[B], slot of the last prompt token.
-      key: all chance; a row's draws depend on (key, its number, decision) alone.
-      max_actions: limit on decisions a row, edits included.
-      first: number of the first row, where rows are sampled a few at a time.
-      choose: `greedy`, or `tempered(temperature)`; either may be `biased`.
+      key: the only source of randomness; draws depend on (key, number of the row, decision) only.
+      max_actions: largest number of decisions per row, edits included.
+      first: number of the first row, for callers that sample a few rows at a time.
+      choose: how to choose actions: `greedy` or `with_temperature`, possibly through `with_edit_bias`.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
     """
 
-    def unfinished(loop: tuple[Array, Generation]) -> Array:
+    # The loop stops early when all rows are done: most texts are shorter than the limit.
+    def can_continue(loop: tuple[Array, Generation]) -> Array:
         return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
 
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
         return loop[0] + 1, advance(model, mdp, loop[1], choose)
 
     initial = begin(model, prompts, start, key, max_actions, first)
-    _, final = jax.lax.while_loop(unfinished, decide, (jnp.int32(0), initial))
+    _, final = jax.lax.while_loop(can_continue, decide, (jnp.int32(0), initial))
     return _episodes(mdp, final), final.log_probs
 
 
 def _episodes(mdp: Mdp, generation: Generation) -> Episode:
-    """What was sampled, as episodes: the label at each step is the sampled action."""
+    """The samples as episodes: each label is the sampled action, and no step is imitated."""
     tokens, start, end = generation.tokens, generation.start, generation.time
     slot = jnp.arange(tokens.shape[1])
     taken = (start[:, None] <= slot) & (slot < end[:, None])

@@ -1,4 +1,4 @@
-"""One answer as it is written, action by action."""
+"""One answer as it is sampled, action by action."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -22,27 +22,32 @@ def actions(
     choose: decoding.Choice = decoding.greedy,
     seed: int = 0,
 ) -> Iterator[int]:
-    """Yields the ids of the actions on one prompt, each as soon as it is chosen.
+    """Yields the ids of the actions after one prompt, each as soon as it is chosen.
+
+    The same actions as `sampler.sample` takes on a batch of one.
 
     Args:
-      graph, mdp, params: the policy.
-      prompt: int32[P], right padded.
+      graph, params: the network, split by `nnx.split`.
+      mdp: its decision process.
+      prompt: int32[P], right-padded.
       start: slot of the prompt's last token.
-      max_actions: where to stop without `<eos>`.
-      choose: how an action is chosen from the logits.
-      seed: of the draws.
+      max_actions: where to stop if there is no `<eos>`.
+      choose: how to choose an action from the logits.
+      seed: seed of the random draws.
     """
 
     @jax.jit
     def advance(params: nnx.State, generation: sampler.Generation) -> sampler.Generation:
         return sampler.advance(nnx.merge(graph, params), mdp, generation, choose)
 
+    # Parameters are arguments and not constants of the programs: those would hold a copy of them.
     begin = partial(sampler.begin, max_actions=max_actions)
-    opened = jax.jit(lambda params, *rest: begin(nnx.merge(graph, params), *rest))
+    read_prompt = jax.jit(lambda params, *rest: begin(nnx.merge(graph, params), *rest))
     starts = np.asarray([start], np.int32)
-    generation = opened(params, prompt[None], starts, jax.random.key(seed))
+    generation = read_prompt(params, prompt[None], starts, jax.random.key(seed))
     for taken in range(1, max_actions + 1):
         generation = advance(params, generation)
+        # Reading the token waits for the device: each action is yielded as soon as it is known.
         yield int(generation.tokens[0, start + taken])
         if generation.done[0]:
             return

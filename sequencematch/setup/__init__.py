@@ -1,1 +1,1 @@
-"""From a configuration to the parts of a run."""
+"""From a configuration to everything that training needs: validation, memory and the parts."""

@@ -1,4 +1,4 @@
-"""From a configuration to the parts of a run."""
+"""Builds everything that one configuration describes."""
 
 from functools import partial
 from typing import NamedTuple
@@ -21,7 +21,7 @@ from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate.generate import Generator
-from sequencematch.evaluate.values import Returns
+from sequencematch.evaluate.values import Scorer
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import effective_objective, network_config
@@ -33,16 +33,16 @@ from sequencematch.train.state import Recipe, TrainState, initial_state
 
 
 class Parts(NamedTuple):
-    """The parts that one configuration makes, before any array exists.
+    """Everything that one configuration makes, before any array exists.
 
     Attributes:
-      config: what made it.
-      task, tokenizer: the examples and their alphabet.
+      config: the configuration.
+      task, tokenizer: the examples and the ids of their characters.
       data: checksum of the examples.
       recipe: what a training step closes over.
       mesh: the devices.
-      initial: () -> the first training state, made where it will live.
-      like: shapes and places of that state.
+      initial: () -> the first train state, created on the devices it is sharded over.
+      like: shapes, dtypes and shardings of that state.
     """
 
     config: ConfigDict
@@ -56,7 +56,7 @@ class Parts(NamedTuple):
 
     @property
     def slots(self) -> int:
-        """T, slots of a trajectory."""
+        """T, number of slots of a trajectory."""
         return self.config.prompt_slots + self.config.max_actions
 
     @property
@@ -66,14 +66,19 @@ class Parts(NamedTuple):
 
 
 def build(config: ConfigDict) -> Parts:
-    """Loads the task and lays out the network; trains nothing yet.
+    """Loads the task and works out the network's shapes; allocates no parameters.
+
+    Args:
+      config: a configuration that `check_config` has accepted.
 
     Raises:
-      ValueError, OSError: one line on what is wrong with the configuration, the data or the devices.
+      ValueError, OSError: the configuration, the data or the devices do not fit; says what in one line.
     """
+    # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     task = load_task(config.task, config.data)
-    tokenizer = CharTokenizer(task.alphabet, tuple(config.edits))
+    make_tokenizer = task.tokenizer or partial(CharTokenizer, task.alphabet)
+    tokenizer = make_tokenizer(tuple(config.edits))
     T = config.prompt_slots + config.max_actions
     data = check_examples(
         task,
@@ -83,6 +88,7 @@ def build(config: ConfigDict) -> Parts:
         answer_actions=config.evaluate.max_actions,
     )
     sizes = network_config(config, tokenizer.vocab_size)
+    # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     recipe = make_recipe(config, graph, make_mdp(config, tokenizer))
     initial = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=T)
@@ -96,29 +102,33 @@ def build(config: ConfigDict) -> Parts:
 
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
-    """The action set of the method: never `<pad>` or `<bos>`, the edits only if it has any."""
+    """The decision process: `<pad>` and `<bos>` are illegal, and so are edits that the method lacks."""
     return mdp.make(
         tokenizer.vocab_size,
         eos=EOS,
         pad=PAD,
+        # `<bkspc>` has an id in every vocabulary, also where config.edits leaves it out.
         never=[BOS, BKSPC, *tokenizer.pops],
         edits=tokenizer.pops if METHODS[config.method].edits else {},
     )
 
 
 def make_objective(config: ConfigDict) -> Objective:
-    """J as the configuration and the method have it."""
+    """The objective J (docs/mathematics.md, sections 2 to 4) of a configuration and its method."""
     c = effective_objective(config)
-    following = NEXT_VALUES[c.next_value]
-    weighting = WEIGHTINGS[c.weighting]
+    next_value, weighting = NEXT_VALUES[c.next_value], WEIGHTINGS[c.weighting]
+    if c.bound:
+        next_value = bound_value(c.alpha, c.gamma, next_value)
+    if config.noise.step == "skip":
+        weighting = without_noise_steps(weighting)
     return Objective(
         divergence=DIVERGENCES[c.divergence],
         alpha=c.alpha,
         gamma=c.gamma,
         policy_weight=c.policy_weight,
-        weighting=without_noise_steps(weighting) if config.noise.step == "skip" else weighting,
+        weighting=weighting,
         terminal=TERMINALS[c.terminal],
-        next_value=bound_value(c.alpha, c.gamma, following) if c.bound else following,
+        next_value=next_value,
         t_max=c.t_max,
     )
 
@@ -127,6 +137,8 @@ def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Reci
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
     objective = make_objective(config)
+    # beta falls linearly from 1 after the imitation phase. Methods of one phase may have
+    # bc_steps >= steps; they do not use this schedule, but optax needs a positive length.
     annealed = optax.linear_schedule(
         1.0, c.train.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
     )
@@ -144,13 +156,15 @@ def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Reci
     )
 
 
-def make_plan(run: Parts) -> Plan:
-    """The phases of the method, and what happens how often."""
-    c, samples, method = run.config, run.recipe.samples, METHODS[run.config.method]
-    shardings = jax.tree.map(lambda x: x.sharding, run.like)
-    steps, refresh = compile_steps(run.recipe, run.mesh, shardings)
-    own = c.train.batch_size * (1 + run.recipe.hard_negatives)
+def make_plan(parts: Parts) -> Plan:
+    """The phases of the method, and how often the run logs, samples, validates and saves."""
+    c, samples, method = parts.config, parts.recipe.samples, METHODS[parts.config.method]
+    shardings = jax.tree.map(lambda x: x.sharding, parts.like)
+    steps, refresh = compile_steps(parts.recipe, parts.mesh, shardings)
+    # Rows of the batch that pass through the network: hard negatives take one more forward pass.
+    own = c.train.batch_size * (1 + parts.recipe.hard_negatives)
     names = {"imitation": "bc" if method.edits else "mle", "matching": c.method}
+    # A method of one phase runs it to the end of training, and bc_steps plays no part.
     ends = [c.train.bc_steps, c.train.steps][-len(method.phases) :]
     phases = []
     for step, until in zip(method.phases, ends, strict=True):
@@ -160,34 +174,34 @@ def make_plan(run: Parts) -> Plan:
     return Plan(
         phases=phases,
         refresh=refresh,
-        slots=run.slots,
+        slots=parts.slots,
         refresh_every=c.rollout.every,
         refresh_rows=c.rollout.rows,
         log_every=c.log_every,
         evaluate_every=c.evaluate.every,
         save_every=c.checkpoint.every,
         skip_nonfinite=c.train.skip_nonfinite,
-        batch_sharding=meshes.batch_sharding(run.mesh),
+        batch_sharding=meshes.batch_sharding(parts.mesh),
     )
 
 
-def training_data(run: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
-    """(batches of episodes, batches of prompts); element i of each is for step i."""
-    c = run.config
+def training_data(parts: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
+    """Returns (batches of episodes, batches of prompts); element i of each is for step i."""
+    c = parts.config
     kind = c.noise.kind if METHODS[c.method].edits else "none"
     episodes = pipeline.episodes(
-        run.task,
-        run.tokenizer,
+        parts.task,
+        parts.tokenizer,
         "train",
         batch_size=c.train.batch_size,
-        slots=run.slots,
+        slots=parts.slots,
         noise=Noise(kind, c.noise.eta, c.noise.run, c.noise.step),
         seed=c.seed,
     )
-    # Another seed: else each refresh would complete the prompts of the step's own batch.
+    # A seed of their own: otherwise each refresh would complete the prompts of the step's own batch.
     prompts = pipeline.prompts(
-        run.task,
-        run.tokenizer,
+        parts.task,
+        parts.tokenizer,
         "train",
         batch_size=c.rollout.rows,
         prompt_slots=c.prompt_slots,
@@ -196,14 +210,14 @@ def training_data(run: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
     return episodes, prompts
 
 
-def make_generator(run: Parts) -> Generator:
-    """Answers the task's questions with the run's parameters."""
-    c = run.config
+def make_generator(parts: Parts) -> Generator:
+    """The generator of answers to the task's prompts, for validation and evaluation."""
+    c = parts.config
     return Generator(
-        run.recipe.graph,
-        run.recipe.mdp,
-        run.task,
-        run.tokenizer,
+        parts.recipe.graph,
+        parts.recipe.mdp,
+        parts.task,
+        parts.tokenizer,
         prompt_slots=c.prompt_slots,
         max_actions=c.evaluate.max_actions,
         rows=c.evaluate.rows,
@@ -212,14 +226,14 @@ def make_generator(run: Parts) -> Generator:
     )
 
 
-def make_returns(run: Parts) -> Returns:
-    """Recovered returns of the answers to the task's questions."""
-    c = run.config
-    return Returns(
-        run.recipe.graph,
-        run.recipe.mdp,
-        run.tokenizer,
+def make_scorer(parts: Parts) -> Scorer:
+    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4)."""
+    c = parts.config
+    return Scorer(
+        parts.recipe.graph,
+        parts.recipe.mdp,
+        parts.tokenizer,
         slots=c.prompt_slots + c.evaluate.max_actions,
         rows=c.evaluate.rows,
-        objective=run.recipe.objective,
+        objective=parts.recipe.objective,
     )

@@ -1,4 +1,4 @@
-"""Every default once, and how configurations are read and compared."""
+"""The default configuration, and functions that flatten and compare configurations."""
 
 import difflib
 from collections.abc import Mapping
@@ -11,34 +11,34 @@ from sequencematch.train.methods import METHODS
 
 
 def defaults() -> ConfigDict:
-    """All keys with their defaults; a file in configs/ changes the few that make its experiment."""
+    """All keys with their defaults; a file in configs/ changes the few that its experiment needs."""
     return ConfigDict(
         dict(
-            task="arithmetic",  # arithmetic, jsonl, or your own as "package.module:function"
+            task="arithmetic",  # "arithmetic", "jsonl", or your own as "package.module:function"
             method="sequencematch",
             seed=0,
             data=dict(
                 dir="~/.cache/sequencematch",  # prepared data sets
                 source="generator",  # or "tfds": the published math_dataset (needs network)
                 module="arithmetic__add_or_sub_in_base",
-                bases=(10,),  # of 2..16; () for all, or where questions have none
-                entropy=(2.0, 5.0),  # log10 of the number of possible operand pairs, a range
+                bases=(10,),  # number bases, in 2..16; () for all, or for modules without bases
+                entropy=(2.0, 5.0),  # range of log10 of the number of operand pairs
                 train=20_000,
                 validation=500,
                 test=500,
                 seed=0,
-                path="",  # the file of task="jsonl"
+                path="",  # file of task="jsonl"
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
-            # Of methods that can take tokens back: ("<reset>",) the whole answer at once, or
-            # "<bkspc>" and perhaps "<bkspc2>", "<bkspc4>", several tokens.
+            # Used by methods with edits. ("<reset>",) pops the whole answer at once; "<bkspc>" pops
+            # one token, and "<bkspc2>" and "<bkspc4>" may be added to pop several.
             edits=("<bkspc>",),
             noise=dict(
-                kind="random",  # random, ground_truth, policy (hard negatives) or none
-                eta=0.1,  # probability that a push goes wrong
+                kind="random",  # or "ground_truth", "policy" (hard negatives), "none"
+                eta=0.1,  # probability that a wrong token is pushed before a right one
                 run=0.0,  # probability that another wrong token follows a wrong one
-                step="clean",  # taught where one is pushed: the right action; or "imitate", "skip"
+                step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
                 layers=4,
@@ -52,58 +52,58 @@ def defaults() -> ConfigDict:
             optimizer=dict(
                 learning_rate=2e-3,
                 warmup=100,  # steps
-                final=0.05,  # last learning rate, as a share of the peak
+                final=0.05,  # last learning rate, as a fraction of the peak
                 weight_decay=0.1,
                 b1=0.9,
                 b2=0.98,
-                clip=1.0,  # gradient norm
+                clip=1.0,  # largest norm of the gradient
             ),
             train=dict(
                 steps=2_000,
                 batch_size=64,
-                bc_steps=1_400,  # of them behavioural cloning, before sequencematch matches
-                beta_end=0.2,  # weight of imitation at the end, from 1 at bc_steps
-                skip_nonfinite=10,  # steps in a row skipped for a NaN or infinity; 0: stop at the first
+                bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
+                beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
+                skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
             ),
             objective=dict(
                 divergence="chi2_mixture",
                 alpha=0.01,  # scale of the reward
                 gamma=0.9,  # discount
-                policy_weight=0.5,  # w, share of the value cost on the policy's own steps
-                weighting="discounted",  # or "uniform": as transitions drawn from a buffer
+                policy_weight=0.5,  # w, share of the value cost taken on the policy's samples
+                weighting="discounted",  # or "uniform": like transitions drawn from a buffer
                 terminal="learned",  # V(s_N) of a finished text; or "zero", as in IQ-Learn
-                next_value="flowing",  # or "stopped": no gradient through V(s') of the reward
-                bound=False,  # V(s') within +-4/(alpha (1-gamma)), LS-IQ
-                t_max=100.0,  # largest slope of phi
-                td_weight=0.0025,  # lambda of method=iql_offline, alpha = 4 lambda
+                next_value="flowing",  # or "stopped": no gradient through V(s') in the reward
+                bound=False,  # clip V(s') to +-4/(alpha (1-gamma)), as LS-IQ does
+                t_max=100.0,  # largest slope of phi, and so the largest density ratio
+                td_weight=0.0025,  # lambda of method=iql_offline; its alpha is 4 lambda
             ),
             rollout=dict(
                 every=10,  # steps between refreshes of the replay buffer
-                rows=64,  # episodes sampled at each
-                capacity=512,  # episodes kept
-                batch_size=64,  # episodes drawn for each step
+                rows=64,  # episodes sampled in each refresh
+                capacity=512,  # episodes in the replay buffer
+                batch_size=64,  # episodes drawn from the buffer for each step
             ),
-            mesh=dict(data=1, model=1),
-            log_every=20,
+            mesh=dict(data=1, model=1),  # devices: data parallel x model parallel
+            log_every=20,  # steps
             evaluate=dict(
-                every=500,  # steps between looks at the validation set
-                examples=200,  # of the validation set, at each
-                rows=250,  # answered at once
-                max_actions=24,
-                edit_bias=0.0,  # added to the logits of edits when it answers
-                traces=20,  # examples of each kind kept for the report
+                every=500,  # steps between validations
+                examples=200,  # validation examples used in each
+                rows=250,  # questions answered at once
+                max_actions=24,  # decisions of an answer, edits included
+                edit_bias=0.0,  # added to the logits of edits when answering
+                traces=20,  # answers shown in the report, for each way of decoding
             ),
             checkpoint=dict(
                 every=500,  # steps
-                keep=2,  # the newest ones stay
-                keep_every=0,  # and those of multiples of so many steps; 0: none
+                keep=2,  # number of newest checkpoints that are never deleted
+                keep_every=0,  # also never delete those at multiples of this step; 0: no others
             ),
         )
     )
 
 
 def effective_objective(config: ConfigDict) -> ConfigDict:
-    """The objective's keys, those that the method decides itself in their place."""
+    """The objective's keys, with those that the method fixes replaced by its own values."""
     objective = config.objective.copy_and_resolve_references()
     objective.update(METHODS[config.method].objective(config.objective))
     return objective
@@ -113,37 +113,37 @@ def network_config(config: ConfigDict, vocab_size: int) -> TransformerConfig:
     """The sizes of the network.
 
     Raises:
-      ValueError: sizes do not divide.
+      ValueError: the width does not divide into heads, or the heads into groups.
     """
     return TransformerConfig(vocab_size=vocab_size, **config.model)
 
 
-def flat(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
-    """Nested keys as dotted names."""
+def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
+    """A nested configuration as one dict with dotted keys, such as `model.d_model`."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         if isinstance(value, Mapping | ConfigDict):
-            found |= flat(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         else:
             found[f"{prefix}{key}"] = value
     return found
 
 
 def check_known_key(key: str, known: Mapping) -> None:
-    """Raises ValueError, with the nearest right spelling, for a key that is not there."""
+    """Raises ValueError for a key that is not in `known`, and suggests the closest one."""
     if key not in known:
-        raise ValueError(f"config.{key} is no key of this configuration{suggest(key, known)}")
+        raise ValueError(f"config.{key} is not a key of this configuration{suggest(key, known)}")
 
 
 def suggest(word: Any, words: Any) -> str:
-    """What was probably meant, or nothing."""
+    """`; did you mean 'x'?` for the closest of `words`, or an empty string if none is close."""
     near = difflib.get_close_matches(str(word), list(words), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
 def differences(ours: Mapping | ConfigDict, theirs: Mapping | ConfigDict) -> list[str]:
     """`key: theirs -> ours` for every dotted key in which two configurations differ."""
-    ours, theirs = flat(ours), flat(theirs)
+    ours, theirs = flatten(ours), flatten(theirs)
     return [
         f"{key}: {theirs.get(key, 'missing')!r} -> {ours.get(key, 'missing')!r}"
         for key in sorted({*ours, *theirs})

@@ -1,8 +1,11 @@
-"""How much memory a run takes, in closed form, and whether it is there. Bytes, on each device.
+"""Estimates the memory of a run in closed form, and checks that it is available.
+
+All sizes are bytes on each device. The estimates are made before anything is compiled, so that a run
+that cannot fit is refused at once, with the key to lower.
 
 Symbols: B rows, T slots, L layers, D model, H heads, K key heads, N width of a head, F feed-forward,
-V vocabulary, a bytes of an activation. The mesh's model axis splits the matrices (`train/mesh.py`) and,
-with them, what is computed; its data axis splits batches.
+V vocabulary, a bytes of an activation. The mesh's model axis splits the matrices
+(`models/sharding.py`) and with them what is computed; its data axis splits batches.
 """
 
 from typing import NamedTuple
@@ -12,24 +15,26 @@ from ml_collections import ConfigDict
 from sequencematch.core.reductions import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.setup.build import make_objective
-from sequencematch.setup.defaults import defaults, flat, network_config
+from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.storage.provenance import devices
 from sequencematch.train.methods import METHODS
 
 FLOAT, BOOL = 4, 1
 ACTIVATION = {"float32": 4, "bfloat16": 2}
+
+# Configuration keys that a part of the estimate grows with.
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
 
 
 class Part(NamedTuple):
-    """Something that takes memory.
+    """One thing that takes memory.
 
     Attributes:
-      name: what it is.
+      name: what it is, for messages.
       size: bytes on each device.
-      keys: those of the configuration that it grows with.
+      keys: configuration keys that it grows with.
     """
 
     name: str
@@ -38,55 +43,53 @@ class Part(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """What a run takes on each device.
+    """The memory that a run takes on each device.
 
     Attributes:
-      held: what is there all the time.
-      passing: what is there at times, one after the other.
-      written: this device's share of a checkpoint that is written meanwhile.
+      permanent: parts that exist all the time.
+      temporary: parts that exist one after the other, never two at once.
+      checkpoint: bytes of this device's share of a checkpoint that is written meanwhile.
     """
 
-    held: tuple[Part, ...]
-    passing: tuple[Part, ...]
-    written: int = 0
+    permanent: tuple[Part, ...]
+    temporary: tuple[Part, ...]
+    checkpoint: int = 0
 
     @property
     def peak(self) -> int:
-        """Bytes when most is there."""
-        held = sum(part.size for part in self.held)
-        return held + max(part.size for part in self.passing) + self.written
+        """The most bytes that are in use at any time."""
+        permanent = sum(part.size for part in self.permanent)
+        return permanent + max(part.size for part in self.temporary) + self.checkpoint
 
     @property
     def largest(self) -> Part:
-        """The part that takes most."""
-        return max(self.held + self.passing, key=lambda part: part.size)
+        """The part that takes the most."""
+        return max(self.permanent + self.temporary, key=lambda part: part.size)
 
 
 def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
-    """What a training run takes, its looks at the validation set and its last verdict included.
+    """The memory of a training run, its validations and final evaluation included.
 
     Args:
-      config: a valid one.
-      vocab_size: V; before the task is open, any lower bound.
+      config: a valid configuration.
+      vocab_size: V; before the task is loaded, any lower bound.
     """
     c, network, samples = config, network_config(config, vocab_size), draws_samples(config)
-    P, T, model = (
-        parameter_bytes(network, c.mesh.model),
-        c.prompt_slots + c.max_actions,
-        c.mesh.model,
-    )
-    # Every device draws all rows of the buffer and takes them through the network.
+    T, model = c.prompt_slots + c.max_actions, c.mesh.model
+    # The replay buffer is replicated, so each device passes all rows drawn from it through the network.
     rows = c.train.batch_size // c.mesh.data + samples * c.rollout.batch_size
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
-    step = P + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
+    gradients = parameter_bytes(network, model)
+    step = gradients + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
-    judged = estimate_evaluation(c, vocab_size)
-    passing = (learning, *sampling_parts(c, network), *judged.passing)
-    return Estimate(judged.held, passing, checkpoint_bytes(judged.held, c.mesh.data))
+    evaluation = estimate_evaluation(c, vocab_size)
+    temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
+    state = evaluation.permanent
+    return Estimate(state, temporary, checkpoint_bytes(state, c.mesh.data))
 
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
-    """What answering and scoring test questions takes; rows are not spread over the data axis."""
+    """The memory of answering and scoring test questions; rows are not split over the data axis."""
     c, network = config, network_config(config, vocab_size)
     rows, prompt, actions = c.evaluate.rows, c.prompt_slots, c.evaluate.max_actions
     size = max(
@@ -94,12 +97,13 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
         scoring_bytes(network, rows, prompt + actions),
     )
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    passing = Part("answering questions", size // c.mesh.model, keys)
-    return Estimate(state_parts(c, network), (passing,))
+    return Estimate(
+        state_parts(c, network), (Part("answering questions", size // c.mesh.model, keys),)
+    )
 
 
 def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
-    """What one answer takes."""
+    """The memory of answering one question."""
     c, network = config, network_config(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
@@ -107,30 +111,37 @@ def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
-    """The training state, which is restored whole; every device has the whole buffer."""
+    """The train state. Restoring loads all of it, so that evaluation needs the memory, too."""
     c, P = config, parameter_bytes(network, config.mesh.model)
     state = (
         Part("the parameters", P, NETWORK),
-        Part("the optimiser's moments", 2 * P, NETWORK),
+        Part("the optimiser's moments", 2 * P, NETWORK),  # Adam's two
     )
     if not draws_samples(c):
         return state
+    # Replicated: every device holds the whole buffer.
     buffer = replay_bytes(c.rollout.capacity, c.prompt_slots + c.max_actions)
     return (*state, Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)))
 
 
 def checkpoint_bytes(state: tuple[Part, ...], data: int) -> int:
-    """Bytes that writing a checkpoint takes of the machine's memory, which CPUs share.
+    """Bytes of the machine's memory that writing a checkpoint takes, on each CPU device.
 
-    On each device the state that is written, which the next step cannot write over; and what orbax
-    packs of it, once for all copies on the data axis (see experiments/save_memory.py).
+    Each device keeps the state that is being written, because the next step cannot reuse its buffers
+    until the write ends. Orbax packs a copy of it, once for all replicas on the data axis (measured by
+    tests/dependability/save_memory.py).
+
+    Args:
+      state: the parts that are saved.
+      data: devices on the data axis.
     """
     size = sum(part.size for part in state)
+    # An accelerator copies the state to the host first, so its own memory is not touched.
     return 0 if devices()[0].memory_stats() else size + size // data
 
 
 def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
-    """What sampling the policy's own episodes takes, where a run trains on them."""
+    """The memory of sampling from the policy; empty if the run does not train on samples."""
     c, rows = config, config.rollout.rows // config.mesh.data
     if not draws_samples(c):
         return ()
@@ -139,32 +150,34 @@ def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part
 
 
 def draws_samples(config: ConfigDict) -> bool:
-    """Whether a run trains on the policy's own episodes."""
+    """Whether a run trains on samples from the policy."""
     return METHODS[config.method].matches and make_objective(config).needs_samples
 
 
 def parameter_bytes(network: TransformerConfig, model: int) -> int:
-    """The network's parameters, float32: matrices are split over the model axis, gains are not."""
+    """Bytes of the parameters, float32: the model axis splits the matrices, not the norms' gains."""
     return FLOAT * (network.matrices // model + network.gains)
 
 
 def cast_bytes(network: TransformerConfig) -> int:
-    """The matrices in the activations' dtype, if that is not their own."""
+    """Bytes of the matrices cast to the activations' dtype; 0 if that is their own."""
     a = ACTIVATION[network.dtype]
     return 0 if a == FLOAT else a * network.matrices
 
 
 def replay_bytes(capacity: int, slots: int) -> int:
-    """The buffer: two integers and a truth a slot, three integers an episode."""
+    """Bytes of the replay buffer: each slot has two int32 and a bool, each episode three int32."""
     return capacity * (slots * (2 * FLOAT + BOOL) + 3 * FLOAT)
 
 
 def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """What the backward pass needs of the forward pass, before the compiler saves any of it.
+    """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
 
-    Of each slot a layer keeps 6 F of SwiGLU, 7 D and 2 K N of what goes into products, in the
-    activations' dtype; 6 D of its norms, the angles of two rotations (2 N) and H T scores, twice, in
-    float32; H T of their softmax and of their mask. The head keeps its logits, a chunk at a time.
+    For each slot, a layer stores
+      in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
+      in float32: 6 D of its norms, 2 N for the angles of two rotations, and 2 H T of scores;
+      H T each of their softmax, in the activations' dtype, and of their mask, as bool.
+    The head stores the logits of one chunk of slots at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
     layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
@@ -176,16 +189,16 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
 
 
 def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Keys, values and final hidden states of every slot of the sampler's stack."""
+    """Bytes of the sampler's cache: keys, values and final hidden state of every slot."""
     n, a = network, ACTIVATION[network.dtype]
     return a * rows * slots * (2 * n.layers * n.kv_heads * n.head_dim + n.d_model)
 
 
 def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """The working space of a forward pass: of one layer at a time, the larger of its two halves.
+    """Bytes of a forward pass without gradients: one layer at a time, the larger of its two halves.
 
-    The residual stream in and out and twice between; then scores, masked scores and softmax, or the
-    three wide arrays of SwiGLU.
+    The residual stream exists four times: in, out and twice between. Attention adds scores, masked
+    scores and softmax; the feed-forward half adds the three wide arrays of SwiGLU.
     """
     n, a = network, ACTIVATION[network.dtype]
     widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * slots)
@@ -193,7 +206,7 @@ def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
 
 
 def sampling_bytes(network: TransformerConfig, rows: int, prompt: int, actions: int) -> int:
-    """Reading prompts and completing them."""
+    """Bytes of reading prompts and completing them."""
     logits = 2 * FLOAT * rows * network.vocab_size
     return (
         cache_bytes(network, rows, prompt + actions) + forward_bytes(network, rows, prompt) + logits
@@ -201,31 +214,25 @@ def sampling_bytes(network: TransformerConfig, rows: int, prompt: int, actions: 
 
 
 def scoring_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Values of whole episodes, forward only."""
-    return (
-        forward_bytes(network, rows, slots)
-        + 2 * FLOAT * rows * min(slots, CHUNK) * network.vocab_size
-    )
+    """Bytes of computing the values of whole episodes, without gradients."""
+    logits = 2 * FLOAT * rows * min(slots, CHUNK) * network.vocab_size
+    return forward_bytes(network, rows, slots) + logits
 
 
 def check(config: ConfigDict, estimate: Estimate) -> None:
-    """Whether what a run takes is there.
+    """Checks that the machine has the memory that a run takes.
 
     Raises:
-      ValueError: it is not; names what takes most, and what to make smaller.
+      ValueError: it has less; names what takes the most, and the keys to lower.
     """
-    there, largest = available_bytes(config.mesh.data * config.mesh.model), estimate.largest
-    if estimate.peak > there:
-        raise ValueError(
-            f"the run needs about {format_bytes(estimate.peak)} of memory on each device and has "
-            f"{format_bytes(there)}: {format_bytes(largest.size)} of it for {largest.name}; lower "
-            + " or ".join(
-                f"config.{key}={flat(config)[key]}" for key in keys_to_lower(config, largest)
-            )
-        )
-
-
-def keys_to_lower(config: ConfigDict, part: Part) -> list[str]:
-    """The three of a part's keys that are furthest above their defaults."""
-    usual, given = flat(defaults()), flat(config)
-    return sorted(part.keys, key=lambda key: -given[key] / usual[key])[:3]
+    available, largest = available_bytes(config.mesh.data * config.mesh.model), estimate.largest
+    if estimate.peak <= available:
+        return
+    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
+    default, given = flatten(defaults()), flatten(config)
+    keys = sorted(largest.keys, key=lambda key: -given[key] / default[key])[:3]
+    raise ValueError(
+        f"the run needs about {format_bytes(estimate.peak)} of memory on each device, but "
+        f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
+        f"{largest.name}; lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)
+    )

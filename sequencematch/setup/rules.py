@@ -1,4 +1,4 @@
-"""What each key of a configuration may be, and what pairs of keys must be to each other."""
+"""The allowed values of each configuration key, and the relations that must hold between keys."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -12,70 +12,73 @@ from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.tokenizer import EDITS
-from sequencematch.setup.defaults import effective_objective, flat
+from sequencematch.setup.defaults import effective_objective, flatten
 from sequencematch.train.methods import METHODS
 
-Rule = tuple[str, Callable[[Any], bool]]
+Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
 
-KINDS = {
+TYPE_NAMES = {
     bool: "True or False",
     int: "an integer",
     float: "a finite float32 number",
-    str: "a text",
+    str: "a string",
 }
 
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-LARGEST = {float: HUGE, int: 2**63 - 1}  # what may stand for a float32; jax takes no larger integer
+LARGEST = {
+    float: HUGE,
+    int: 2**63 - 1,
+}  # of the types that may stand for a float32, as jax takes them
 
-# Steps and ids of rows are int32 on the devices.
+# Steps and numbers of rows are int32 on the devices.
 count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
-whole: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
+count_or_zero: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
 positive: Rule = ("> 0", lambda x: x > 0)
-natural: Rule = (">= 0", lambda x: x >= 0)
-share: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
-below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+non_negative: Rule = (">= 0", lambda x: x >= 0)
+fraction: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
+fraction_below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
 
-# 1 - b is divided by, in float32.
+# Adam divides by 1 - b in float32, which must not round to 0.
 decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
 seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
 
 
 def one_of(names: Mapping | tuple) -> Rule:
-    """A name of a table."""
+    """The rule of one name of a table."""
     return "one of " + ", ".join(names), lambda x: x in names
 
 
 def some_of(names: Mapping | tuple) -> Rule:
-    """Names of a table, one or more, each once."""
-    return "some of " + ", ".join(
-        names
-    ), lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
+    """The rule of one or more different names of a table."""
+    allowed = "some of " + ", ".join(names)
+    return allowed, lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
 
 
 def is_path(text: str) -> bool:
-    """Whether a text can be a path: what follows a ~ must be a user."""
+    """Whether a string can be a path; a leading ~ must expand to somebody's home."""
     return "\0" not in text and not os.path.expanduser(text).startswith("~")
 
 
-def is_place(text: str) -> bool:
-    """Whether a folder is there, or nothing is in its way."""
+def can_be_folder(text: str) -> bool:
+    """Whether a path is a folder, or one could be created there."""
     if not is_path(text):
         return False
-    place = os.path.abspath(os.path.expanduser(text))
-    while not os.path.exists(place):
-        place = os.path.dirname(place)
-    return os.path.isdir(place)
+    path = os.path.abspath(os.path.expanduser(text))
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path)
 
 
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
     "seed": seed,
-    "data.dir": ("a folder, there or to be made", is_place),
+    "data.dir": ("a folder that exists or can be created", can_be_folder),
     "data.source": one_of(("generator", "tfds")),
     "data.path": ("a path", is_path),
-    "data.module": ("letters and digits and _", str.isidentifier),
+    "data.module": ("an identifier of letters, digits and _", str.isidentifier),
     "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
-    # Numbers of entropy 100 have about as many digits: beyond, making them takes for ever.
+    # Entropy is log10 of the number of operand pairs, so at 100 the numbers have about 100 digits;
+    # generating longer ones takes too long.
     "data.entropy": (
         "a range (low, high), 0 <= low <= high <= 100",
         lambda e: len(e) == 2 and 0 <= e[0] <= e[1] <= 100,
@@ -88,10 +91,10 @@ RULES: dict[str, Rule] = {
     "max_actions": count,
     "edits": some_of(EDITS),
     "noise.kind": one_of(WRONG_TOKENS),
-    "noise.eta": below_one,
-    "noise.run": below_one,
+    "noise.eta": fraction_below_one,
+    "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
-    # Each is traced and compiled by itself.
+    # Layers are not scanned: each is traced and compiled on its own.
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
@@ -100,27 +103,27 @@ RULES: dict[str, Rule] = {
     "model.rope_base": (">= 1", lambda x: x >= 1),
     "model.dtype": one_of(("float32", "bfloat16")),
     "optimizer.learning_rate": positive,
-    "optimizer.warmup": whole,
-    "optimizer.final": share,
-    "optimizer.weight_decay": natural,
+    "optimizer.warmup": count_or_zero,
+    "optimizer.final": fraction,
+    "optimizer.weight_decay": non_negative,
     "optimizer.b1": decay,
     "optimizer.b2": decay,
     "optimizer.clip": positive,
     "train.steps": count,
     "train.batch_size": count,
-    "train.bc_steps": whole,
-    "train.beta_end": share,
-    "train.skip_nonfinite": whole,
+    "train.bc_steps": count_or_zero,
+    "train.beta_end": fraction,
+    "train.skip_nonfinite": count_or_zero,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
     "objective.gamma": ("in (0, 1), as a float32", lambda x: 0 < np.float32(x) < 1),
-    "objective.policy_weight": share,
+    "objective.policy_weight": fraction,
     "objective.weighting": one_of(WEIGHTINGS),
     "objective.terminal": one_of(TERMINALS),
     "objective.next_value": one_of(NEXT_VALUES),
     "objective.t_max": ("> 1, as a float32", lambda x: np.float32(x) > 1),
-    # alpha is four times as much.
-    "objective.td_weight": ("> 0, and 4 of it a float32", lambda x: 0 < x <= HUGE / 4),
+    # iql_offline sets alpha to 4 td_weight.
+    "objective.td_weight": ("> 0, and 4 times it a finite float32", lambda x: 0 < x <= HUGE / 4),
     "rollout.every": count,
     "rollout.rows": count,
     "rollout.capacity": count,
@@ -132,26 +135,35 @@ RULES: dict[str, Rule] = {
     "evaluate.examples": count,
     "evaluate.rows": count,
     "evaluate.max_actions": count,
-    "evaluate.traces": whole,
+    "evaluate.traces": count_or_zero,
     "checkpoint.every": count,
     "checkpoint.keep": count,
-    "checkpoint.keep_every": whole,
+    "checkpoint.keep_every": count_or_zero,
 }
 
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
-    """(what must hold, what to say if it does not) of keys that depend on each other."""
-    c, objective = config, effective_objective(config)
+    """Yields (what must hold, the message if it does not) for keys that depend on each other."""
+    yield from _training_relations(config)
+    yield from _noise_relations(config)
+    yield from _rollout_relations(config)
+    yield from _mesh_relations(config)
+
+
+def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    objective = effective_objective(c)
     yield (
         c.train.bc_steps < c.train.steps or not METHODS[c.method].clones,
         f"config.train.bc_steps={c.train.bc_steps} must be less than "
-        f"config.train.steps={c.train.steps}: nothing would be left for method={c.method}",
+        f"config.train.steps={c.train.steps}: no steps would be left for method={c.method}",
     )
     yield (
         c.optimizer.warmup < c.train.steps,
         f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
         f"config.train.steps={c.train.steps}",
     )
+    # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
+    # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
     yield (
         WEIGHTINGS[objective.weighting].telescopes
         or objective.policy_weight == 0
@@ -160,26 +172,35 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"divergence='chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
         "policy's steps",
     )
+
+
+def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     yield (
         c.noise.kind != "policy" or c.noise.run == 0,
         f"config.noise.run={c.noise.run} must be 0 with noise.kind='policy': a second wrong token "
-        "would be drawn at a state that one pass does not see",
+        "would be drawn at a state that one forward pass does not visit",
     )
     yield (
         c.noise.kind != "policy" or c.noise.step != "imitate",
-        "config.noise.step='imitate' does not go with noise.kind='policy': a wrong token drawn anew "
-        "is not the one that is imitated",
+        "config.noise.step='imitate' cannot be used with noise.kind='policy': the wrong token is drawn "
+        "anew, so it is not the one that is imitated",
     )
+    objective, method = effective_objective(c), METHODS[c.method]
+    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
     yield (
-        c.noise.step != "skip" or not _pays_for_values(c.method, objective),
+        c.noise.step != "skip" or not (method.edits and method.matches and has_policy_terms),
         f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
         f"{objective.policy_weight}) and a divergence without samples (it is "
-        f"{objective.divergence!r}): else J pays for V at the states that wrong tokens lead to",
+        f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
     )
+    # Every noised text can be fixed: by one reset, or by single pops whatever the number of tokens.
     yield (
         set(c.edits) == {"<reset>"} or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
         f"config.edits={c.edits!r} must be '<reset>' alone, or have '<bkspc>' and no '<reset>'",
     )
+
+
+def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     yield (
         c.rollout.rows <= c.rollout.capacity,
         f"config.rollout.rows={c.rollout.rows} must be at most "
@@ -191,24 +212,23 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"config.rollout.rows={c.rollout.rows} in {refreshes} refreshes are more episodes than an "
         "int32 counts: raise config.rollout.every",
     )
-    for key in ("train.batch_size", "rollout.rows", "rollout.batch_size"):
-        yield _divides(c, "mesh.data", key)
-    for key in ("model.d_model", "model.d_ff"):
-        yield _divides(c, "mesh.model", key)
+
+
+def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    values = flatten(c)
+    for part, whole in (
+        ("mesh.data", "train.batch_size"),
+        ("mesh.data", "rollout.rows"),
+        ("mesh.data", "rollout.batch_size"),
+        ("mesh.model", "model.d_model"),
+        ("mesh.model", "model.d_ff"),
+    ):
+        yield (
+            values[whole] % values[part] == 0,
+            f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}",
+        )
     yield (
         c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
         "model.kv_heads * model.d_model / model.heads",
     )
-
-
-def _pays_for_values(method: str, objective: ConfigDict) -> bool:
-    """Whether a method that shows noise has policy terms in its J."""
-    sampled = DIVERGENCES[objective.divergence].psi is not None or objective.policy_weight > 0
-    return METHODS[method].edits and METHODS[method].matches and sampled
-
-
-def _divides(config: ConfigDict, part: str, whole: str) -> tuple[bool, str]:
-    values = flat(config)
-    message = f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}"
-    return values[whole] % values[part] == 0, message

@@ -1,1 +1,1 @@
-"""What lies on disk and what people read: it knows text and arrays, and no run."""
+"""Files on disk and lines for people: it handles text and arrays, and knows nothing of training."""

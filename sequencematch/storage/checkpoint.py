@@ -1,4 +1,4 @@
-"""Checkpoints that hold everything a run needs to go on, and are known to be what was saved."""
+"""Checkpoints that hold everything a run needs to resume, and are verified when they are restored."""
 
 import contextlib
 import json
@@ -20,21 +20,21 @@ _T = TypeVar("_T")
 
 
 class State(Protocol):
-    """Any pytree of arrays that knows its step."""
+    """Any pytree of arrays with a `step`."""
 
     step: Any
 
 
-SAVED = "saved"  # a file beside the checkpoints: there were some, should they be gone
+SAVED = "saved"  # a file beside checkpoints/: some were saved, even if they are gone now
 
 
 class Restored(NamedTuple):
-    """What was found in a folder.
+    """What a work directory holds.
 
     Attributes:
-      state: the newest sound state.
+      state: the newest intact state.
       facts: what was saved with it.
-      damaged: of each newer checkpoint that is not sound, its step and what is wrong with it.
+      damaged: the step of each newer checkpoint that is damaged, and what is wrong with it.
     """
 
     state: State
@@ -45,27 +45,28 @@ class Restored(NamedTuple):
 class Checkpoints:
     """The checkpoints of one work directory; saving does not block training.
 
-    Use as a context manager: leaving it waits for the save under way.
+    Use it as a context manager: on leaving, it waits for a save in progress.
 
     Args:
       workdir: the run's folder.
-      keep: how many checkpoints stay when new ones are saved; None to read only.
-      keep_every: of the older ones, those of multiples of so many steps stay too; 0 for none.
+      keep: how many of the newest checkpoints remain after a save; None to read only.
+      keep_every: older ones also remain if their step is a multiple of this; 0 for none.
     """
 
     def __init__(self, workdir: Path, keep: int | None = None, keep_every: int = 0):
         self.folder = workdir.absolute() / "checkpoints"
         writes = keep is not None
         self._keep, self._keep_every = keep, keep_every
+        policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=_preservation_policy(keep, keep_every) if writes else None,
+            preservation_policy=AnyPreservationPolicy(policies) if writes else None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._flush),
             create=writes,
-            cleanup_tmp_directories=writes,  # what a kill in the middle of a save left
-            lightweight_initialize=True,  # what is damaged is found when it is read
+            cleanup_tmp_directories=writes,  # left by a kill during a save
+            lightweight_initialize=True,  # damage is found when a checkpoint is read, not here
         )
         self._manager = ocp.CheckpointManager(self.folder, options=options)
-        self._saving = False  # whether a save was begun of which nobody has seen the end
+        self._saving = False  # a save has begun, and its result is not known yet
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -75,10 +76,14 @@ class Checkpoints:
             self.wait()
 
     def save(self, state: State, facts: Mapping[str, Any]) -> None:
-        """Saves the state after `state.step` steps, with facts for JSON; a state is saved once.
+        """Starts to save a state under its step, unless it is the newest checkpoint already.
+
+        Args:
+          state: what to save.
+          facts: what to save with it as JSON.
 
         Raises:
-          OSError: this save, or the one before, could not be written.
+          OSError: this save or the one before could not be written.
         """
         step = int(state.step)
         if step == self._manager.latest_step():
@@ -90,7 +95,7 @@ class Checkpoints:
         self._saving = True
 
     def check(self) -> None:
-        """Says whether a save that has ended in the background has failed; waits for none.
+        """Raises if a save in the background has ended and failed; does not wait for one.
 
         Raises:
           OSError: it could not be written.
@@ -108,14 +113,18 @@ class Checkpoints:
         self._try_write(self._manager.wait_until_finished)
         if saved:
             self._mark()
-            allocator.trim()  # what the save's threads have freed
+            allocator.trim()  # what the threads of the save have freed
 
     def _mark(self) -> None:
-        if not self.is_empty():  # a failure is raised once only, and then passed over
+        # orbax raises a failure only once: after it, waiting succeeds though nothing was saved.
+        if not self.is_empty():
             files.write(self.folder.parent / SAVED, "")
 
     def _flush(self) -> None:
-        """Puts all that a checkpoint is restored from on disk, before it gets its name."""
+        """Flushes a checkpoint to disk before it gets its final name.
+
+        A checkpoint with its name is then complete, also after a power cut.
+        """
         for folder in self.folder.glob("*orbax-checkpoint-tmp*"):
             for path in (folder, *folder.rglob("*")):
                 files.flush(path)
@@ -123,23 +132,29 @@ class Checkpoints:
     def _try_write(self, write: Callable[[], _T]) -> _T:
         try:
             return write()
-        except Exception as error:  # orbax raises whatever its storage layers raise
+        except Exception as error:  # orbax passes on whatever its storage layers raise
             raise OSError(
                 f"a checkpoint could not be written to {self.folder} ({_reason(error)}); the earlier "
                 "ones are intact"
             ) from error
 
     def is_empty(self) -> bool:
-        """Whether there is none."""
+        """Whether there is no checkpoint."""
         return not self._manager.all_steps()
 
     def all_lost(self) -> bool:
-        """Whether there is none although some were saved, as a marker tells or a run that was done."""
+        """Whether there is no checkpoint although there were some.
+
+        The marker shows it, and so does the summary of a run that is done.
+        """
         signs = (SAVED, "summary.json")
         return self.is_empty() and any((self.folder.parent / name).exists() for name in signs)
 
     def tidy(self) -> None:
-        """Finishes what a kill after the end of a save has left undone; the newest one is sound."""
+        """Finishes what a kill right after a save left undone: the marker, and the removal of old ones.
+
+        To be called when the newest checkpoint is known to be intact.
+        """
         assert self._keep, "opened to read only"
         self._mark()
         for step in sorted(self._manager.all_steps())[: -self._keep]:
@@ -147,24 +162,24 @@ class Checkpoints:
                 self._manager.delete(step)
 
     def restore(self, like: State) -> Restored:
-        """The newest sound state, placed and sharded as `like`.
+        """Restores the newest intact state, placed and sharded as `like`.
 
         Args:
           like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
 
         Raises:
           ValueError: there is none.
-          OSError: one cannot be read, for a reason that says nothing of what is in it.
+          OSError: a checkpoint cannot be read now, which does not mean that it is damaged.
         """
         damaged: dict[int, str] = {}
-        # Those there now: a run that trains may have removed one that is read, for a newer one.
+        # Listed again each time: a run that trains may have replaced the one just tried by a newer one.
         while left := _steps(self.folder) - damaged.keys():
             step = max(left)
             try:
                 return Restored(
                     *self._read(step, like), {n: damaged[n] for n in damaged if n > step}
                 )
-            except Exception as error:  # orbax again
+            except Exception as error:  # whatever the storage layers raise, as above
                 self._raise_if_io_failure(step, error)
                 damaged[step] = (
                     f"checkpoint {self.folder / str(step)} is damaged or of another model "
@@ -177,14 +192,15 @@ class Checkpoints:
         raise ValueError(f"no checkpoint in {self.folder}: train first, or name another --workdir")
 
     def _raise_if_io_failure(self, step: int, error: Exception) -> None:
-        """Raises what kept a checkpoint from being read, unless that is the checkpoint."""
-        for cause in files.causes(error):  # orbax wraps requests to leave, too
+        """Raises unless the error means that the checkpoint is damaged."""
+        for cause in files.causes(error):
+            # A stop request is a KeyboardInterrupt; orbax wraps it in an error of its own.
             if isinstance(cause, KeyboardInterrupt):
                 raise cause from None
         if files.is_io_failure(error):
             raise OSError(
                 f"checkpoint {self.folder / str(step)} cannot be read ({_reason(error)}): when that is "
-                "mended, try again"
+                "fixed, try again"
             ) from error
 
     def _read(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
@@ -193,9 +209,10 @@ class Checkpoints:
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
         found = self._manager.restore(step, args=items)
-        if int(found["state"].step) != step:
-            raise ValueError(f"it holds step {int(found['state'].step)}")
-        state, facts, saved = found["state"], found["meta"]["facts"], found["meta"]["fingerprints"]
+        state = found["state"]
+        if int(state.step) != step:  # the folder has been renamed
+            raise ValueError(f"it holds step {int(state.step)}")
+        facts, saved = found["meta"]["facts"], found["meta"]["fingerprints"]
         now = _fingerprints(state, facts)
         other = [name for name in now if now[name] != saved.get(name)]
         if other:
@@ -204,9 +221,9 @@ class Checkpoints:
 
 
 def set_aside(workdir: Path, step: int) -> Path:
-    """Moves a damaged checkpoint out of the way of the one that is to come; returns its place.
+    """Moves a damaged checkpoint to damaged/, so that its step can be saved again; returns the path.
 
-    Before `Checkpoints` are opened to write: orbax, asked to look again, fails at what is damaged.
+    Call it before `Checkpoints` are opened to write: orbax fails when it lists a damaged one again.
     """
     place = workdir / "damaged" / str(step)
     while place.exists():
@@ -216,40 +233,43 @@ def set_aside(workdir: Path, step: int) -> Path:
 
 
 def _steps(folder: Path) -> set[int]:
+    """The steps in a folder, from the names.
+
+    When orbax lists checkpoints again it reads their metadata, and damage in one would hide all.
+    """
     try:
         names = [path.name for path in folder.iterdir()]
     except FileNotFoundError:
         return set()
     except OSError as error:
         raise OSError(
-            f"checkpoints in {folder} cannot be read ({error.strerror}): when that is mended, try again"
+            f"checkpoints in {folder} cannot be read ({error.strerror}): when that is fixed, try again"
         ) from error
     return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}
 
 
 def _fingerprints(state: State, facts: Mapping[str, Any]) -> dict[str, int]:
-    """Of every array, and of the facts."""
+    """Fingerprints of every array by its path, and of the facts."""
     prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
     return prints | {"facts": zlib.crc32(json.dumps(facts, sort_keys=True).encode())}
 
 
-def _preservation_policy(keep: int, keep_every: int) -> AnyPreservationPolicy:
-    every = [EveryNSteps(keep_every)] if keep_every else []
-    return AnyPreservationPolicy([LatestN(keep), *every])
-
-
 def _reason(error: Exception) -> str:
-    """The heart of a storage layer's message, on one line: the last words hold the cause, but for
-    what tensorstore adds, [name='value'].
+    """The cause in a storage layer's message, on one line.
+
+    The cause comes last in the first line, before the [name='value'] that tensorstore appends.
     """
     lines = str(error).strip().splitlines() or [""]
     return re.split(r" \[\w+='", lines[0])[0].rsplit('": ', 1)[-1][-160:]
 
 
 def _check_readable(folder: Path) -> None:
-    """Reads every array once: orbax, which reads all at once, floods stderr for a damaged one."""
-    files = {"driver": "file", "path": f"{folder}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": files}).result()
+    """Reads every part once, one after another.
+
+    orbax reads all at once, and for a damaged checkpoint floods stderr with errors.
+    """
+    base = {"driver": "file", "path": f"{folder}/"}
+    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
     keys = store.list().result()
     lost = [key for key in keys if store.read(key).result().state != "value"]
     if lost or not keys:

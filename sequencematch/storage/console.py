@@ -1,4 +1,4 @@
-"""Lines for people on stdout and stderr; a closed pipe or a full disk there is no failure."""
+"""Lines for people on stdout and stderr; a closed pipe or a full disk there is not an error."""
 
 import contextlib
 import os
@@ -8,7 +8,7 @@ from typing import TextIO
 
 
 def to_stderr(what: object) -> None:
-    """Says something in one line on stderr, whatever characters it has."""
+    """Prints one line on stderr; characters that are not printable are escaped."""
     line = " ".join(str(what).split()) or type(what).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     with ignore_write_failures(sys.stderr):
@@ -22,9 +22,10 @@ def to_stdout(line: str) -> None:
 
 
 def open_streams() -> None:
-    """Of stdin, stdout and stderr, those that are closed lead nowhere from now on.
+    """Opens those of stdin, stdout and stderr that are closed on /dev/null.
 
-    Else errors would be printed on stdout, and what is opened next would get their numbers.
+    Otherwise errors would be printed on stdout, and the next file opened would get the descriptor of a
+    standard stream.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
@@ -33,22 +34,23 @@ def open_streams() -> None:
 
 @contextlib.contextmanager
 def ignore_write_failures(file: TextIO) -> Iterator[None]:
-    """What is printed on it may find no reader, or a full disk: no reason to stop, or to fail."""
+    """Ignores failures to print on a file: a run must not stop because its output is not read."""
     try:
         yield
         file.flush()
-    except (OSError, SystemExit):  # rich's way to say that a pipe is broken
+    except (OSError, SystemExit):  # rich raises SystemExit when a pipe is broken
         _drop(file)
 
 
 def _drop(file: TextIO) -> None:
-    """Forgets what could not be written: Python would try once more when it ends, and fail."""
+    """Discards what could not be written; at exit Python would try again, and fail."""
     descriptor = file.fileno()
-    kept, nowhere = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+    # The only way to empty the buffer of a file is to flush it somewhere: here to /dev/null.
+    original, devnull = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, descriptor)
+        os.dup2(devnull, descriptor)
         file.flush()
-        os.dup2(kept, descriptor)
+        os.dup2(original, descriptor)
     finally:
-        os.close(kept)
-        os.close(nowhere)
+        os.close(original)
+        os.close(devnull)

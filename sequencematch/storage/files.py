@@ -1,8 +1,10 @@
-"""Text files that are written whole or not at all, locks, and lines that any terminal can show.
+"""Atomic writes of text files, lock files, and the distinction of I/O failures.
 
-What stands in the way of reading is told from what is wrong with what was read.
+I/O failures are distinguished from corrupt content: after a failure the content may well be sound, and
+reading can be tried again.
 
-Files and locks are never written through a link that came with a folder: it may lead out of it.
+No file and no lock is written through a symbolic link: in a work directory from somebody else, a link
+may lead out of it.
 """
 
 import errno
@@ -12,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TextIO
 
-# No permission, too little of something, or a file server that is away.
+# No permission, a lack of some resource, or a file server that does not answer. EIO is not among them:
+# a bad sector is damage.
 IO_FAILURES = {
     getattr(errno, name)
     for name in (
@@ -23,7 +26,7 @@ IO_FAILURES = {
     if hasattr(errno, name)  # macOS lacks the last
 }
 
-# How tensorstore and XLA say so; and Python, of threads.
+# Words for the same in messages of tensorstore and XLA, and the last in one of Python's.
 IO_FAILURE_WORDS = (
     "PERMISSION_DENIED",
     "RESOURCE_EXHAUSTED",
@@ -33,17 +36,19 @@ IO_FAILURE_WORDS = (
 
 
 def write(path: Path, text: str) -> Path:
-    """Writes a text file whole or not at all, also if the power fails; returns its path.
+    """Writes a text file atomically, also if the power fails; returns its path.
 
     Raises:
-      OSError: it cannot be written; names it.
+      OSError: it cannot be written; the message names it.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
         temporary.unlink(missing_ok=True)
+        # "x" fails if the file exists, so it follows no link that is put there meanwhile.
         with temporary.open("x", encoding="utf-8", errors="replace") as file:
             file.write(text)
             file.flush()
+            # Without it, the new name can reach the disk before the content does.
             os.fsync(file.fileno())
         return temporary.replace(path)
     except OSError as error:
@@ -52,7 +57,7 @@ def write(path: Path, text: str) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Returns when a file or folder is on disk, as it is now."""
+    """Returns when the present content of a file or folder is on disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -61,27 +66,28 @@ def flush(path: Path) -> None:
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """An error, and what it was raised from."""
+    """An error, the error it was raised from, and so on."""
     while error is not None:
         yield error
         error = error.__cause__
 
 
 def is_io_failure(error: Exception) -> bool:
-    """Whether something stood in the way of reading, which says nothing of what was to be read."""
+    """Whether the content could not be read now, which does not mean that it is damaged."""
     return any(map(_names_io_failure, causes(error)))
 
 
 def _names_io_failure(error: BaseException) -> bool:
     if isinstance(error, MemoryError | PermissionError | TimeoutError):
         return True
-    told = re.search(r"os_error_code='(\d+)'", str(error))  # tensorstore's
-    number = int(told[1]) if told else getattr(error, "errno", None)
+    # tensorstore raises ValueError and writes the errno into its message.
+    match = re.search(r"os_error_code='(\d+)'", str(error))
+    number = int(match[1]) if match else getattr(error, "errno", None)
     return number in IO_FAILURES or any(word in str(error) for word in IO_FAILURE_WORDS)
 
 
 def open_lock(path: Path) -> TextIO:
-    """A file to be locked, made if it is not there; what is in it stays.
+    """Opens a file to be locked; creates it if it is missing and does not truncate it.
 
     Raises:
       OSError: it cannot be opened, or is a link.

@@ -1,8 +1,9 @@
-"""Fingerprints of arrays, by which a checkpoint that is not what was saved is told.
+"""Fingerprints of arrays, which show whether a checkpoint is what was saved.
 
-Of the bits b_i of the elements, sum_i mix(b_i + mix(i)) mod 2^32, with mix the finaliser of murmur3
-(a bijection), so that a change of any one element always shows. Sums of integers do not depend on
-their order: the fingerprint is the same on any number of devices, and no array leaves its device.
+For an array whose elements have the bits b_i, it is sum_i mix(b_i + mix(i)) mod 2^32, where mix is the
+finaliser of murmur3. mix is a bijection, so a change of any single element changes the sum. A
+sum of integers does not depend on its order: the fingerprint is the same on any number of devices, and
+no array leaves its device.
 """
 
 from functools import partial
@@ -22,21 +23,27 @@ def fingerprints(tree) -> dict[str, UInt32[Array, ""]]:
 
 
 def fingerprint(x: Array) -> UInt32[Array, ""]:
-    """sum_i mix(b_i + mix(i)) mod 2^32 of one array of elements of up to 32 bits."""
-    place = jnp.zeros(x.shape, jnp.uint32)
-    for axis, size in enumerate(x.shape):  # flattening would move what is sharded
-        place = place * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
-    return jnp.sum(_mix(_bits(x) + _mix(place)), dtype=jnp.uint32)
+    """sum_i mix(b_i + mix(i)) mod 2^32.
+
+    Args:
+      x: an array of any shape, its elements of at most 32 bits.
+    """
+    # i, the index of each element in row-major order. Flattening x would move data between devices.
+    index = jnp.zeros(x.shape, jnp.uint32)
+    for axis, size in enumerate(x.shape):
+        index = index * size + jax.lax.broadcasted_iota(jnp.uint32, x.shape, axis)
+    return jnp.sum(_mix(_bits(x) + _mix(index)), dtype=jnp.uint32)
 
 
 def _bits(x: Array) -> Array:
-    if x.dtype == bool:
+    if x.dtype == bool:  # bitcast_convert_type takes no booleans
         return x.astype(jnp.uint32)
     view = partial(jax.lax.bitcast_convert_type, new_dtype=_UNSIGNED[x.dtype.itemsize])
     return view(x).astype(jnp.uint32)
 
 
 def _mix(h: Array) -> Array:
+    """fmix32 of murmur3: every bit of the input affects every bit of the output."""
     h = (h ^ (h >> 16)) * jnp.uint32(0x85EBCA6B)
     h = (h ^ (h >> 13)) * jnp.uint32(0xC2B2AE35)
     return h ^ (h >> 16)

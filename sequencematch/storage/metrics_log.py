@@ -17,16 +17,20 @@ from sequencematch.storage import files
 
 
 def read_records(workdir: Path, step: int) -> list[dict]:
-    """The records of metrics.jsonl up to a step; those after it a resumed run writes again.
+    """Reads the records of metrics.jsonl up to a step; a resumed run writes the later ones again.
 
-    A last line that a kill cut short is left out.
+    A last line without its newline, which a kill cut short, is left out.
+
+    Args:
+      workdir: the run's folder.
+      step: the last step to include.
 
     Raises:
       ValueError: another line is damaged.
     """
     path = workdir / "metrics.jsonl"
     text = path.read_bytes().decode(errors="replace") if path.exists() else ""
-    *lines, _ = text.split("\n")
+    *lines, _ = text.split("\n")  # the last is empty, or was cut short
     records = []
     for number, line in enumerate(lines, 1):
         try:
@@ -35,13 +39,16 @@ def read_records(workdir: Path, step: int) -> list[dict]:
                 records.append(record)
         except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
             raise ValueError(
-                f"{path}:{number} is damaged ({type(error).__name__}): remove that line to go on"
+                f"{path}:{number} is damaged ({type(error).__name__}): remove that line to continue"
             ) from error
     return records
 
 
 def _parse_record(line: str) -> dict:
-    """A record that can be looked up, written and drawn; anything else fails in one way or another."""
+    """Parses a record and tries every use of it: to look it up, to write it and to plot it.
+
+    A damaged line can fail in any of them, with errors of several types.
+    """
     record = json.loads(line)
     hash((record["kind"], record["step"]))
     _line(record)
@@ -52,27 +59,29 @@ def _parse_record(line: str) -> dict:
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events of one work directory.
 
-    The events are drawn from the records: both begin with those that are kept, and nothing else.
+    The events are derived from the records: on opening, both are rewritten and hold the given records.
 
     Args:
       workdir: the run's folder.
-      kept: records that are there already, as `recorded` reads them.
+      records: those to start with, as `read_records` returns them.
 
     Attributes:
-      count: of the records.
+      count: the number of records.
     """
 
-    def __init__(self, workdir: Path, kept: Sequence[dict] = ()):
+    def __init__(self, workdir: Path, records: Sequence[dict] = ()):
         self._path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
-        files.write(self._path, "".join(map(_line, kept)))
+        files.write(self._path, "".join(map(_line, records)))
         if board.exists():
             shutil.rmtree(board)
         board.mkdir()
-        self._kept, self.count = {(record["kind"], record["step"]) for record in kept}, len(kept)
-        self._file = self._path.open("a", buffering=1)
-        # Not tensorboardX's SummaryWriter: its thread would lose events in a kill, and its errors.
+        self._initial = {(record["kind"], record["step"]) for record in records}
+        self.count = len(records)
+        self._file = self._path.open("a", buffering=1)  # by lines: a kill loses no earlier record
+        # tensorboardX's SummaryWriter writes in a thread: a kill would lose its events, and an error
+        # there would not reach us.
         self._board = EventsWriter(str(board / "events"))
-        for record in kept:
+        for record in records:
             self._board.write_event(_event(record))
         self._board.flush()
 
@@ -83,24 +92,31 @@ class MetricsLog:
         try:
             with contextlib.closing(self._board), self._file:
                 pass
-        except OSError as full:
-            if error is None:  # else that says more
-                raise self._write_failure(full) from full
+        except OSError as failure:
+            if error is None:  # an error of the run says more
+                raise self._write_failure(failure) from failure
 
     def _write_failure(self, error: OSError) -> OSError:
         return OSError(f"{self._path} cannot be written: {error.strerror}")
 
     def __contains__(self, record: tuple[str, int]) -> bool:
-        """Whether a record of this kind and step was there from the beginning."""
-        return record in self._kept
+        """Whether a record of this (kind, step) was there when the log was opened."""
+        return record in self._initial
 
     def write(self, record: dict) -> None:
-        """Writes one record with the time; it has a `kind`, a `step`, and numbers or words.
+        """Writes one record and the time.
+
+        Args:
+          record: a `kind`, a `step`, and numbers or words.
 
         Raises:
           OSError: it cannot be written.
         """
-        record = {name: None if _is_not_finite(x) else x for name, x in record.items()}
+        # JSON has no NaN and no infinity: they are written as null.
+        record = {
+            name: None if isinstance(x, float) and not math.isfinite(x) else x
+            for name, x in record.items()
+        }
         record["time"] = time.time()
         try:
             self._file.write(_line(record))
@@ -111,12 +127,12 @@ class MetricsLog:
         self.count += 1
 
     def sync(self) -> None:
-        """Returns when what was written is on disk, as a checkpoint after it will be."""
+        """Returns when all records are on disk; called before a checkpoint that counts on them."""
         os.fsync(self._file.fileno())
 
 
 def _event(record: dict) -> Event:
-    """A record's numbers, as TensorBoard has them."""
+    """The numbers of a record as a TensorBoard event."""
     numbers = {
         f"{record['kind']}/{name}": x
         for name, x in record.items()
@@ -130,8 +146,3 @@ def _event(record: dict) -> Event:
 
 def _line(record: dict) -> str:
     return json.dumps(record, allow_nan=False) + "\n"
-
-
-def _is_not_finite(x) -> bool:
-    """JSON has no word for NaN and the infinities: they are written as null."""
-    return isinstance(x, float) and not math.isfinite(x)

@@ -1,4 +1,4 @@
-"""What made a result: versions, the revision of the code, and the hardware."""
+"""What made a result: versions, settings, the revision of the code, and the hardware."""
 
 import functools
 import os
@@ -14,22 +14,9 @@ import jax
 
 from sequencematch import __version__
 
-
-def devices() -> list[jax.Device]:
-    """All devices.
-
-    Raises:
-      ValueError: there are none.
-    """
-    try:
-        return jax.devices()
-    except Exception as error:  # a backend can fail to start in any way
-        raise ValueError(f"jax finds no device ({type(error).__name__}: {error})") from error
-
-
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
-# Settings of jax that change results; JAX_ENABLE_X64=1 in the environment sets the first.
+# Settings of jax that change results; JAX_ENABLE_X64=1 in the environment sets the first, and so on.
 SETTINGS = (
     "jax_enable_x64",
     "jax_default_matmul_precision",
@@ -46,29 +33,43 @@ SETTINGS = (
     "jax_exec_time_optimization_effort",
 )
 
-DEVICES = ("jax-cuda", "jax-rocm", "libtpu", "nvidia-")  # packages that compile for them
-FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # the compiler's, in the environment
+COMPILERS = ("jax-cuda", "jax-rocm", "libtpu", "nvidia-")  # packages that compile for accelerators
+FLAGS = ("XLA_FLAGS", "LIBTPU_INIT_ARGS")  # environment variables that the compilers read
+
+
+def devices() -> list[jax.Device]:
+    """All devices.
+
+    Raises:
+      ValueError: there are none.
+    """
+    try:
+        return jax.devices()
+    except Exception as error:  # the type depends on the backend
+        raise ValueError(f"jax finds no device ({type(error).__name__}: {error})") from error
 
 
 @functools.cache
 def provenance() -> Mapping[str, Any]:
-    """What decides every bit of a result: versions, jax's settings, the commit of the code if it runs
-    from a git repository, and the hardware; as of the first call.
+    """Everything besides configuration and data that decides the bits of a result.
+
+    It is read once, at the first call: what is committed while a run trains is not the code that runs.
     """
     versions = {"sequencematch": __version__, "python": platform.python_version()}
-    settings = {name: jax.config.values.get(name) for name in SETTINGS}  # not all releases have all
+    versions |= {package: version(package) for package in PACKAGES}
+    settings = {name: jax.config.values.get(name) for name in SETTINGS}  # some releases lack some
     return {
-        "versions": versions | {package: version(package) for package in PACKAGES} | compilers(),
-        "settings": settings | compiler(),
+        "versions": versions | compiler_versions(),
+        "settings": settings | compiler_flags(),
         "revision": revision(),
         "hardware": hardware(),
     }
 
 
 def revision() -> str | None:
-    """The commit of the code that runs, and "+" with a checksum of what was changed since, if anything.
+    """The commit of the code; with "+" and a checksum of the changes since, if there are any.
 
-    None without git.
+    None where the code does not run from a git repository, or git is missing.
     """
     here = Path(__file__).parents[1]  # the package
     if not (here.parent / ".git").exists():
@@ -80,22 +81,26 @@ def revision() -> str | None:
 
     try:
         changed = git("status", "--porcelain", "--", ".") + git("diff", "HEAD", "--", ".")
+        # The diff has no files that git does not track; they run all the same.
         for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", ".").split(b"\0"):
             changed += (here / os.fsdecode(name)).read_bytes() if name else b""
         head = git("rev-parse", "HEAD").decode().strip()
-    except (OSError, subprocess.CalledProcessError):  # no git, or not the owner's repository
+    except (OSError, subprocess.CalledProcessError):  # no git, or the repository of another user
         return None
     return head + (f"+{zlib.crc32(changed):08x}" if changed else "")
 
 
-def compilers() -> dict[str, str]:
-    """Versions of what compiles for accelerators, as far as it is installed."""
+def compiler_versions() -> dict[str, str]:
+    """Versions of the installed packages that compile for accelerators."""
     found = {x.metadata["Name"]: x.version for x in distributions()}
-    return {name: found[name] for name in sorted(filter(None, found)) if name.startswith(DEVICES)}
+    return {name: found[name] for name in sorted(filter(None, found)) if name.startswith(COMPILERS)}
 
 
-def compiler() -> dict[str, str]:
-    """The flags that the compiler is given; of how many devices to simulate, the hardware tells."""
+def compiler_flags() -> dict[str, str]:
+    """The flags given to the compilers in the environment, in alphabetical order.
+
+    Without the number of simulated devices: `hardware` has it.
+    """
     given = {name: os.environ.get(name, "").split() for name in FLAGS}
     simulated = "--xla_force_host_platform_device_count"
     return {
@@ -105,34 +110,41 @@ def compiler() -> dict[str, str]:
 
 
 def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """`name before -> now` for each version and setting that is another, revision, hardware, mesh."""
+    """`name before -> now` for each version and setting, revision, hardware and mesh that differs."""
     old, new = _flat(before), _flat(now)
     names = [*new, *(name for name in old if name not in new)]
     return [f"{n} {old.get(n)} -> {new.get(n)}" for n in names if old.get(n) != new.get(n)]
 
 
-def _flat(made: Mapping[str, Any]) -> dict[str, Any]:
-    whole = {name: made.get(name) for name in ("revision", "hardware", "mesh")}
-    return {**made.get("versions", {}), **made.get("settings", {}), **whole}
+def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
+    whole = {name: record.get(name) for name in ("revision", "hardware", "mesh")}
+    return {**record.get("versions", {}), **record.get("settings", {}), **whole}
 
 
 def hardware() -> str:
-    """The devices, and what they sit in."""
+    """The devices, and the CPU of their host."""
     found = devices()
     return f"{len(found)} x {found[0].device_kind}, {cores()} cores of {processor()}"
 
 
 def processor(facts: Path = Path("/proc/cpuinfo")) -> str:
-    """The kind of CPU and its features, by which XLA chooses instructions; names say too little."""
-    lines = facts.read_text().splitlines() if facts.is_file() else []  # Linux has it
+    """The name of the CPU and a checksum of its features.
+
+    XLA chooses instructions by the features, and CPUs of one name may differ in them.
+
+    Args:
+      facts: the file that describes the CPUs; only Linux has it.
+    """
+    lines = facts.read_text().splitlines() if facts.is_file() else []
     pairs = (line.split(":", 1) for line in lines if ":" in line)
+    # A dict keeps the last value of a key; in reverse, that is the first CPU's.
     first = {name.strip(): value.strip() for name, value in reversed([*pairs])}
-    named = first.get("model name") or platform.processor() or platform.machine()
-    features = first.get("flags") or first.get("Features")  # of x86, and of Arm
-    return f"{named} with features {zlib.crc32(features.encode()):08x}" if features else named
+    name = first.get("model name") or platform.processor() or platform.machine()
+    features = first.get("flags") or first.get("Features")  # on x86, and on Arm
+    return f"{name} with features {zlib.crc32(features.encode()):08x}" if features else name
 
 
 def cores() -> int | None:
-    """Those that this process may run on, where the system says which."""
-    ours = getattr(os, "sched_getaffinity", None)
-    return len(ours(0)) if ours else os.cpu_count()
+    """The number of cores that this process may use; of all cores, where the system does not say."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count()

@@ -1,7 +1,7 @@
-"""The guard against steps that are not finite: they change nothing, are counted, and stop a run.
+"""Skips training steps that are not finite, counts them, and stops a run after too many in a row.
 
-A step is bad when a term of its loss, the norm of its gradient or the norm of its update is NaN or
-infinite. Nothing else can be: the moments and the parameters are sums of what these norms square.
+A step is bad if a term of its loss, the norm of its gradient or the norm of its update is NaN or
+infinite. Checking these is enough: all new moments and parameters are sums of what the norms square.
 """
 
 import math
@@ -12,16 +12,16 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 
-# The metrics that have to be finite, in the order in which the first culprit is to be looked for.
+# The metrics that have to be finite, from cause to effect: the first bad one is where to look.
 TERMS = ("bc", "objective", "loss", "gradient_norm", "update_norm")
 
 
 class Guard(NamedTuple):
-    """What the guard has seen, part of the training state.
+    """Counts of bad steps, part of the train state.
 
     Attributes:
       skipped: int32, bad steps so far.
-      in_a_row: int32, those since the last good one.
+      in_a_row: int32, bad steps since the last good one.
     """
 
     skipped: Int[Array, ""]
@@ -32,13 +32,13 @@ class Diverged(Exception):
     """Too many bad steps in a row."""
 
 
-def initial() -> Guard:
-    """Nothing bad has happened."""
+def init() -> Guard:
+    """The guard of a run without steps."""
     return Guard(jnp.int32(0), jnp.int32(0))
 
 
 def is_finite(metrics: Mapping[str, Array]) -> Bool[Array, ""]:
-    """Whether the step whose metrics these are is good; on the device."""
+    """Whether every term of a step's metrics is finite; computed on the device."""
     return jnp.all(jnp.isfinite(jnp.stack([metrics[term] for term in TERMS if term in metrics])))
 
 
@@ -52,44 +52,44 @@ def select(good: Bool[Array, ""], new, old):
     return jax.tree.map(lambda x, y: jnp.where(good, x, y), new, old)
 
 
-class Watch:
-    """Reads on the host what the guard saw, one step late, so that the device is never kept waiting.
+class Monitor:
+    """Reports bad steps and stops the run, on the host.
 
     Args:
       limit: bad steps in a row that are skipped; one more stops the run.
-      say: shows a line to the person who watches.
+      report: prints a line.
     """
 
-    def __init__(self, limit: int, say: Callable[[str], None]):
-        self._limit, self._say = limit, say
-        self._last: tuple[int, Mapping[str, Array]] | None = None
+    def __init__(self, limit: int, report: Callable[[str], None]):
+        self._limit, self._report = limit, report
+        self._pending: tuple[int, Mapping[str, Array]] | None = None
 
-    def see(self, step: int, metrics: Mapping[str, Array]) -> None:
-        """Takes note of a step, and judges the one before.
-
-        Raises:
-          Diverged: more than `limit` steps in a row were bad.
-        """
-        self.settle()
-        self._last = (step, metrics)
-
-    def settle(self) -> None:
-        """Judges the last step, if it was not judged yet: before its state is saved or used.
+    def observe(self, step: int, metrics: Mapping[str, Array]) -> None:
+        """Queues the metrics of a step, and checks those of the step before.
 
         Raises:
           Diverged: more than `limit` steps in a row were bad.
         """
-        last, self._last = self._last, None
-        if last is not None and last[1]["skipped_in_a_row"] > 0:
-            self._judge(*last)
+        # Reading metrics waits for their step. One step late, the device has the next one to work on.
+        self.flush()
+        self._pending = (step, metrics)
 
-    def _judge(self, step: int, metrics: Mapping[str, Array]) -> None:
+    def flush(self) -> None:
+        """Checks the queued step, if any. Call it before a state is saved or used.
+
+        Raises:
+          Diverged: more than `limit` steps in a row were bad.
+        """
+        pending, self._pending = self._pending, None
+        if pending is None or pending[1]["skipped_in_a_row"] == 0:
+            return
+        step, metrics = pending
         bad = [term for term in TERMS if term in metrics and not math.isfinite(metrics[term])]
-        found = f"step {step}: {', '.join(bad)} not finite"
         in_a_row = int(metrics["skipped_in_a_row"])
+        problem = f"step {step}: {', '.join(bad)} not finite"
         if in_a_row > self._limit:
             raise Diverged(
-                f"{found}, in {in_a_row} steps in a row (config.train.skip_nonfinite={self._limit}): "
-                "stopped, and no such state was saved; try a smaller optimizer.learning_rate or clip"
+                f"{problem}, in {in_a_row} steps in a row (config.train.skip_nonfinite={self._limit}): "
+                "stopped without saving such a state; try a smaller optimizer.learning_rate or clip"
             )
-        self._say(f"{found}: skipped ({in_a_row} in a row, {int(metrics['skipped'])} in all)")
+        self._report(f"{problem}: skipped ({in_a_row} in a row, {int(metrics['skipped'])} in all)")

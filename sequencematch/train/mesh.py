@@ -1,4 +1,4 @@
-"""The devices of a run as a mesh with a data and a model axis, and where its batches go."""
+"""The devices of a run as a mesh with a data and a model axis, and the placement of batches on it."""
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
@@ -10,24 +10,29 @@ from sequencematch.storage.provenance import devices
 def make_mesh(data: int, model: int) -> Mesh:
     """A mesh of data x model devices.
 
+    Args:
+      data: devices over which the rows of a batch are split.
+      model: devices over which each weight matrix is split.
+
     Raises:
-      ValueError: if there are fewer devices than that.
+      ValueError: there are fewer devices than that, or none.
     """
-    have = len(devices())
-    if data * model > have:
+    available, needed = devices(), data * model
+    if needed > len(available):
         raise ValueError(
-            f"mesh.data={data} x mesh.model={model} needs {data * model} devices, here are {have}"
+            f"mesh.data={data} x mesh.model={model} needs {needed} devices, but jax finds "
+            f"{len(available)}"
         )
-    auto = (AxisType.Auto, AxisType.Auto)
-    taken = devices()[: data * model]
-    return jax.make_mesh((data, model), ("data", "model"), axis_types=auto, devices=taken)
+    # Auto: states and batches are placed where they enter and leave a step; XLA shards what is inside.
+    types = (AxisType.Auto, AxisType.Auto)
+    return jax.make_mesh((data, model), ("data", "model"), types, devices=available[:needed])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch are spread over the data axis."""
+    """Rows of a batch are split over the data axis."""
     return NamedSharding(mesh, P("data"))
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
-    """The same on every device."""
+    """The same array on every device."""
     return NamedSharding(mesh, P())

@@ -1,4 +1,4 @@
-"""The methods, as values: what each one learns from, and by which steps."""
+"""The methods, as values: the action set and the training steps of each."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ class Method(NamedTuple):
     """What sets a method apart; everything else is equal.
 
     Attributes:
-      edits: whether edit actions exist, and the data is noised so that they are shown.
+      edits: whether edit actions exist, and the data is noised to show their use.
       phases: names of `step.STEPS`, in order; the first of two ends at `train.bc_steps`.
-      objective: the configuration's objective -> the keys of it that the method decides itself.
+      objective: maps the configuration's objective to the keys of it that the method overrides.
     """
 
     edits: bool
@@ -21,7 +21,7 @@ class Method(NamedTuple):
 
     @property
     def clones(self) -> bool:
-        """Whether a phase of imitation comes first, and beta falls from 1."""
+        """Whether a phase of imitation comes first, after which beta falls from 1."""
         return len(self.phases) > 1
 
     @property
@@ -35,7 +35,7 @@ METHODS = {
     "unlikelihood": Method(edits=False, phases=("unlikelihood",)),
     "bc": Method(edits=True, phases=("imitation",)),
     "sequencematch": Method(edits=True, phases=("imitation", "matching")),
-    # The mixture's divergence in closed form: SequenceMatch that draws no samples.
+    # The divergence of `chi2_mixture` in closed form: SequenceMatch that needs no samples.
     "le_cam": Method(
         edits=True,
         phases=("imitation", "matching"),
@@ -46,8 +46,10 @@ METHODS = {
         edits=False,
         phases=("matching",),
         objective=lambda objective: {
+            # For chi2, phi(alpha r)/alpha = r - alpha r^2/4: r^2 gets the weight lambda.
             "divergence": "chi2",
             "alpha": 4 * objective.td_weight,
+            # The policy's own trajectories have no weight, so no samples are drawn.
             "policy_weight": 0.0,
             "weighting": "uniform",
             "terminal": "zero",

@@ -1,4 +1,4 @@
-"""AdamW with warm-up and cosine decay, and clipped gradients."""
+"""AdamW with warm-up, cosine decay and clipped gradients."""
 
 import jax
 import optax
@@ -6,7 +6,12 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine down to `final` times the peak at the last step."""
+    """Linear warm-up from 0, then a cosine decay to `final` times the peak at the last step.
+
+    Args:
+      config: the configuration's `optimizer`.
+      steps: length of the run.
+    """
     return optax.warmup_cosine_decay_schedule(
         init_value=0.0,
         peak_value=config.learning_rate,
@@ -17,7 +22,12 @@ def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
 
 
 def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
-    """AdamW; weights decay, gains and other vectors do not."""
+    """AdamW (Loshchilov & Hutter 2019) on gradients clipped by their global norm.
+
+    Args:
+      config: the configuration's `optimizer`.
+      steps: length of the run.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
@@ -25,6 +35,7 @@ def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformati
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
+            # Matrices decay; the gains of norms and other vectors do not.
             mask=lambda params: jax.tree.map(lambda x: x.ndim >= 2, params),
         ),
     )

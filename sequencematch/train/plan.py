@@ -14,7 +14,7 @@ from sequencematch.train.state import Recipe, TrainState
 
 @runtime_checkable
 class Batches(Protocol):
-    """Batch i by `[i]`, at any i: grain's data sets have it, and lists."""
+    """Random access to batch i by `[i]`; a grain data set or a list."""
 
     def __getitem__(self, index: int, /) -> Any: ...
 
@@ -23,11 +23,11 @@ class Phase(NamedTuple):
     """A stretch of training with one compiled step.
 
     Attributes:
-      name: shown in metrics.
+      name: as shown in metrics.
       step: (state, batch) -> (state, metrics), jitted.
-      until: step at which the phase ends.
-      samples: whether the replay buffer is refreshed in it.
-      passes: trajectories that each step takes through the network.
+      until: the step at which the phase ends.
+      samples: whether the replay buffer is refreshed during the phase.
+      passes: trajectories that go through the network in each step.
     """
 
     name: str
@@ -38,16 +38,17 @@ class Phase(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A run, laid out before it starts.
+    """The phases of a run, and all that recurs in it.
 
     Attributes:
       phases: in order.
       refresh: (state, prompts, start) -> state with new samples, jitted.
-      slots: T, for counting tokens.
-      refresh_every, refresh_rows: steps between refreshes, episodes sampled in each.
+      slots: T, slots of a trajectory, for counting tokens.
+      refresh_every: steps between refreshes.
+      refresh_rows: episodes sampled in each refresh.
       log_every, evaluate_every, save_every: in steps.
-      skip_nonfinite: steps in a row that may be skipped for what is not finite.
-      batch_sharding: where batches go.
+      skip_nonfinite: steps in a row that may be skipped because they are not finite.
+      batch_sharding: where batches are placed.
     """
 
     phases: Sequence[Phase]
@@ -71,13 +72,17 @@ class Plan(NamedTuple):
         return next(phase for phase in self.phases if step < phase.until)
 
     def refreshes(self, step: int) -> bool:
-        """Whether samples are drawn before `step`: at the start of a sampling phase, then regularly."""
+        """Whether the replay buffer is refreshed before `step`."""
         phase, begin = next((p, begin) for p, begin in self.spans() if step < p.until)
+        # Counted from the start of the phase: its first step must find samples in the buffer.
         return phase.samples and (step - begin) % self.refresh_every == 0
 
-    def due(self, step: int, every: int) -> bool:
-        """Whether what happens every so many steps happens after `step` steps; at the end always."""
-        return step % every == 0 or step == self.steps
+    def is_due(self, done: int, every: int) -> bool:
+        """Whether something that recurs every `every` steps happens once `done` steps are done.
+
+        At the end of the run everything does.
+        """
+        return done % every == 0 or done == self.steps
 
     def spans(self) -> Iterator[tuple[Phase, int]]:
         """Every phase, and the step at which it begins."""
@@ -86,22 +91,33 @@ class Plan(NamedTuple):
             yield phase, begin
             begin = phase.until
 
-    def tokens(self, step: int) -> tuple[int, int]:
-        """Slots taken through the network after `step` steps: in training, and in sampling."""
+    def tokens(self, done: int) -> tuple[int, int]:
+        """Slots that went through the network in the first `done` steps.
+
+        Returns:
+          (slots in training, slots in sampling).
+        """
         trained = sampled = 0
         for phase, begin in self.spans():
-            taken = max(min(step, phase.until) - begin, 0)
+            taken = max(min(done, phase.until) - begin, 0)
+            refreshes = -(-taken // self.refresh_every)  # rounded up: the first comes at once
             trained += taken * phase.passes
-            sampled += phase.samples * -(-taken // self.refresh_every) * self.refresh_rows
+            sampled += phase.samples * refreshes * self.refresh_rows
         return trained * self.slots, sampled * self.slots
 
 
 def compile_steps(
     recipe: Recipe, mesh: Mesh, shardings: TrainState
 ) -> tuple[dict[str, Callable], Callable]:
-    """Every step by its name, and the refresh, jitted with the state's shardings held.
+    """Jits every step and the refresh; each is compiled when it is first called.
 
-    What a run does not call is never compiled.
+    Args:
+      recipe: what the steps close over.
+      mesh: the devices.
+      shardings: where each array of the state lives, before and after a step.
+
+    Returns:
+      (step by name, refresh).
     """
     rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated_sharding(mesh)
 
@@ -109,7 +125,9 @@ def compile_steps(
         return jax.jit(
             partial(step, recipe),
             in_shardings=(shardings, rows),
+            # Fixed, or XLA might choose others, for which the next call would compile again.
             out_shardings=(shardings, everywhere),
+            # The new state takes the memory of the old one, which must not be read afterwards.
             donate_argnums=0,
         )
 
@@ -123,15 +141,16 @@ def compile_steps(
 
 
 def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches) -> None:
-    """Compiles all that is to come, one step after the other: who asks to leave waits for one only.
+    """Compiles what the rest of the run needs, so that a compiler error shows before any step.
 
-    What cannot be compiled is known before any work, too. The calls find what is compiled here.
+    The steps are compiled one by one: a request to stop waits for at most one compilation. Later
+    calls find the compiled programs in jax's cache.
     """
     first = int(state.step)
     for phase in plan.phases:
-        if first < phase.until and phase.samples:
-            plan.refresh.lower(
-                state, *jax.device_put(prompts[first], plan.batch_sharding)
-            ).compile()
-        if first < phase.until:
-            phase.step.lower(state, jax.device_put(data[first], plan.batch_sharding)).compile()
+        if phase.until <= first:
+            continue
+        if phase.samples:
+            prompt = jax.device_put(prompts[first], plan.batch_sharding)
+            plan.refresh.lower(state, *prompt).compile()
+        phase.step.lower(state, jax.device_put(data[first], plan.batch_sharding)).compile()

@@ -1,4 +1,4 @@
-"""The live line that a person sees while a run goes on."""
+"""The live progress line of a run."""
 
 import sys
 
@@ -11,12 +11,12 @@ from sequencematch.storage import console
 class ProgressLine:
     """One live line in a terminal; elsewhere a plain line for each report.
 
-    Progress and time left are reckoned in tokens: the steps of a later phase may cost more.
+    Progress and time left are computed from tokens, since steps of a later phase may take longer.
 
     Args:
       steps: length of the run.
-      done: tokens that earlier parts of the run have taken.
-      tokens: tokens that the whole run takes.
+      done: tokens of earlier parts of the run.
+      tokens: tokens of the whole run.
     """
 
     def __init__(self, steps: int, done: int, tokens: int):
@@ -28,11 +28,13 @@ class ProgressLine:
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self._console,
+            # In a log file, a line that is redrawn would be many; there `report` prints plain ones.
             disable=not self._console.is_terminal,
         )
         self._task = self._progress.add_task("compiling", total=tokens, completed=done)
 
     def __enter__(self) -> "ProgressLine":
+        # A closed terminal must not end the run.
         with console.ignore_write_failures(sys.stdout):
             self._progress.start()
         return self
@@ -42,11 +44,11 @@ class ProgressLine:
             self._progress.stop()
 
     def advance(self, tokens: int) -> None:
-        """Moves the bar."""
+        """Moves the bar to `tokens`, a total."""
         self._progress.update(self._task, completed=tokens)
 
     def report(self, step: int, record: dict, accuracy: float | None) -> None:
-        """Shows the losses, the last known accuracy, the speed and the time left."""
+        """Shows the losses, the accuracy of the last validation, the speed and the time left."""
         words = [f"step {step}/{self._steps}", record["phase"], f"loss {record['loss']:.4f}"]
         words.append(f"bc {record['bc']:.4f}")
         if "objective" in record:

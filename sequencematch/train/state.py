@@ -1,4 +1,4 @@
-"""What a training step closes over, and what it changes."""
+"""What a training step closes over (`Recipe`), and what it changes (`TrainState`)."""
 
 from typing import NamedTuple
 
@@ -23,14 +23,14 @@ class Recipe(NamedTuple):
     Attributes:
       graph: the network without its parameters.
       mdp: the decision process.
-      optimizer: update rule.
+      optimizer: the update rule.
       learning_rate: step -> learning rate, for the metrics.
       objective: J; its gamma also defines the reward statistics of methods that do not train on it.
       beta: step -> weight of imitation against J (SequenceMatch, Algorithm 1).
-      samples: policy episodes in each SequenceMatch step; 0 for an objective that needs none.
+      samples: policy episodes in each matching step; 0 for an objective that needs none.
       max_actions: limit on the decisions of a sampled episode.
       hard_negatives: whether wrong tokens of the noise are drawn from the current policy.
-      seed: all chance in a step is a function of (seed, step).
+      seed: all randomness in a step is a function of (seed, step).
     """
 
     graph: nnx.GraphDef
@@ -46,14 +46,14 @@ class Recipe(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that changes in training, and all that a checkpoint must hold.
+    """All that changes in training; exactly what a checkpoint has to hold to resume bit for bit.
 
     Attributes:
-      step: int32, steps done; also the position in the data.
+      step: int32, steps done; also the index of the next batch.
       params: the network's parameters.
-      opt_state: the optimiser's moments.
-      replay: the policy's own episodes; None for a run that draws none.
-      guard: how many steps were skipped because they were not finite.
+      opt_state: the optimiser's state.
+      replay: the replay buffer; None for a run that draws no samples.
+      guard: counts of steps that were skipped because they were not finite.
     """
 
     step: Int[Array, ""]
@@ -71,8 +71,18 @@ def init_network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nn
 def initial_state(
     config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int
 ) -> TrainState:
-    """The state before the first step; a function of the seed, so it can be made where it lives."""
+    """The state before the first step.
+
+    A pure function of the recipe's seed: jitted with shardings, it makes each array on its devices.
+
+    Args:
+      config: shape of the network.
+      recipe: its seed, its optimiser, and whether samples are drawn.
+      capacity: episodes that the replay buffer holds.
+      slots: T, slots of an episode.
+    """
     _, params = init_network(config, recipe.seed)
-    buffer = replay.empty(capacity, slots) if recipe.samples else None
-    moments = recipe.optimizer.init(params)
-    return TrainState(jnp.int32(0), params, moments, buffer, guard.initial())
+    # Without samples there is no buffer, neither in memory nor in checkpoints.
+    buffer = replay.empty_buffer(capacity, slots) if recipe.samples else None
+    opt_state = recipe.optimizer.init(params)
+    return TrainState(jnp.int32(0), params, opt_state, buffer, guard.init())

@@ -1,4 +1,4 @@
-"""Statistics of values, rewards and temporal differences on a batch, computed on the device."""
+"""Metrics of a batch that describe values, rewards and samples; computed on the device."""
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +14,20 @@ Metrics = dict[str, Float[Array, ""] | Int[Array, ""]]
 
 
 def describe(values: Values, trajectories: Trajectory, objective: Objective) -> Metrics:
-    """Mean and extreme V, Q, implied reward r and temporal difference V(s_t) - gamma V(s_{t+1}).
+    """Mean and extremes of V, Q and the implied reward r, and size of the temporal differences.
 
-    V over all states, the last one included; the others over the decisions. `reward/capped` is the
-    share of rewards so low that phi goes on with slope t_max.
+    r_t = Q(s_t, a_t) - gamma V(s_{t+1}), and the differences are V(s_t) - gamma V(s_{t+1}). V is over
+    all states, the last one included; the others are over the decisions. `reward/capped` is the share
+    of rewards below the floor, where phi is a line of slope t_max.
+
+    Args:
+      values: Q and V of the batch, [B, T].
+      trajectories: the batch, fields [B, ...].
+      objective: its alpha, gamma and divergence.
     """
     gamma, floor = objective.gamma, objective.divergence.floor(objective.t_max)
     valid = trajectories.valid
+    # V(s_N) is read by the loss, though nothing is decided there.
     reached = valid | (jnp.arange(valid.shape[1]) == trajectories.end[:, None])
     reward = jax.vmap(recovered_rewards, (0, 0, None))(values, trajectories, gamma)
     difference = jax.vmap(temporal_differences, (0, 0, None))(values, trajectories, gamma)
@@ -44,7 +51,10 @@ def _spread(name: str, x: Array, mask: Array) -> Metrics:
 def policy_statistics(
     mdp: Mdp, values: Values, trajectories: Trajectory, ages: Array, gamma: float
 ) -> Metrics:
-    """What the drawn samples look like: their implied reward, length, edits and age in steps."""
+    """Implied reward, length, share of edits and age in steps of the samples of a batch.
+
+    `policy/finished` is the share of samples that end in `<eos>`; the others were cut.
+    """
     reward = jax.vmap(recovered_rewards, (0, 0, None))(values, trajectories, gamma)
     edits = jnp.asarray(mdp.pops)[trajectories.actions] > 0
     return {

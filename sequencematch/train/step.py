@@ -1,4 +1,4 @@
-"""One training step of each phase of Algorithm 1: pure functions of (state, batch).
+"""One training step of each phase of Algorithm 1, as pure functions of (state, batch).
 
 Axes: B expert episodes, T slots, D model, V vocabulary.
 """
@@ -27,25 +27,38 @@ from sequencematch.train.statistics import Metrics, describe, policy_statistics
 
 
 def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
-    """Maximum likelihood on the batch: `mle`, `bc`, and the first phase of SequenceMatch."""
-    expert = _expert(recipe, state, batch)
+    """Descends BC = -1/n sum log pi(a_t|s_t): `mle`, `bc`, and the first phase of SequenceMatch.
+
+    Args:
+      recipe: what the step closes over.
+      state: the train state before the step.
+      batch: B expert episodes.
+    """
+    expert = expert_trajectories(recipe, state, batch)
 
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
         bc = behavioural_cloning(values, expert)
         return bc, {"bc": bc, **describe(values, expert, recipe.objective)}
 
-    return _update(recipe, state, loss)
+    return update(recipe, state, loss)
 
 
 def unlikelihood_step(
     recipe: Recipe, state: TrainState, batch: Episode
 ) -> tuple[TrainState, Metrics]:
-    """Maximum likelihood, and unlikelihood of what the text has already (Welleck et al. 2020)."""
-    expert = _expert(recipe, state, batch)
+    """Descends BC plus the unlikelihood of tokens that the text already has (Welleck et al. 2020).
+
+    Args:
+      recipe: what the step closes over.
+      state: the train state before the step.
+      batch: B expert episodes.
+    """
+    expert = expert_trajectories(recipe, state, batch)
 
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         model = nnx.merge(recipe.graph, params)
+        # One pass through the network; both terms of the loss are read from its hidden states.
         hidden = readout.states(model, expert)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
         repeated = readout.log_unlikelihood(model, recipe.mdp, hidden, expert)
@@ -53,14 +66,21 @@ def unlikelihood_step(
         metrics = {"bc": bc, **describe(values, expert, recipe.objective)}
         return unlikelihood(values, repeated, expert), metrics
 
-    return _update(recipe, state, loss)
+    return update(recipe, state, loss)
 
 
 def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
-    """Descends L = beta BC - (1-beta) J (SequenceMatch, Algorithm 1)."""
+    """Descends L = beta BC - (1-beta) J (SequenceMatch, Algorithm 1).
+
+    Args:
+      recipe: what the step closes over.
+      state: the train state before the step; its replay buffer must hold samples if J needs them.
+      batch: B expert episodes.
+    """
     objective, beta = recipe.objective, recipe.beta(state.step)
-    expert = _expert(recipe, state, batch)
-    policy, ages = _policy(recipe, state)
+    expert = expert_trajectories(recipe, state, batch)
+    # Drawn outside the loss: the values of samples are differentiated, the sampling is not.
+    policy, ages = _policy_trajectories(recipe, state)
 
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
@@ -72,7 +92,7 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
         J = sequencematch(objective, (values, expert), samples)
         return beta * bc - (1 - beta) * J, {"bc": bc, "objective": J, "beta": beta, **metrics}
 
-    return _update(recipe, state, loss)
+    return update(recipe, state, loss)
 
 
 def refresh(
@@ -80,8 +100,13 @@ def refresh(
 ) -> TrainState:
     """Samples completions from the current policy into the replay buffer.
 
-    Temperature 1, no truncation, no bias: else they are not rho_pi.
+    Args:
+      recipe: what the step closes over.
+      state: the train state; its parameters are the policy.
+      prompts: int32[B, P], prompt tokens.
+      start: int32[B], slot of the last token of each prompt.
     """
+    # At temperature 1 and without truncation or bias: J's expectations are under rho_pi itself.
     episodes, _ = sampler.sample(
         nnx.merge(recipe.graph, state.params),
         recipe.mdp,
@@ -94,12 +119,13 @@ def refresh(
 
 
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
-    """Q and V of every step of a batch."""
+    """Q(s_t, a_t) and V(s_t) of every step of a batch, [B, T]."""
     model = nnx.merge(recipe.graph, params)
     hidden = readout.states(model, trajectories)
     return readout.action_values(model, recipe.mdp, hidden, trajectories)
 
 
+# Phase name in `methods.METHODS` -> its step.
 STEPS = {
     "imitation": imitation_step,
     "unlikelihood": unlikelihood_step,
@@ -107,13 +133,16 @@ STEPS = {
 }
 
 
-def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
-    """The batch as trajectories, its wrong tokens redrawn from the policy if the noise asks so."""
+def expert_trajectories(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
+    """The batch as trajectories; hard negatives are drawn from the current policy."""
     expert = jax.vmap(partial(build_trajectory, recipe.mdp))(batch)
     if not recipe.hard_negatives:
         return expert
     key = step_key(recipe.seed, state.step, NOISE)
+    # A key for each row, below for each time: draws do not depend on how rows and slots are divided.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch.end.shape[0]))
+    # One pass without gradient, over the batch with its placeholders: before a first wrong token a
+    # state holds clean text only, so it is the same as after the placeholders are replaced.
     model = nnx.merge(recipe.graph, jax.lax.stop_gradient(state.params))
 
     def redraw(trajectory: Trajectory, states: Array, key: Array) -> Trajectory:
@@ -129,8 +158,10 @@ def _expert(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
     return jax.vmap(redraw)(expert, readout.states(model, expert), keys)
 
 
-def _policy(recipe: Recipe, state: TrainState) -> tuple[Trajectory | None, Array | None]:
-    """Trajectories drawn from the replay buffer and their ages, if the objective needs any."""
+def _policy_trajectories(
+    recipe: Recipe, state: TrainState
+) -> tuple[Trajectory | None, Array | None]:
+    """Trajectories drawn from the replay buffer, and their ages; None if the objective needs none."""
     if not recipe.samples:
         return None, None
     key = step_key(recipe.seed, state.step, REPLAY)
@@ -138,21 +169,25 @@ def _policy(recipe: Recipe, state: TrainState) -> tuple[Trajectory | None, Array
     return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes), ages
 
 
-def _update(
+def update(
     recipe: Recipe, state: TrainState, loss: Callable[[nnx.State], tuple[Array, Metrics]]
 ) -> tuple[TrainState, Metrics]:
-    """One step of the optimiser down the gradient of `loss`; none if it is not finite."""
+    """One step of the optimiser down the gradient of `loss`; a step that is not finite is skipped."""
     (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     metrics |= {
         "loss": value,
+        # Before clipping: it overflows to infinity where the loss may still be finite.
         "gradient_norm": optax.tree.norm(gradients),
         "update_norm": optax.tree.norm(updates),
+        # The optimiser's own count does not advance in a skipped step, so nor does its schedule.
         "learning_rate": recipe.learning_rate(state.step - state.guard.skipped),
     }
     good = guard.is_finite(metrics)
-    seen = guard.count_step(state.guard, good)
-    metrics |= {"skipped": seen.skipped, "skipped_in_a_row": seen.in_a_row}
+    counts = guard.count_step(state.guard, good)
+    metrics |= {"skipped": counts.skipped, "skipped_in_a_row": counts.in_a_row}
+    # Selected on the device: the host need not wait for each step to see whether it was good.
     new = optax.apply_updates(state.params, updates), opt_state
     params, opt_state = guard.select(good, new, (state.params, state.opt_state))
-    return TrainState(state.step + 1, params, opt_state, state.replay, seen), metrics
+    # `step` advances even if the step is skipped: the next batch is another one.
+    return TrainState(state.step + 1, params, opt_state, state.replay, counts), metrics

@@ -1,8 +1,8 @@
-"""Leaving when asked to: Ctrl-C, SIGTERM, or the notice that a pod's scheduler gives to jax.
+"""Stops a run on request: Ctrl-C, SIGTERM, or a notice of preemption that jax receives.
 
-The first signal asks the run to leave; a second Ctrl-C leaves at once, as if nothing listened, and a
-second SIGTERM changes nothing: schedulers send several. While a step is taken or a checkpoint written
-a request waits; anywhere else it is an exception.
+The first signal asks the run to stop. A second Ctrl-C kills the process at once; a second SIGTERM is
+ignored, because schedulers send several. While a step is taken or a checkpoint written, a request
+waits; anywhere else it raises `Interrupted` at once.
 """
 
 import contextlib
@@ -15,75 +15,87 @@ from typing import Any
 import jax
 from jax.experimental import multihost_utils
 
-# What is listened for, and what it does the second time.
-SECOND = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
+# Signals that ask to stop -> their handler once one of them has come.
+SECOND_HANDLERS = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to leave; names the signal. What it is of, even asyncio lets through."""
+    """The run was asked to stop; the message names the signal.
+
+    A KeyboardInterrupt, because libraries that catch Exception, and even asyncio, let that pass.
+    """
 
 
 class StopRequests:
-    """Listens for requests to leave, as a context manager.
+    """Listens for requests to stop, as a context manager.
 
-    Between the processes of a pod jax passes SIGTERM on itself, so that all of them stop at the same
-    step; then no signal is taken here, and `check` asks jax.
+    In a pod, jax takes SIGTERM itself and tells all processes, so that they stop at the same step.
+    Then no handler is installed here, and `check` asks jax.
     """
 
     def __init__(self):
-        self._asked: str | None = None
-        self._waits = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._request: str | None = None  # what asked to stop
+        self._deferring = False
+        self._original_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequests":
-        # What a shell or nohup has ignored for its child stays ignored.
-        taken = [n for n in SECOND if signal.getsignal(n) not in (signal.SIG_IGN, None)]
         if not jax.distributed.is_initialized():
-            self._before = {number: signal.signal(number, self._note) for number in taken}
+            # What a shell or nohup ignores for its child stays ignored.
+            handled = [
+                n for n in SECOND_HANDLERS if signal.getsignal(n) not in (signal.SIG_IGN, None)
+            ]
+            self._original_handlers = {n: signal.signal(n, self._handle) for n in handled}
         return self
 
     def __exit__(self, error: type[BaseException] | None, *_) -> None:
-        for number, handler in self._before.items():
+        for number, handler in self._original_handlers.items():
             signal.signal(number, handler)
         if error is None:
             self.raise_if_asked()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        for each in self._before:
-            signal.signal(each, SECOND[each])
-        self._asked = signal.Signals(number).name
-        if self._waits:
-            with contextlib.suppress(OSError):  # Ctrl-C ends `| tee` first, and nobody reads this
-                os.write(2, f"sequencematch: {self._asked}: saving, then leaving\n".encode())
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        for each in self._original_handlers:
+            signal.signal(each, SECOND_HANDLERS[each])
+        self._request = signal.Signals(number).name
+        if self._deferring:
+            # Not print: a handler may interrupt a print, whose buffer cannot be entered twice. With
+            # `| tee`, Ctrl-C may have ended the reader already; the run still has to be saved.
+            with contextlib.suppress(OSError):
+                os.write(2, f"sequencematch: {self._request}: saving, then leaving\n".encode())
         self.raise_if_asked()
 
     def check(self, step: int) -> None:
-        """Raises Interrupted if the run is to leave after `step` steps; all processes agree."""
-        if self._asked is None and multihost_utils.reached_preemption_sync_point(step):
-            self._asked = "notice of preemption"
-        if self._asked is not None:
-            raise Interrupted(self._asked)
+        """Raises Interrupted if the run is to stop after `step` steps; all processes agree on it."""
+        # In a pod, jax returns True at the same step in every process, some steps after the notice.
+        if self._request is None and multihost_utils.reached_preemption_sync_point(step):
+            self._request = "notice of preemption"
+        if self._request is not None:
+            raise Interrupted(self._request)
 
     @contextlib.contextmanager
-    def deferred(self, waits: bool = True) -> Iterator[None]:
-        """A stretch of work in which requests wait for the next `check`, or for its end."""
-        before, self._waits = self._waits, waits
+    def deferred(self, defer: bool = True) -> Iterator[None]:
+        """A block in which requests wait for the next `check`, or for the end of the block.
+
+        Args:
+          defer: False for a block that is `interruptible`.
+        """
+        before, self._deferring = self._deferring, defer
         try:
             self.raise_if_asked()
             yield
         finally:
-            self._waits = before
+            self._deferring = before
         self.raise_if_asked()
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """A stretch of work, within one where requests wait, that can be left at any moment."""
+        """A block, inside a deferred one, that a request ends at once."""
         return self.deferred(False)
 
     def raise_if_asked(self) -> None:
-        """Raises Interrupted if the run was asked to leave and nothing has to be waited for.
+        """Raises Interrupted if the run was asked to stop, unless requests are deferred.
 
-        To be called now and then in long work: what a signal raises can be lost, as Python drops
-        what is raised in a finaliser.
+        To be called now and then in long work: the exception of a signal handler can be lost, since
+        Python drops an exception that is raised in a finaliser.
         """
-        if self._asked is not None and not self._waits:
-            raise Interrupted(self._asked)
+        if self._request is not None and not self._deferring:
+            raise Interrupted(self._request)

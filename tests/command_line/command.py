@@ -1,4 +1,4 @@
-"""The command line, called in this process, and what it leaves."""
+"""Calls the command line in this process, and reads the files that it leaves."""
 
 import contextlib
 import json
@@ -9,34 +9,34 @@ import pytest
 from sequencematch.cli import training
 from sequencematch.main import main
 from tests.train import runs
-from tests.train.runs import STEPS, At
+from tests.train.runs import STEPS, BatchesWithEvent
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = f"--config={ROOT / 'configs' / 'arithmetic.py'}"
-SAVED = 8
-# The run of tests/train, so that its steps are compiled for all of them once.
+SAVE_EVERY = 8
+# The steps are those of the run in tests/train, so that both compile them only once.
 TINY = runs.TINY | {
     "noise.eta": 0.3,
     "evaluate.rows": 8,
     "evaluate.max_actions": 8,
-    "checkpoint.every": SAVED,
+    "checkpoint.every": SAVE_EVERY,
 }
-LAST = STEPS - SAVED  # step of the checkpoint before the last
-READING = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
+PREVIOUS_SAVE = STEPS - SAVE_EVERY  # step of the last checkpoint but one
+READING_MODES = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
 
 
-def command(*args):
-    """The exit code."""
+def run_command(*args):
+    """Calls the command line; returns the exit code."""
     return main(["main.py", *map(str, args)])
 
 
-def read(path):
-    """A JSON file."""
+def read_json(path):
+    """The content of a JSON file."""
     return json.loads(path.read_text())
 
 
 def records(path):
-    """Lines of a jsonl file, without what the clock says."""
+    """The records of a jsonl file, without those fields that depend on the clock."""
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     return [
         {k: v for k, v in r.items() if k not in ("seconds", "tokens_per_second", "time")}
@@ -45,30 +45,30 @@ def records(path):
 
 
 def contents(folder):
-    """Every file and folder below, and what is in it."""
+    """Path -> content of every file in the folder, None for folders."""
     paths = sorted(folder.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-def same(folder, finished):
-    """Asserts that a run left what the uninterrupted one left, but for the clock."""
+def assert_same_run(folder, finished_run):
+    """Asserts that a run left the same files as the uninterrupted one, clocks aside."""
     for name in ("metrics.jsonl", "traces.jsonl"):
-        assert records(folder / name) == records(finished / name)
-    whole, other = read(finished / "summary.json"), read(folder / "summary.json")
+        assert records(folder / name) == records(finished_run / name)
+    whole, other = read_json(finished_run / "summary.json"), read_json(folder / "summary.json")
     for summary in (whole, other):
         del summary["seconds"], summary["command"]
     assert other == whole
 
 
 @contextlib.contextmanager
-def happening(at, happens):
-    """Something happens in step `at` of every run inside."""
+def event_at_step(at, event):
+    """Calls `event` in step `at` of every run in this context."""
     data = training.training_data
 
-    def watched(run):
-        episodes, prompts = data(run)
-        return At(episodes, at, happens), prompts
+    def data_with_event(parts):
+        episodes, prompts = data(parts)
+        return BatchesWithEvent(episodes, at, event), prompts
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(training, "training_data", watched)
+        monkeypatch.setattr(training, "training_data", data_with_event)
         yield

@@ -1,52 +1,65 @@
-"""A tiny run that is done, one that was cut, and how a refusal looks."""
+"""Fixtures: flags of a tiny run, a finished one, a crashed one, and the check of a refusal."""
 
 import pathlib
 
 import pytest
 
-from tests.command_line.command import CONFIG, SAVED, TINY, command, contents, happening
+from tests.command_line.command import (
+    CONFIG,
+    SAVE_EVERY,
+    TINY,
+    contents,
+    event_at_step,
+    run_command,
+)
 from tests.train.runs import Crash, crash
 
 
 @pytest.fixture(scope="session")
-def pairs(spellings):
-    """The file of questions and answers."""
+def pairs_file(spellings):
+    """The path of a file of 64 questions and answers."""
     return pathlib.Path(spellings)
 
 
 @pytest.fixture(scope="session")
-def tiny(pairs):
-    """The flags of a run that takes seconds."""
-    values = {**TINY, "data.path": pairs}
+def tiny_flags(pairs_file):
+    """Flags of a run that takes seconds."""
+    values = {**TINY, "data.path": pairs_file}
     return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
 
 
 @pytest.fixture(scope="session")
-def finished(tiny, tmp_path_factory):
-    """The folder of a run that is done; not to be changed."""
+def finished_run(tiny_flags, tmp_path_factory):
+    """The work directory of a finished run; tests must not change it."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    assert command(*tiny, f"--workdir={folder}") == 0
+    assert run_command(*tiny_flags, f"--workdir={folder}") == 0
     return folder
 
 
 @pytest.fixture(scope="session")
-def interrupted(tiny, tmp_path_factory):
-    """The folder of a run that lost its power two steps after a checkpoint; not to be changed."""
-    folder = tmp_path_factory.mktemp("interrupted") / "run"
-    with happening(SAVED + 2, crash), pytest.raises(Crash):
-        command(*tiny, f"--workdir={folder}")
+def crashed_run(tiny_flags, tmp_path_factory):
+    """The work directory of a run killed two steps after a checkpoint; tests must not change it."""
+    folder = tmp_path_factory.mktemp("crashed") / "run"
+    with event_at_step(SAVE_EVERY + 2, crash), pytest.raises(Crash):
+        run_command(*tiny_flags, f"--workdir={folder}")
     return folder
 
 
 @pytest.fixture
-def refused(tmp_path, capfd):
-    """Asserts that a command is refused in one line that has the words, and changes nothing."""
+def assert_refused(tmp_path, capfd):
+    """A function that asserts that a command is refused in one line, and that no file changes.
 
-    def check(words, *args, watched=()):
-        folders = [tmp_path, *watched]
+    Args of the function:
+      words: what the line must contain.
+      args: the command line.
+      unchanged: folders, besides tmp_path, that must not change.
+    """
+
+    def check(words, *args, unchanged=()):
+        folders = [tmp_path, *unchanged]
         before = [contents(folder) for folder in folders]
         capfd.readouterr()
-        assert command(*args) == 2
+        assert run_command(*args) == 2
         out, err = capfd.readouterr()
         assert [contents(folder) for folder in folders] == before
         assert out == "" and err.startswith("sequencematch: ") and err.endswith("\n")

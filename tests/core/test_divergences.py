@@ -1,4 +1,4 @@
-"""Divergences against the definitions of their conjugates, in float64 but where float32 is meant."""
+"""Divergences against the definitions of their conjugates, in float64 unless float32 is meant."""
 
 import textwrap
 
@@ -12,26 +12,26 @@ from sequencematch.core.divergences import DIVERGENCES, Divergence, chi2, chi2_m
 from tests import oracles
 
 
-def documented():
-    """The program in the module's docstring."""
+def docstring_program():
+    """The program in the docstring of `divergences`."""
     lines = divergences.__doc__.splitlines()
     start = next(n for n, line in enumerate(lines) if line.startswith("    alpha_half"))
     stop = next(n for n in range(start, len(lines)) if lines[n] == "    )")
     return textwrap.dedent("\n".join(lines[start : stop + 1]))
 
 
-def from_the_docstring():
+def docstring_divergence():
     names = {"Divergence": Divergence, "jnp": jnp}
-    exec(documented(), names)
+    exec(docstring_program(), names)
     return names["alpha_half"]
 
 
-# What a user adds obeys the same laws as ours.
-EVERY = DIVERGENCES | {"alpha_half": from_the_docstring()}
+# A divergence that a user adds obeys the same laws as ours.
+EVERY = DIVERGENCES | {"alpha_half": docstring_divergence()}
 every = pytest.mark.parametrize("name", EVERY)
 
-# phi is the restricted conjugate of f where it has a floor; the others are whole parabolas: chi2's is
-# the supremum over all real t, and chi2_mixture's is one half of a conjugate, psi the other.
+# With a floor, phi is the restricted conjugate of f. The others are whole parabolas: chi2's is the
+# supremum over all real t, and chi2_mixture's is one half of a conjugate, with psi as the other half.
 conjugate = pytest.mark.parametrize(
     "name", [n for n, d in EVERY.items() if d.floor is not no_floor]
 )
@@ -46,13 +46,13 @@ FEW = np.concatenate([np.linspace(-20, 20, 81), np.linspace(-2.1, 0.1, 45)])
 
 
 @pytest.fixture(autouse=True)
-def double(request):
+def float64(request):
     with jax.enable_x64("float32" not in request.function.__name__):
         yield
 
 
 def ratios(t_max):
-    """A fine grid over 0 < t <= t_max, both ends and 1 in it."""
+    """A fine grid over 0 < t <= t_max that contains 1 and t_max."""
     return np.unique([0.0, 1.0, t_max, *np.geomspace(1e-12, t_max, 200_000)])[1:]
 
 
@@ -60,9 +60,9 @@ def slope(function):
     return jax.vmap(jax.grad(function))
 
 
-def test_the_documented_divergence_is_five_lines():
-    assert len(documented().splitlines()) == 5
-    # Twice hellinger, as generators go.
+def test_documented_divergence_is_five_lines():
+    assert len(docstring_program().splitlines()) == 5
+    # Its generator is twice hellinger's.
     t = np.linspace(0, 9, 91)
     np.testing.assert_allclose(EVERY["alpha_half"].f(t), 2 * DIVERGENCES["hellinger"].f(t))
 
@@ -71,7 +71,7 @@ def test_the_documented_divergence_is_five_lines():
 
 
 @every
-def test_the_generator_touches_zero_at_one(name):
+def test_generator_and_its_slope_are_zero_at_one(name):
     f = EVERY[name].f
     assert f(1.0) == 0
     # tv is kinked there.
@@ -80,10 +80,10 @@ def test_the_generator_touches_zero_at_one(name):
 
 
 @every
-def test_the_generator_is_convex_and_defined_where_the_policy_never_goes(name):
+def test_generator_is_convex_and_defined_at_zero(name):
     assert (np.diff(EVERY[name].f(np.linspace(0.01, 10, 1000)), 2) > -1e-14).all()
     at_nothing = EVERY[name].f(jnp.zeros(()))
-    # KL(rho_E||rho_pi) is infinite there.
+    # KL(rho_E||rho_pi) is infinite where the policy never goes.
     assert at_nothing == np.inf if name == "forward_kl" else np.isfinite(at_nothing)
 
 
@@ -98,7 +98,7 @@ def pair():
 
 
 @pytest.mark.parametrize("name", ["js", "hellinger", "le_cam", "chi2_mixture", "tv"])
-def test_symmetric(name, pair):
+def test_symmetric_divergences_are_symmetric(name, pair):
     p, q = pair
     np.testing.assert_allclose(divergence(name, p, q), divergence(name, q, p), rtol=1e-12)
     t = np.geomspace(0.01, 100, 99)
@@ -110,7 +110,7 @@ def kl(p, q):
     return np.sum(p * np.log(p / q))
 
 
-def test_they_are_what_their_names_say(pair):
+def test_divergences_equal_their_textbook_definitions(pair):
     p, q = pair
     half = (p + q) / 2
     known = {
@@ -133,7 +133,7 @@ def test_they_are_what_their_names_say(pair):
 
 
 @every
-def test_phi_and_its_slope_at_zero(name):
+def test_phi_is_zero_with_slope_one_at_zero(name):
     zero = jnp.zeros(())
     for phi in (EVERY[name].phi, lambda x: EVERY[name].capped_phi(x, 100.0)):
         assert phi(zero) == 0
@@ -141,7 +141,7 @@ def test_phi_and_its_slope_at_zero(name):
 
 
 @every
-def test_psi_and_its_slope_at_zero(name):
+def test_psi_is_zero_with_slope_zero_at_zero(name):
     psi = EVERY[name].psi
     assert (psi is not None) == (name == "chi2_mixture")
     if psi is not None:
@@ -151,7 +151,7 @@ def test_psi_and_its_slope_at_zero(name):
 
 @caps
 @conjugate
-def test_phi_is_the_smallest_over_all_ratios(name, t_max):
+def test_phi_is_the_infimum_over_ratios(name, t_max):
     """phi(x) = -f*(-x) = -sup_{0 < t <= t_max} (-x t - f(t))."""
     t = ratios(t_max)
     f = np.asarray(EVERY[name].f(t))
@@ -160,7 +160,7 @@ def test_phi_is_the_smallest_over_all_ratios(name, t_max):
     np.testing.assert_allclose(found, -supremum, rtol=1e-7, atol=1e-7)
 
 
-def test_phi_of_chi2_is_its_conjugate_over_all_real_ratios():
+def test_phi_of_chi2_is_the_infimum_over_all_real_ratios():
     t = np.linspace(-30, 30, 600_001)
     for x in (-12.0, -2.0, -0.3, 0.0, 0.7, 2.0, 5.0, 12.0):
         supremum = np.max(-x * t - chi2.f(t))
@@ -168,16 +168,16 @@ def test_phi_of_chi2_is_its_conjugate_over_all_real_ratios():
         assert chi2.capped_phi(jnp.asarray(x), 3.0) == chi2.phi(x)
 
 
-# forward_kl is infinite at t = 0, and so is the best reward there.
+# forward_kl is infinite at t = 0, and so is the optimal reward there.
 RATIOS = [(name, t) for name in EVERY for t in (0.0, 0.1, 0.5, 1.0, 2.0, 5.0)]
 RATIOS.remove(("forward_kl", 0.0))
 
 
 @pytest.mark.parametrize(("name", "t"), RATIOS)
-def test_the_best_reward_gives_the_divergence_back(name, t):
+def test_optimal_reward_recovers_the_divergence(name, t):
     """max_x phi(x) + t psi(x) - t x = f(t), at the ratio t = rho_pi/rho_E."""
     divergence = EVERY[name]
-    # At t = 0 most of them are at their best where x is infinite.
+    # At t = 0 the optimum is at infinite x for most divergences.
     x = np.concatenate([X, np.geomspace(20, 1e9, 99)]) if t == 0 else X
     x = jnp.asarray(x)
     penalty = 0 if divergence.psi is None else divergence.psi(x)
@@ -187,7 +187,7 @@ def test_the_best_reward_gives_the_divergence_back(name, t):
 
 @caps
 @conjugate
-def test_fenchel_young(name, t_max):
+def test_fenchel_young_inequality(name, t_max):
     """phi(x) <= x t + f(t) for all t <= t_max, with equality at t = phi'(x)."""
     divergence, t = EVERY[name], np.geomspace(1e-3, t_max, 200)
 
@@ -204,7 +204,7 @@ def test_fenchel_young(name, t_max):
 
 @caps
 @smooth
-def test_the_slope_is_the_cap_at_the_floor(name, t_max):
+def test_slope_of_phi_is_t_max_at_the_floor(name, t_max):
     floor = float(EVERY[name].floor(t_max))
     np.testing.assert_allclose(jax.grad(EVERY[name].phi)(floor), t_max, rtol=1e-4)
     assert jax.grad(EVERY[name].phi)(0.5 * floor) < t_max
@@ -212,7 +212,7 @@ def test_the_slope_is_the_cap_at_the_floor(name, t_max):
 
 @caps
 @conjugate
-def test_capped_is_continuous_and_concave(name, t_max):
+def test_capped_phi_is_continuous_and_concave(name, t_max):
     def phi(x):
         return EVERY[name].capped_phi(x, t_max)
 
@@ -226,7 +226,7 @@ def test_capped_is_continuous_and_concave(name, t_max):
 
 @caps
 @smooth
-def test_capped_is_once_differentiable_at_the_floor(name, t_max):
+def test_capped_phi_is_differentiable_at_the_floor(name, t_max):
     """Also exactly there, where both branches meet."""
     floor = float(EVERY[name].floor(t_max))
     around = floor + jnp.array([-1e-15, 0.0, 1e-15]) * abs(floor)
@@ -234,13 +234,13 @@ def test_capped_is_once_differentiable_at_the_floor(name, t_max):
     np.testing.assert_allclose(found, t_max, rtol=1e-3)
 
 
-def test_the_kink_of_tv():
-    """Below its floor the slope is t_max, in between 1, above a half 0."""
+def test_slopes_of_tv():
+    """t_max below the floor -1/2, then 1, and 0 above 1/2."""
     found = slope(lambda x: DIVERGENCES["tv"].capped_phi(x, 7.0))(jnp.array([-0.6, -0.4, 0.4, 0.6]))
     np.testing.assert_array_equal(found, [7, 1, 1, 0])
 
 
-def test_whole_parabolas_have_no_cap():
+def test_whole_parabolas_are_not_capped():
     x = jnp.asarray(FEW)
     np.testing.assert_allclose(chi2.capped_phi(x, 2.0), x - x**2 / 4)
     np.testing.assert_allclose(chi2_mixture.capped_phi(x, 2.0), x - x**2 / 8)
@@ -249,7 +249,7 @@ def test_whole_parabolas_have_no_cap():
 
 @pytest.mark.parametrize("name", DIVERGENCES)
 @caps
-def test_as_the_oracle_has_it(name, t_max):
+def test_capped_phi_equals_the_oracle(name, t_max):
     x = jnp.asarray(FEW)
     expected = [oracles.phi(name, x, t_max) for x in FEW]
     np.testing.assert_allclose(
@@ -260,7 +260,7 @@ def test_as_the_oracle_has_it(name, t_max):
 # The mixture.
 
 
-def test_the_mixture_is_chi2_to_the_mixture():
+def test_mixture_is_chi2_to_the_mixture():
     """f is four times chi2 between rho_pi and (rho_E + rho_pi)/2, per unit of rho_E."""
     t = np.linspace(0, 8, 81)
     half = (1 + t) / 2
@@ -268,8 +268,8 @@ def test_the_mixture_is_chi2_to_the_mixture():
         np.testing.assert_allclose(EVERY[name].f(t), 4 * half * chi2.f(t / half), atol=1e-12)
 
 
-def test_the_best_reward_of_the_mixture():
-    """r = (4/alpha) (rho_E - rho_pi)/(rho_E + rho_pi) (design, section 1)."""
+def test_optimal_reward_of_the_mixture():
+    """r = (4/alpha) (rho_E - rho_pi)/(rho_E + rho_pi) (docs/mathematics.md, section 3)."""
     for t in (0.1, 1.0, 3.0):
         best = X[np.argmax(chi2_mixture.phi(X) + t * chi2_mixture.psi(X) - t * X)]
         np.testing.assert_allclose(best, 4 * (1 - t) / (1 + t), atol=1e-3)
@@ -279,7 +279,7 @@ def test_the_best_reward_of_the_mixture():
 
 
 @every
-def test_finite_in_float32_far_out(name):
+def test_phi_and_derivatives_are_finite_in_float32(name):
     def phi(x):
         return EVERY[name].capped_phi(x, 100.0)
 
@@ -291,14 +291,14 @@ def test_finite_in_float32_far_out(name):
 
 
 @every
-def test_small_rewards_are_told_apart_in_float32(name):
-    """phi(alpha r)/alpha -> r needs phi to be exact to a part, not to an amount, near 0."""
+def test_phi_is_accurate_near_zero_in_float32(name):
+    """The limit phi(alpha r)/alpha -> r needs a small relative error near 0."""
     x = jnp.array([-1e-6, -1e-4, 1e-4, 1e-6], jnp.float32)
     np.testing.assert_allclose(EVERY[name].capped_phi(x, 100.0) / x, 1, atol=1e-4)
     np.testing.assert_allclose(EVERY[name].capped_phi(x, 100.0)[::3] / x[::3], 1, atol=2e-6)
 
 
-# The domains of design section 1's table.
+# The domains in the table of docs/mathematics.md, section 3.
 DOMAINS = {
     "chi2": -np.inf,
     "chi2_mixture": -np.inf,
@@ -311,14 +311,14 @@ DOMAINS = {
 }
 
 
-def test_domains_are_those_of_the_table():
+def test_domains_equal_the_table():
     assert set(DOMAINS) == set(DIVERGENCES)
     for name, lowest in DOMAINS.items():
         np.testing.assert_allclose(DIVERGENCES[name].domain, lowest, rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", sorted(set(DIVERGENCES) - {"chi2_mixture"}))
-def test_the_conjugate_is_its_supremum(name):
+def test_conjugate_is_the_supremum(name):
     """f*(y) = sup_t [y t - f(t)], over ratios t >= 0 (chi2: over all real t)."""
     divergence = DIVERGENCES[name]
     t = np.linspace(-200 if name == "chi2" else 1e-9, 200, 400_001)

@@ -7,14 +7,14 @@ from sequencematch.data import jsonl
 from sequencematch.data.task import Example
 
 
-def config(path, **changes):
+def data_config(path, **changes):
     defaults = {"path": str(path), "seed": 0, "train": 1000, "validation": 5, "test": 7}
     return SimpleNamespace(**defaults | changes)
 
 
 @pytest.fixture
 def path(tmp_path):
-    """Thirty prompts, each with two completions, far apart."""
+    """Thirty prompts, each with two completions on lines far apart."""
     file = tmp_path / "pairs.jsonl"
     records = [{"prompt": f"{i}é", "completion": c * (i % 3)} for c in "xy" for i in range(30)]
     file.write_text("\n".join(map(json.dumps, records)) + "\n\n")
@@ -25,8 +25,8 @@ def prompts(task, split):
     return {example.prompt for example in task.splits[split]}
 
 
-def test_splits_are_disjoint_by_prompt_and_complete(path):
-    task = jsonl.task(config(path))
+def test_splits_share_no_prompt_and_lose_no_example(path):
+    task = jsonl.task(data_config(path))
     sizes = {split: len(prompts(task, split)) for split in task.splits}
     assert sizes == {"test": 7, "validation": 5, "train": 18}
     assert len(set.union(*(prompts(task, split) for split in task.splits))) == 30
@@ -34,20 +34,20 @@ def test_splits_are_disjoint_by_prompt_and_complete(path):
 
 
 def test_splits_are_a_function_of_the_seed(path):
-    task = jsonl.task(config(path))
-    assert jsonl.task(config(path)).splits == task.splits
-    assert prompts(jsonl.task(config(path, seed=1)), "test") != prompts(task, "test")
+    task = jsonl.task(data_config(path))
+    assert jsonl.task(data_config(path)).splits == task.splits
+    assert prompts(jsonl.task(data_config(path, seed=1)), "test") != prompts(task, "test")
 
 
 def test_held_out_prompts_do_not_depend_on_the_training_size(path):
-    more, fewer = jsonl.task(config(path)), jsonl.task(config(path, train=3))
+    more, fewer = jsonl.task(data_config(path)), jsonl.task(data_config(path, train=3))
     assert fewer.splits["test"] == more.splits["test"]
     assert fewer.splits["validation"] == more.splits["validation"]
     assert len(prompts(fewer, "train")) == 3
 
 
-def test_characters_are_those_of_the_file(path):
-    task = jsonl.task(config(path))
+def test_alphabet_is_that_of_the_file_and_confusable_that_of_completions(path):
+    task = jsonl.task(data_config(path))
     assert (task.name, task.alphabet, task.confusable) == ("pairs", "0123456789xyé", "xy")
     assert task.check(Example("p", "xy"), "xy") and not task.check(Example("p", "xy"), "x")
 
@@ -61,27 +61,27 @@ def test_characters_are_those_of_the_file(path):
         "[" * 100_000,
     ],
 )
-def test_a_damaged_line_is_named(path, line):
+def test_damaged_line_is_named(path, line):
     path.write_text(path.read_text() + line)
     with pytest.raises(ValueError, match=r"^\S*pairs.jsonl:62: .*$"):
-        jsonl.task(config(path))
+        jsonl.task(data_config(path))
 
 
-def test_bytes_that_are_no_text_are_named(path):
+def test_line_that_is_not_utf8_is_named(path):
     path.write_bytes(b'{"prompt": "\xff", "completion": "a"}\n')
     with pytest.raises(ValueError, match=r"^\S*pairs.jsonl:1: .*$"):
-        jsonl.task(config(path))
+        jsonl.task(data_config(path))
 
 
-def test_too_few_prompts(path):
+def test_too_few_prompts_to_train_on_are_refused(path):
     with pytest.raises(ValueError, match="30 distinct prompts: data.test=25 and data.validation=5"):
-        jsonl.task(config(path, test=25))
+        jsonl.task(data_config(path, test=25))
 
 
-def test_a_missing_file(tmp_path):
+def test_missing_file_is_named(tmp_path):
     with pytest.raises(OSError, match="data.path=.*is no file"):
-        jsonl.task(config(tmp_path / "none.jsonl"))
+        jsonl.task(data_config(tmp_path / "none.jsonl"))
     with pytest.raises(OSError, match="data.path='' is no file"):
-        jsonl.task(config(""))
+        jsonl.task(data_config(""))
     with pytest.raises(OSError, match="data.path='~nobody/here' is no file"):
-        jsonl.task(config("~nobody/here"))
+        jsonl.task(data_config("~nobody/here"))

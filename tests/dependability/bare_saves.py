@@ -1,14 +1,14 @@
-"""What a save leaves in memory for good, with no training and none of our code around it.
+"""Measures the memory that each orbax save leaves behind, without training and without our code.
 
     python -m tests.dependability.bare_saves RUN [--saves=300]
 
-Orbax alone, in a process of its own, saves the newest state of a run again and again. Of the second
-half, when its pools are full, prints what each save adds: kB of memory and Python's objects, each with
-its standard error.
+orbax alone, in a process of its own, saves the newest state of a run again and again. Prints what
+each save adds in the second half, when orbax's pools are full: kB of resident memory and Python
+objects, each with its standard error.
 
-Most are strings that tensorstore 0.1.86 makes of JSON for Python and does not free; orbax 0.12.8 has it
-do so for each array of each save, and for its metrics. That our Checkpoints leave no more, and that
-training leaves nothing, is a law (tests/train/test_growth.py).
+Most of the objects are strings that tensorstore 0.1.86 makes of JSON for Python and does not free;
+orbax 0.12.8 has it make them for each array of each save, and for its metrics. That our Checkpoints
+leave no more, and that training leaves nothing, is tested in tests/storage/test_growth.py.
 """
 
 import gc
@@ -26,20 +26,20 @@ import psutil
 from absl import app, flags, logging
 from scipy.stats import linregress
 
-from tests.dependability.same_run import restored
-from tests.dependability.watched import saved
+from tests.dependability.same_run import read_arrays
+from tests.dependability.watched import last_saved_step
 
 SAVES = flags.DEFINE_integer("saves", 300, "How often to save.", lower_bound=20)
 
 
-def newest(run: Path) -> Any:
+def newest_state(run: Path) -> Any:
     """The arrays of a run's newest checkpoint."""
-    folder = run.absolute() / "checkpoints" / str(saved(run)) / "state"
-    return jax.tree.map(jnp.asarray, restored(folder))
+    folder = run.absolute() / "checkpoints" / str(last_saved_step(run)) / "state"
+    return jax.tree.map(jnp.asarray, read_arrays(folder))
 
 
-def after_each(state: Any, saves: int) -> np.ndarray:
-    """[kB of resident memory, objects] after each save."""
+def measure_saves(state: Any, saves: int) -> np.ndarray:
+    """Saves a state repeatedly; returns [kB of resident memory, objects] after each save."""
     process, found = psutil.Process(os.getpid()), []
     with tempfile.TemporaryDirectory() as folder:
         options = ocp.CheckpointManagerOptions(max_to_keep=2)
@@ -47,7 +47,7 @@ def after_each(state: Any, saves: int) -> np.ndarray:
             for step in range(saves):
                 manager.save(step, args=ocp.args.StandardSave(state))
                 manager.wait_until_finished()
-                gc.collect()
+                gc.collect()  # else garbage would count as left behind
                 found.append((process.memory_info().rss / 1e3, sys.getallocatedblocks()))
     return np.array(found)
 
@@ -55,7 +55,7 @@ def after_each(state: Any, saves: int) -> np.ndarray:
 def main(argv: list[str]) -> None:
     """Prints what a save adds."""
     logging.set_verbosity(logging.ERROR)
-    found = after_each(newest(Path(argv[1])), SAVES.value)[SAVES.value // 2 :]
+    found = measure_saves(newest_state(Path(argv[1])), SAVES.value)[SAVES.value // 2 :]
     for name, values in zip(("kB of memory", "objects"), found.T, strict=True):
         fit = linregress(np.arange(len(values)), values)
         print(f"{fit.slope:.1f} +- {fit.stderr:.1f} {name} left by each save")

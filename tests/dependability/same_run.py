@@ -1,4 +1,4 @@
-"""In what two runs differ, their clocks aside: arrays, metrics, traces, summary, TensorBoard events.
+"""Compares two runs bit for bit, apart from their clocks: arrays, metrics, traces, summary, events.
 
     python -m tests.dependability.same_run RUN RUN
 
@@ -21,24 +21,25 @@ import orbax.checkpoint as ocp
 from absl import logging
 from tensorboardX.proto.event_pb2 import Event
 
-from sequencematch.setup.defaults import flat
+from sequencematch.setup.defaults import flatten
 
-CLOCK = {"seconds", "tokens_per_second", "time", "command"}
+CLOCK = {"seconds", "tokens_per_second", "time", "command"}  # may differ between equal runs
 ABSENT = "absent"
 Facts = list[tuple[str, Any]]  # names and values, in order
 
 
 def differences(ours: Path, theirs: Path) -> list[str]:
-    """The first difference of each kind; [] where the runs are bit for bit the same."""
+    """The first difference of each kind; [] if the runs are the same bit for bit."""
     found = [f"files: {name} only in one" for name in sorted(files(ours) ^ files(theirs))]
-    found += [first(kind, read(ours), read(theirs)) for kind, read in KINDS.items()]
+    found += [first_difference(kind, read(ours), read(theirs)) for kind, read in KINDS.items()]
+    # Event files have times of their own inside: each run's are compared with its metrics.jsonl.
     for run in (ours, theirs):
-        found.append(first(f"TensorBoard of {run.name}", events(run), scalars(run)))
+        found.append(first_difference(f"TensorBoard of {run.name}", events(run), scalars(run)))
     return [difference for difference in found if difference]
 
 
-def first(kind: str, ours: Facts, theirs: Facts) -> str | None:
-    """The first place in which two lists of facts differ, in one line."""
+def first_difference(kind: str, ours: Facts, theirs: Facts) -> str | None:
+    """The first place where two lists of facts differ, in one line."""
     for one, other in zip_longest(ours, theirs, fillvalue=(ABSENT, "")):
         if one != other:
             ends = (textwrap.shorten(f"{name} {value}", 160) for name, value in (other, one))
@@ -47,27 +48,27 @@ def first(kind: str, ours: Facts, theirs: Facts) -> str | None:
 
 
 def files(run: Path) -> set[str]:
-    """What lies in the folder; orbax and TensorBoard name their own."""
+    """Paths in the folder and one level below; orbax and TensorBoard choose the names of others."""
     inside = [path.relative_to(run) for path in run.rglob("*")]
     return {str(p) for p in inside if len(p.parts) < 3 and p.parent.name != "tensorboard"}
 
 
 def arrays(run: Path) -> Facts:
-    """Every array of every checkpoint."""
+    """A checksum of every array of every checkpoint."""
     folders = sorted(run.glob("checkpoints/[0-9]*/state"))
-    return [fact for folder in folders for fact in _arrays(folder)]
+    return [fact for folder in folders for fact in _checksums(folder)]
 
 
-def restored(folder: Path) -> Any:
-    """The arrays of a checkpoint's state as a tree, read without the model that it is of."""
+def read_arrays(folder: Path) -> Any:
+    """Reads a checkpoint's state as a tree of arrays, without the model it belongs to."""
     with ocp.PyTreeCheckpointer() as reader:
         tree = reader.metadata(folder).item_metadata.tree
         plain = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=plain))
 
 
-def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
-    for path, leaf in jax.tree_util.tree_leaves_with_path(restored(folder)):
+def _checksums(folder: Path) -> Iterator[tuple[str, str]]:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(read_arrays(folder)):
         x = np.asarray(leaf)
         digest = hashlib.sha256(x.tobytes()).hexdigest()
         yield (
@@ -77,13 +78,13 @@ def _arrays(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def lines(run: Path, name: str) -> Facts:
-    """The records of a jsonl file; what is none stands as it is."""
+    """The records of a jsonl file without their clocks; a line that is no record is left as it is."""
     path = run / name
     text = path.read_text() if path.is_file() else ABSENT
-    return [(f"line {i}", _timeless(line)) for i, line in enumerate(text.split("\n"), 1)]
+    return [(f"line {i}", _without_clock(line)) for i, line in enumerate(text.split("\n"), 1)]
 
 
-def _timeless(line: str) -> str:
+def _without_clock(line: str) -> str:
     try:
         return json.dumps({k: v for k, v in json.loads(line).items() if k not in CLOCK})
     except (ValueError, AttributeError):
@@ -93,17 +94,17 @@ def _timeless(line: str) -> str:
 def summary(run: Path) -> Facts:
     """Every figure of summary.json."""
     path = run / "summary.json"
-    known = flat(json.loads(path.read_text())) if path.is_file() else {ABSENT: ""}
+    known = flatten(json.loads(path.read_text())) if path.is_file() else {ABSENT: ""}
     return [(k, json.dumps(v)) for k, v in known.items() if k.split(".")[0] not in CLOCK]
 
 
 def configuration(run: Path) -> Facts:
-    """config.json, as it is."""
+    """The text of config.json."""
     return [("", (run / "config.json").read_text())]
 
 
 def scalars(run: Path) -> Facts:
-    """What TensorBoard should hold: the numbers of metrics.jsonl, in order."""
+    """What TensorBoard should have: the numbers of metrics.jsonl, in order."""
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     return [
         (f"{record['kind']}/{name} at {record['step']}", float(np.float32(value)).hex())
@@ -114,8 +115,8 @@ def scalars(run: Path) -> Facts:
 
 
 def events(run: Path) -> Facts:
-    """What TensorBoard's files hold, in the order in which it reads them."""
-    parts = [e for path in sorted(run.glob("tensorboard/*tfevents*")) for e in _events(path)]
+    """What TensorBoard's files have, in the order in which it reads them."""
+    parts = [e for path in sorted(run.glob("tensorboard/*tfevents*")) for e in _read_events(path)]
     return [
         (f"{value.tag} at {event.step}", value.simple_value.hex())
         for event in parts
@@ -123,8 +124,8 @@ def events(run: Path) -> Facts:
     ]
 
 
-def _events(path: Path) -> Iterator[Event]:
-    """The records of a file: length, its checksum, an event, its checksum."""
+def _read_events(path: Path) -> Iterator[Event]:
+    """Reads an event file: for each event 8 bytes of length, a checksum of 4, the event, another."""
     data, at = path.read_bytes(), 0
     while at < len(data):
         (length,) = struct.unpack_from("<Q", data, at)

@@ -1,10 +1,10 @@
-"""How much memory writing a checkpoint takes, in states, against what sequencematch/memory.py reckons.
+"""Measures the memory that writing a checkpoint takes, against the estimate in setup/memory.py.
 
     python -m tests.dependability.save_memory [--devices=1,2,4,8] [--mebibytes=192]
 
-For so many simulated devices, each of which holds the whole state, and in a process of its own, steps
-write over the state, as training does, while it is saved twice; in another they do so without a save.
-Prints by how many states the peak of resident memory lies higher. For Linux.
+For each number of simulated devices, all of which hold the whole state, one process runs steps that
+overwrite the state, as training does, while it is saved twice; another runs the same steps without
+saves. Prints by how many sizes of the state the peak of resident memory differs. Linux only.
 """
 
 import multiprocessing
@@ -26,11 +26,14 @@ from sequencematch.train.state import TrainState
 DEVICES = flags.DEFINE_list("devices", ["1", "2", "4", "8"], "Numbers of simulated devices.")
 SIZE = flags.DEFINE_integer("mebibytes", 192, "Size of the state.", lower_bound=12)
 SAVES = 2
-STEPS = 200  # after each
+STEPS = 200  # after each save
 
 
-def state_of(mebibytes: int) -> TrainState:
-    """Parameters and two moments of that size in all, of arrays of 4 MiB that do not compress."""
+def make_state(mebibytes: int) -> TrainState:
+    """A state of this size on every device: parameters and two moments, in arrays of 4 MiB.
+
+    They are random, so that compression does not shrink them.
+    """
     count = mebibytes // 12
     keys = jax.random.split(jax.random.key(0), 3 * count)
     arrays = [jax.random.normal(key, (1024, 1024)) for key in keys]
@@ -42,27 +45,27 @@ def state_of(mebibytes: int) -> TrainState:
 
 @partial(jax.jit, donate_argnums=0)
 def step(state: TrainState) -> TrainState:
-    """Writes over everything."""
+    """Overwrites every array."""
     return jax.tree.map(lambda x: x * 2 - x, state)._replace(step=state.step + 1)
 
 
-def forget_peak() -> None:
-    """The peak is that from now on."""
-    Path("/proc/self/clear_refs").write_text("5")  # proc(5)
+def reset_peak() -> None:
+    """Makes the kernel measure the peak from now on."""
+    Path("/proc/self/clear_refs").write_text("5")  # see proc(5)
 
 
 def peak() -> int:
-    """The most bytes of this process that were resident at any time."""
+    """The peak of this process's resident memory, in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
 
 
-def trained(mebibytes: int, saving: bool) -> int:
-    """The peak, in bytes, of steps with saves or without."""
+def measure_peak(mebibytes: int, saving: bool) -> int:
+    """Runs steps with or without saves; returns the peak in bytes."""
     logging.set_verbosity(logging.ERROR)
-    allocator.limit_arenas()
-    state = jax.block_until_ready(step(state_of(mebibytes)))
-    forget_peak()
+    allocator.limit_arenas()  # as the main job does
+    state = jax.block_until_ready(step(make_state(mebibytes)))
+    reset_peak()
     with (
         tempfile.TemporaryDirectory() as folder,
         Checkpoints(Path(folder), keep=1) as checkpoints,
@@ -79,18 +82,19 @@ def trained(mebibytes: int, saving: bool) -> int:
 
 def main(argv: list[str]) -> None:
     """Prints a row for each number of devices."""
-    print(f"{'devices':>8}{'states':>8}{'reckoned':>10}")
-    os.environ["JAX_PLATFORMS"], fresh = "cpu", multiprocessing.get_context("spawn")
+    print(f"{'devices':>8}{'states':>8}{'estimate':>10}")
+    os.environ["JAX_PLATFORMS"], spawn = "cpu", multiprocessing.get_context("spawn")
     for devices in map(int, DEVICES.value):
         os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-        with fresh.Pool(1, maxtasksperchild=1) as pool:
+        # A fresh process for each call, so that neither finds memory that the other has left.
+        with spawn.Pool(1, maxtasksperchild=1) as pool:
             calls = [(SIZE.value, False), (SIZE.value, True)]
-            without, with_saves = pool.starmap(trained, calls, chunksize=1)
-        reckoned = (
+            without, with_saves = pool.starmap(measure_peak, calls, chunksize=1)
+        estimate = (
             devices * memory.checkpoint_bytes((memory.Part("", 1 << 20, ()),), devices) / (1 << 20)
         )
         states = (with_saves - without) / (SIZE.value << 20)
-        print(f"{devices:8}{states:8.2f}{reckoned:10.2f}", flush=True)
+        print(f"{devices:8}{states:8.2f}{estimate:10.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,16 +1,17 @@
-"""An hour of training without growth: memory, file handles, threads, compilations, files.
+"""Trains for an hour and checks that nothing grows: memory, file handles, threads, compilations, files.
 
     python -m tests.dependability.soak [--minutes=60] [--folder=DIR]
-    python -m tests.dependability.soak --judge=DIR    # what was measured there, again
+    python -m tests.dependability.soak --judge=DIR    # evaluates an earlier measurement again
 
-The real main job in a process of its own: small, looking and sampling all the time so that what could
-leak does so many times, and saving every few minutes, as long runs do. What has to be shown not to
-grow says `growth` with its QUANTITIES. What orbax leaves at each save (see bare_saves) counts like all
-else.
+The real main job in a process of its own, small, so that everything that could leak happens many times:
+it validates and samples all the time, and saves every few minutes, as long runs do. `growth` says which
+QUANTITIES may not grow, and how that is decided. What orbax leaves behind at each save (see bare_saves)
+counts like everything else. The run has SEQUENCEMATCH_MALLOC_ARENAS=2: with more arenas, malloc's
+fragments grow (see sequencematch/storage/allocator.py).
 
-Writes samples.json and long_run.svg in the folder. Exit code 1 if anything is not shown not to grow, if
-there were fewer than 17 saves in what counts, or if the job does not end with exit code 75 when it
-is told to stop.
+Writes samples.json and long_run.svg into the folder. The exit code is 1 if a quantity is not shown
+not to grow, if there were fewer than 17 saves after the warm-up, or if the job does not end with
+exit code 75 when it is asked to stop.
 """
 
 import contextlib
@@ -26,17 +27,25 @@ import matplotlib
 import psutil
 from absl import app, flags
 
+from sequencematch.storage import allocator
 from sequencematch.storage.provenance import revision
-from tests.dependability.growth import QUANTITIES, SETTLED, draw, row
-from tests.dependability.watched import SMALL, Child, new_folder, recorded, saved
+from tests.dependability.growth import QUANTITIES, WARM_UP, draw, row
+from tests.dependability.watched import (
+    SMALL,
+    Child,
+    last_recorded_step,
+    last_saved_step,
+    new_folder,
+)
 
-LEAST = 59.0  # minutes that can be judged
-MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=LEAST)
+SHORTEST = 59.0  # minutes of training that suffice
+MINUTES = flags.DEFINE_float("minutes", 60.0, "How long to train.", lower_bound=SHORTEST)
 FOLDER = flags.DEFINE_string("folder", None, "Where the run goes: runs/long-run-<now>.")
 JUDGE = flags.DEFINE_string("judge", None, "Folder of an earlier measurement; nothing is run.")
-EVERY = 1.0  # seconds between samples: memory often dips for a moment only
-INTERRUPTED = 75  # stopped when told to, with all saved
-SAVES = 17  # that there must have been in what counts, to tell what a save leaves
+INTERVAL = 1.0  # seconds between samples: often enough to see memory dip for a moment
+INTERRUPTED = 75  # exit code of a run that was asked to stop and has saved
+SAVES = 17  # needed after the warm-up, to measure what a save leaves behind
+ENVIRONMENT = {"JAX_PLATFORMS": "cpu", allocator.VARIABLE: "2"}
 JOB = SMALL | {
     "data.train": 2000,
     "data.validation": 64,
@@ -54,12 +63,12 @@ JOB = SMALL | {
 
 
 def measure(child: Child, run: Path, began: float) -> dict[str, float]:
-    """All quantities now, and the minutes since the beginning."""
+    """A sample of all quantities, and the minutes since the beginning."""
     process, note = psutil.Process(child.process.pid), child.note()
     logs = [run / "metrics.jsonl", *run.glob("tensorboard/*")]
     return {
         "minutes": (time.monotonic() - began) / 60,
-        "saved": saved(run),
+        "saved": last_saved_step(run),
         "memory": process.memory_info().rss / 1e6,
         "handles": process.num_fds(),
         "threads": process.num_threads(),
@@ -72,26 +81,33 @@ def measure(child: Child, run: Path, began: float) -> dict[str, float]:
 
 
 def watch(folder: Path, minutes: float) -> None:
-    """Trains so long, and writes samples.json."""
+    """Trains for a time and writes samples.json."""
+    # The revision is read now: a commit during the run would change it.
     run, began, samples, code_of = folder / "run", time.monotonic(), [], revision()
     flags = ["--config=configs/arithmetic.py", f"--workdir={run.absolute()}"]
     flags += [f"--config.{key}={value}" for key, value in JOB.items()]
     folder.mkdir(parents=True)
-    child = Child(folder.absolute(), flags, os.environ | {"JAX_PLATFORMS": "cpu"})
+    print(f"{allocator.VARIABLE}={ENVIRONMENT[allocator.VARIABLE]} is set for the run", flush=True)
+    child = Child(folder.absolute(), flags, os.environ | ENVIRONMENT)
     while child.process.poll() is None and time.monotonic() - began < 60 * minutes:
-        time.sleep(EVERY)
-        with contextlib.suppress(psutil.Error):  # it has just ended
+        time.sleep(INTERVAL)
+        with contextlib.suppress(psutil.Error):  # the process has just ended
             samples.append(measure(child, run, began))
-    code = stopped(child.process)
+    code = stop(child.process)
     if code != INTERRUPTED:
         print(f"exit code {code}\n{child.last_words()}", file=sys.stderr)
-    found = {"exit_code": code, "steps": recorded(run), "revision": code_of, "samples": samples}
+    found = {
+        "exit_code": code,
+        "steps": last_recorded_step(run),
+        "revision": code_of,
+        "samples": samples,
+    }
     (folder / "samples.json").write_text(json.dumps(found) + "\n")
 
 
-def stopped(process: subprocess.Popen) -> int:
-    """Tells it to stop; its exit code, that of the kill if it does not within a minute."""
-    process.send_signal(signal.SIGTERM)  # nothing happens to one that has ended
+def stop(process: subprocess.Popen) -> int:
+    """Asks a process to stop, and kills it if it does not within a minute; returns its exit code."""
+    process.send_signal(signal.SIGTERM)  # does nothing if the process has ended
     try:
         return process.wait(timeout=60)
     except subprocess.TimeoutExpired:
@@ -99,17 +115,17 @@ def stopped(process: subprocess.Popen) -> int:
         return process.wait()
 
 
-def judged(folder: Path) -> int:
-    """Prints the table of what was measured and draws it; the exit code."""
+def evaluate(folder: Path) -> int:
+    """Prints the table of a measurement and draws it; returns the exit code."""
     found = json.loads((folder / "samples.json").read_text())
     samples = found["samples"]
-    if not samples or samples[-1]["minutes"] < LEAST:
-        print(f"it ended with {found['exit_code']} before {LEAST:.0f} minutes", file=sys.stderr)
+    if not samples or samples[-1]["minutes"] < SHORTEST:
+        print(f"it ended with {found['exit_code']} before {SHORTEST:.0f} minutes", file=sys.stderr)
         return 1
     rows = [row(name, samples) for name in QUANTITIES]
-    saves = len({s["saved"] for s in samples if s["minutes"] > SETTLED}) - 1
+    saves = len({s["saved"] for s in samples if s["minutes"] > WARM_UP}) - 1
     print(
-        f"{found['steps']:,} steps of {found['revision']}, {saves} saves after {SETTLED:.0f} minutes, "
+        f"{found['steps']:,} steps of {found['revision']}, {saves} saves after {WARM_UP:.0f} minutes, "
         f"ended with {found['exit_code']}"
     )
     print(f"{'':<36}{'first':>10}{'median':>10}{'last':>10}{'per hour':>10}{'+-':>10}")
@@ -118,28 +134,28 @@ def judged(folder: Path) -> int:
         picture = folder / "long_run.svg"
         draw(samples).savefig(picture, metadata={"Date": None}, facecolor="white")
     print(f"drawn in {picture}")
-    wanting = {
-        "something is not shown not to grow": any(said for _, said in rows),
+    problems = {
+        "a quantity is not shown not to grow": any(problem for _, problem in rows),
         f"fewer than {SAVES} saves are too few: train for longer, --minutes=M": saves < SAVES,
         "compilations were not counted": not samples[-1]["compilations"],
         f"the exit code is not {INTERRUPTED}": found["exit_code"] != INTERRUPTED,
     }
-    for reason in (reason for reason, holds in wanting.items() if holds):
-        print(f"fails: {reason}", file=sys.stderr)
-    return int(any(wanting.values()))
+    for problem in (problem for problem, holds in problems.items() if holds):
+        print(f"fails: {problem}", file=sys.stderr)
+    return int(any(problems.values()))
 
 
 def main(argv: list[str]) -> int:
-    """Measures, unless an earlier measurement is named, and judges."""
+    """Measures, unless an earlier measurement is named, and evaluates the measurement."""
     if JUDGE.value:
-        return judged(Path(JUDGE.value))
+        return evaluate(Path(JUDGE.value))
     try:
         folder = new_folder("long-run", FOLDER.value)
     except FileExistsError as error:
         print(error, file=sys.stderr)
         return 2
     watch(folder, MINUTES.value)
-    return judged(folder)
+    return evaluate(folder)
 
 
 if __name__ == "__main__":

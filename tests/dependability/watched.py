@@ -1,9 +1,10 @@
-"""The main job, watched from outside: where it stands at any moment, and how often it compiled.
+"""The main job in a process of its own that reports what it is doing.
 
     python -m tests.dependability.watched FILE [flags of sequencematch.main]
 
-The child is the main job and nothing else but a thread that notes its stack in FILE every 10 ms. A
-thread of Python's, not faulthandler's: that one reads the frames of a thread that runs, and may crash.
+The child is the main job and one thread more, which writes the stack of the main thread and some counts
+to FILE every 10 ms. It is a Python thread and not faulthandler's: that one reads the frames of a thread
+while it runs, and may crash.
 """
 
 import contextlib
@@ -23,11 +24,13 @@ from types import FrameType
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[2]
-EVERY, SIZE = 0.01, 1 << 14  # seconds; bytes, so that a note is replaced in one write
-NOTED = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "__main__")
-SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when all is written
+INTERVAL = 0.01  # seconds between notes
+NOTE_SIZE = 1 << 14  # bytes; constant, so that a note is replaced in one write
+MODULES = ("sequencematch", "tensorflow_datasets", "jax._src.pjit", "__main__")  # in the stack
+SAVING = "checkpoints/*orbax-checkpoint-tmp*"  # orbax renames it when everything is written
 
-# The first that the stack shows: functions, or the line of the training loop.
+# The moments, and what the stack has in each: "module function", or the line of the training loop. The
+# first that matches counts.
 MOMENTS = [
     ("data", "prepared open_or_prepare "),
     ("compilation", "plan compile_ahead "),
@@ -38,14 +41,13 @@ MOMENTS = [
     ("sampling", "plan.refresh("),
     ("validation", "results validation_figures "),
     ("test", "results evaluate_test_set "),
-    ("results", "results publish "),
+    ("results", "results evaluate_and_report "),
     ("step", "loop train "),
     ("start", "__main__ main "),
     ("end", ""),
 ]
 
-
-# A network and a buffer of a size that leaves time for everything else.
+# A network and a replay buffer so small that everything else takes its share of the time.
 SMALL = {
     "model.layers": 2,
     "model.d_model": 64,
@@ -60,10 +62,10 @@ class Note(NamedTuple):
     """What the child wrote last.
 
     Attributes:
-      stack: of its main thread, "module function line" of what is ours, the innermost first.
-      compilations: so far, those that a cache spared included.
-      blocks: those that Python's objects take, the fewest in the last second.
-      allocated: bytes that malloc has given, as of this second; None where it does not tell.
+      stack: of its main thread, "module function line" for frames of MODULES, the innermost first.
+      compilations: so far, including those that a cache saved.
+      blocks: memory blocks of Python's objects, the minimum of the last second.
+      allocated: bytes that malloc has allocated, at most a second old; None where malloc does not say.
     """
 
     stack: Sequence[str] = ("__main__ main ",)
@@ -72,39 +74,39 @@ class Note(NamedTuple):
     allocated: int | None = None
 
 
-def new_folder(name: str, asked: str | None) -> Path:
-    """The folder asked for, else runs/NAME-<now>, for whatever is measured is measured anew.
+def new_folder(name: str, requested: str | None) -> Path:
+    """The folder requested, or runs/NAME-<now>: every measurement starts in a new one.
 
     Raises:
-      FileExistsError: it is there already.
+      FileExistsError: it exists already.
     """
-    folder = Path(asked or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    folder = Path(requested or f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}")
     if folder.exists():
         raise FileExistsError(f"--folder={folder} is there already: name another")
     return folder
 
 
-def saved(run: Path) -> int:
-    """The newest checkpoint's step; 0 where there is none."""
+def last_saved_step(run: Path) -> int:
+    """The step of the newest checkpoint; 0 if there is none."""
     names = [path.name for path in run.glob("checkpoints/*")]
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def recorded(run: Path) -> int:
-    """The last step of which metrics.jsonl tells; a line that the kill cut short does not count."""
+def last_recorded_step(run: Path) -> int:
+    """The step of the last record in metrics.jsonl; a line that a kill cut short does not count."""
     path = run / "metrics.jsonl"
     lines = path.read_text().split("\n")[:-1] if path.is_file() else []
     return json.loads(lines[-1])["step"] if lines else 0
 
 
-def touched(run: Path) -> int:
-    """When metrics.jsonl was last written: a session killed early has done nothing again."""
+def metrics_mtime(run: Path) -> int:
+    """When metrics.jsonl was last written, in ns; a session that is killed early does not write it."""
     path = run / "metrics.jsonl"
     return path.stat().st_mtime_ns if path.is_file() else 0
 
 
 def moment(note: Note, run: Path) -> str:
-    """What the job in the folder `run` is doing; "save" while orbax writes beside training."""
+    """What the job in the folder `run` is doing; "save" also while orbax writes in the background."""
     text = "\n".join(note.stack) + "\n"
     found = next(name for name, sign in MOMENTS if sign in text)
     return "save" if found == "step" and any(run.glob(SAVING)) else found
@@ -114,41 +116,41 @@ class Child:
     """The main job in a process of its own.
 
     Args:
-      folder: where its notes and what it prints go.
+      folder: for its notes and its output.
       flags: of sequencematch.main.
       env: the whole environment.
     """
 
     def __init__(self, folder: Path, flags: Sequence[str], env: dict[str, str]):
-        self.printed, self._file, self._note = folder / "printed.txt", folder / "note.json", Note()
+        self.output, self._file, self._note = folder / "printed.txt", folder / "note.json", Note()
         self._file.unlink(missing_ok=True)
         command = [sys.executable, "-m", "tests.dependability.watched", str(self._file), *flags]
-        with self.printed.open("a") as out:
+        with self.output.open("a") as out:
             self.process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=out, stderr=out)
 
     def note(self) -> Note:
         """The newest note that could be read."""
-        # Not there yet, or read while it was replaced: the one before holds.
+        # If there is none yet, or it was read while it was replaced, the one before holds.
         with contextlib.suppress(OSError, ValueError):
             self._note = Note(**json.loads(self._file.read_text()))
         return self._note
 
     def last_words(self) -> str:
-        """The end of what it printed."""
-        return self.printed.read_text(errors="replace")[-4000:]
+        """The end of its output."""
+        return self.output.read_text(errors="replace")[-4000:]
 
 
 def _stack(frame: FrameType | None) -> Iterator[str]:
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
-        if module.startswith(NOTED):
+        if module.startswith(MODULES):
             line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
             yield f"{module.rpartition('.')[2]} {frame.f_code.co_name} {line}"
         frame = frame.f_back
 
 
 class _Malloc(ctypes.Structure):
-    """What glibc tells of its memory: ten counts."""
+    """struct mallinfo2 of glibc: ten counts."""
 
     _fields_ = [
         *((name, ctypes.c_size_t) for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd")),
@@ -159,44 +161,47 @@ class _Malloc(ctypes.Structure):
     ]
 
 
-_mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)  # glibc alone has it
+_mallinfo = getattr(ctypes.CDLL(None), "mallinfo2", None)  # only glibc has it
 if _mallinfo:
     _mallinfo.restype = _Malloc
 
 
-def _allocated() -> int | None:
-    """Bytes that malloc has given and not got back."""
-    told = _mallinfo and _mallinfo()
-    return told and told.uordblks + told.hblkhd
+def _allocated_bytes() -> int | None:
+    """Bytes that malloc has allocated and that are not freed."""
+    counts = _mallinfo and _mallinfo()
+    return counts and counts.uordblks + counts.hblkhd
 
 
-def _watch(file: Path, compilations: list[str]) -> None:
-    """Notes until the process ends."""
+def _write_notes(file: Path, compilations: list[str]) -> None:
+    """Writes notes until the process ends."""
     descriptor, main_thread = os.open(file, os.O_CREAT | os.O_WRONLY), threading.main_thread()
-    blocks = deque[int](maxlen=round(1 / EVERY))
+    blocks = deque[int](maxlen=round(1 / INTERVAL))
     for count in itertools.count():
         stack = list(_stack(sys._current_frames().get(main_thread.ident)))
         blocks.append(sys.getallocatedblocks())
-        if count % blocks.maxlen == 0:  # it looks at every free piece of memory
-            allocated = _allocated()
+        if count % blocks.maxlen == 0:  # once a second: mallinfo2 visits every free piece of memory
+            allocated = _allocated_bytes()
         note = Note(stack[-40:], len(compilations), min(blocks), allocated)
-        os.pwrite(descriptor, json.dumps(note._asdict()).encode().ljust(SIZE), 0)
-        time.sleep(EVERY)
+        os.pwrite(descriptor, json.dumps(note._asdict()).encode().ljust(NOTE_SIZE), 0)
+        time.sleep(INTERVAL)
 
 
 def main() -> int:
-    """Runs the main job under watch."""
+    """Runs the main job and writes notes about it."""
     compilations: list[str] = []
-    threading.Thread(target=_watch, args=(Path(sys.argv[1]), compilations), daemon=True).start()
-    from jax import monitoring  # imported under watch: a kill can fall here, too
+    notes = threading.Thread(
+        target=_write_notes, args=(Path(sys.argv[1]), compilations), daemon=True
+    )
+    notes.start()
+    from jax import monitoring  # imported now, so that a signal can come during the import
 
     from sequencematch.main import main
 
-    def note(event: str, seconds: float, **_) -> None:
+    def count_compilation(event: str, seconds: float, **_) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             compilations.append(event)
 
-    monitoring.register_event_duration_secs_listener(note)
+    monitoring.register_event_duration_secs_listener(count_compilation)
     return main(["main.py", *sys.argv[2:]])
 
 

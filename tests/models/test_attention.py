@@ -1,4 +1,4 @@
-"""Attention: masks against their definition, rotary positions, grouped heads."""
+"""Masks and attention against their definitions, and the cache against the whole pass."""
 
 from functools import cache
 
@@ -39,7 +39,7 @@ def attend(module, x, positions, mask, cache=None):
 # Masks.
 
 
-def test_interval_mask_is_its_definition():
+def test_interval_mask_equals_its_definition():
     """Query slot i sees key slot j iff j <= i < visible_until[j]."""
     rng = np.random.default_rng(0)
     until = rng.integers(0, T + 2, size=(3, T))
@@ -51,7 +51,7 @@ def test_interval_mask_is_its_definition():
     np.testing.assert_array_equal(interval_mask(jnp.asarray(until[1])), mask[1])
 
 
-def test_stack_mask_is_its_definition():
+def test_stack_mask_equals_its_definition():
     """A query at depth d sees the slots 0..d of the stack."""
     positions = np.array([[0, 1, 2], [4, 0, 2]])
     mask = np.asarray(stack_mask(jnp.asarray(positions), 5))
@@ -61,7 +61,7 @@ def test_stack_mask_is_its_definition():
             assert [j <= positions[row, i] for j in range(5)] == mask[row, i].tolist()
 
 
-def test_a_text_without_edits_is_causal():
+def test_mask_without_edits_is_causal():
     positions = jnp.arange(T)[None]
     np.testing.assert_array_equal(
         interval_mask(jnp.full((1, T), T)), np.tril(np.ones((1, T, T), bool))
@@ -70,8 +70,8 @@ def test_a_text_without_edits_is_causal():
 
 
 @pytest.mark.parametrize("seen", [2, 5])
-def test_what_is_not_seen_has_no_influence(seen):
-    """Changing a slot changes the queries that see it, and only those."""
+def test_changed_slot_changes_only_queries_that_see_it(seen):
+    """Slot 2 is seen by the queries 2..seen."""
     until = jnp.array([[T, T, seen + 1, T, T, T, T]] * B)
     x, positions = inputs()
     mask = interval_mask(until)
@@ -81,43 +81,13 @@ def test_what_is_not_seen_has_no_influence(seen):
     assert changed.tolist() == [2 <= i <= seen for i in range(T)]
 
 
-# Rotary positions.
-
-
-def test_rotation_is_multiplication_by_a_phase():
-    """The pair (x_i, x_{i+N/2}) as a complex number times exp(i position / base^(2i/N))."""
-    N, base = 8, 100.0
-    x = np.random.default_rng(1).normal(size=(1, 4, 3, N)).astype(np.float32)
-    positions = np.array([[0, 1, 5, 40]])
-    out = np.asarray(rotate(jnp.asarray(x), jnp.asarray(positions), base))
-    for t in range(4):
-        for head in range(3):
-            for i in range(N // 2):
-                z = complex(x[0, t, head, i], x[0, t, head, i + N // 2])
-                z *= np.exp(1j * positions[0, t] / base ** (2 * i / N))
-                actual = complex(out[0, t, head, i], out[0, t, head, i + N // 2])
-                np.testing.assert_allclose(actual, z, atol=1e-5)
-
-
-def test_scores_depend_on_relative_positions_only():
-    q, k = jax.random.normal(jax.random.key(2), (2, 1, T, 1, 8))
-    positions = jnp.arange(T)[None]
-
-    def scores(shift_q, shift_k):
-        a = rotate(q, positions + shift_q, 1e4)
-        return jnp.einsum("bthn,bshn->ts", a, rotate(k, positions + shift_k, 1e4))
-
-    np.testing.assert_allclose(scores(13, 13), scores(0, 0), atol=1e-5)
-    assert np.max(abs(scores(1, 0) - scores(0, 0))) > 0.1
-
-
 def test_attention_depends_on_relative_positions_only():
     x, positions = inputs()
     mask = interval_mask(jnp.full((B, T), T))
     here, _ = attend(attention(), x, positions, mask)
     there, _ = attend(attention(), x, positions + 29, mask)
     np.testing.assert_allclose(here, there, atol=1e-5)
-    # But on those it does.
+    # It does depend on relative positions.
     stretched, _ = attend(attention(), x, 2 * positions, mask)
     assert np.max(abs(stretched - here)) > 1e-3
 
@@ -125,7 +95,7 @@ def test_attention_depends_on_relative_positions_only():
 # Grouped queries.
 
 
-def test_grouped_heads_are_shared_heads_repeated():
+def test_grouped_heads_equal_full_heads_with_repeated_kernels():
     few, many = attention(), Attention(config(kv_heads=4), nnx.Rngs(1))
     N = D // 4
     many.query.kernel[...] = few.query.kernel[...]
@@ -141,8 +111,8 @@ def test_grouped_heads_are_shared_heads_repeated():
     assert kv.k.shape == kv.v.shape == (B, T, 2, N)
 
 
-def test_attention_is_the_loop():
-    """softmax(q.k/sqrt N) v over what the mask shows, head by head, in float64."""
+def test_attention_equals_the_loop():
+    """softmax(q.k/sqrt N) v over the visible keys, head by head, in float64."""
     module, (x, positions) = attention(), inputs()
     until = jnp.array([[T, T, 4, 4, T, 6, T], [T] * T])
     out, _ = attend(module, x, positions, interval_mask(until))
@@ -168,11 +138,11 @@ def test_attention_is_the_loop():
 # The cache.
 
 
-def test_a_cache_is_written_at_the_depth_and_read_below_it():
-    """One token at a time, each at its own row's depth, is the whole pass."""
+def test_cache_is_written_at_the_depth_and_read_below_it():
+    """One token per row, each at its own depth, equals the whole pass."""
     module, (x, positions) = attention(), inputs()
     whole, kv = attend(module, x, positions, interval_mask(jnp.full((B, T), T)))
-    # Row 0 knows three tokens, row 1 five; what stands above them is rubbish to be overwritten.
+    # Row 0 holds three tokens, row 1 five. The values above them are garbage, to be overwritten.
     depth = jnp.array([3, 5])
     above = jnp.arange(T)[None, :, None, None] >= depth[:, None, None, None]
     cache = KeyValues(*(jnp.where(above, 99.0, y) for y in kv))
@@ -187,27 +157,9 @@ def test_a_cache_is_written_at_the_depth_and_read_below_it():
         assert (written.k[row, upto:] == 99).all()
 
 
-def test_what_has_no_room_is_not_written():
+def test_write_beyond_the_cache_is_dropped():
     _, kv = attend(attention(), *inputs(), interval_mask(jnp.full((B, T), T)))
     x, _ = inputs(length=1)
     depth = jnp.full((B, 1), T)
     _, written = attend(attention(), x, depth, stack_mask(depth, T), kv)
     np.testing.assert_array_equal(written.k, kv.k)
-
-
-# Sizes.
-
-
-@pytest.mark.parametrize(
-    ("changes", "key"),
-    [
-        (dict(d_model=30), "model.d_model=30"),
-        (dict(d_model=20), "model.d_model=20"),
-        (dict(heads=3, d_model=36), "model.heads=3"),
-        (dict(kv_heads=3), "model.kv_heads=3"),
-        (dict(kv_heads=8), "model.kv_heads=8"),
-    ],
-)
-def test_sizes_that_do_not_divide_are_refused_by_name(changes, key):
-    with pytest.raises(ValueError, match=key):
-        config(**changes)

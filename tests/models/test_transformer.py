@@ -1,4 +1,4 @@
-"""The law of the network: one masked pass over a trajectory is every plain pass over its states."""
+"""The law of the network: one masked pass over a trajectory equals plain passes over its states."""
 
 from functools import partial
 
@@ -22,8 +22,8 @@ LONGEST = 20
 
 CASES = {
     "no edits": ([BOS, 5, 6], [7, 8, 9, 5, EOS]),
-    "one taken back": ([BOS, 5], [6, 7, BKSPC, 8, 9, EOS]),
-    "all taken back": ([BOS, 5], [6, 7, 8, BKSPC, BKSPC, BKSPC, 9, 6]),
+    "one popped": ([BOS, 5], [6, 7, BKSPC, 8, 9, EOS]),
+    "all popped": ([BOS, 5], [6, 7, 8, BKSPC, BKSPC, BKSPC, 9, 6]),
     "at the prompt": ([BOS, 5, 6], [BKSPC, 7, BKSPC, BKSPC, POP_TWO, 8, EOS]),
     "in runs": ([BOS], [5, 6, 7, 8, BKSPC, BKSPC, 9, 10, BKSPC, BKSPC, BKSPC, 11, 5, BKSPC]),
     "two at once": ([BOS, 9], [5, 6, 7, POP_TWO, 8, POP_TWO, POP_TWO, 6, 7, EOS]),
@@ -59,16 +59,16 @@ def plain_pass(model, tokens):
     return model.logits(model(tokens, positions, jnp.full((B, T), T)))
 
 
-def built(slots):
-    batch = oracles.stacked(
-        [oracles.laid_out(p, a, a, slots=slots, filler=EOS) for p, a in STRINGS]
+def build_trajectories(slots):
+    batch = oracles.stack_episodes(
+        [oracles.lay_out_episode(p, a, a, slots=slots, filler=EOS) for p, a in STRINGS]
     )
     return jax.jit(jax.vmap(partial(build_trajectory, MDP)))(batch)
 
 
 @pytest.fixture(scope="module")
-def plainly(transformer):
-    """Per string, the logits after each of its states' texts, each read on its own."""
+def plain_logits(transformer):
+    """Per string, the logits after the text of each of its states, from separate plain passes."""
     texts = [text for string in STRINGS for text in oracles.texts(*string, EDITS)]
     tokens = np.full((len(texts), LONGEST), PAD, np.int32)
     for row, text in enumerate(texts):
@@ -80,48 +80,48 @@ def plainly(transformer):
 
 
 @pytest.mark.parametrize("slots", [LONGEST, LONGEST + 7])
-def test_one_masked_pass_is_every_plain_pass(transformer, plainly, slots):
-    """logits[state[t]] is what a plain causal pass over s_t says, at any padding."""
-    trajectories = built(slots)
+def test_one_masked_pass_equals_every_plain_pass(transformer, plain_logits, slots):
+    """logits[state[t]] equals the logits of a plain causal pass over s_t, with any padding."""
+    trajectories = build_trajectories(slots)
     logits = np.asarray(masked_pass(transformer, trajectories))
     worst = 0.0
-    for row, expected in enumerate(plainly):
+    for row, expected in enumerate(plain_logits):
         start, end = trajectories.start[row], trajectories.end[row]
         states = trajectories.state[row, start : end + 1]
         np.testing.assert_allclose(logits[row, states], expected, atol=1e-4, err_msg=str(row))
         worst = max(worst, np.max(abs(logits[row, start : end + 1] - expected)))
-    # Without the gather, some state is another's: the comparison can tell.
+    # Without the gather some logits are wrong, so the comparison is able to fail.
     assert worst > 0.1
 
 
-def test_only_what_was_edited_needs_the_gather(transformer, plainly):
-    """The negative control, string by string."""
-    trajectories = built(LONGEST)
+def test_gather_matters_exactly_after_edits(transformer, plain_logits):
+    """The negative control: without the gather, the states after edits have the wrong logits."""
+    trajectories = build_trajectories(LONGEST)
     logits = np.asarray(masked_pass(transformer, trajectories))
     differs = {}
     for row, name in enumerate(CASES):
         start, end = trajectories.start[row], trajectories.end[row]
-        gap = abs(logits[row, start : end + 1] - plainly[row]).max(axis=1)
+        gap = abs(logits[row, start : end + 1] - plain_logits[row]).max(axis=1)
         edits = [False, *(action in EDITS for action in CASES[name][1])]
         assert ((gap > 1e-3) == edits).all(), name
         differs[name] = any(edits)
     assert not differs["no edits"] and differs["at the prompt"]
 
 
-def test_the_mask_is_needed_too(transformer, plainly):
-    """A causal mask in place of the intervals lets a state see what was taken back."""
-    trajectories = built(LONGEST)
+def test_causal_mask_breaks_the_law_after_an_edit(transformer, plain_logits):
+    """A causal mask in place of the intervals lets a state see a popped token."""
+    trajectories = build_trajectories(LONGEST)
     everything = jnp.full_like(trajectories.visible_until, LONGEST)
     logits = np.asarray(masked_pass(transformer, trajectories._replace(visible_until=everything)))
-    row = list(CASES).index("one taken back")
+    row = list(CASES).index("one popped")
     start, end = trajectories.start[row], trajectories.end[row]
-    gap = abs(logits[row, trajectories.state[row, start : end + 1]] - plainly[row]).max(axis=1)
-    # Until the deletion both agree; after the next push they no longer do.
+    gap = abs(logits[row, trajectories.state[row, start : end + 1]] - plain_logits[row]).max(axis=1)
+    # Both agree until the edit, and no longer after the next push.
     assert (gap[:4] < 1e-4).all() and (gap[4:] > 1e-3).all()
 
 
-def test_what_padding_holds_does_not_matter(transformer):
-    trajectories = built(LONGEST)
+def test_tokens_in_padding_do_not_matter(transformer):
+    trajectories = build_trajectories(LONGEST)
     before = np.asarray(masked_pass(transformer, trajectories))
     padding = np.arange(LONGEST) > np.asarray(trajectories.end)[:, None]
     other = trajectories._replace(tokens=jnp.where(padding, 7, trajectories.tokens))
@@ -132,8 +132,8 @@ def test_what_padding_holds_does_not_matter(transformer):
 # The cache: the same law for pushes onto a stack.
 
 
-def test_prefill_and_decode_are_the_plain_pass(transformer):
-    """Right-padded prompts, then pushes at each row's own depth, over rubbish left above."""
+def test_prefill_and_decode_equal_the_plain_pass(transformer):
+    """Right-padded prompts, then pushes at each row's depth, over garbage left above the top."""
     rng = np.random.default_rng(1)
     text = rng.choice(LETTERS, size=(4, 9)).astype(np.int32)
     plain = np.asarray(plain_pass(transformer, text))
@@ -145,7 +145,7 @@ def test_prefill_and_decode_are_the_plain_pass(transformer):
     for r in row:
         read = transformer.logits(hidden[r, : length[r]])
         np.testing.assert_allclose(read, plain[r, : length[r]], atol=1e-4)
-    # A token that is taken back at once leaves no trace.
+    # A token that is pushed and popped at once leaves no trace.
     _, cache = decode(transformer, jnp.full(4, 6, jnp.int32), jnp.asarray(length), cache)
     for step in range(4):
         depth = length + step
@@ -154,7 +154,7 @@ def test_prefill_and_decode_are_the_plain_pass(transformer):
         np.testing.assert_allclose(transformer.logits(hidden), plain[row, depth], atol=1e-4)
 
 
-# Parameters and numbers.
+# Parameters and precision.
 
 
 @nnx.jit
@@ -168,19 +168,19 @@ def likelihood(model, trajectories):
     return jnp.sum(jnp.where(t.valid, picked, 0.0))
 
 
-def test_every_parameter_learns(transformer):
-    value, gradients = likelihood(transformer, built(LONGEST))
+def test_every_parameter_has_a_gradient(transformer):
+    value, gradients = likelihood(transformer, build_trajectories(LONGEST))
     leaves = jax.tree_util.tree_leaves_with_path(gradients)
-    # Embedding, head, last norm; in each of two blocks two norms, four projections, three of SwiGLU.
+    # Embedding, head and last norm; per block two norms, four projections and three of SwiGLU.
     assert np.isfinite(value) and len(leaves) == 3 + 2 * (2 + 4 + 3)
     for path, leaf in leaves:
         assert np.isfinite(np.asarray(leaf)).all(), path
         assert np.linalg.norm(leaf) > 1e-3, path
 
 
-def test_bfloat16_activations_are_close(transformer, sizes):
+def test_bfloat16_activations_are_close_to_float32(transformer, sizes):
     half = Transformer(TransformerConfig(**sizes, dtype="bfloat16"), nnx.Rngs(0))
-    trajectories = built(LONGEST)
+    trajectories = build_trajectories(LONGEST)
     exact, logits = (masked_pass(m, trajectories) for m in (transformer, half))
     assert exact.dtype == logits.dtype == jnp.float32
     gap = np.asarray(abs(exact - logits))

@@ -1,4 +1,4 @@
-"""How many inputs were tried, and on what: each module here is a target, `test_<target>.py`.
+"""Counts the inputs tried on each target; every module here, `test_<target>.py`, is one.
 
 python -m pytest tests/properties --hypothesis-profile=fuzz [-n 2]
 """
@@ -14,25 +14,25 @@ import pytest
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_configure(config):
-    # Before hypothesis reads it, so that a fuzz run can be repeated.
+    # A known seed, set before hypothesis reads it, so that a fuzz run can be repeated.
     if config.getoption("hypothesis_profile") == "fuzz" and config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.randrange(2**32))
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem):
-    """Counts the inputs of a property; a report carries the number from worker to controller."""
+    """Counts the inputs of a property; the test's report carries the number to the controller."""
     if not hasattr(pyfuncitem.obj, "hypothesis"):
         return (yield)
     handle, inputs = pyfuncitem.obj.hypothesis, itertools.count()
     test = handle.inner_test
 
     @functools.wraps(test)
-    def counted(*args, **kwargs):
+    def count_and_test(*args, **kwargs):
         next(inputs)
         return test(*args, **kwargs)
 
-    handle.inner_test = counted
+    handle.inner_test = count_and_test
     try:
         return (yield)
     finally:
@@ -41,13 +41,13 @@ def pytest_pyfunc_call(pyfuncitem):
 
 
 def pytest_terminal_summary(terminalreporter, config):
-    """Inputs by target, and how to try the same ones again."""
+    """Prints the number of inputs by target, and the seed that repeats them."""
     inputs = collections.Counter()
     for outcome in ("passed", "failed"):
         for report in terminalreporter.stats.get(outcome, ()):
             target = pathlib.Path(report.fspath).stem.removeprefix("test_")
             inputs[target] += dict(report.user_properties).get("inputs", 0)
-    inputs = +inputs  # those of properties
+    inputs = +inputs  # drops the zeros: tests that are not properties
     if not inputs:
         return
     terminalreporter.section("inputs tried")

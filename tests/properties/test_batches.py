@@ -1,4 +1,4 @@
-"""What the pipeline makes of any task: whole episodes, with finite losses and gradients."""
+"""Batches of any task are well-formed episodes with finite losses and gradients."""
 
 import functools
 
@@ -17,12 +17,12 @@ from sequencematch.core.objective import Objective, sequencematch
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data import pipeline
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS, Noise
-from sequencematch.data.task import Example, Task, exact
+from sequencematch.data.task import Example, Task, exact_match
 from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, CharTokenizer
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from tests.properties.given import characters, examples, said
+from tests.properties.given import characters, examples, message_of
 
 # One shape for all tasks, so that one program is compiled: B rows, T slots, V ids.
 B, T, V = 4, 20, 24
@@ -37,12 +37,12 @@ NETWORK, PARAMETERS = nnx.split(
 
 @st.composite
 def tasks(draw):
-    """A task of any few questions, prompts and answers empty or too long for the slots."""
+    """A task of a few examples; texts may be empty or too long for the slots."""
     alphabet = draw(st.lists(characters, min_size=1, max_size=V - 8, unique=True))
     text = st.lists(st.sampled_from(alphabet), max_size=T).map("".join)
     drawn = draw(st.lists(st.builds(Example, text, text), min_size=1, max_size=6))
     confusable = draw(st.lists(st.sampled_from(alphabet)).map("".join))
-    return Task("any", "".join(alphabet), {"train": drawn}, confusable, exact)
+    return Task("any", "".join(alphabet), {"train": drawn}, confusable, exact_match)
 
 
 noises = st.builds(
@@ -66,7 +66,7 @@ def decisions(tokenizer):
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def objectives(eos, pad, table, batch, logit_scale):
-    """Every loss of a batch and the largest of its gradient; samples are the batch once more."""
+    """Every loss of a batch and its gradient; the batch stands in for the samples too."""
     process = mdp.Mdp(*table, eos, pad)
     t = jax.vmap(functools.partial(build_trajectory, process))(batch)
 
@@ -74,19 +74,19 @@ def objectives(eos, pad, table, batch, logit_scale):
         model = nnx.merge(NETWORK, jax.tree.map(lambda x: x * logit_scale, parameters))
         hidden = readout.states(model, t)
         values = readout.action_values(model, process, hidden, t)
-        repeated = readout.log_unlikelihood(model, process, hidden, t)
-        found = [unlikelihood(values, repeated, t)]
+        log_unlikely = readout.log_unlikelihood(model, process, hidden, t)
+        losses = [unlikelihood(values, log_unlikely, t)]
         for divergence in DIVERGENCES.values():
             goal = Objective(divergence, alpha=0.1, gamma=0.9)
             policy = (values, t._replace(imitate=jnp.zeros_like(t.imitate)))
-            found.append(sequencematch(goal, (values, t), policy))
-        return jnp.stack(found)
+            losses.append(sequencematch(goal, (values, t), policy))
+        return jnp.stack(losses)
 
     return loss(PARAMETERS), jax.tree.leaves(jax.jacrev(loss)(PARAMETERS))
 
 
-def refused(task, tokenizer, noise):
-    """What of a task the pipeline refuses."""
+def may_be_refused(task, noise):
+    """Whether the noise has too few characters, or a prompt is too long."""
     wrong = {"none": "ab", "ground_truth": task.confusable}.get(noise.kind, task.alphabet)
     few = noise.eta > 0 and len(set(wrong)) < 2
     return few or any(len(example.prompt) + 1 > T - 1 for example in task.splits["train"])
@@ -94,7 +94,7 @@ def refused(task, tokenizer, noise):
 
 @examples(25, 1000)
 @given(tasks(), noises, st.sampled_from(SETS), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
-def test_a_batch_is_whole_episodes_of_finite_loss(task, noise, edits, seed, index):
+def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edits, seed, index):
     # A method without edits has clean data.
     noise = noise if edits else Noise()
     tokenizer = CharTokenizer(task.alphabet, edits)
@@ -103,11 +103,12 @@ def test_a_batch_is_whole_episodes_of_finite_loss(task, noise, edits, seed, inde
         make = functools.partial(pipeline.episodes, batch_size=B, slots=T, noise=noise, seed=seed)
         return make(task, tokenizer, "train")[index]
 
-    if refused(task, tokenizer, noise):
+    # Not every batch has the prompt that is too long: such a task may be refused or not.
+    if may_be_refused(task, noise):
         try:
             episodes = batch()
         except ValueError as error:
-            assert "too long" in said(error) or "two characters" in said(error)
+            assert "too long" in message_of(error) or "two characters" in message_of(error)
             return
     else:
         episodes = batch()
@@ -124,8 +125,8 @@ def test_a_batch_is_whole_episodes_of_finite_loss(task, noise, edits, seed, inde
     for row in range(B):
         assert tuple(episodes.tokens[row, 1 : episodes.start[row] + 1]) in prompts
     for scale in (1.0, 1e3):
-        found, gradients = objectives(EOS, PAD, process[:3], episodes, scale)
-        assert np.isfinite(found).all(), found
+        losses, gradients = objectives(EOS, PAD, process[:3], episodes, scale)
+        assert np.isfinite(losses).all(), losses
         assert all(np.isfinite(g).all() for g in gradients)
 
 
@@ -134,7 +135,7 @@ prompt_slots = st.integers(2, T)
 
 @examples(25, 1000)
 @given(tasks(), st.integers(0, 2**32 - 1), st.integers(0, 2**40), prompt_slots)
-def test_prompts_for_the_sampler_fit_or_are_refused(task, seed, index, slots):
+def test_prompts_fit_or_are_refused(task, seed, index, slots):
     tokenizer = CharTokenizer(task.alphabet)
     longest = max(len(example.prompt) for example in task.splits["train"])
     make = functools.partial(pipeline.prompts, batch_size=B, prompt_slots=slots, seed=seed)
@@ -142,7 +143,7 @@ def test_prompts_for_the_sampler_fit_or_are_refused(task, seed, index, slots):
     if longest + 1 > slots:
         with pytest.raises(ValueError) as raised:
             [dataset[i] for i in range(len(task.splits["train"]))]
-        assert f"at most {slots - 1} fit" in said(raised.value)
+        assert f"at most {slots - 1} fit" in message_of(raised.value)
         return
     prompts = dataset[index]
     known = {tuple(tokenizer.encode(example.prompt)) for example in task.splits["train"]}

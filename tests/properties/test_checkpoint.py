@@ -1,4 +1,4 @@
-"""The reader of checkpoints, whatever happened to the files: it gives what was saved, or nothing."""
+"""However its files are damaged, a checkpoint is restored as it was saved, or not at all."""
 
 import contextlib
 import io
@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.state import TrainState
-from tests.properties.given import examples, said, values
+from tests.properties.given import examples, message_of, values
 
 STEPS = (3, 7)
 
 
-def state(step):
-    """Arrays of every kind: large and small, of numbers that no compression makes smaller."""
+def make_state(step):
+    """Arrays of every kind, large and small; random, so that compression does not shrink them."""
     rng = np.random.default_rng(step)
     arrays = {"w": rng.normal(size=(40, 40)).astype(np.float32), "b": rng.normal(size=3)}
     arrays |= {"half": jnp.asarray(rng.normal(size=70), jnp.bfloat16), "on": rng.random(9) < 0.5}
@@ -28,36 +28,41 @@ def state(step):
     return TrainState(jnp.int32(step), arrays, (jnp.arange(50),), None, None)
 
 
-LIKE = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state(0))
+LIKE = jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), make_state(0)
+)
 
 
 def bits(state):
+    """The bytes of every array of a state, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}
 
 
-SAVED = {step: (bits(state(step)), {"seconds": step / 2, "name": "é"}) for step in STEPS}
+# By step, the bytes and the facts.
+SAVED = {step: (bits(make_state(step)), {"seconds": step / 2, "name": "é"}) for step in STEPS}
 
 
 @pytest.fixture(scope="module")
-def intact(tmp_path_factory):
-    """The folder of a run with two checkpoints; not to be changed."""
+def intact_run(tmp_path_factory):
+    """A work directory with two checkpoints; read only."""
     folder = tmp_path_factory.mktemp("intact")
     with Checkpoints(folder, keep=2) as checkpoints:
         for step in STEPS:
-            checkpoints.save(state(step), SAVED[step][1])
+            checkpoints.save(make_state(step), SAVED[step][1])
     return folder
 
 
 def contents(folder):
+    """The bytes of every file below a folder, by path; None for folders."""
     paths = sorted(folder.rglob("*"))
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
-# Damages: (data, path of a file) -> None.
+# Ways to damage a file: (data to draw from, its path) -> None.
 
 
-def flipped(data, path):
+def change_bytes(data, path):
     content = bytearray(path.read_bytes())
     for at in data.draw(st.lists(st.integers(0, max(len(content) - 1, 0)), min_size=1, max_size=3)):
         content[at : at + 1] = bytes(
@@ -66,38 +71,38 @@ def flipped(data, path):
     path.write_bytes(content)
 
 
-def torn(data, path):
+def truncate(data, path):
     content = path.read_bytes()
     path.write_bytes(content[: data.draw(st.integers(0, len(content)))])
 
 
-def overwritten(data, path):
+def overwrite(data, path):
     path.write_bytes(data.draw(st.binary() | values.map(json.dumps).map(str.encode)))
 
 
-def removed(data, path):
+def remove(data, path):
     path.unlink()
 
 
-def folded(data, path):
-    """A folder stands where the file was."""
+def replace_by_folder(data, path):
+    """Puts a folder in the place of the file."""
     path.unlink()
     path.mkdir()
 
 
-def exchanged(data, path):
-    """Another file of the run stands there, perhaps of the other checkpoint."""
+def replace_by_another_file(data, path):
+    """Copies another file of the run over it, perhaps one of the other checkpoint."""
     run = next(parent for parent in path.parents if parent.name == "run")
     files = sorted(file for file in run.rglob("*") if file.is_file())
     path.write_bytes(data.draw(st.sampled_from(files)).read_bytes())
 
 
-def mistold(data, path):
-    """JSON of the right form says something else: other names, other shapes, places outside."""
+def change_json(data, path):
+    """Changes a value of the JSON: other names, other shapes, paths outside the folder."""
     try:
         record = json.loads(path.read_bytes())
     except ValueError:
-        return overwritten(data, path)
+        return overwrite(data, path)
     strange = st.sampled_from(["../../x", "/etc/passwd", [10**12], [-1], 10**30, "os:system"])
     at, parent = record, None
     while isinstance(at, dict | list) and at:
@@ -108,14 +113,17 @@ def mistold(data, path):
     path.write_text(json.dumps(record))
 
 
-DAMAGES = [flipped, torn, overwritten, removed, folded, exchanged, mistold]
+DAMAGES = [
+    *(change_bytes, truncate, overwrite, remove),
+    *(replace_by_folder, replace_by_another_file, change_json),
+]
 
 
 @examples(25, 600)
 @given(st.data())
-def test_what_is_restored_was_saved(intact, tmp_path_factory, data):
+def test_what_is_restored_was_saved(intact_run, tmp_path_factory, data):
     outer = tmp_path_factory.mktemp("damaged")
-    folder = shutil.copytree(intact, outer / "run")
+    folder = shutil.copytree(intact_run, outer / "run")
     for _ in range(data.draw(st.integers(1, 3))):
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         path = data.draw(st.sampled_from(files))
@@ -126,11 +134,11 @@ def test_what_is_restored_was_saved(intact, tmp_path_factory, data):
         with contextlib.redirect_stderr(errors), Checkpoints(folder) as checkpoints:
             found = checkpoints.restore(LIKE)
     except ValueError as error:
-        assert str(folder / "checkpoints") in said(error)
+        assert str(folder / "checkpoints") in message_of(error)
     else:
         step = int(found.state.step)
         assert (bits(found.state), found.facts) == SAVED[step]
-        assert all(said(reason) for reason in found.damaged.values())
+        assert all(message_of(reason) for reason in found.damaged.values())
         assert set(found.damaged) == {later for later in STEPS if later > step}
     assert contents(outer) == before
     assert "Traceback" not in errors.getvalue()

@@ -1,4 +1,4 @@
-"""Any configuration is valid or refused in one line; one that is valid trains."""
+"""Every configuration is either valid, and trains, or refused in one line that names a key."""
 
 import ast
 import contextlib
@@ -19,13 +19,13 @@ from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.main import main
-from sequencematch.setup.defaults import defaults, flat
-from sequencematch.setup.validate import validate
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import defaults, flatten
 from sequencematch.train.methods import METHODS
-from tests.properties.given import examples, numbers, said, values
+from tests.properties.given import examples, message_of, numbers, values
 
 ROOT = pathlib.Path(__file__).parents[2]
-DEFAULTS = flat(defaults())
+DEFAULTS = flatten(defaults())
 TABLES = (
     METHODS,
     WRONG_TOKENS,
@@ -42,35 +42,35 @@ given_values = likely | numbers | values | st.tuples(numbers, numbers)
 changes = st.dictionaries(st.sampled_from(sorted(DEFAULTS)), given_values, min_size=1, max_size=4)
 
 
-def named(value):
-    """Whether all keys of a value are such as ConfigDict can have, and a person can read."""
+def has_possible_keys(value):
+    """Whether ConfigDict allows all keys in a value, and they are printable."""
     if isinstance(value, dict):
         keys = all(key.isprintable() and "." not in key for key in value)
-        return keys and all(map(named, value.values()))
-    return not isinstance(value, list | tuple) or all(map(named, value))
+        return keys and all(map(has_possible_keys, value.values()))
+    return not isinstance(value, list | tuple) or all(map(has_possible_keys, value))
 
 
 @examples(200, 4000)
-@given(changes.filter(lambda changes: named(list(changes.values()))))
-def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
-    """Values as a configuration file may set them or a config.json hold them: of any kind."""
+@given(changes.filter(lambda changes: has_possible_keys(list(changes.values()))))
+def test_any_values_are_valid_or_refused_in_one_line(changes):
+    """Values of any type, as a configuration file may set them or a config.json may hold them."""
     nested = defaults().to_dict()
     for key, value in changes.items():
         *sections, name = key.split(".")
         section = nested
         for part in sections:
             section = section[part]
-        # Assignment makes a float of an integer, where a float is meant.
-        whole = type(value) is int and isinstance(DEFAULTS[key], float) and abs(value) < 2**64
-        section[name] = float(value) if whole else value
+        # ConfigDict converts an integer to float when it is assigned to a float.
+        converts = type(value) is int and isinstance(DEFAULTS[key], float) and abs(value) < 2**64
+        section[name] = float(value) if converts else value
     config = ConfigDict(nested)
     try:
-        validate(config)
+        check_config(config)
     except ValueError as error:
-        assert said(error).startswith(("config.", "model."))
+        assert message_of(error).startswith(("config.", "model."))
         return
     for key, default in DEFAULTS.items():
-        value = flat(config)[key]
+        value = flatten(config)[key]
         assert isinstance(value, tuple | list) == isinstance(default, tuple)
         assert isinstance(value, bool) == isinstance(default, bool)
         assert isinstance(value, str) == isinstance(default, str)
@@ -78,7 +78,7 @@ def test_any_values_are_valid_or_one_line_that_names_the_key(changes):
         assert not isinstance(default, float) or math.isfinite(value)
 
 
-# Three steps of whatever is valid, which some half of these choices are.
+# About half of these choices make a valid configuration, which is then trained for three steps.
 
 SIZES = {
     "data.train": 20,
@@ -135,7 +135,7 @@ CHOICES = {
 
 @pytest.fixture(scope="module")
 def questions(tmp_path_factory):
-    """Words of two letters and the letters backwards, some with no answer."""
+    """A file of words of three characters, answered by their first 0, 1 or 2."""
     path = tmp_path_factory.mktemp("data") / "words.jsonl"
     words = map("".join, itertools.product("abcdé", "abc\n", "a>"))
     lines = [{"prompt": word, "completion": word[: i % 3]} for i, word in enumerate(words)]
@@ -143,21 +143,21 @@ def questions(tmp_path_factory):
     return path
 
 
-def asked(questions, folder, choices):
-    """The exit code of a run of these choices, as from a terminal."""
+def train(questions, folder, choices):
+    """Trains with these choices, as from a terminal; returns the exit code."""
     flags = SIZES | choices | {"data.path": questions}
     argv = [f"--config.{key}={value}" for key, value in flags.items()]
     return main(["main.py", f"--config={ROOT}/configs/jsonl.py", f"--workdir={folder}", *argv])
 
 
-def valid(choices):
-    """Whether the choices go together."""
+def is_valid(choices):
+    """Whether the choices make a valid configuration."""
     config = defaults()
     edits = choices["edits"]
     edits = ast.literal_eval(edits) if edits.startswith("(") else (edits,)
     config.update_from_flattened_dict(SIZES | choices | {"edits": edits})
     try:
-        validate(config)
+        check_config(config)
     except ValueError:
         return False
     return True
@@ -167,28 +167,26 @@ choices = st.fixed_dictionaries(CHOICES)
 
 
 @examples(3, 40)
-@given(choices.filter(valid))
-def test_what_is_valid_trains_three_steps(questions, tmp_path_factory, choices):
-    """Exit code 0, all that a run leaves, and no number that is none."""
+@given(choices.filter(is_valid))
+def test_any_valid_configuration_trains_three_steps(questions, tmp_path_factory, choices):
+    """Exit code 0, all files of a run, and only finite metrics."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    assert asked(questions, folder, choices) == 0
+    assert train(questions, folder, choices) == 0
     assert (folder / "report.html").is_file() and (folder / "checkpoints" / "3").is_dir()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     trained = [record for record in records if record["kind"] == "train"]
     assert [record["step"] for record in trained] == [1, 2, 3]
     for record in trained:
-        assert [name for name, x in record.items() if x is None] == []  # so NaN is written
+        assert [name for name, x in record.items() if x is None] == []  # NaN is written as null
         assert record["skipped"] == 0
 
 
 @examples(20, 500)
-@given(choices.filter(lambda choices: not valid(choices)))
-def test_what_is_not_valid_is_refused_in_one_line_that_names_a_key(
-    questions, tmp_path_factory, choices
-):
+@given(choices.filter(lambda choices: not is_valid(choices)))
+def test_any_invalid_configuration_is_refused_in_one_line(questions, tmp_path_factory, choices):
     folder, err = tmp_path_factory.mktemp("runs") / "run", io.StringIO()
     with contextlib.redirect_stderr(err):
-        assert asked(questions, folder, choices) == 2
+        assert train(questions, folder, choices) == 2
     line = err.getvalue()
     assert line[:-1].isprintable() and line.endswith("\n")
     assert line.startswith(("sequencematch: config.", "sequencematch: model."))

@@ -1,4 +1,4 @@
-"""The files of a run, torn or strange: what can be read is on the page, and none of it is markup."""
+"""Any files of a run, damaged or strange, give a page, and no text of theirs becomes markup."""
 
 import html
 import html.parser
@@ -10,8 +10,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sequencematch.evaluate import records, report, sections
-from sequencematch.evaluate.plots import visible
-from tests.properties.given import NASTY, examples, numbers, said, texts, values
+from sequencematch.evaluate.plots import escape_unprintable
+from tests.properties.given import NASTY, examples, message_of, numbers, texts, values
 
 some = st.one_of(values, numbers, texts)
 keys = ("kind", "step", "phase", "loss", "bc", "accuracy/greedy", "accuracy/greedy_low", "beta")
@@ -52,7 +52,7 @@ summaries = st.fixed_dictionaries(
 
 
 def lines(values):
-    """A jsonl file of some objects, some other JSON, and some bytes."""
+    """The bytes of a jsonl file of some values and some lines that are not JSON."""
     objects = values.map(lambda value: json.dumps(value).encode())
     return st.lists(objects | st.binary(), max_size=5).map(b"\n".join)
 
@@ -74,7 +74,7 @@ class Elements(html.parser.HTMLParser):
         self.names |= {tag, *(name for name, _ in attrs)}
 
 
-def written(folder, files):
+def render_page(folder, files):
     for name, content in files.items():
         (folder / name).write_bytes(content)
     return report.write_report(folder).read_text(encoding="utf-8")
@@ -83,12 +83,12 @@ def written(folder, files):
 @examples(25, 500)
 @example(b"\0\r" * 6, b"", b"{}")  # a carriage return ends no line
 @given(lines(metrics), lines(traces), summaries.map(lambda s: json.dumps(s).encode()) | st.binary())
-def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
+def test_any_files_give_a_page_or_one_line(folder, metrics, traces, summary):
     files = {"metrics.jsonl": metrics, "traces.jsonl": traces, "summary.json": summary}
     try:
-        page = written(folder, files)
+        page = render_page(folder, files)
     except ValueError as error:
-        assert said(error).startswith(f"{folder / 'summary.json'}: expected a JSON object")
+        assert message_of(error).startswith(f"{folder / 'summary.json'}: expected a JSON object")
         return
     assert records.read(folder).unreadable <= sum(
         content.count(b"\n") + 1 for content in files.values()
@@ -101,8 +101,8 @@ def test_any_files_are_a_page_or_a_line(folder, metrics, traces, summary):
 @examples(12, 100)
 @example("\ud800\udc00")
 @given(st.sampled_from(NASTY) | texts)
-def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
-    """Wherever a text of the run stands, the page has the elements that it has for any other."""
+def test_any_text_is_on_the_page_and_is_not_markup(folder, text):
+    """The page has the same elements whatever the texts of the run are."""
 
     def page(text):
         trace = {"decode": "greedy", "prompt": text, "answer": text, "actions": [text, "b"]}
@@ -114,18 +114,18 @@ def test_what_was_written_is_on_the_page_and_is_no_markup(folder, text):
         ]
         files = {"summary.json": summary, "traces.jsonl": trace}
         files = {name: json.dumps(content).encode() for name, content in files.items()}
-        return written(
+        return render_page(
             folder, files | {"metrics.jsonl": "\n".join(map(json.dumps, steps)).encode()}
         )
 
     found, plain = page(text), page("word")
     for place in ("<code>{}</code>", "<p>{}</p>", "<pre>{}</pre>"):  # answer, prompt, command
-        read = json.loads(json.dumps(text))  # two halves of a character became one
-        assert place.format(html.escape(visible(read))) in found
+        read = json.loads(json.dumps(text))  # which joins the two halves of a surrogate pair
+        assert place.format(html.escape(escape_unprintable(read))) in found
     assert found.replace("\n", "").isprintable()
     names = re.compile(r"<[a-z/!][^\s>]*")
     drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
-    kbd = text in sections.MARKS
-    if not kbd and text:
+    # A mark is drawn as another element, and an empty text leaves some out.
+    if text and text not in sections.MARKS:
         assert names.findall(drawn.sub("", found)) == names.findall(drawn.sub("", plain))
     assert Elements(found).names <= Elements(plain).names | {"kbd", "title"}

@@ -1,4 +1,4 @@
-"""The trajectory builder on any actions under any edits, and on what is no episode at all."""
+"""`build_trajectory` on any actions under any edits, and on arrays that are not an episode."""
 
 import jax
 import numpy as np
@@ -17,15 +17,15 @@ DECISIONS = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={})
 
 
 @jax.jit
-def built(pops, episode):
-    """What edits pop is an argument, so that one program is compiled for all."""
+def build(pops, episode):
+    """`build_trajectory` with `pops` as an argument, so that one program serves all tables of edits."""
     return build_trajectory(DECISIONS._replace(pops=pops), episode)
 
 
 def trajectory(edits, episode):
     pops = np.zeros(12, np.int32)
     pops[list(edits)] = list(edits.values())
-    return jax.tree.map(np.asarray, built(pops, episode))
+    return jax.tree.map(np.asarray, build(pops, episode))
 
 
 tables = st.dictionaries(
@@ -36,7 +36,7 @@ legal = st.sampled_from([EOS, *REST])
 
 @st.composite
 def histories(draw):
-    """A prompt of any ids, and what was done and taught after it, as much as fits."""
+    """A prompt of any ids, and as many actions, labels and `imitate` after it as fit."""
     prompt = draw(st.lists(st.integers(0, 11), min_size=1, max_size=T - 1))
     actions = draw(st.lists(legal, max_size=T - len(prompt)))
     actions = actions[: actions.index(EOS) + 1] if EOS in actions else actions
@@ -46,11 +46,13 @@ def histories(draw):
 
 @examples(100, 4000)
 @given(tables, histories(), legal)
-def test_the_builder_says_what_the_stack_machine_says(edits, history, filler):
+def test_any_episode_equals_the_stack_machine(edits, history, filler):
     prompt, actions, labels, imitate = history
-    episode = oracles.laid_out(prompt, actions, labels, slots=T, filler=filler, imitate=imitate)
+    episode = oracles.lay_out_episode(
+        prompt, actions, labels, slots=T, filler=filler, imitate=imitate
+    )
     found = trajectory(edits, episode)
-    # The oracle pops one by one: as many as there are slots are everything.
+    # The oracle pops one by one, and T pops are enough to remove everything.
     pops = {edit: min(count, T) for edit, count in edits.items()}
     expected = oracles.track(prompt, actions, slots=T, edits=pops, eos=EOS, pad=PAD)
     for field in expected._fields:
@@ -65,10 +67,10 @@ rows = st.lists(int32, min_size=T, max_size=T).map(lambda row: np.array(row, np.
 
 @examples(50, 1500)
 @given(tables, rows, rows, st.integers(0, T - 1), int32)
-def test_garbage_sees_itself_and_points_nowhere_outside(edits, tokens, labels, start, end):
-    """In jit nothing can be refused; still no row of the mask is empty, and no index leaves the slots.
+def test_garbage_leaves_no_row_empty_and_no_index_out_of_range(edits, tokens, labels, start, end):
+    """Compiled code cannot refuse its input, so garbage must at least do no harm.
 
-    Of any ids and any end; only the start must be a slot.
+    Ids and the end may be anything; only the start must be a slot.
     """
     imitate = np.ones(T, bool)
     found = trajectory(edits, Episode(tokens, labels, imitate, np.int32(start), np.int32(end)))

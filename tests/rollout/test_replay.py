@@ -1,4 +1,4 @@
-"""The ring buffer against a deque."""
+"""The replay buffer against a deque."""
 
 from collections import deque
 
@@ -24,16 +24,16 @@ def episodes(numbers):
     return Episode(jnp.asarray(grid), jnp.asarray(grid + 1), jnp.asarray(odd), n + 2, n + 3)
 
 
-def check(number, episode):
-    """All fields of one episode are those of this number."""
+def assert_carries(number, episode):
+    """Asserts that all fields of an episode are those of this number."""
     expected = episodes([number])
     for actual, field in zip(episode, expected, strict=True):
         np.testing.assert_array_equal(actual, field[0])
 
 
-def filled(sizes):
-    """A buffer and the deque of (number, step) it must hold, after batches of these sizes."""
-    buffer, held, number = replay.empty(CAPACITY, SLOTS), deque(maxlen=CAPACITY), 100
+def fill_buffer(sizes):
+    """A buffer after batches of these sizes, and the deque of (number, step) that it must hold."""
+    buffer, held, number = replay.empty_buffer(CAPACITY, SLOTS), deque(maxlen=CAPACITY), 100
     for step, size in enumerate(sizes):
         numbers = range(number, number + size)
         buffer = add(buffer, episodes(numbers), jnp.int32(10 * step))
@@ -53,31 +53,31 @@ runs = pytest.mark.parametrize("sizes", RUNS.values(), ids=RUNS.keys())
 
 
 @runs
-def test_it_holds_what_a_deque_holds(sizes):
-    """Oldest first when read from where the next one goes."""
-    buffer, held = filled(sizes)
+def test_buffer_holds_what_a_deque_holds(sizes):
+    """Oldest first, if read from the row where the next episode goes."""
+    buffer, held = fill_buffer(sizes)
     assert buffer.added == sum(sizes)
     oldest = int(buffer.added) % CAPACITY if buffer.added >= CAPACITY else 0
     for i, (number, step) in enumerate(held):
         slot = (oldest + i) % CAPACITY
-        check(number, jax.tree.map(lambda x, slot=slot: x[slot], buffer.episodes))
+        assert_carries(number, jax.tree.map(lambda x, slot=slot: x[slot], buffer.episodes))
         assert buffer.born[slot] == step
 
 
 @runs
-def test_draws_are_of_what_there_is_and_know_their_age(sizes):
-    buffer, held = filled(sizes)
+def test_draws_cover_all_episodes_with_their_ages(sizes):
+    buffer, held = fill_buffer(sizes)
     now = 100
     drawn, ages = draw(buffer, jax.random.key(0), 200, jnp.int32(now))
     numbers = np.asarray(drawn.tokens[:, 0])
     pairs = set(zip(numbers.tolist(), (now - np.asarray(ages)).tolist(), strict=True))
     assert pairs == set(held)
     for i in range(0, 200, 40):
-        check(numbers[i], jax.tree.map(lambda x, i=i: x[i], drawn))
+        assert_carries(numbers[i], jax.tree.map(lambda x, i=i: x[i], drawn))
 
 
 def test_draws_are_uniform_with_replacement():
-    buffer, held = filled(RUNS["over and over"])
+    buffer, held = fill_buffer(RUNS["over and over"])
     count = 7000
     drawn, _ = draw(buffer, jax.random.key(1), count, jnp.int32(0))
     counts = np.unique(np.asarray(drawn.tokens[:, 0]), return_counts=True)[1]
@@ -87,7 +87,7 @@ def test_draws_are_uniform_with_replacement():
 
 
 def test_draws_are_a_function_of_the_key():
-    buffer, _ = filled([7])
+    buffer, _ = fill_buffer([7])
     first, again, other = (
         np.asarray(draw(buffer, jax.random.key(k), 20, jnp.int32(0))[0].end) for k in (2, 2, 3)
     )
@@ -95,17 +95,17 @@ def test_draws_are_a_function_of_the_key():
     assert (first != other).any()
 
 
-def test_adding_changes_only_what_is_oldest():
-    before, _ = filled([7])
+def test_adding_replaces_only_the_oldest():
+    before, _ = fill_buffer([7])
     after = add(before, episodes([1, 2]), jnp.int32(50))
     for old, new in zip(jax.tree.leaves(before)[:-1], jax.tree.leaves(after)[:-1], strict=True):
         np.testing.assert_array_equal(old[2:], new[2:])
     assert after.born.tolist() == [50, 50, 0, 0, 0, 0, 0]
 
 
-def test_a_new_buffer_is_empty():
-    buffer = replay.empty(CAPACITY, SLOTS)
+def test_new_buffer_is_empty_and_keeps_its_types():
+    buffer = replay.empty_buffer(CAPACITY, SLOTS)
     assert buffer.added == 0 and buffer.episodes.tokens.shape == (CAPACITY, SLOTS)
-    # What is written into it keeps its types: a step is compiled once.
-    for old, new in zip(jax.tree.leaves(buffer), jax.tree.leaves(filled([2])[0]), strict=True):
+    # Adding changes no dtype or shape, so a training step is compiled only once.
+    for old, new in zip(jax.tree.leaves(buffer), jax.tree.leaves(fill_buffer([2])[0]), strict=True):
         assert (old.dtype, old.shape) == (new.dtype, new.shape)

@@ -1,4 +1,4 @@
-"""One answer as it is written is the sampler's."""
+"""A streamed answer equals the sampler's."""
 
 import jax
 import numpy as np
@@ -20,7 +20,7 @@ DRAW = decoding.with_temperature(1.0)
 
 @pytest.fixture(scope="module")
 def model(sizes):
-    """One that edits now and then, and ends now and then."""
+    """A network that sometimes edits and sometimes ends."""
     model = Transformer(TransformerConfig(**sizes | {"layers": 1}), nnx.Rngs(3))
     head = nnx.Linear(*model.head.kernel.shape, rngs=nnx.Rngs(0))
     head.kernel[...] = 2 * model.head.kernel[...]
@@ -29,7 +29,7 @@ def model(sizes):
     return model
 
 
-def streamed(model, row, choose):
+def stream_row(model, row, choose):
     graph, params = nnx.split(model)
     actions = stream.actions(
         graph,
@@ -44,7 +44,7 @@ def streamed(model, row, choose):
     return list(actions)
 
 
-def sampled(model, rows, choose):
+def sample_rows(model, rows, choose):
     """The actions of each of these rows."""
     run = nnx.jit(
         lambda model, *rest: sampler.sample(model, MDP, *rest, max_actions=ACTIONS, choose=choose)
@@ -54,16 +54,20 @@ def sampled(model, rows, choose):
     return [t[s + 1 : e + 1].tolist() for t, s, e in zip(tokens, start, end, strict=True)]
 
 
-def test_greedy_is_the_sampler_row_by_row(model):
-    expected = sampled(model, slice(None), decoding.greedy)
-    assert [streamed(model, row, decoding.greedy) for row in range(3)] == expected
-    # It stopped at the end and at the limit, and took something back.
+def test_greedy_stream_equals_the_sampler_row_by_row(model):
+    expected = sample_rows(model, slice(None), decoding.greedy)
+    assert [stream_row(model, row, decoding.greedy) for row in range(3)] == expected
+    # Some rows ended with <eos> and some at the limit, and some held an edit.
     assert {EOS in actions for actions in expected} == {True, False}
     assert any(BKSPC in actions for actions in expected)
     for actions in expected:
         assert len(actions) == ACTIONS or actions[-1] == EOS
 
 
-def test_draws_are_the_samplers_of_a_batch_of_one(model):
-    (expected,) = sampled(model, slice(0, 1), DRAW)
-    assert streamed(model, 0, DRAW) == expected != sampled(model, slice(0, 1), decoding.greedy)[0]
+def test_drawn_stream_equals_a_batch_of_one(model):
+    (expected,) = sample_rows(model, slice(0, 1), DRAW)
+    assert (
+        stream_row(model, 0, DRAW)
+        == expected
+        != sample_rows(model, slice(0, 1), decoding.greedy)[0]
+    )

@@ -1,4 +1,8 @@
-"""TensorBoard event files, read without TensorBoard: length, 4 bytes, event, 4 bytes, and so on."""
+"""Reads TensorBoard event files without TensorBoard.
+
+A file is a sequence of frames: the length of the event (8 bytes) and its checksum (4), the event and
+its checksum (4).
+"""
 
 import struct
 
@@ -6,7 +10,7 @@ from tensorboardX.proto.event_pb2 import Event
 
 
 def events(folder):
-    """Every event of a run's folder, file after file."""
+    """Every event of a work directory, file after file."""
     for path in sorted((folder / "tensorboard").iterdir()):
         data, at = path.read_bytes(), 0
         while at < len(data):
@@ -16,7 +20,7 @@ def events(folder):
 
 
 def scalars(folder):
-    """(name, step, value) of every number, what the clock says left out."""
+    """(name, step, value) of every number that does not depend on the clock."""
     return [
         (value.tag, event.step, value.simple_value)
         for event in events(folder)

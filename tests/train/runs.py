@@ -1,4 +1,4 @@
-"""A run small enough to be cut anywhere and resumed many times."""
+"""A run that takes seconds, and helpers to interrupt it at any step, resume it and compare results."""
 
 import json
 import signal
@@ -8,15 +8,16 @@ import jax
 import numpy as np
 
 from sequencematch.setup.build import Parts, build, make_plan, training_data
+from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
-from sequencematch.setup.validate import validate
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog, read_records
 from sequencematch.train import loop
-from sequencematch.train.plan import Plan
+from sequencematch.train.plan import Batches, Plan
 from sequencematch.train.stop_requests import StopRequests
 
-CLONING, STEPS, EVERY, LOOKS = 4, 24, 3, (9, 18, 24)  # refreshes before steps 4, 7, ..., 22
+CLONING, STEPS, REFRESH_EVERY = 4, 24, 3  # refreshes before steps 4, 7, ..., 22
+VALIDATIONS = (9, 18, 24)
 TINY = {
     "task": "jsonl",
     "data.train": 40,
@@ -35,108 +36,118 @@ TINY = {
     "train.batch_size": 8,
     "train.bc_steps": CLONING,
     "objective.alpha": 0.1,
-    "rollout.every": EVERY,
+    "rollout.every": REFRESH_EVERY,
     "rollout.rows": 8,
     "rollout.capacity": 16,
     "rollout.batch_size": 8,
     "log_every": 1,
-    "evaluate.every": LOOKS[0],
+    "evaluate.every": VALIDATIONS[0],
 }
 
 
-class Parts(NamedTuple):
-    """A run and what is compiled for it."""
+class TinyRun(NamedTuple):
+    """The parts of a run, its compiled plan and its data."""
 
-    run: Parts
+    parts: Parts
     plan: Plan
-    episodes: object
-    prompts: object
+    episodes: Batches
+    prompts: Batches
 
 
-def parts_of(spellings, changes=()):
-    """The tiny run with some keys changed."""
+def make_tiny_run(spellings, changes=()):
+    """The tiny run with some configuration keys changed."""
     config = defaults()
     config.update_from_flattened_dict(TINY | {"data.path": spellings} | dict(changes))
-    validate(config)
-    run = build(config)
-    return Parts(run, make_plan(run), *training_data(run))
+    check_config(config)
+    parts = build(config)
+    return TinyRun(parts, make_plan(parts), *training_data(parts))
 
 
-class Plain:
-    """A step in Python, of which nothing is compiled."""
+class UncompiledStep:
+    """A Python function in place of a jitted step; `compile_ahead` finds nothing to compile."""
 
     def __init__(self, step):
         self._step = step
 
-    def __call__(self, *given):
-        return self._step(*given)
+    def __call__(self, *args):
+        return self._step(*args)
 
-    def lower(self, *given):
-        """It is always ready."""
+    def lower(self, *args):
+        """As of a jitted function."""
         return self
 
     def compile(self):
-        """It is always ready."""
+        """As of a lowered function."""
 
 
 class Crash(Exception):
-    """The power fails."""
+    """Stands for a kill: nothing in the package catches it."""
 
 
 def crash():
+    """Raises `Crash`; an event for `BatchesWithEvent`."""
     raise Crash
 
 
-def ask(number=signal.SIGTERM):
-    """Somebody asks the run to leave: a real signal, to this process."""
+def request_stop(number=signal.SIGTERM):
+    """Sends this process a real signal."""
     signal.raise_signal(number)
 
 
-class At:
-    """Batches; something happens when batch `at` is read."""
+class BatchesWithEvent:
+    """Batches; `event()` is called just before batch `at` is read."""
 
-    def __init__(self, batches, at, happens):
-        self._batches, self._at, self._happens = batches, at, happens
+    def __init__(self, batches, at, event):
+        self._batches, self._at, self._event = batches, at, event
 
     def __getitem__(self, i):
         if i == self._at:
-            self._happens()
+            self._event()
         return self._batches[i]
 
 
-def train(parts, folder, *, save_every, keep=2, resume=False, data=None, prompts=None, look=None):
-    """Trains in a folder, from the start or its newest checkpoint; returns the last state."""
-    run, plan, earlier = parts.run, parts.plan, 0.0
-    state, kept = run.initial(), []
-    if resume:
-        with Checkpoints(folder) as checkpoints:
-            state, facts, _ = checkpoints.restore(run.like)
-        earlier, kept = facts["seconds"], read_records(folder, int(state.step))
-    with (
-        StopRequests() as stop_requests,
-        Checkpoints(folder, keep) as checkpoints,
-        MetricsLog(folder, kept) as log,
-    ):
-        plan = plan._replace(save_every=save_every)
-        rest = (stop_requests, look or looked, {"name": "tiny"}, earlier)
-        recorder = loop.Recorder(plan, checkpoints, log, *rest)
-        data, prompts = data or parts.episodes, prompts or parts.prompts
-        return loop.train(plan, state, data, prompts, recorder)[0]
-
-
-def looked(state):
-    """Stands for the look at the validation set."""
+def step_as_accuracy(state):
+    """Stands for the figures on the validation set."""
     return {"accuracy/greedy": float(state.step)}
 
 
+def train(
+    tiny_run,
+    folder,
+    *,
+    save_every,
+    keep=2,
+    resume=False,
+    data=None,
+    prompts=None,
+    evaluate=step_as_accuracy,
+):
+    """Trains in a folder, from the start or from its newest checkpoint; returns the last state."""
+    parts, plan, seconds = tiny_run.parts, tiny_run.plan._replace(save_every=save_every), 0.0
+    state, earlier_records = parts.initial(), []
+    if resume:
+        with Checkpoints(folder) as checkpoints:
+            state, facts, _ = checkpoints.restore(parts.like)
+        seconds, earlier_records = facts["seconds"], read_records(folder, int(state.step))
+    with (
+        StopRequests() as stop_requests,
+        Checkpoints(folder, keep) as checkpoints,
+        MetricsLog(folder, earlier_records) as log,
+    ):
+        facts = {"name": "tiny"}
+        recorder = loop.Recorder(plan, checkpoints, log, stop_requests, evaluate, facts, seconds)
+        data, prompts = data or tiny_run.episodes, prompts or tiny_run.prompts
+        return loop.train(plan, state, data, prompts, recorder)[0]
+
+
 def records(folder):
-    """Records of metrics.jsonl, without what the clock says."""
+    """Records of metrics.jsonl, without the fields that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     clock = ("seconds", "tokens_per_second", "time")
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
 def bits(state):
-    """Every array of a state by its path, as bytes."""
+    """The bytes of every array of a state, by its path."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     return {jax.tree_util.keystr(path): np.asarray(x).tobytes() for path, x in leaves}

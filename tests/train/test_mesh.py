@@ -1,4 +1,4 @@
-"""A mesh changes where numbers live, not what they are."""
+"""A mesh changes where arrays live, not their values."""
 
 import functools
 
@@ -9,28 +9,37 @@ from jax.sharding import PartitionSpec as P
 
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
-from tests.train.runs import CLONING, STEPS, At, Crash, crash, parts_of, records, train
+from tests.train.runs import (
+    CLONING,
+    STEPS,
+    BatchesWithEvent,
+    Crash,
+    crash,
+    make_tiny_run,
+    records,
+    train,
+)
 
 ONE = (1, 1)
 MANY = [(8, 1), (2, 4), pytest.param((4, 2), marks=pytest.mark.stress)]
 
 
 @pytest.fixture(scope="module")
-def trained(spellings, tmp_path_factory):
-    """mesh -> (parts of a run, its last state, its records by step), made when asked for."""
+def train_on(spellings, tmp_path_factory):
+    """mesh -> (tiny run on it, its last state, its records)."""
 
     @functools.cache
-    def trained(mesh):
-        parts = parts_of(spellings, {"mesh.data": mesh[0], "mesh.model": mesh[1]})
+    def train_on(mesh):
+        run = make_tiny_run(spellings, {"mesh.data": mesh[0], "mesh.model": mesh[1]})
         folder = tmp_path_factory.mktemp("mesh")
-        state = train(parts, folder, save_every=STEPS)
-        return parts, state, records(folder)
+        state = train(run, folder, save_every=STEPS)
+        return run, state, records(folder)
 
-    return trained
+    return train_on
 
 
-def by_name(tree):
-    """`block/name` of each array of a tree -> how it is split."""
+def arrays_by_name(tree):
+    """`block/name` -> array, for every array of a tree."""
     names = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         keys = [str(getattr(k, "key", getattr(k, "name", k))) for k in path]
@@ -39,38 +48,39 @@ def by_name(tree):
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_losses_are_those_of_one_device(trained, mesh):
-    one, many = trained(ONE)[2], trained(mesh)[2]
-    learnt = ("loss", "bc", "objective", "gradient_norm", "value/mean", "td/rms")
+def test_losses_equal_those_of_one_device(train_on, mesh):
+    one, many = train_on(ONE)[2], train_on(mesh)[2]
+    trained = ("loss", "bc", "objective", "gradient_norm", "value/mean", "td/rms")
     sampled = ("policy/length", "policy/reward_mean", "replay/age")
     assert [record.keys() for record in many] == [record.keys() for record in one]
-    for name in (*learnt, *sampled):
+    for name in (*trained, *sampled):
         here, there = ([r[name] for r in records if name in r] for records in (one, many))
         assert len(here) >= STEPS - CLONING
         np.testing.assert_allclose(there, here, rtol=1e-4, err_msg=name)
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_the_samples_are_those_of_one_device(trained, mesh):
-    one, many = (jax.device_get(trained(m)[1].replay) for m in (ONE, mesh))
+def test_samples_equal_those_of_one_device(train_on, mesh):
+    one, many = (jax.device_get(train_on(m)[1].replay) for m in (ONE, mesh))
     assert one.added == 7 * 8
     jax.tree.map(np.testing.assert_array_equal, many, one)
 
 
 @pytest.mark.parametrize("mesh", MANY)
 @pytest.mark.parametrize("back", [False, True])
-def test_a_run_goes_on_on_another_number_of_devices(trained, tmp_path, mesh, back):
-    """The same data, noise and samples; the next 20 losses the same but for rounding."""
-    begun, uninterrupted = STEPS - 20, trained(ONE)[2]
-    here, there = (trained(m)[0] for m in ((mesh, ONE) if back else (ONE, mesh)))
+def test_a_run_resumes_on_another_number_of_devices(train_on, tmp_path, mesh, back):
+    """On the same data, noise and samples: the next 20 losses differ by rounding only."""
+    crash_at, uninterrupted = STEPS - 20, train_on(ONE)[2]
+    here, there = (train_on(m)[0] for m in ((mesh, ONE) if back else (ONE, mesh)))
     with pytest.raises(Crash):
-        train(here, tmp_path, save_every=begun, data=At(here.episodes, begun, crash))
+        data = BatchesWithEvent(here.episodes, crash_at, crash)
+        train(here, tmp_path, save_every=crash_at, data=data)
     train(there, tmp_path, save_every=STEPS, resume=True)
     expected, losses = (
         [r["loss"] for r in found if r["kind"] == "train"]
         for found in (uninterrupted, records(tmp_path))
     )
-    assert len(losses) == STEPS and (back or losses[:begun] == expected[:begun])
+    assert len(losses) == STEPS and (back or losses[:crash_at] == expected[:crash_at])
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
@@ -88,20 +98,24 @@ SPLIT = {
 
 
 @pytest.mark.parametrize("mesh", MANY)
-def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(trained, mesh):
-    _, state, _ = trained(mesh)
-    parameters, found = by_name(state.params), set()
+def test_parameters_and_their_moments_are_split_over_the_model_axis(train_on, mesh):
+    _, state, _ = train_on(mesh)
+    parameters, found = arrays_by_name(state.params), set()
     for name, array in parameters.items():
         kind = "/".join(name.split("/")[-2:])
         spec = SPLIT.get(kind, P())
         found.add(kind)
         assert array.sharding.spec == spec, name
         cuts = [mesh[1] if axis == "model" else 1 for axis in (*spec, None, None)][: array.ndim]
-        whole = array.addressable_shards[0].data.shape
-        assert whole == tuple(n // cut for n, cut in zip(array.shape, cuts, strict=True)), name
+        shard = array.addressable_shards[0].data.shape
+        assert shard == tuple(n // cut for n, cut in zip(array.shape, cuts, strict=True)), name
     assert set(SPLIT) <= found
     moments = [
-        [array for path, array in by_name(state.opt_state).items() if f"/{moment}/" in f"/{path}"]
+        [
+            array
+            for path, array in arrays_by_name(state.opt_state).items()
+            if f"/{moment}/" in f"/{path}"
+        ]
         for moment in ("mu", "nu")
     ]
     for arrays in moments:
@@ -109,18 +123,18 @@ def test_parameters_lie_split_over_the_model_axis_and_so_do_their_moments(traine
         assert shardings == [array.sharding for array in parameters.values()]
 
 
-def test_batches_are_split_over_the_data_axis(trained):
+def test_batches_are_split_over_the_data_axis(train_on):
     for mesh in (ONE, (2, 4), (8, 1)):
-        parts = trained(mesh)[0]
-        batch = jax.device_put(parts.episodes[0], parts.plan.batch_sharding)
+        run = train_on(mesh)[0]
+        batch = jax.device_put(run.episodes[0], run.plan.batch_sharding)
         assert {x.addressable_shards[0].data.shape[0] for x in batch} == {8 // mesh[0]}
 
 
-def test_a_checkpoint_goes_from_one_mesh_to_another(trained, tmp_path):
-    saved = trained(ONE)[1]
+def test_a_checkpoint_restores_onto_another_mesh(train_on, tmp_path):
+    saved = train_on(ONE)[1]
     with Checkpoints(tmp_path, 1) as checkpoints:
         checkpoints.save(saved, {})
-    like = trained((2, 4))[0].run.like
+    like = train_on((2, 4))[0].parts.like
     with Checkpoints(tmp_path) as checkpoints:
         restored = checkpoints.restore(like).state
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(restored), jax.device_get(saved))
@@ -128,18 +142,18 @@ def test_a_checkpoint_goes_from_one_mesh_to_another(trained, tmp_path):
 
 
 @pytest.mark.parametrize("data, model", [(9, 1), (1, 16), (3, 3)])
-def test_too_few_devices_are_said_in_one_line(data, model):
+def test_too_few_devices_are_a_one_line_error(data, model):
     assert len(jax.devices()) == 8
     with pytest.raises(ValueError) as raised:
         make_mesh(data, model)
-    needed = f"mesh.data={data} x mesh.model={model} needs {data * model} devices, here are 8"
+    needed = f"mesh.data={data} x mesh.model={model} needs {data * model} devices, but jax finds 8"
     assert str(raised.value) == needed
 
 
-def test_no_device_is_one_line(monkeypatch):
-    def missing():
+def test_no_device_is_a_one_line_error(monkeypatch):
+    def find_no_device():
         raise RuntimeError("Unable to initialize backend 'cuda'")
 
-    monkeypatch.setattr(jax, "devices", missing)
+    monkeypatch.setattr(jax, "devices", find_no_device)
     with pytest.raises(ValueError, match="jax finds no device .*'cuda'"):
         make_mesh(1, 1)

@@ -1,0 +1,1 @@
+"""Configurations, one file per family of runs; installed as `sequencematch.configs`."""

@@ -1,0 +1,143 @@
+"""A trained run from Python: `sequencematch.load(DIR)` answers prompts and scores answers."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from flax import nnx
+from ml_collections import ConfigDict
+
+from sequencematch.cli import resume, workdir
+from sequencematch.data.episodes import encode_prompt
+from sequencematch.data.tasks import check_harmless
+from sequencematch.evaluate.generate import CHOICES, surviving_text
+from sequencematch.evaluate.values import Scores
+from sequencematch.setup.build import Parts, build, make_generator, make_scorer
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import defaults
+
+
+class Answer(NamedTuple):
+    """One answer of the model.
+
+    Attributes:
+      text: what is left after all deletions.
+      symbols: the actions as they were taken, edits included: characters and names as `<bkspc>`.
+      finished: whether `<eos>` ended it.
+    """
+
+    text: str
+    symbols: list[str]
+    finished: bool
+
+
+class Model:
+    """A trained run; made by `load`.
+
+    Attributes:
+      config: the configuration of the run.
+      step: steps that its parameters were trained for.
+    """
+
+    def __init__(self, parts: Parts, params: nnx.State, step: int):
+        self.config: ConfigDict = parts.config
+        self.step = step
+        self._parts, self._params = parts, params
+
+    def answer(self, prompts: Sequence[str], decode: str = "greedy") -> list[Answer]:
+        """Answers prompts, each with at most `evaluate.max_actions` actions.
+
+        Args:
+          prompts: texts over the task's alphabet, at most `prompt_slots` - 1 tokens each.
+          decode: "greedy", or "sampled" at temperature 1. Draws depend on the run's seed and on a
+            prompt's place in the list, so a prompt that is listed n times gets n independent answers.
+
+        Raises:
+          ValueError: a prompt does not fit or has other characters, or there is no such `decode`.
+        """
+        _check_texts("prompts", prompts)
+        if decode not in CHOICES:
+            raise ValueError(f"decode={decode!r} must be one of {', '.join(CHOICES)}")
+        generator = make_generator(self._with_rows(len(prompts)))
+        mdp, tokenizer = self._parts.recipe.mdp, self._parts.tokenizer
+        return [
+            Answer(
+                tokenizer.decode(surviving_text(mdp, actions)),
+                tokenizer.symbols(actions),
+                actions[-1] == mdp.eos,
+            )
+            for actions in generator.actions(self._params, prompts, decode)
+        ]
+
+    def score(self, prompts: Sequence[str], answers: Sequence[str | Sequence[str]]) -> list[Scores]:
+        """Values V and Q, implied rewards and log-probabilities of the actions of given answers.
+
+        Args:
+          prompts: one for each answer.
+          answers: each a finished text, such as "17", or a list of symbols, such as
+            ["1", "8", "<bkspc>", "7", "<eos>"]; without "<eos>" at its end it is a cut answer.
+
+        Raises:
+          ValueError: a text or symbol is unknown, an action is not legal for the run's method, or there
+            is no room.
+        """
+        _check_texts("prompts", prompts)
+        if len(prompts) != len(answers):
+            raise ValueError(f"{len(prompts)} prompts, but {len(answers)} answers")
+        actions = [self._actions(*pair) for pair in zip(prompts, answers, strict=True)]
+        scorer = make_scorer(self._with_rows(len(prompts)))
+        return list(scorer.score(self._params, prompts, actions))
+
+    def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:
+        """The ids of an answer's actions, once they are known to be possible."""
+        parts, mdp, limits = self._parts, self._parts.recipe.mdp, self.config
+        text = isinstance(answer, str)
+        ids = [*parts.tokenizer.encode(answer), mdp.eos] if text else parts.tokenizer.parse(answer)
+        illegal = parts.tokenizer.symbols(i for i in ids if not mdp.legal[i])
+        if illegal:
+            raise ValueError(
+                f"answer {answer!r}: {illegal} are no actions of method={limits.method}"
+            )
+        if not ids or mdp.eos in ids[:-1]:
+            raise ValueError(
+                f"answer {answer!r}: needs an action or more, and <eos> only at its end"
+            )
+        if len(ids) > limits.evaluate.max_actions:
+            raise ValueError(
+                f"answer {answer!r} has {len(ids)} actions: at most evaluate.max_actions="
+                f"{limits.evaluate.max_actions} fit"
+            )
+        encode_prompt(parts.tokenizer, prompt, limits.prompt_slots)  # raises if it does not fit
+        return ids
+
+    def _with_rows(self, count: int) -> Parts:
+        """The parts, to work on no more rows at once than there are."""
+        config = self.config.copy_and_resolve_references()
+        config.evaluate.rows = max(1, min(count, config.evaluate.rows))
+        return self._parts._replace(config=config)
+
+
+def load(folder: str | os.PathLike) -> Model:
+    """Opens the newest sound checkpoint of a run.
+
+    Args:
+      folder: its work directory. As on the command line, a run whose config.json asks for Python code
+        (a task of your own) is not opened.
+
+    Raises:
+      ValueError, OSError: there is no run, or it cannot be opened; one line says why.
+    """
+    path = Path(folder)
+    config = workdir.read_config(path)["config"]
+    check_config(config)
+    check_harmless(config.task, config.data, defaults().data)
+    parts = build(config)
+    state = resume.restore(parts, path).state
+    return Model(parts, state.params, int(state.step))
+
+
+def _check_texts(name: str, texts: Sequence[str]) -> None:
+    """Raises ValueError for one text where a list of texts is expected."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{name} must be a list of texts, not {texts!r}")

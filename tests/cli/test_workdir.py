@@ -1,0 +1,134 @@
+"""A work directory: its lock, its config.json, and when a run may write into it."""
+
+import json
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+import pytest
+
+from sequencematch.cli import workdir
+from sequencematch.setup.defaults import defaults
+from tests.storage.limits import no_root_rights
+
+
+def start_holder(folder):
+    """Starts a process that locks the folder and keeps the lock until it is killed."""
+    source = f"""
+import pathlib, time
+from sequencematch.cli import workdir
+with workdir.lock(pathlib.Path({str(folder)!r})):
+    print("locked", flush=True)
+    time.sleep(60)
+"""
+    env = os.environ | {"JAX_PLATFORMS": "cpu"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", source], env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "locked\n"
+    return process
+
+
+def test_lock_excludes_other_processes_and_ends_with_its_process(tmp_path):
+    process = start_holder(tmp_path)
+    with pytest.raises(ValueError) as raised, workdir.lock(tmp_path):
+        pytest.fail("two processes hold the lock")
+    message = str(raised.value)
+    assert message.startswith(f"--workdir={tmp_path} is in use by process {process.pid} on ")
+    assert len(message.splitlines()) == 1
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    with workdir.lock(tmp_path):
+        assert f"process {os.getpid()} " in (tmp_path / "lock").read_text()
+    assert (tmp_path / "lock").read_text() == ""
+
+
+def test_lock_is_released_after_an_error(tmp_path):
+    for _ in range(2):
+        with pytest.raises(KeyError), workdir.lock(tmp_path):
+            raise KeyError
+
+
+@pytest.mark.parametrize(
+    "config", [[[None, None]], [[False, None], {"": None, "0": None}], [], "x", 3, None]
+)
+def test_config_json_without_an_object_is_damaged(tmp_path, config):
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": config}))
+    with pytest.raises(
+        ValueError, match="config.json is damaged .its configuration is not an object"
+    ):
+        workdir.read_config(tmp_path)
+
+
+@pytest.mark.parametrize("key", ["__class__", "__init__", "a.b"])
+def test_config_json_with_an_impossible_key_is_damaged(tmp_path, key):
+    (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": {key: 1}}))
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        workdir.read_config(tmp_path)
+
+
+def test_no_file_is_written_through_a_link(tmp_path):
+    folder, mine = tmp_path / "run", tmp_path / "mine.txt"
+    folder.mkdir()
+    mine.write_text("mine")
+    for name in ("lock", "summary.json.tmp", "summary.json"):
+        (folder / name).symlink_to(mine)
+    with pytest.raises(OSError, match="lock"), workdir.lock(folder):
+        pytest.fail("the target of the link was locked")
+    workdir.write_json(folder / "summary.json", {"a": 1})
+    assert mine.read_text() == "mine"
+    assert {path.name for path in folder.iterdir() if path.is_symlink()} == {"lock"}
+    assert json.loads((folder / "summary.json").read_text()) == {"a": 1}
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "damaged", "tensorboard"])
+def test_subfolder_that_is_a_link_is_refused(tmp_path, name):
+    config, folder = defaults(), tmp_path / "run"
+    (tmp_path / "mine").mkdir()
+    folder.mkdir()
+    workdir.write_json(folder / "config.json", {"name": "x", "config": workdir.to_json(config)})
+    assert workdir.check_free(folder, config, resume=True) is True
+    (folder / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(ValueError, match=f"^{folder / name} is a symbolic link, .*: replace it"):
+        workdir.check_free(folder, config, resume=True)
+
+
+@pytest.mark.parametrize("path", ["theirs", "theirs/new/deep", "hidden/new", "file/new"])
+def test_folder_that_cannot_be_written_is_refused(path):
+    with tempfile.TemporaryDirectory() as name:  # other users cannot enter pytest's folders
+        root, first = pathlib.Path(name), path.split("/")[0]
+        root.chmod(0o755)
+        (root / "theirs").mkdir(mode=0o555)
+        (root / "hidden").mkdir(mode=0)
+        (root / "file").touch()
+        why = f"{root / first} is not a folder that you may write into"
+        message = f"^--workdir={root / path} cannot be written: {why}$"
+        with no_root_rights(), pytest.raises(ValueError, match=message):
+            workdir.check_free(root / path, defaults(), resume=False)
+        (root / "hidden").chmod(0o755)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("leftovers", [[], ["lock"], ["lock", "config.json.tmp"]])
+def test_leftovers_of_a_run_killed_before_config_json_are_no_run(tmp_path, leftovers, resume):
+    for name in leftovers:
+        (tmp_path / name).write_text("half")
+    config = defaults()
+    assert workdir.check_free(tmp_path, config, resume) is False
+    assert workdir.check_free(tmp_path / "new", config, resume) is False
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(ValueError, match="is not empty"):
+        workdir.check_free(tmp_path, config, resume)
+
+
+def test_resuming_may_change_devices_and_checkpoints_but_not_training(tmp_path):
+    config = defaults()
+    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.to_json(config)})
+    config.mesh.data, config.checkpoint.keep, config.evaluate.rows = 4, 9, 8
+    assert workdir.check_free(tmp_path, config, resume=True) is True
+    config.train.batch_size = 128
+    with pytest.raises(ValueError, match="train.batch_size: 64 -> 128"):
+        workdir.check_free(tmp_path, config, resume=True)

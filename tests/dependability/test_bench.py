@@ -1,0 +1,57 @@
+"""A job that handles a signal wrongly is found out."""
+
+import signal
+
+import pytest
+
+from tests.dependability import watched
+from tests.dependability.bench import Bench
+from tests.dependability.crash_test import JOB
+
+
+def test_a_job_asked_to_stop_must_save_unless_it_has_no_handler_yet(tmp_path):
+    stopped_bench, killed_bench = (
+        Bench(tmp_path, JOB, 1, number) for number in (signal.SIGTERM, signal.SIGKILL)
+    )
+    assert stopped_bench.exit_codes("step") == stopped_bench.exit_codes("save") == {75}
+    assert stopped_bench.exit_codes("start") == {75, -signal.SIGTERM}
+    assert killed_bench.exit_codes("step") == killed_bench.exit_codes("start") == {-signal.SIGKILL}
+    assert stopped_bench.exit_codes(None) == killed_bench.exit_codes(None) == {0}
+    for step in (0, 25, 40, 475, 500):
+        (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
+    stopped_bench.remove_extra_checkpoints(tmp_path)
+    assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {"25", "475", "500"}
+
+
+class JobThatIgnoresSignals:
+    """A child and its process; it continues as if it had not been asked to stop."""
+
+    def __init__(self, stack):
+        self.process, self._stack = self, stack
+
+    def note(self):
+        return watched.Note(self._stack)
+
+    def poll(self):
+        return None
+
+    def send_signal(self, number):
+        pass
+
+    def wait(self, timeout):
+        return 0
+
+    def last_words(self):
+        return "done"
+
+
+def test_a_job_that_ignores_the_signal_fails_unless_it_was_about_to_end(tmp_path, monkeypatch):
+    bench = Bench(tmp_path, JOB, 1, signal.SIGTERM)
+
+    def run_session(*stack):
+        monkeypatch.setattr(bench, "start", lambda run: JobThatIgnoresSignals(stack))
+        return bench.run_session(tmp_path / "run", "anywhere", lambda *_: True)
+
+    with pytest.raises(RuntimeError, match="step: exit code 0\ndone"):
+        run_session("loop train x")
+    assert run_session("results evaluate_and_report x").hit is None

@@ -1,0 +1,27 @@
+"""A task of copying, its edits, and answers written as strings."""
+
+import itertools
+
+from sequencematch.core import mdp
+from sequencematch.data.task import Example, Task, exact_match
+from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.evaluate.generate import Answer, surviving_text
+
+PLAIN = CharTokenizer("abc>")
+TOKENIZER = CharTokenizer("abc>", ("<bkspc>", "<bkspc2>", "<reset>"))
+POP2, RESET = range(PLAIN.vocab_size, TOKENIZER.vocab_size)
+MDP = mdp.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits=TOKENIZER.pops)
+POPS = {BKSPC: 1, POP2: 2, RESET: 99}  # numbers that a loop can count to
+EXAMPLES = [Example("".join(w) + ">", "".join(w)) for w in itertools.product("abc", repeat=2)]
+TASK = Task("copy", "abc>", {"test": EXAMPLES}, confusable="abc", check=exact_match)
+
+
+def ids(text):
+    """Actions from a text: < pops one token, 2 pops two, R all, $ ends."""
+    special = {"<": BKSPC, "2": POP2, "R": RESET, "$": EOS}
+    return [special[c] if c in special else TOKENIZER.encode(c)[0] for c in text]
+
+
+def answer(completion, actions, right=False):
+    text = TOKENIZER.decode(surviving_text(MDP, ids(actions)))
+    return Answer(Example("a>", completion), ids(actions), text, right, actions.endswith("$"))

@@ -1,0 +1,65 @@
+import html
+import pathlib
+
+from tests.evaluate.run_files import (
+    EVIL,
+    SUMMARY,
+    Outline,
+    render_page,
+    score,
+    trace,
+    train_line,
+    write_run,
+)
+
+
+def test_sections_without_content_are_left_out(finished_run: pathlib.Path) -> None:
+    bare = {k: v for k, v in score(150).items() if k != "edits"}
+    keys = ("kind", "step", "loss", "learning_rate")
+    metrics = [{key: train_line(step)[key] for key in keys} for step in (25, 50)]
+    page = render_page(
+        write_run(finished_run, {"method": "mle", "test": {"greedy": bare}}, metrics, [])
+    )
+    assert "75.0 %" in page and page.count("<figure>") == 2
+    for absent in ("Edits", "sampled", "Sample traces", "Configuration", "Command", "seed"):
+        assert absent not in page.split("</style>")[1]
+
+
+def test_all_text_is_escaped(finished_run: pathlib.Path) -> None:
+    hostile = trace("greedy", 0) | {"prompt": EVIL, "actions": [EVIL, "<bkspc>", "<b>", "&"]}
+    hostile |= {"deleted": [True, False, False, False]}
+    hostile |= {"text": EVIL, "answer": EVIL, "right": False}
+    keys = ("name", "method", "seed", "hardware", "command")
+    summary = SUMMARY | dict.fromkeys(keys, EVIL) | {"config": {EVIL: EVIL}}
+    summary |= {"versions": {EVIL: EVIL}, "seconds": {EVIL: 1.0}}
+    metrics = [train_line(step) | {"phase": f"{step} {EVIL} $\\x$"} for step in (1, 2)]
+    page = render_page(write_run(finished_run, summary, metrics, [hostile]))
+    assert "script" not in Outline(page).tags
+    assert "<del>&lt;script&gt;" in page and "<span>&lt;b&gt;</span><span>&amp;</span>" in page
+
+
+def test_unprintable_characters_are_shown_as_escapes(finished_run: pathlib.Path) -> None:
+    hidden = trace("greedy", 0) | {"actions": ["\0", "\u202e"], "prompt": "\x1b[2J"}
+    page = render_page(write_run(finished_run, SUMMARY, [train_line(1)], [hidden]))
+    assert page.replace("\n", "").isprintable()
+    assert r"<span>\x00</span>" in page and r"\u202e" in page and r"\x1b[2J" in page
+
+
+def test_deleted_tokens_are_struck_through(finished_run: pathlib.Path) -> None:
+    actions = ["1", "2", "<bkspc2>", "3", "<reset>", "4", "<eos>"]
+    line = {"decode": "greedy", "actions": actions, "deleted": [True, True, False, True, False]}
+    page = render_page(write_run(finished_run, SUMMARY, [], [line]))
+    keys = {"<bkspc2>": "⌫2", "<reset>": "↺", "<eos>": "⊣"}
+    two, reset, eos = (f'<kbd title="{html.escape(k)}">{mark}</kbd>' for k, mark in keys.items())
+    assert f"<del>1</del><del>2</del>{two}<del>3</del>{reset}<span>4</span>{eos}" in page
+    assert "⌫2 the last two; ↺ deletes all that was written; ⊣ ends the answer;" in page
+
+
+def test_legend_explains_only_marks_that_occur(finished_run: pathlib.Path) -> None:
+    assert "<p>⌫ deletes the last token that is left; ⊣ ends the answer; what was" in render_page(
+        finished_run
+    )
+    page = render_page(
+        write_run(finished_run, SUMMARY, [], [{"decode": "greedy", "actions": ["1", "<eos>"]}])
+    )
+    assert "⌫" not in page and "<p>⊣ ends the answer; what was" in page

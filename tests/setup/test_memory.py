@@ -1,0 +1,293 @@
+"""The closed forms equal the sizes of the arrays, and runs that do not fit are refused."""
+
+import itertools
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from flax import nnx
+
+from sequencematch.core import mdp
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.types import Episode
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.sharding import state_shardings
+from sequencematch.models.transformer import Transformer
+from sequencematch.rollout import sampler
+from sequencematch.setup import memory
+from sequencematch.setup.build import make_recipe
+from sequencematch.setup.defaults import defaults, flatten, network_config
+from sequencematch.train import mesh as meshes
+from sequencematch.train import step as steps
+from sequencematch.train.methods import METHODS
+from sequencematch.train.state import init_network, initial_state
+from tests.setup.configs import valid_config_with
+
+V = 30
+SIZES = [
+    dict(layers=1, d_model=16, heads=1, kv_heads=1, d_ff=16),
+    dict(layers=2, d_model=128, heads=4, kv_heads=2, d_ff=256),
+    dict(layers=3, d_model=64, heads=8, kv_heads=8, d_ff=512, dtype="bfloat16"),
+    dict(layers=2, d_model=256, heads=4, kv_heads=1, d_ff=64, dtype="bfloat16"),
+]
+NETWORKS = [TransformerConfig(vocab_size=V, **sizes) for sizes in SIZES]
+networks = pytest.mark.parametrize("network", NETWORKS)
+
+
+def config_of(network, **changes):
+    """A valid configuration with this network."""
+    sizes = {name: getattr(network, name) for name in defaults().model}
+    return valid_config_with({f"model.{name}": size for name, size in sizes.items()} | changes)
+
+
+def network_and_recipe(config):
+    """Sizes of the network, and the recipe, for a vocabulary of V ids."""
+    sizes = network_config(config, V)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
+    decisions = mdp.make(V, eos=2, pad=0, never=[1], edits={3: 1})
+    return sizes, make_recipe(config, graph, decisions)
+
+
+def recipe_and_state(config):
+    """The recipe, and the shapes of the first train state."""
+    sizes, recipe = network_and_recipe(config)
+    slots = config.prompt_slots + config.max_actions
+    make = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
+    return recipe, jax.eval_shape(make)
+
+
+def int_shape(*shape):
+    """The shape of an int32 array."""
+    return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+
+def byte_size(tree):
+    """Bytes of all arrays of a tree."""
+    return sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+@networks
+def test_parameter_counts_equal_the_arrays(network):
+    _, params = jax.eval_shape(lambda: init_network(network, 0))
+    assert network.matrices == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
+    assert network.gains == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 1)
+
+
+@networks
+@pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (2, 4), (1, 8)])
+def test_permanent_parts_equal_the_shards_of_the_train_state(network, mesh):
+    config = config_of(
+        network, **{"mesh.data": mesh[0], "mesh.model": mesh[1], "train.batch_size": 8}
+    )
+    _, shapes = recipe_and_state(config)
+    shardings = state_shardings(meshes.make_mesh(*mesh), shapes)
+    local = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), shapes, shardings
+    )
+    (parameters, moments, buffer), _, checkpoint = memory.estimate_training(config, V)
+    assert parameters.size == byte_size(local.params)
+    assert moments.size == pytest.approx(byte_size(local.opt_state), abs=32)  # two counters
+    assert buffer.size == byte_size(local.replay) - 4  # a counter
+    state = parameters.size + moments.size + buffer.size
+    assert checkpoint == state + state // mesh[0]
+
+
+def residual_bytes(config, rows):
+    """Bytes that the forward pass stores for the backward pass, from the step's own vjp.
+
+    The step is traced as far as its gradient, where an exception carries the size out.
+    """
+    recipe, shapes = recipe_and_state(config)
+    slots = config.prompt_slots + config.max_actions
+    flags, grid, row = (
+        jax.ShapeDtypeStruct((rows, slots), bool),
+        int_shape(rows, slots),
+        int_shape(rows),
+    )
+
+    class Residuals(Exception):
+        pass
+
+    def value_and_grad(loss, has_aux):
+        def differentiate(params):
+            raise Residuals(byte_size(jax.vjp(loss, params, has_aux=has_aux)[1]))
+
+        return differentiate
+
+    with pytest.MonkeyPatch.context() as monkeypatch, pytest.raises(Residuals) as raised:
+        monkeypatch.setattr(steps.jax, "value_and_grad", value_and_grad)
+        name = METHODS[config.method].phases[-1]
+        batch = Episode(grid, grid, flags, row, row)
+        jax.eval_shape(partial(steps.STEPS[name], recipe), shapes, batch)
+    return raised.value.args[0]
+
+
+def fit_line(points):
+    """(slope, intercept) of the line through two points {x: y}."""
+    (x, y), (x2, y2) = points.items()
+    slope = (y2 - y) / (x2 - x)
+    return slope, y - slope * x
+
+
+@pytest.mark.parametrize(("network", "slots"), [*((n, 20) for n in NETWORKS), (NETWORKS[0], 500)])
+def test_activation_bytes_equal_the_residuals(network, slots):
+    """Within 3 % for each row; what does not grow with rows is the matrices as they enter products."""
+    config = config_of(network, **{"prompt_slots": slots - 8, "max_actions": 8, "method": "mle"})
+    row, fixed = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
+    assert memory.activation_bytes(network, 1, slots) == pytest.approx(row, rel=0.03)
+    a, embedding = memory.ACTIVATION[network.dtype], V * network.d_model
+    assert fixed == pytest.approx(a * (network.matrices - embedding) + 4 * network.gains, rel=0.01)
+    assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_stores_about_as_much(method):
+    """Within 10 %, whatever the loss adds to the values. Samples cost as much as data."""
+    changes = {"method": method, "model.layers": 1, "rollout.rows": 3}
+    configs = {n: valid_config_with(changes | {"rollout.batch_size": n}) for n in (2, 3)}
+    found = [fit_line({n: residual_bytes(configs[2], n) for n in (2, 3)})[0]]
+    if memory.draws_samples(configs[2]):
+        found.append(fit_line({n: residual_bytes(config, 3) for n, config in configs.items()})[0])
+    network = network_config(configs[2], V)
+    assert found == pytest.approx([memory.activation_bytes(network, 1, 46)] * len(found), rel=0.1)
+
+
+@networks
+def test_cache_bytes_equal_the_samplers_cache(network):
+    rows, prompt, actions = 3, 7, 5
+    model = nnx.eval_shape(lambda: Transformer(network, nnx.Rngs(0)))
+    graph, params = nnx.split(model)
+    generation = jax.eval_shape(
+        lambda params, *rest: sampler.begin(nnx.merge(graph, params), *rest, actions),
+        params,
+        int_shape(rows, prompt),
+        int_shape(rows),
+        jax.eval_shape(lambda: jax.random.key(0)),
+    )
+    expected = byte_size((generation.cache, generation.hidden))
+    assert memory.cache_bytes(network, rows, prompt + actions) == expected
+
+
+def temporary_bytes(work, network, *args):
+    """Bytes of temporary memory of a compiled function of the parameters."""
+    graph, params = nnx.split(nnx.eval_shape(lambda: Transformer(network, nnx.Rngs(0))))
+    function = jax.jit(lambda params, *rest: work(nnx.merge(graph, params), *rest))
+    return function.lower(params, *args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize(("rows", "prompt", "d_ff"), [(64, 16, 512), (8, 200, 16)])
+def test_sampling_bytes_are_close_to_the_compilers(rows, prompt, d_ff):
+    """Within 50 %, both where the feed-forward layer is widest and where attention is."""
+    network = TransformerConfig(V, layers=2, d_model=64, heads=4, kv_heads=2, d_ff=d_ff)
+    decisions = mdp.make(V, eos=2, pad=0, never=[1], edits={3: 1})
+    key = jax.eval_shape(lambda: jax.random.key(0))
+
+    def work(model, *rest):
+        return sampler.sample(model, decisions, *rest, max_actions=4)
+
+    found = temporary_bytes(work, network, int_shape(rows, prompt), int_shape(rows), key)
+    assert memory.sampling_bytes(network, rows, prompt, 4) == pytest.approx(found, rel=0.5)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_samples_count_only_where_a_method_draws_them(method):
+    graph = nnx.split(nnx.eval_shape(lambda: Transformer(NETWORKS[0], nnx.Rngs(0))))[0]
+    decisions = mdp.make(V, eos=2, pad=0, never=[1], edits={3: 1})
+    for divergence, weight in itertools.product(DIVERGENCES, (0.0, 0.5)):
+        objective = {"objective.divergence": divergence, "objective.policy_weight": weight}
+        config = valid_config_with({"method": method} | objective)
+        has_samples = make_recipe(config, graph, decisions).samples > 0
+        estimate = memory.estimate_training(config)
+        names = [part.name for part in estimate.permanent + estimate.temporary]
+        assert memory.draws_samples(config) == has_samples
+        assert ("the replay buffer" in names) == ("drawing samples" in names) == has_samples
+
+
+def test_each_part_grows_with_its_keys():
+    def parts(changes):
+        estimate = memory.estimate_training(valid_config_with(changes))
+        return estimate.permanent + estimate.temporary
+
+    default = flatten(defaults())
+    for number, part in enumerate(parts({})):
+        for key in part.keys:
+            assert parts({key: 2 * default[key]})[number].size > part.size, (part.name, key)
+
+
+def test_peak_falls_with_more_devices():
+    def peak(data, model):
+        config = valid_config_with({"mesh.data": data, "mesh.model": model})
+        return memory.estimate_training(config, V).peak
+
+    assert peak(8, 2) < peak(4, 2) < peak(2, 2) < peak(1, 2) < peak(1, 1)
+    assert peak(1, 8) < peak(1, 4) < peak(1, 2)
+
+
+def test_peak_is_all_permanent_parts_the_largest_temporary_one_and_the_checkpoint():
+    parts = [memory.Part(name, n, ()) for name, n in zip("abcd", (1, 2, 40, 30), strict=True)]
+    estimate = memory.Estimate(tuple(parts[:2]), tuple(parts[2:]), 5)
+    assert (estimate.peak, estimate.largest.name) == (48, "c")
+
+
+def test_checkpoint_takes_no_memory_of_an_accelerator(monkeypatch):
+    device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
+    cpu = memory.estimate_training(valid_config_with({}), V)
+    monkeypatch.setattr(memory, "devices", lambda: [device])
+    assert memory.estimate_training(valid_config_with({}), V) == cpu._replace(checkpoint=0)
+
+
+# key -> (an absurd size, the part that the message names)
+ABSURD = {
+    "model.d_model": (2**20, "parameters|moments|gradients"),
+    "model.d_ff": (2**30, "gradients|moments"),
+    "prompt_slots": (10**9, "gradients"),
+    "max_actions": (10**9, "gradients"),
+    "train.batch_size": (10**9, "gradients"),
+    "rollout.batch_size": (10**9, "gradients"),
+    "rollout.capacity": (2 * 10**9, "replay buffer"),
+    "evaluate.rows": (10**9, "answering"),
+    "evaluate.max_actions": (10**9, "answering"),
+}
+
+
+@pytest.mark.parametrize("key", ABSURD)
+def test_absurd_size_is_refused_with_the_key_to_lower(key):
+    value, part = ABSURD[key]
+    config = valid_config_with({key: value})
+    with pytest.raises(ValueError, match=part) as raised:
+        memory.check(config, memory.estimate_training(config))
+    message = str(raised.value)
+    assert f"; lower config.{key}={value} or " in message and len(message.splitlines()) == 1
+    if key.startswith("evaluate."):
+        with pytest.raises(ValueError, match=f"config.{key}={value}"):
+            memory.check(config, memory.estimate_evaluation(config))
+
+
+def test_run_is_allowed_from_exactly_its_peak_on(monkeypatch):
+    config = valid_config_with({"mesh.data": 2, "mesh.model": 2})
+    estimate = memory.estimate_training(config, V)
+    for available in (estimate.peak - 1, estimate.peak):
+        monkeypatch.setattr(memory, "available_bytes", {4: available}.get)
+        if available < estimate.peak:
+            with pytest.raises(ValueError, match="on each device"):
+                memory.check(config, estimate)
+        else:
+            memory.check(config, estimate)
+
+
+def test_evaluating_and_answering_hold_the_whole_train_state():
+    config = valid_config_with({})
+    state = memory.estimate_training(config, V).permanent
+    assert (
+        memory.estimate_evaluation(config, V).permanent
+        == memory.estimate_answering(config, V).permanent
+        == state
+    )
+    assert (
+        memory.estimate_evaluation(config, V).checkpoint
+        == memory.estimate_answering(config, V).checkpoint
+        == 0
+    )
+    assert memory.estimate_answering(config, V).peak < memory.estimate_evaluation(config, V).peak

@@ -1,0 +1,191 @@
+"""The rule of each key and the relations between keys: what they refuse, allow and report."""
+
+import pytest
+
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import defaults, flatten
+from sequencematch.setup.rules import RULES, relations
+from tests.setup.configs import config_with, error_of
+
+# key -> values that its rule refuses
+NAMES, COUNT, COUNT_OR_ZERO = ["", "nothing"], [0, -1, 2**31], [-1, 2**31]
+FRACTION, FRACTION_BELOW_ONE, POSITIVE = [-0.1, 1.1], [-0.1, 1.0, 1.5], [0.0, -2.0]
+NEARLY_ONE = 1 - 1e-8  # 1 in float32
+REFUSED = {
+    "method": ["", "sequencematc", "MLE"],
+    "seed": [-1, 2**32],
+    "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
+    "data.source": NAMES,
+    "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],
+    "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
+    "data.bases": [(1,), (10, 17), (0,)],
+    "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
+    "data.train": COUNT,
+    "data.validation": COUNT,
+    "data.test": COUNT,
+    "data.seed": [-1, 2**32],
+    "prompt_slots": [1, 0, -3, 2**31],
+    "max_actions": COUNT,
+    "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset"), ("<bkspc>", "<bkspc>")],
+    "noise.kind": NAMES,
+    "noise.eta": FRACTION_BELOW_ONE,
+    "noise.run": FRACTION_BELOW_ONE,
+    "noise.step": NAMES,
+    "model.layers": [0, -1, 1001],
+    "model.d_model": COUNT,
+    "model.heads": COUNT,
+    "model.kv_heads": COUNT,
+    "model.d_ff": COUNT,
+    "model.rope_base": [0.5, -1.0],
+    "model.dtype": ["float16", "bfloat"],
+    "optimizer.learning_rate": POSITIVE,
+    "optimizer.warmup": COUNT_OR_ZERO,
+    "optimizer.final": FRACTION,
+    "optimizer.weight_decay": [-0.1],
+    "optimizer.b1": [*FRACTION_BELOW_ONE, NEARLY_ONE],
+    "optimizer.b2": [*FRACTION_BELOW_ONE, NEARLY_ONE],
+    "optimizer.clip": POSITIVE,
+    "train.steps": COUNT,
+    "train.batch_size": COUNT,
+    "train.bc_steps": COUNT_OR_ZERO,
+    "train.beta_end": FRACTION,
+    "train.skip_nonfinite": COUNT_OR_ZERO,
+    "objective.divergence": [*NAMES, "chi2_mix"],
+    "objective.alpha": POSITIVE,
+    "objective.gamma": [0.0, 1.0, -0.5, 1.5, NEARLY_ONE],
+    "objective.policy_weight": FRACTION,
+    "objective.weighting": NAMES,
+    "objective.terminal": NAMES,
+    "objective.next_value": NAMES,
+    "objective.t_max": [1.0, 0.5, -3.0, 1 + 1e-8],
+    "objective.td_weight": [*POSITIVE, 1e38],
+    "rollout.every": COUNT,
+    "rollout.rows": COUNT,
+    "rollout.capacity": COUNT,
+    "rollout.batch_size": COUNT,
+    "mesh.data": COUNT,
+    "mesh.model": COUNT,
+    "log_every": COUNT,
+    "evaluate.every": COUNT,
+    "evaluate.examples": COUNT,
+    "evaluate.rows": COUNT,
+    "evaluate.max_actions": COUNT,
+    "evaluate.traces": COUNT_OR_ZERO,
+    "checkpoint.every": COUNT,
+    "checkpoint.keep": COUNT,
+    "checkpoint.keep_every": COUNT_OR_ZERO,
+}
+
+
+def test_defaults_are_valid_and_every_key_has_a_rule():
+    check_config(defaults())
+    free = {"task", "objective.bound", "evaluate.edit_bias"}
+    assert set(RULES) == set(flatten(defaults())) - free
+    assert set(REFUSED) == set(RULES)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key, values in REFUSED.items() for value in values]
+)
+def test_refused_value_is_reported_with_what_is_allowed(key, value):
+    message = error_of(config_with({key: value}))
+    allowed = RULES[key][0]
+    assert message.startswith(f"config.{key}={value!r} must be {allowed}")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"noise.eta": 0.0, "noise.run": 0.0, "optimizer.final": 0.0, "optimizer.b1": 0.0},
+        {"objective.policy_weight": 0.0, "train.beta_end": 0.0, "optimizer.final": 1.0},
+        {"objective.policy_weight": 1.0, "train.beta_end": 1.0, "train.bc_steps": 0},
+        {"data.bases": (), "data.entropy": (3.0, 3.0), "seed": 2**32 - 1, "evaluate.traces": 0},
+        {"data.bases": (2, 16), "prompt_slots": 2, "max_actions": 1, "optimizer.warmup": 0},
+        {"method": "bc", "train.bc_steps": 2000},
+        {"method": "mle", "train.bc_steps": 5000},
+        {"objective.weighting": "uniform"},
+        {"objective.weighting": "uniform", "objective.divergence": "chi2"}
+        | {"objective.policy_weight": 0.0},
+        {"noise.kind": "policy"},
+        {"edits": ("<reset>",), "evaluate.edit_bias": -5.0},
+        {"edits": ["<bkspc4>", "<bkspc>", "<bkspc2>"]},
+        {"noise.step": "imitate"},
+        {"noise.step": "skip", "objective.divergence": "chi2", "objective.policy_weight": 0.0},
+        {"noise.step": "skip", "method": "le_cam", "objective.policy_weight": 0.0},
+        {"noise.step": "skip", "noise.kind": "policy", "method": "bc"},
+        {"noise.step": "skip", "method": "mle"},
+        {"mesh.data": 4, "mesh.model": 2},
+    ],
+)
+def test_limits_of_the_allowed_ranges_are_allowed(changes):
+    check_config(config_with(changes))
+
+
+def test_data_folder_need_not_exist(tmp_path):
+    for folder in (tmp_path, tmp_path / "new" / "data", "~/.cache/sequencematch", "relative"):
+        check_config(config_with({"data.dir": str(folder)}))
+
+
+# (keys that break a relation, words that the message must contain)
+BROKEN_RELATIONS = [
+    ({"train.bc_steps": 2000}, ["config.train.bc_steps=2000", "train.steps=2000", "sequencematch"]),
+    ({"optimizer.warmup": 2000}, ["config.optimizer.warmup=2000", "config.train.steps=2000"]),
+    (
+        {"objective.weighting": "uniform", "objective.divergence": "chi2"},
+        ["config.objective.weighting='uniform'", "'chi2_mixture'", "not 'chi2'"],
+    ),
+    ({"noise.kind": "policy", "noise.run": 0.5}, ["config.noise.run=0.5 must be 0", "'policy'"]),
+    (
+        {"noise.kind": "policy", "noise.step": "imitate"},
+        ["config.noise.step='imitate'", "noise.kind='policy'"],
+    ),
+    (
+        {"noise.step": "skip", "objective.policy_weight": 0.0},
+        ["config.noise.step='skip'", "method=sequencematch", "'chi2_mixture'"],
+    ),
+    (
+        {"noise.step": "skip", "method": "le_cam"},
+        ["config.noise.step='skip'", "method=le_cam", "policy_weight=0 (it is 0.5)"],
+    ),
+    ({"edits": ("<reset>", "<bkspc>")}, ["config.edits=('<reset>', '<bkspc>')", "alone"]),
+    ({"edits": ("<bkspc2>",)}, ["config.edits=('<bkspc2>',)", "have '<bkspc>'"]),
+    ({"rollout.rows": 1024}, ["config.rollout.rows=1024", "config.rollout.capacity=512"]),
+    (
+        {"rollout.rows": 512, "rollout.every": 1, "train.steps": 2**22},
+        ["config.rollout.rows=512 in 4194304 refreshes", "config.rollout.every"],
+    ),
+    ({"mesh.data": 3, "train.batch_size": 64}, ["config.train.batch_size=64", "mesh.data=3"]),
+    (
+        {"mesh.data": 3, "train.batch_size": 66, "rollout.batch_size": 66},
+        ["config.rollout.rows=64 must be a multiple of config.mesh.data=3"],
+    ),
+    (
+        {"mesh.data": 3, "train.batch_size": 66, "rollout.rows": 66},
+        ["config.rollout.batch_size=64 must be a multiple of config.mesh.data=3"],
+    ),
+    ({"mesh.model": 3, "model.d_ff": 255}, ["config.model.d_model=128", "config.mesh.model=3"]),
+    ({"mesh.model": 4, "model.d_ff": 250}, ["config.model.d_ff=250", "config.mesh.model=4"]),
+    ({"mesh.model": 128}, ["config.mesh.model=128 must divide", "model.kv_heads"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "words"), BROKEN_RELATIONS)
+def test_broken_relation_names_both_keys(changes, words):
+    message = error_of(config_with(changes))
+    assert [word for word in words if word not in message] == []
+
+
+def test_every_relation_is_broken_by_some_case():
+    broken, found = set(), []
+    for changes, _ in BROKEN_RELATIONS:
+        found = [holds for holds, _ in relations(config_with(changes))]
+        broken |= {i for i, holds in enumerate(found) if not holds}
+    assert broken == set(range(len(found)))
+
+
+def test_misspelt_value_gets_a_suggestion():
+    message = error_of(config_with({"method": "sequencematc"}))
+    assert message.endswith("did you mean 'sequencematch'?")
+    assert error_of(config_with({"noise.kind": "randm"})).endswith("did you mean 'random'?")
+    edits = ("<bkspc>", "<bkspace2>")
+    assert error_of(config_with({"edits": edits})).endswith("did you mean '<bkspc2>'?")

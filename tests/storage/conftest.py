@@ -1,0 +1,36 @@
+"""Runs and checkpoints that the tests read, and a disk that is full."""
+
+import resource
+
+import pytest
+
+from tests.train import runs
+
+
+@pytest.fixture(scope="session")
+def tiny_run(spellings):
+    """A `TinyRun`, compiled once for all tests."""
+    return runs.make_tiny_run(spellings)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_run, tmp_path_factory):
+    """(work directory, last state) of an uninterrupted run; read only."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, runs.train(tiny_run, folder, save_every=runs.STEPS)
+
+
+@pytest.fixture(scope="session")
+def two_checkpoints(tiny_run, tmp_path_factory):
+    """A work directory with checkpoints after half the steps and after all; read only."""
+    folder = tmp_path_factory.mktemp("two")
+    runs.train(tiny_run, folder, save_every=runs.STEPS // 2)
+    return folder
+
+
+@pytest.fixture
+def fill_disk():
+    """A function: from its call to the end of the test, no file can grow beyond 400 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (400, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)

@@ -1,0 +1,68 @@
+"""Every example of docs/extending.md runs as it is, and is at most 30 lines long."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.main import main
+from sequencematch.train.methods import METHODS
+from sequencematch.train.step import STEPS
+
+PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
+EXAMPLES = re.findall(
+    r"```python\n# (\w+\.py)\n(.*?)```\n\n    python -m sequencematch\.main ([^\n]*)\n",
+    PAGE,
+    re.DOTALL,
+)
+# What makes a run of the examples short.
+SMALL = {
+    "data.train": 8,
+    "data.validation": 2,
+    "data.test": 2,
+    "model.layers": 1,
+    "model.d_model": 16,
+    "model.d_ff": 16,
+    "train.batch_size": 4,
+    "train.steps": 3,
+    "train.bc_steps": 1,
+    "optimizer.warmup": 1,
+    "rollout.rows": 4,
+    "rollout.batch_size": 4,
+    "evaluate.rows": 2,
+    "evaluate.every": 3,
+    "log_every": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def tables():
+    """What an example adds to a table is gone after the test."""
+    before = [(table, dict(table)) for table in (DIVERGENCES, METHODS, STEPS)]
+    yield
+    for table, entries in before:
+        table.clear()
+        table.update(entries)
+
+
+def test_there_is_one_of_each():
+    assert [name for name, _, _ in EXAMPLES] == [
+        "factors.py",
+        "shouting.py",
+        "alpha_half.py",
+        "smoothing.py",
+    ]
+
+
+@pytest.mark.parametrize(("name", "code", "flags"), EXAMPLES, ids=[name for name, *_ in EXAMPLES])
+def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
+    assert len(list(filter(None, code.splitlines()))) <= 30
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    Path(name).write_text(code)
+    small = [f"--config.{key}={value}" for key, value in SMALL.items()]
+    data = f"--config.data.dir={tmp_path / 'data'}"
+    assert main(["main.py", *flags.split(), *small, data]) == 0, capfd.readouterr().err
+    folder = Path(re.search(r"--workdir=(\S+)", flags)[1])
+    assert (folder / "report.html").is_file()

@@ -1,0 +1,167 @@
+"""A run that is killed or asked to stop, and resumed, equals the uninterrupted run bit for bit."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.train.stop_requests import Interrupted
+from tests.train.events import scalars
+from tests.train.runs import (
+    CLONING,
+    STEPS,
+    VALIDATIONS,
+    BatchesWithEvent,
+    Crash,
+    bits,
+    crash,
+    records,
+    request_stop,
+    step_as_accuracy,
+    train,
+)
+
+
+@pytest.mark.parametrize("saved", [2, CLONING, 7, 9, 23])
+def test_a_run_resumed_after_a_crash_equals_the_uninterrupted_one(
+    tiny_run, whole_run, tmp_path, saved
+):
+    # One step after the save is recorded too: its record must not appear twice.
+    data = BatchesWithEvent(tiny_run.episodes, saved + 1 if saved < STEPS - 1 else saved, crash)
+    with pytest.raises(Crash):
+        train(tiny_run, tmp_path, save_every=saved, data=data)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "train", "st')
+    state = train(tiny_run, tmp_path, save_every=saved, resume=True)
+    assert bits(state) == bits(whole_run[1])
+    assert records(tmp_path) == records(whole_run[0])
+    assert scalars(tmp_path) == scalars(whole_run[0])
+
+
+def test_a_run_resumed_twice_equals_the_uninterrupted_one(tiny_run, whole_run, tmp_path):
+    for at, resume in ((3, False), (9, True)):
+        with pytest.raises(Crash):
+            data = BatchesWithEvent(tiny_run.episodes, at, crash)
+            train(tiny_run, tmp_path, save_every=2, data=data, resume=resume)
+    state = train(tiny_run, tmp_path, save_every=5, resume=True)
+    assert bits(state) == bits(whole_run[1])
+    assert records(tmp_path) == records(whole_run[0])
+
+
+def test_every_step_and_every_validation_is_recorded_once(whole_run):
+    found = [(r["kind"], r["step"]) for r in records(whole_run[0])]
+    validations = [("validation", step) for step in VALIDATIONS]
+    assert sorted(found) == sorted([("train", step + 1) for step in range(STEPS)] + validations)
+
+
+def test_tensorboard_holds_exactly_the_records(whole_run):
+    lines = [json.loads(line) for line in (whole_run[0] / "metrics.jsonl").open()]
+    numbers = [
+        (f"{r['kind']}/{name}", r["step"], pytest.approx(x))
+        for r in lines
+        for name, x in r.items()
+        if isinstance(x, int | float)
+        and name not in ("step", "time", "seconds", "tokens_per_second")
+    ]
+    assert scalars(whole_run[0]) == numbers
+
+
+# Stop requests: the state is saved, and the run resumes, wherever the request comes.
+
+
+def signal_at(tiny_run, step, where, number):
+    """Arguments of `train` for which a signal comes at a place of a step."""
+    if where == "data":
+        return {"data": BatchesWithEvent(tiny_run.episodes, step, lambda: request_stop(number))}
+    if where == "sampling":
+        return {"prompts": BatchesWithEvent(tiny_run.prompts, step, lambda: request_stop(number))}
+
+    def evaluate(state):
+        if int(state.step) == step:
+            request_stop(number)
+            raise AssertionError("a request must end a validation at once")
+        return step_as_accuracy(state)
+
+    return {"evaluate": evaluate}
+
+
+PLACES = [
+    (0, "data"),
+    (CLONING - 1, "data"),
+    (8, "data"),
+    (STEPS - 1, "data"),
+    (CLONING, "sampling"),
+    (10, "sampling"),
+    *((step, "validation") for step in VALIDATIONS),
+]
+
+
+@pytest.mark.parametrize(("step", "where"), PLACES)
+def test_a_run_that_was_asked_to_stop_resumes_as_if_it_was_not(
+    tiny_run, whole_run, tmp_path, step, where
+):
+    number = signal.SIGTERM if step % 2 else signal.SIGINT
+    with pytest.raises(Interrupted, match=number.name):
+        train(tiny_run, tmp_path, save_every=4, **signal_at(tiny_run, step, where, number))
+    # A step that has begun is finished. Reading the first batch is part of compiling, not of a step.
+    reached = step if where == "validation" or step == 0 else step + 1
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(tiny_run.parts.like).state.step) == reached
+    state = train(tiny_run, tmp_path, save_every=4, resume=True)
+    assert bits(state) == bits(whole_run[1])
+    assert records(tmp_path) == records(whole_run[0])
+
+
+def test_a_failed_validation_loses_no_step(tiny_run, whole_run, tmp_path):
+    def evaluate(state):
+        if int(state.step) == VALIDATIONS[0]:
+            raise MemoryError
+        return step_as_accuracy(state)
+
+    with pytest.raises(MemoryError):
+        train(tiny_run, tmp_path, save_every=STEPS, evaluate=evaluate)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(tiny_run.parts.like).state.step) == VALIDATIONS[0]
+    state = train(tiny_run, tmp_path, save_every=STEPS, resume=True)
+    assert bits(state) == bits(whole_run[1]) and records(tmp_path) == records(whole_run[0])
+
+
+def test_the_records_before_a_checkpoint_are_on_disk_before_it(tiny_run, tmp_path, monkeypatch):
+    """After a power failure, the resumed run would not write them again."""
+    save, fsync, path = Checkpoints.save, os.fsync, tmp_path / "metrics.jsonl"
+    on_disk, saved = [""], []
+
+    def note_and_sync(descriptor):
+        fsync(descriptor)
+        if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+            on_disk.append(path.read_text())
+
+    def check_and_save(self, state, facts):
+        saved.append(on_disk[-1] == path.read_text())
+        assert len(on_disk[-1].splitlines()) == facts["records"]
+        save(self, state, facts)
+
+    monkeypatch.setattr(os, "fsync", note_and_sync)
+    monkeypatch.setattr(Checkpoints, "save", check_and_save)
+    train(tiny_run, tmp_path, save_every=8)
+    assert saved == [True] * 3
+
+
+def test_a_signal_during_a_save_waits(tiny_run, whole_run, tmp_path, monkeypatch):
+    save, once = Checkpoints.save, [6]
+
+    def request_and_save(self, state, facts):
+        if int(state.step) in once:
+            once.clear()
+            request_stop()
+        save(self, state, facts)
+
+    monkeypatch.setattr(Checkpoints, "save", request_and_save)
+    with pytest.raises(Interrupted):
+        train(tiny_run, tmp_path, save_every=3)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert int(checkpoints.restore(tiny_run.parts.like).state.step) == 6
+    assert bits(train(tiny_run, tmp_path, save_every=3, resume=True)) == bits(whole_run[1])
+    assert records(tmp_path) == records(whole_run[0])

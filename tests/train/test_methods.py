@@ -1,0 +1,75 @@
+"""The methods: which of them sample, and what those that override the objective optimise."""
+
+from functools import partial
+
+import jax
+import numpy as np
+import pytest
+
+from sequencematch.core.trajectory import build_trajectory
+from sequencematch.setup.build import make_plan, training_data
+from sequencematch.train import step as steps
+from tests.train.traces import (
+    CLONING_TRACE,
+    MATCHING_TRACE_WITHOUT_SAMPLES,
+    SMALL,
+    STEPS,
+    record_traces,
+)
+
+
+@pytest.mark.parametrize(
+    ("method", "traces"),
+    [
+        ("mle", CLONING_TRACE),
+        ("bc", CLONING_TRACE),
+        ("unlikelihood", ["unlikelihood"]),
+        ("iql_offline", MATCHING_TRACE_WITHOUT_SAMPLES),
+        ("le_cam", CLONING_TRACE + MATCHING_TRACE_WITHOUT_SAMPLES),
+    ],
+)
+def test_a_method_that_needs_no_samples_never_samples(build_with, method, traces, monkeypatch):
+    parts = build_with({"method": method})
+    traced, plan = record_traces(monkeypatch), make_plan(parts)
+    for phase in plan.phases:
+        jax.eval_shape(phase.step, parts.like, training_data(parts)[0][0])
+    assert traced == traces
+    assert (parts.like.replay, parts.recipe.samples) == (None, 0)
+    assert not any(map(plan.refreshes, range(STEPS))) and plan.tokens(STEPS)[1] == 0
+
+
+@pytest.mark.parametrize("weight", [0.0, 0.5])
+def test_chi2_with_discounted_weights_never_samples(build_with, weight, monkeypatch):
+    parts = build_with({"objective.divergence": "chi2", "objective.policy_weight": weight})
+    traced, plan = record_traces(monkeypatch), make_plan(parts)
+    for phase in plan.phases:
+        _, metrics = jax.eval_shape(phase.step, parts.like, training_data(parts)[0][0])
+    assert traced == CLONING_TRACE + MATCHING_TRACE_WITHOUT_SAMPLES
+    assert (parts.like.replay, parts.recipe.samples) == (None, 0)
+    assert not any(map(plan.refreshes, range(STEPS))) and plan.tokens(STEPS)[1] == 0
+    assert "objective" in metrics and not any(name.startswith("policy/") for name in metrics)
+
+
+def test_uniform_weights_or_a_mixture_need_samples(build_with):
+    changes = {"objective.weighting": "uniform", "objective.policy_weight": 0.5}
+    assert build_with(changes).recipe.samples == SMALL["rollout.batch_size"]
+    assert build_with(changes | {"objective.policy_weight": 0.0}).recipe.samples > 0  # chi2_mixture
+    none = changes | {"objective.policy_weight": 0.0, "objective.divergence": "chi2"}
+    assert build_with(none).recipe.samples == 0
+
+
+def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
+    """-log pi(a|s) + lambda r^2, with V(s_N) = 0 of finished texts, from the first step on."""
+    parts = build_with({"method": "iql_offline", "objective.td_weight": 0.3})
+    batch, state = training_data(parts)[0][0], parts.initial()
+    expert = jax.vmap(partial(build_trajectory, parts.recipe.mdp))(batch)
+    values = jax.device_get(steps.action_values(parts.recipe, state.params, expert))
+    t, gamma, total = jax.device_get(expert), parts.config.objective.gamma, 0.0
+    for row, time in np.argwhere(t.imitate):
+        last = t.finished[row] and time + 1 == t.end[row]
+        next_value = 0.0 if last else values.v[row, time + 1]
+        reward = values.q[row, time] - gamma * next_value
+        total += -(values.q[row, time] - values.v[row, time]) + 0.3 * reward**2
+    _, metrics = make_plan(parts).phases[0].step(state, batch)
+    assert t.finished.all() and metrics["beta"] == 0
+    np.testing.assert_allclose(metrics["loss"], total / t.imitate.sum(), rtol=1e-5)
