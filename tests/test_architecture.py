@@ -39,6 +39,7 @@ SUPPRESSIONS = ("# noqa", "# type: ignore", "# pylint:", "# pragma:")
 # A function is named by a verb for what it does, or by a noun for what it returns. Words that end like
 # participles, gerunds or adjectives and are neither:
 NOT_PARTICIPLES = {
+    "embed",
     "feed",
     "need",
     "read",

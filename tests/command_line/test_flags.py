@@ -114,7 +114,7 @@ def test_configuration_file_that_fails_is_reported(assert_refused, tmp_path, sou
 
 
 def test_configuration_or_run_must_be_given(assert_refused, tmp_path):
-    assert_refused(["--config=configs/arithmetic.py", "--workdir=DIR"])
+    assert_refused(["--config=arithmetic", "--workdir=DIR"])
     assert_refused(["--config.seed", "--config=FILE"], "--config.seed=3", f"--workdir={tmp_path}")
     assert_refused(["holds no run"], f"--workdir={tmp_path / 'new'}")
 
