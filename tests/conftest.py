@@ -79,3 +79,20 @@ def spellings(tmp_path_factory) -> str:
     lines = [json.dumps({"prompt": word + ">", "completion": word[::-1]}) for word in words]
     path.write_text("\n".join(lines))
     return str(path)
+
+
+@pytest.fixture(scope="session")
+def tiny_run(spellings):
+    """A `TinyRun`, compiled once for all tests."""
+    from tests.train import runs
+
+    return runs.make_tiny_run(spellings)
+
+
+@pytest.fixture(scope="session")
+def whole_run(tiny_run, tmp_path_factory):
+    """(work directory, last state) of an uninterrupted run; read only."""
+    from tests.train import runs
+
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, runs.train(tiny_run, folder, save_every=runs.STEPS)

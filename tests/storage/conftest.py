@@ -1,23 +1,10 @@
-"""Runs and checkpoints that the tests read, and a disk that is full."""
+"""Checkpoints that the tests read, and a disk that is full."""
 
 import resource
 
 import pytest
 
 from tests.train import runs
-
-
-@pytest.fixture(scope="session")
-def tiny_run(spellings):
-    """A `TinyRun`, compiled once for all tests."""
-    return runs.make_tiny_run(spellings)
-
-
-@pytest.fixture(scope="session")
-def whole_run(tiny_run, tmp_path_factory):
-    """(work directory, last state) of an uninterrupted run; read only."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, runs.train(tiny_run, folder, save_every=runs.STEPS)
 
 
 @pytest.fixture(scope="session")

@@ -1,21 +1,8 @@
-"""The tiny run, and what it leaves when nothing interrupts it."""
+"""Parts of runs that compile in seconds."""
 
 import pytest
 
-from tests.train import runs, traces
-
-
-@pytest.fixture(scope="session")
-def tiny_run(spellings):
-    """A `TinyRun`, compiled once for all tests."""
-    return runs.make_tiny_run(spellings)
-
-
-@pytest.fixture(scope="session")
-def whole_run(tiny_run, tmp_path_factory):
-    """(work directory, last state) of an uninterrupted run; read only."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, runs.train(tiny_run, folder, save_every=runs.STEPS)
+from tests.train import traces
 
 
 @pytest.fixture
