@@ -26,7 +26,7 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.task = "arithmetic"
     config.method = method or "sequencematch"
     if data:
-        config.data.update(train=5_000, validation=200, test=200, bases=())
+        config.data.update(train=5_000, validation=200, test=200, bases=(), split="prompt")
         config.prompt_slots, config.max_actions = 43, 20
         config.evaluate.update(examples=200, max_actions=40)
     return config

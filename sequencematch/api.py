@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 from sequencematch.cli import resume, workdir
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.tasks import check_harmless
-from sequencematch.evaluate.generate import CHOICES, surviving_text
+from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
 from sequencematch.setup.build import Parts, build, make_generator, make_scorer
 from sequencematch.setup.check import check_config
@@ -50,16 +50,18 @@ class Model:
 
         Args:
           prompts: texts over the task's alphabet, at most `prompt_slots` - 1 tokens each.
-          decode: "greedy", or "sampled" at temperature 1. Draws depend on the run's seed and on a
-            prompt's place in the list, so a prompt that is listed n times gets n independent answers.
+          decode: "greedy", "sampled", or, of a method with edits, "unedited": greedy without edits.
+            Draws depend on the run's seed and on a prompt's place in the list, so a prompt that is
+            listed n times gets n independent answers.
 
         Raises:
           ValueError: a prompt does not fit or has other characters, or there is no such `decode`.
         """
         _check_texts("prompts", prompts)
-        if decode not in CHOICES:
-            raise ValueError(f"decode={decode!r} must be one of {', '.join(CHOICES)}")
         generator = make_generator(self._with_rows(len(prompts)))
+        if decode not in generator.decodings:
+            names = ", ".join(generator.decodings)
+            raise ValueError(f"decode={decode!r} must be one of {names}")
         mdp, tokenizer = self._parts.recipe.mdp, self._parts.tokenizer
         return [
             Answer(

@@ -254,6 +254,11 @@ def test_nothing_is_suppressed():
             assert [mark for mark in SUPPRESSIONS if mark in source] == [], inside
 
 
+def test_every_jax_key_is_made_in_one_place():
+    makers = {str(inside) for inside, _, source in modules(REPOSITORY) if "random.key(" in source}
+    assert makers == {"sequencematch/core/keys.py"}
+
+
 def test_configurations_import_no_experiment():
     for path in sorted((REPOSITORY / "configs").rglob("*.py")):
         tops = {name.split(".")[0] for name in imported_names(path.read_text(), "configs")}

@@ -1,6 +1,7 @@
 """Evaluates a run on the validation and test sets, and writes its summary, traces and report."""
 
 import json
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -8,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from sequencematch.cli import workdir
-from sequencematch.evaluate.accuracy import accuracy
+from sequencematch.data.task import Example
+from sequencematch.evaluate.accuracy import accuracy, accuracy_within
 from sequencematch.evaluate.edits import edit_statistics
-from sequencematch.evaluate.generate import CHOICES, Answer, Generator, deletion_flags
+from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
 from sequencematch.evaluate.report import write_report
-from sequencematch.evaluate.values import correlation
+from sequencematch.evaluate.values import Scorer, correlation, value_statistics
 from sequencematch.setup.build import Parts, make_generator, make_scorer
 from sequencematch.storage import console, files
 from sequencematch.storage.provenance import provenance
@@ -24,7 +26,7 @@ def validation_figures(parts: Parts, generator: Generator, state: TrainState) ->
     examples = parts.task.splits["validation"]
     examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
     figures = {}
-    for choice in CHOICES:
+    for choice in VALIDATED:
         found = accuracy(list(generator.answers(state.params, examples, choice)))
         figures[f"accuracy/{choice}"] = found["accuracy"]
         figures[f"accuracy/{choice}_low"] = found["low"]
@@ -77,20 +79,55 @@ def evaluate_test_set(
     """Returns (figures of each way of decoding the test set, traces of some answers)."""
     examples = parts.task.splits["test"]
     generator, scorer = make_generator(parts), make_scorer(parts)
-    test, traces = {}, []
-    for choice in CHOICES:
-        answers = []
-        for answer in generator.answers(state.params, examples, choice):
-            raise_if_asked()
-            answers.append(answer)
+    test, traces, all_answers = {}, [], {}
+    for choice in generator.decodings:
+        answers = answer_all(generator, state, examples, choice, raise_if_asked)
+        all_answers[choice] = answers
         test[choice] = accuracy(answers) | {
-            "edits": edit_statistics(parts.recipe.mdp, answers, parts.tokenizer.encode),
+            "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "return": correlation(
                 scorer.returns(state.params, answers), [a.right for a in answers]
             ),
         }
         traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
+    # Retries cost actions: every way is also given what each of the others takes on average.
+    budgets = sorted({math.ceil(found["length"]) for found in test.values()})
+    for choice, answers in all_answers.items():
+        test[choice]["within"] = accuracy_within(answers, budgets)
+    test["sampled"]["auc"] = policy_statistics(parts, scorer, state, raise_if_asked)
     return test, traces
+
+
+def policy_statistics(
+    parts: Parts, scorer: Scorer, state: TrainState, raise_if_asked: Callable[[], None]
+) -> dict[str, dict[str, float | None]]:
+    """How well scores tell right answers from wrong ones, over several samples of each question.
+
+    They are drawn from the policy itself, whatever the configuration says of answers.
+    """
+    c, examples = parts.config.evaluate, parts.task.splits["test"]
+    questions = [i for i in range(min(c.examples, len(examples))) for _ in range(c.samples)]
+    generator = make_generator(parts, {"policy": None})
+    asked = [examples[i] for i in questions]
+    answers = answer_all(generator, state, asked, "policy", raise_if_asked)
+    scores = list(scorer.score_answers(state.params, answers))
+    right = [answer.right for answer in answers]
+    return value_statistics(scores, right, questions, parts.recipe.objective.gamma)
+
+
+def answer_all(
+    generator: Generator,
+    state: TrainState,
+    examples: Sequence[Example],
+    choice: str,
+    raise_if_asked: Callable[[], None],
+) -> list[Answer]:
+    """The answers to examples, in order; raises Interrupted if the run is asked to stop."""
+    answers = []
+    for answer in generator.answers(state.params, examples, choice):
+        raise_if_asked()
+        answers.append(answer)
+    return answers
 
 
 def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[Answer]:

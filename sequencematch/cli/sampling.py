@@ -13,8 +13,8 @@ from sequencematch.cli.job import Job
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.evaluate.generate import deletion_flags, surviving_text
 from sequencematch.evaluate.sections import MARKS
-from sequencematch.rollout import decoding, stream
-from sequencematch.setup.build import Parts
+from sequencematch.rollout import stream
+from sequencematch.setup.build import Parts, configured_decodings
 from sequencematch.storage.console import ignore_write_failures
 
 
@@ -33,9 +33,7 @@ def prepare_answer(parts: Parts, folder: Path, question: str) -> Job:
         prompt,
         int(start),
         max_actions=parts.config.evaluate.max_actions,
-        choose=decoding.with_edit_bias(
-            decoding.greedy, parts.recipe.mdp, parts.config.evaluate.edit_bias
-        ),
+        decoding=configured_decodings(parts)["greedy"],
     )
 
     def answer() -> None:

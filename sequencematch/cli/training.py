@@ -12,6 +12,7 @@ from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.storage.provenance import hardware
 from sequencematch.train import loop
+from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
 from sequencematch.train.state import TrainState
 
@@ -96,3 +97,9 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters, steps {step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
+    weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
+    if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
+        to_stdout(
+            f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
+            "all of it is taken on the data"
+        )

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sequencematch.setup.defaults import differences
+from sequencematch.setup.defaults import add_newer_keys, differences
 from sequencematch.storage import files
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
@@ -131,7 +131,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The name, configuration and data checksum in the config.json of a run.
+    """The name, configuration and data checksum in the config.json of a run, which may be an older one.
 
     Raises:
       ValueError: there is no config.json, or it is damaged.
@@ -143,7 +143,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):
             raise TypeError("its configuration is not an object")
-        config = ConfigDict(record["config"])
+        config = ConfigDict(add_newer_keys(record["config"]))
         return {"name": record["name"], "config": config, "checksum": record.get("checksum")}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error

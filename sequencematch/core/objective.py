@@ -107,7 +107,7 @@ class Objective(NamedTuple):
       divergence: D_f, a value of `divergences.DIVERGENCES`.
       alpha: scale of the reward, > 0; small values are close to maximum likelihood.
       gamma: discount in (0, 1).
-      policy_weight: w in [0, 1], the share of C on the policy's trajectories.
+      policy_weight: w in [0, 1], the share of C on the policy's trajectories, unless C telescopes.
       weighting: a value of `WEIGHTINGS`, or one of them through `without_noise_steps`.
       terminal: V(s_N) of a finished trajectory as a function of the network's value; a value of
         `TERMINALS`.
@@ -119,22 +119,46 @@ class Objective(NamedTuple):
     divergence: Divergence
     alpha: float
     gamma: float
-    policy_weight: float = 0.5
+    policy_weight: float = 0.0
     weighting: Weighting = discounted
     terminal: ValueMap = TERMINALS["learned"]
     next_value: ValueMap = pass_gradient
     t_max: float = 100.0
 
     @property
+    def policy_share(self) -> float:
+        """The share of C taken on the policy's trajectories: w, or 0 where C telescopes to V(s_0).
+
+        Data and policy share the distribution of s_0, so there w has no effect on the expectation of
+        J. But it would take part of V(s_0) on other prompts than the batch's, which is noise.
+        """
+        return 0.0 if self.weighting.telescopes else self.policy_weight
+
+    @property
     def needs_samples(self) -> bool:
         """Whether the policy's trajectories change the objective at all."""
-        # The data and the policy share their prompts: where C is V(s_0), either side gives the same.
-        inert = self.policy_weight == 0 or self.weighting.telescopes
-        return self.divergence.psi is not None or not inert
+        return self.divergence.psi is not None or self.policy_share > 0
 
     def phi(self, x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
         """The divergence's phi(x), with slopes up to t_max."""
         return self.divergence.capped_phi(x, self.t_max)
+
+
+def read_values(
+    objective: Objective, values: Values, trajectory: Trajectory
+) -> tuple[Values, Float[Array, " T"]]:
+    """(Q and V, V(s_N) read through `terminal`; rewards r_t, V(s_{t+1}) read through `next_value`).
+
+    J, the metrics and the scores of answers all read values here, so they speak of the same rewards.
+
+    Args:
+      objective: gives gamma, terminal and next_value.
+      values: Q and V of the network, [T].
+      trajectory: of the data or the policy.
+    """
+    values = set_terminal_value(objective.terminal, values, trajectory)
+    rewards = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
+    return values, rewards
 
 
 def absorbing_reward(transform: ValueMap, objective: Objective, value: Float[Array, ""]) -> Array:
@@ -159,6 +183,8 @@ def expert_objective(
 ) -> Float[Array, ""]:
     """The expert's part of J: sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau).
 
+    Where C telescopes, all of it is taken here: w = 0 (`Objective.policy_share`).
+
     The sum is over the imitated steps. B(s_N) is `absorbing_reward` if `<eos>` ended the trajectory,
     and V(s_N) if it was cut.
 
@@ -167,16 +193,15 @@ def expert_objective(
       values: Q and V, [T].
       trajectory: a trajectory of the data.
     """
-    values, alpha = set_terminal_value(objective.terminal, values, trajectory), objective.alpha
+    (values, reward), alpha = read_values(objective, values, trajectory), objective.alpha
     kappa, last = weights(objective, trajectory), values.v[trajectory.end]
-    reward = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
     # Without this bootstrap V(s_N) would only be subtracted, and every cut would favour low values.
     ending = jnp.where(trajectory.finished, absorbing_reward(objective.phi, objective, last), last)
     cost = objective.weighting.cost(objective, values, trajectory)
     return (
         reductions.total(kappa * objective.phi(alpha * reward) / alpha, trajectory.imitate)
         + kappa[trajectory.end] * ending
-        - (1 - objective.policy_weight) * cost
+        - (1 - objective.policy_share) * cost
     )
 
 
@@ -193,14 +218,13 @@ def policy_objective(
       values: Q and V, [T].
       trajectory: a trajectory sampled from the policy.
     """
-    values, alpha = set_terminal_value(objective.terminal, values, trajectory), objective.alpha
+    (values, reward), alpha = read_values(objective, values, trajectory), objective.alpha
     psi = objective.divergence.psi
     # C holds V(s_N) of cut samples too: without it the objective would reward texts that never end.
-    cost = objective.policy_weight * objective.weighting.cost(objective, values, trajectory)
+    cost = objective.policy_share * objective.weighting.cost(objective, values, trajectory)
     if psi is None:
         return -cost
     kappa, last = weights(objective, trajectory), values.v[trajectory.end]
-    reward = recovered_rewards(values, trajectory, objective.gamma, objective.next_value)
     ending = jnp.where(trajectory.finished, absorbing_reward(psi, objective, last), 0.0)
     penalty = reductions.total(kappa * psi(alpha * reward) / alpha, trajectory.valid)
     return penalty + kappa[trajectory.end] * ending - cost

@@ -8,23 +8,26 @@ import difflib
 import importlib.util
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from sequencematch.data import prepared
 from sequencematch.data.mathematics import Questions, check, distinct_questions
+from sequencematch.data.splits import SPLITS, keep_split
 from sequencematch.data.task import Example, Task, exact_match
 
 PUBLISHED = "math_dataset"  # its name in tensorflow-datasets
+_PUBLISHED_FIELDS = ("question", "answer")
 _DIGITS = "0123456789abcdef"  # as mathematics_dataset writes them
 
 
 class Sizes(NamedTuple):
     """Numbers of questions, in the order in which they are taken from the stream.
 
-    The test set comes first, so that it does not depend on the size of the training set.
+    The test set comes first, so that it does not depend on the size of the training set, even where
+    the splits are stretches of one stream.
     """
 
     test: int
@@ -38,10 +41,11 @@ class MathematicsConfig(tfds.core.BuilderConfig):
 
     questions: Questions
     sizes: Sizes
+    split: str  # a key of SPLITS
 
 
 class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Disjoint splits of one stream of distinct questions."""
+    """Disjoint splits of one stream of distinct questions, divided as `SPLITS` says."""
 
     VERSION = tfds.core.Version("1.0.0")
 
@@ -56,10 +60,13 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
-        stream = distinct_questions(self.builder_config.questions)
-        sizes = self.builder_config.sizes._asdict()
-        # tfds exhausts one generator after the other, in this order, so they can share the stream.
-        return {split: self._generate_examples(stream, size) for split, size in sizes.items()}
+        config = self.builder_config
+        streams = SPLITS[config.split](distinct_questions(config.questions), config.questions.seed)
+        # tfds exhausts one generator after the other, in this order, so they can share a stream.
+        return {
+            split: self._generate_examples(streams[split], size)
+            for split, size in config.sizes._asdict().items()
+        }
 
     def _generate_examples(self, stream: Iterator[Example], size: int) -> Iterator:
         for key, example in enumerate(itertools.islice(stream, size)):
@@ -76,7 +83,8 @@ def task(data: Any) -> Task:
 
     Args:
       data: has `dir`, `source` ("generator", or "tfds" for tensorflow-datasets' `math_dataset`),
-        `module`, `bases`, `entropy`, `seed` and the sizes `train`, `validation`, `test`.
+        `module`, `bases`, `entropy`, `seed`, the sizes `train`, `validation`, `test`, and `split`:
+        "twins" (questions about the same numbers are in one split), or "prompt" (no prompt is in two).
 
     Raises:
       ValueError: the parameters are impossible, or there are too few questions.
@@ -84,6 +92,8 @@ def task(data: Any) -> Task:
     """
     if data.source not in SOURCES:
         raise ValueError(f"data.source={data.source!r}: allowed are {', '.join(SOURCES)}")
+    if data.split not in SPLITS:
+        raise ValueError(f"data.split={data.split!r}: allowed are {', '.join(SPLITS)}")
     sizes = _sizes(data)
     if min(sizes) < 1:
         raise ValueError(f"data.test, data.validation, data.train={tuple(sizes)}: allowed are >= 1")
@@ -133,16 +143,7 @@ def published_task(data: Any) -> Task:
         folder=_folder(data),
         check=_check_tensorflow,
     )
-    sizes = _sizes(data)
-    # math_dataset has no validation split: ours is the head of its train split.
-    validation_end = sizes.validation + sizes.train
-    slices = {
-        "test": f"test[:{sizes.test}]",
-        "validation": f"train[:{sizes.validation}]",
-        "train": f"train[{sizes.validation}:{validation_end}]",
-    }
-    fields = ("question", "answer")
-    splits = {name: prepared.read_split(builder, part, *fields) for name, part in slices.items()}
+    splits = PUBLISHED_SPLITS[data.split](builder, data)
     examples = list(itertools.chain.from_iterable(splits.values()))
     completions = _characters(*(example.completion for example in examples))
     return Task(
@@ -152,6 +153,39 @@ def published_task(data: Any) -> Task:
         confusable=_confusable_characters((), completions),
         check=exact_match,
     )
+
+
+def _published_stretches(builder: tfds.core.DatasetBuilder, data: Any) -> dict[str, Sequence]:
+    """Splits as they are published; our validation split is the head of the train split."""
+    sizes = _sizes(data)
+    slices = {
+        "test": f"test[:{sizes.test}]",
+        "validation": f"train[:{sizes.validation}]",
+        "train": f"train[{sizes.validation}:{sizes.validation + sizes.train}]",
+    }
+    return {
+        name: prepared.read_split(builder, part, *_PUBLISHED_FIELDS)
+        for name, part in slices.items()
+    }
+
+
+def _published_twins(builder: tfds.core.DatasetBuilder, data: Any) -> dict[str, Sequence]:
+    """The first questions of each split whose twins belong to that split."""
+    published = {
+        name: prepared.read_split(builder, name, *_PUBLISHED_FIELDS) for name in ("test", "train")
+    }
+    splits = {}
+    for name, size in _sizes(data)._asdict().items():
+        stream = keep_split(published["test" if name == "test" else "train"], name, data.seed)
+        splits[name] = list(itertools.islice(stream, size))
+        if len(splits[name]) < size:
+            raise ValueError(
+                f"data.{name}={size}: {PUBLISHED} has only {len(splits[name])} questions for it"
+            )
+    return splits
+
+
+PUBLISHED_SPLITS = {"twins": _published_twins, "prompt": _published_stretches}
 
 
 class Source(NamedTuple):
@@ -197,8 +231,12 @@ def _config(data: Any) -> MathematicsConfig:
         "entropy" + "to".join(map(str, entropy)),
         f"seed{questions.seed}",
         *(f"{split}{size}" for split, size in sizes._asdict().items()),
+        # Data from before there was a choice have no word for it.
+        *([data.split] if data.split != "prompt" else []),
     ]
-    return MathematicsConfig(name="-".join(parts), questions=questions, sizes=sizes)
+    return MathematicsConfig(
+        name="-".join(parts), questions=questions, sizes=sizes, split=data.split
+    )
 
 
 def _check_published(module: str) -> None:

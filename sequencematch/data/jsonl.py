@@ -15,7 +15,8 @@ def task(data: Any) -> Task:
 
     Args:
       data: has `path`, `seed`, and the numbers of distinct prompts `train` (at most), `validation`
-        and `test`. The held-out prompts are drawn first, so they do not depend on `train`.
+        and `test`. The held-out prompts are drawn first, so they do not depend on `train`. `split`
+        is not read: what makes two prompts twins is known of arithmetic only.
 
     Raises:
       ValueError: a line is damaged, or there are too few prompts; names file and line.

@@ -20,6 +20,8 @@ from sequencematch.data.task import Example
 
 BASES = range(2, 17)  # those that the package draws from
 _BASE = re.compile(r"In base (\d+), ")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+_NUMBER_IN_BASE = re.compile(r"\b[0-9a-f]+\b")
 _PROBES = 100  # questions drawn to see whether a module works
 _PATIENCE = 1000  # repetitions in a row after which there are no more new questions
 
@@ -111,6 +113,17 @@ def _restrict_bases(bases: tuple[int, ...]) -> Iterator[None]:
         yield
     finally:
         random.randint = draw
+
+
+def twin_key(example: Example) -> tuple[str, ...]:
+    """What twins, questions of one module about the same numbers, have in common.
+
+    Their base, if they name one, and then their numbers without signs, sorted: whatever the order,
+    the signs and the operation. A question without numbers is its own and only twin.
+    """
+    if match := _BASE.match(example.prompt):
+        return match[1], *sorted(_NUMBER_IN_BASE.findall(example.prompt[match.end() :]))
+    return tuple(sorted(_NUMBER.findall(example.prompt))) or (example.prompt,)
 
 
 def check(questions: Questions) -> None:

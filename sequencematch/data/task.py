@@ -63,6 +63,9 @@ class Task(NamedTuple):
       check: whether a text is a right answer to an example. It must take any text over the alphabet,
         the empty one included, since the model can write any.
       tokenizer: names of the edits -> the tokenizer; None for characters of the alphabet.
+      possible: whether a text is the beginning of some right answer to an example; it takes any text,
+        and says yes to the beginnings of what it says yes to. None where only the completion is right.
+        The statistics of edits need it to tell errors from other right answers.
     """
 
     name: str
@@ -71,6 +74,7 @@ class Task(NamedTuple):
     confusable: str
     check: Callable[[Example, str], bool]
     tokenizer: Callable[[tuple[str, ...]], CharTokenizer] | None = None
+    possible: Callable[[Example, str], bool] | None = None
 
 
 def exact_match(example: Example, text: str) -> bool:

@@ -84,7 +84,11 @@ def _fault(task: Any) -> str:
     example = task.splits["test"][0]
     for text in (example.completion, "", task.alphabet):
         task.check(example, text)
-    return ""
+        if task.possible:
+            task.possible(example, text)
+    beginnings = [example.completion[:n] for n in range(len(example.completion) + 1)]
+    wrong = [text for text in beginnings if task.possible and not task.possible(example, text)]
+    return f"finds that no answer begins with {wrong[0]!r}, a reference does" if wrong else ""
 
 
 def _import(path: str) -> Callable[[Any], Task]:

@@ -1,6 +1,6 @@
 """The share of right answers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.intervals import wilson
@@ -20,3 +20,13 @@ def accuracy(answers: Sequence[Answer]) -> dict:
         # In actions, edits and <eos> included: what an answer costs.
         "length": sum(len(a.actions) for a in answers) / n,
     }
+
+
+def accuracy_within(answers: Sequence[Answer], budgets: Iterable[int]) -> dict[str, float]:
+    """Returns, for each budget, the share of answers that are right within as many actions.
+
+    An answer that retries takes more actions, so ways to answer are also compared at equal budgets. The
+    share is what an answer limited to so many actions would get: its actions would be the same.
+    """
+    needed = [len(a.actions) for a in answers if a.right]
+    return {str(n): sum(length <= n for length in needed) / len(answers) for n in budgets}

@@ -4,20 +4,26 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sequencematch.core.mdp import Mdp
+from sequencematch.data.task import Example, Task
+from sequencematch.data.tokenizer import CharTokenizer
 from sequencematch.evaluate.generate import Answer
+
+IsPossible = Callable[[list[int]], bool]  # of a text, with its `<eos>` if it has one
 
 
 class Edits(NamedTuple):
-    """Counts of one answer's errors and deletions, by comparison with the reference.
+    """Counts of one answer's errors and deletions.
 
-    A text is off the reference when the reference does not begin with it.
+    A text is wrong when no right answer can be reached from it any more, but by deleting.
 
     Attributes:
       deletions: edits that removed something.
-      deleted_wrong: deletions made while the text was off the reference.
-      errors: tokens that led the text off the reference, an early or late `<eos>` included.
+      deleted_wrong: deletions made while the text was wrong.
+      errors: tokens that made a text wrong, an early or late `<eos>` included.
       errors_deleted: errors that were removed later.
-      errors_fixed: errors that were removed, with the right token then put in their place.
+      errors_fixed: errors that were removed, with a right token then put in their place.
+      deleted_right: deletions whose first removed token was right in its place; with memory it is
+        banned there.
     """
 
     deletions: int = 0
@@ -25,19 +31,44 @@ class Edits(NamedTuple):
     errors: int = 0
     errors_deleted: int = 0
     errors_fixed: int = 0
+    deleted_right: int = 0
 
 
-def count_edits(mdp: Mdp, actions: Sequence[int], reference: Sequence[int]) -> Edits:
-    """Counts the errors, deletions and fixes of one answer; `reference` ends in `<eos>`."""
+def possible_texts(task: Task, tokenizer: CharTokenizer, mdp: Mdp, example: Example) -> IsPossible:
+    """Returns what tells whether some right answer begins with a text, or is it if `<eos>` ends it.
+
+    Where a task cannot say so (`Task.possible`), the reference is taken for the only right answer.
+    """
+    if task.possible is None:
+        reference = [*tokenizer.encode(example.completion), mdp.eos]
+        return lambda text: text == reference[: len(text)]
+
+    def is_possible(text: list[int]) -> bool:
+        is_right = task.check if text[-1:] == [mdp.eos] else task.possible
+        return is_right(example, tokenizer.decode(text))
+
+    return is_possible
+
+
+def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Edits:
+    """Counts the errors, deletions and fixes of one answer.
+
+    Args:
+      mdp: says which actions are edits.
+      actions: ids of the answer's actions.
+      is_possible: whether a right answer begins with a text; then one begins with its beginnings too.
+    """
     text: list[int] = []
+    right = is_possible(text)
     # The position of the last error, and the same once it is deleted and not yet fixed.
     count, error, deleted = Edits(), 0, None
     for action in actions:
-        right = text == list(reference[: len(text)])
+        was_right = right
         if not mdp.pops[action]:
-            # Off the reference a token is neither right nor a new error.
-            wrong = right and action != reference[len(text)]
-            fixed = right and not wrong and deleted == len(text)
+            right = was_right and is_possible([*text, action])
+            # In a wrong text a token is neither right nor a new error.
+            wrong = was_right and not right
+            fixed = right and deleted == len(text)
             count = count._replace(
                 errors=count.errors + wrong, errors_fixed=count.errors_fixed + fixed
             )
@@ -45,35 +76,40 @@ def count_edits(mdp: Mdp, actions: Sequence[int], reference: Sequence[int]) -> E
             deleted = None if wrong or fixed else deleted
             text = [*text, action]
         elif text:
-            text = text[: max(len(text) - int(mdp.pops[action]), 0)]
-            now_right = text == list(reference[: len(text)])
+            left = max(len(text) - int(mdp.pops[action]), 0)
+            # From a wrong text, too: an edit may pop right tokens below the error.
+            lost_right = is_possible(text[: left + 1])
+            text = text[:left]
+            right = is_possible(text)
             # An edit may pop right tokens below the error too; the fix is then still to come.
-            deleted = error if now_right and not right else None
+            deleted = error if right and not was_right else None
             count = count._replace(
                 deletions=count.deletions + 1,
-                deleted_wrong=count.deleted_wrong + (not right),
-                errors_deleted=count.errors_deleted + (now_right and not right),
+                deleted_wrong=count.deleted_wrong + (not was_right),
+                deleted_right=count.deleted_right + lost_right,
+                errors_deleted=count.errors_deleted + (right and not was_right),
             )
     return count
 
 
 def edit_statistics(
-    mdp: Mdp, answers: Sequence[Answer], encode: Callable[[str], Sequence[int]]
+    mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: CharTokenizer
 ) -> dict:
     """Returns how often edits are used, how often they remove errors, and how often that fixes one.
 
     A share of nothing is None. The keys are those of summary.json.
     """
-    # With <eos>, since ending too early or too late is an error too.
-    references = ([*encode(a.example.completion), mdp.eos] for a in answers)
-    pairs = zip(answers, references, strict=True)
-    counts = [count_edits(mdp, a.actions, reference) for a, reference in pairs]
+    counts = [
+        count_edits(mdp, a.actions, possible_texts(task, tokenizer, mdp, a.example))
+        for a in answers
+    ]
     total = Edits(*map(sum, zip(*counts, strict=True)))
     used = [sum(bool(mdp.pops[action]) for action in a.actions) for a in answers]
     return {
         "answers": sum(n > 0 for n in used) / len(answers),
         "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
         "deleted_wrong": _share(total.deleted_wrong, total.deletions),
+        "deleted_right": _share(total.deleted_right, total.deletions),
         "errors": total.errors,
         "errors_deleted": _share(total.errors_deleted, total.errors),
         "errors_mended": _share(total.errors_fixed, total.errors),

@@ -1,6 +1,7 @@
 """Answers of the model to the examples of a task."""
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -8,13 +9,34 @@ import jax
 import numpy as np
 from flax import nnx
 
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import CharTokenizer
-from sequencematch.rollout import decoding, sampler
+from sequencematch.rollout import sampler
+from sequencematch.rollout.decoding import Decoding
 
-CHOICES = {"greedy": decoding.greedy, "sampled": decoding.with_temperature(1.0)}
+VALIDATED = ("greedy", "sampled")  # ways to answer whose accuracy is followed while training
+
+
+def make_decodings(
+    mdp: Mdp, *, threshold: float, bias: float, temperature: float, memory: bool
+) -> dict[str, Decoding]:
+    """The ways to answer, by name; `unedited`, greedy with edits masked, only where there are edits.
+
+    Args:
+      mdp: says whether there are edits.
+      threshold, bias, temperature, memory: as in `Decoding`, the threshold of greedy answers and the
+        temperature of sampled ones.
+    """
+    can_edit = bool(np.any(mdp.legal & (mdp.pops > 0)))
+    memory = memory and can_edit  # else nothing is ever removed
+    found = {
+        "greedy": Decoding(threshold, bias, memory=memory),
+        "sampled": Decoding(None, bias, temperature, memory),
+    }
+    return found | ({"unedited": Decoding(bias=-math.inf)} if can_edit else {})
 
 
 class Answer(NamedTuple):
@@ -45,7 +67,7 @@ class Generator:
       max_actions: decisions of an answer.
       rows: answers made at once.
       seed: of sampled answers.
-      edit_bias: added to the logits of edits.
+      decodings: the ways to answer, by name; None is the policy itself.
     """
 
     def __init__(
@@ -59,19 +81,21 @@ class Generator:
         max_actions: int,
         rows: int,
         seed: int,
-        edit_bias: float = 0.0,
+        decodings: Mapping[str, Decoding | None],
     ):
-        self.mdp, self.task, self.tokenizer = mdp, task, tokenizer
-        self._prompt_slots, self._rows, self._key = prompt_slots, rows, jax.random.key(seed)
+        self.mdp, self.task, self.tokenizer, self.decodings = mdp, task, tokenizer, decodings
+        self._prompt_slots, self._rows = prompt_slots, rows
+        self._keys = {
+            name: random_key(seed, Purpose.ANSWERS, i) for i, name in enumerate(decodings)
+        }
 
-        def sample(choose: decoding.Choice, params, prompts, start, key, first):
+        def sample(decoding: Decoding | None, params, prompts, start, key, first):
             model = nnx.merge(graph, params)
-            answer = partial(sampler.sample, max_actions=max_actions, choose=choose)
+            answer = partial(sampler.sample, max_actions=max_actions, decoding=decoding)
             return answer(model, mdp, prompts, start, key, first=first)[0]
 
         self._sample = {
-            name: jax.jit(partial(sample, decoding.with_edit_bias(choose, mdp, edit_bias)))
-            for name, choose in CHOICES.items()
+            name: jax.jit(partial(sample, decoding)) for name, decoding in decodings.items()
         }
 
     def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
@@ -82,7 +106,7 @@ class Generator:
         Args:
           params: the model's.
           examples: what to answer.
-          choice: "greedy", or "sampled" at temperature 1.
+          choice: a name of `decodings`.
         """
         prompts = [example.prompt for example in examples]
         for example, actions in zip(examples, self.actions(params, prompts, choice), strict=True):
@@ -100,7 +124,9 @@ class Generator:
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
             tokens, start = map(np.stack, zip(*map(encode, filled), strict=True))
             # A row draws with the number of its prompt, so batches of any size draw the same.
-            sampled = self._sample[choice](params, tokens, start, self._key, np.int32(begin))
+            sampled = self._sample[choice](
+                params, tokens, start, self._keys[choice], np.int32(begin)
+            )
             episodes = jax.device_get(sampled)
             for row in range(len(chunk)):
                 executed = slice(episodes.start[row] + 1, episodes.end[row] + 1)

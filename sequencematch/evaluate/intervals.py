@@ -1,6 +1,22 @@
-"""Confidence intervals."""
+"""Confidence intervals of 95 %: of one run, of several seeds, and of paired differences."""
 
 from math import sqrt
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+DRAWS = 10_000  # of the bootstrap
+_ROWS = 1000  # draws at once: their weights are draws x questions
+
+
+class Difference(NamedTuple):
+    """A paired difference of means, its interval, and the p-value of no difference, two-sided."""
+
+    mean: float
+    low: float
+    high: float
+    p_value: float
 
 
 def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
@@ -11,3 +27,66 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     half = z * sqrt(share * (1 - share) / n + spread / (4 * n)) / (1 + spread)
     # Rounding could leave [0, 1] by an ulp.
     return max(middle - half, 0.0), min(middle + half, 1.0)
+
+
+def bootstrap_means(scores: ArrayLike, seed: int, draws: int = DRAWS) -> np.ndarray:
+    """Means of the table `scores`, its seeds and its questions drawn anew, each with replacement.
+
+    mean = Σ_s Σ_q w_s w_q scores[s, q] / (S N), where w_s and w_q, how often a seed and a question
+    were drawn, are multinomial and independent (Owen 2007, The pigeonhole bootstrap).
+
+    Args:
+      scores: [S, N], S runs that answered the same N questions.
+      seed: of the draws.
+      draws: how many means.
+    """
+    scores = np.asarray(scores, float)
+    runs, questions = scores.shape
+    rng = np.random.default_rng(seed)
+    means = []
+    for begin in range(0, draws, _ROWS):
+        count = min(_ROWS, draws - begin)
+        by_run, by_question = (rng.multinomial(n, np.full(n, 1 / n), count) for n in scores.shape)
+        means.append(np.sum(by_run * (by_question @ scores.T), axis=1) / (runs * questions))
+    return np.concatenate(means)
+
+
+def accuracy_interval(right: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """Interval of the mean accuracy of the method, over its seeds and over questions.
+
+    By Wilson's formula for one run, which says nothing of other seeds; else the percentiles of
+    `bootstrap_means`. Few seeds show little of how seeds differ: where that is most of the uncertainty,
+    the interval of three covers the truth in some 80 % of cases, that of five in 90 %.
+
+    Args:
+      right: bool[S, N], whether run s answered question q rightly.
+      seed: of the bootstrap.
+    """
+    right = np.asarray(right, bool)
+    if len(right) == 1:
+        return wilson(int(right.sum()), right.size)
+    low, high = np.quantile(bootstrap_means(right, seed), (0.025, 0.975))
+    return float(low), float(high)
+
+
+def paired_difference(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> Difference:
+    """Mean of ours - theirs, paired by run and by question, by the bootstrap over both.
+
+    Args:
+      ours, theirs: [S, N], whether (or how well) run s answered question q. Runs of one row belong
+        together: the same seed, or the run that both have branched from.
+      seed: of the bootstrap.
+
+    Raises:
+      ValueError: the two are not of one shape.
+    """
+    ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"cannot pair answers of shapes {ours.shape} and {theirs.shape}")
+    means = bootstrap_means(ours - theirs, seed)
+    low, high = np.quantile(means, (0.025, 0.975))
+    # The interval that ends at zero has this much outside; never less than the draws can tell.
+    outside = 2 * (1 + min(np.sum(means <= 0), np.sum(means >= 0))) / (1 + len(means))
+    return Difference(
+        float(np.mean(ours - theirs)), float(low), float(high), min(float(outside), 1.0)
+    )

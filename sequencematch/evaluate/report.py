@@ -17,6 +17,7 @@ from sequencematch.evaluate.sections import (
     edits,
     escape,
     object_at,
+    scores,
     section,
     traces,
 )
@@ -43,7 +44,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _page(run: RunFiles) -> str:
-    parts = (_header, accuracy, curves, edits, traces, _details)
+    parts = (_header, accuracy, curves, edits, scores, traces, _details)
     body = "\n".join(part(run) for part in parts)
     # The empty icon keeps browsers from asking for a favicon.ico.
     return (

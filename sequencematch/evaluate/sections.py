@@ -6,12 +6,12 @@ the files may be missing or of another type. Formatting helpers come first.
 
 import html
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sequencematch.evaluate.plots import SECTIONS, escape_unprintable, figures, finite_or_nan
 from sequencematch.evaluate.records import RunFiles
 
-DECODES = ("greedy", "sampled")
+DECODES = ("greedy", "sampled", "unedited")
 TRACES_SHOWN = 12
 
 # How actions that are not text are shown.
@@ -58,6 +58,11 @@ def count(value: object) -> str:
     return f"{round(finite_or_nan(value), 1):,}".removesuffix(".0")
 
 
+def decimal(value: object) -> str:
+    """Returns a number such as 0.91, or a dash if it is not a number."""
+    return "–" if math.isnan(finite_or_nan(value)) else f"{finite_or_nan(value):.2f}"
+
+
 def duration(seconds: object) -> str:
     """Returns a time such as 6.2 s, 9 min 12 s or 1 h 02 min."""
     if math.isnan(finite_or_nan(seconds)) or finite_or_nan(seconds) < 60:
@@ -98,6 +103,8 @@ def _score(decode: str, score: dict) -> str:
         ("length", f"{count(score.get('length'))} actions each"),
     )
     details = " · ".join(fact for key, fact in facts if key in score)
+    within = object_at(score, "within")
+    details += "".join(f" · {percent(x)} right within {escape(n)}" for n, x in within.items())
     rho = finite_or_nan(object_at(score, "return").get("spearman"))
     if not math.isnan(rho):
         details += f" · recovered return and correctness: Spearman {rho:+.2f}"
@@ -136,6 +143,13 @@ EDIT_ROWS = (
         percent,
     ),
     (
+        "deleted_right",
+        "Right tokens deleted",
+        "Share of deletions whose first removed token was right; with memory it is not written "
+        "there again.",
+        percent,
+    ),
+    (
         "errors",
         "Errors",
         "Tokens that made a right text wrong; a second try may be an error again.",
@@ -155,15 +169,52 @@ def edits(run: RunFiles) -> str:
     """Shows how often edits are used, how often rightly, and what becomes of errors."""
     test = object_at(run.summary, "test")
     uses = {d: use for d in DECODES if (use := object_at(object_at(test, d), "edits"))}
-    head = "".join(f'<th scope="col">{decode}</th>' for decode in uses)
-    shown = [row for row in EDIT_ROWS if any(row[0] in use for use in uses.values())]
-    rows = "".join(_edit_row(*row, uses) for row in shown)
-    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{rows}</tbody></table>"
-    return section("Edits on the test questions", table * bool(rows))
+    return section("Edits on the test questions", _table(EDIT_ROWS, uses))
 
 
-def _edit_row(key: str, title: str, meaning: str, form: Callable, uses: dict[str, dict]) -> str:
-    cells = "".join(f"<td>{form(use.get(key))}</td>" for use in uses.values())
+# Key in the "auc" of sampled answers, title, meaning, and format.
+SCORE_ROWS = tuple(
+    (key, title, meaning, decimal)
+    for key, title, meaning in (
+        ("log_likelihood", "Log-likelihood", "Sum of log π."),
+        ("log_likelihood_per_action", "Log-likelihood per action", "Mean of log π."),
+        ("return", "Recovered return", "Discounted sum of r; V(s₀) + discounted sum of log π."),
+        ("reward_sum", "Sum of rewards", "Of r = Q − γV′, without discount."),
+        ("reward_min", "Smallest reward", "Of all actions of the answer."),
+        ("value_end", "Last value", "V of the text at the end."),
+        ("value_drops", "Drops in value", "Sum of V − γV′."),
+    )
+)
+
+
+def scores(run: RunFiles) -> str:
+    """Shows how well scores of whole answers tell right ones from wrong ones."""
+    found = object_at(object_at(object_at(run.summary, "test"), "sampled"), "auc")
+    areas = {key: object_at(found, key) for key in found}
+    columns = {
+        column: {key: area[column] for key, area in areas.items() if column in area}
+        for column in ("pooled", "within")
+    }
+    table = _table(SCORE_ROWS, columns)
+    legend = (
+        "<p>The probability that a right answer scores above a wrong one, among answers drawn from "
+        "the policy; a half knows nothing. Pooled: any two answers. Within: two answers to one "
+        "question, where no score gains by knowing hard questions from easy ones.</p>"
+    )
+    return section("Scores of right and wrong answers", table and legend + table)
+
+
+def _table(rows: Sequence[tuple], columns: dict[str, dict]) -> str:
+    """Returns a table of the rows (key, title, meaning, format) that some column has; "" if none."""
+    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    shown = [row for row in rows if any(row[0] in cells for cells in columns.values())]
+    body = "".join(_row(*row, columns) for row in shown)
+    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return table * bool(body)
+
+
+def _row(key: str, title: str, meaning: str, form: Callable, columns: dict[str, dict]) -> str:
+    cells = "".join(f"<td>{form(column.get(key))}</td>" for column in columns.values())
     title = f'{escape(title)}<span class="small">{escape(meaning)}</span>'
     return f'<tr><th scope="row">{title}</th>{cells}</tr>'
 

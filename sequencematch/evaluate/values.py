@@ -1,10 +1,11 @@
 """Whether the rewards that the model implies tell right answers from wrong ones.
 
 Inverse RL recovers a reward from data. Wulfmeier et al. (arXiv 2409.01369) report that its returns
-correlate with the quality of generated text. Here: Spearman's correlation of return and correctness.
+correlate with the quality of generated text. Here: Spearman's correlation of return and correctness,
+and how well several scores made of Q and V tell right from wrong, against the likelihood.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from sequencematch.core.types import Episode
 from sequencematch.data.episodes import lay_out
 from sequencematch.data.noise import Decisions
 from sequencematch.data.tokenizer import BOS, CharTokenizer
+from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.models import readout
 
@@ -99,9 +101,12 @@ class Scorer:
 
     def returns(self, params: nnx.State, answers: Sequence[Answer]) -> np.ndarray:
         """Recovered returns of the model's own answers: float32[len(answers)], in order."""
+        return np.stack([score.recovered_return for score in self.score_answers(params, answers)])
+
+    def score_answers(self, params: nnx.State, answers: Sequence[Answer]) -> Iterator[Scores]:
+        """Yields the scores of the model's own answers, in order."""
         prompts = [answer.example.prompt for answer in answers]
-        scores = self.score(params, prompts, [answer.actions for answer in answers])
-        return np.stack([score.recovered_return for score in scores])
+        return self.score(params, prompts, [answer.actions for answer in answers])
 
     def _episode(self, prompt: str, actions: Sequence[int]) -> Episode:
         # Q is read at the label, so each executed action is its own label.
@@ -129,4 +134,47 @@ def correlation(returns: np.ndarray, right: Sequence[bool]) -> dict[str, float |
         "p_value": float(result.pvalue),
         "right": float(returns[right].mean()),
         "wrong": float(returns[~right].mean()),
+    }
+
+
+def answer_scores(scores: Scores, gamma: float) -> dict[str, float]:
+    """Returns the ways to score a whole answer, by name.
+
+    return = V(s_0) + Σₜ γᵗ log π(aₜ|sₜ), since neighbouring V cancel (docs/mathematics.md, section 4):
+    among answers to one question it is the discounted likelihood. The sums without γᵗ do not cancel.
+
+    Args:
+      scores: of one answer.
+      gamma: the discount that they were made with.
+    """
+    found = {
+        "log_likelihood": scores.log_probs.sum(),
+        "log_likelihood_per_action": scores.log_probs.mean(),
+        "reward_sum": scores.rewards.sum(),
+        "reward_min": scores.rewards.min(),
+        "value_end": scores.v[-1],
+        "value_drops": np.sum(scores.v[:-1] - gamma * scores.v[1:]),
+        "return": scores.recovered_return,
+    }
+    return {name: float(score) for name, score in found.items()}
+
+
+def value_statistics(
+    scores: Sequence[Scores], right: Sequence[bool], questions: Sequence[Hashable], gamma: float
+) -> dict[str, dict[str, float | None]]:
+    """Returns how well each score tells right answers from wrong ones, by the area under the ROC curve.
+
+    Args:
+      scores, right, questions: of each answer; `questions` names what it answers.
+      gamma: the discount that the scores were made with.
+
+    Returns:
+      For each score, over all pairs of answers (`pooled`), and over pairs to one question (`within`),
+      where a score cannot gain by knowing hard questions from easy ones. None where there are no pairs.
+    """
+    rows = [answer_scores(score, gamma) for score in scores]
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    return {
+        name: {"pooled": auc(column, right), "within": auc_within(column, right, questions)}
+        for name, column in columns.items()
     }

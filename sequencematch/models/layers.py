@@ -8,13 +8,20 @@ from jaxtyping import Array, Float, Int
 from sequencematch.models.config import TransformerConfig
 
 
-def linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Linear:
+def linear(
+    inputs: int,
+    outputs: int,
+    config: TransformerConfig,
+    rngs: nnx.Rngs,
+    result: str | None = None,
+) -> nnx.Linear:
     """A linear map without bias, float32 parameters and activations in the model's dtype.
 
     Args:
       inputs, outputs: widths.
       config: gives the dtype.
       rngs: source of the initial parameters.
+      result: dtype of the result, and of the sums that make it; None for the model's dtype.
     """
     return nnx.Linear(
         inputs,
@@ -24,6 +31,7 @@ def linear(inputs: int, outputs: int, config: TransformerConfig, rngs: nnx.Rngs)
         # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
         kernel_init=nnx.initializers.normal(inputs**-0.5),
         dot_general=flat_dot_general,
+        preferred_element_type=result and jnp.dtype(result),
         rngs=rngs,
     )
 

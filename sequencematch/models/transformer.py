@@ -43,7 +43,9 @@ class Transformer(nnx.Module):
         self.embedding = nnx.Embed(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
         self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
-        self.head = linear(config.d_model, config.vocab_size, config, rngs)
+        # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
+        # of .06, which is as large as the loss.
+        self.head = linear(config.d_model, config.vocab_size, config, rngs, result="float32")
 
     def __call__(
         self,
@@ -60,8 +62,7 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits l(.|s), read as Q-values, of final hidden states; float32."""
-        # logsumexp over a large vocabulary needs float32; bfloat16 logits would lose all but 8 bits.
-        return self.head(hidden).astype(jnp.float32)
+        return self.head(hidden)
 
     def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
         """One causal pass over right-padded prompts.

@@ -1,41 +1,149 @@
-"""Ways to choose an action from the logits; each is a function that the sampler takes."""
+"""How an answer is chosen from the policy: whether to edit, which token, and what is remembered.
 
-from collections.abc import Callable
+For answers only: samples to learn from are drawn from the policy itself (docs/mathematics.md,
+section 7). All functions are of one row; axes: V vocabulary, T slots.
+"""
+
+import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from sequencematch.core.mdp import Mdp
-
-Choice = Callable[[Float[Array, " V"], PRNGKeyArray], Int[Array, ""]]
+from sequencematch.core.mdp import EVERYTHING, Mdp
 
 
-def greedy(logits: Float[Array, " V"], key: PRNGKeyArray) -> Int[Array, ""]:
-    """The most likely action; the key is not used."""
-    return jnp.argmax(logits)
+class Decoding(NamedTuple):
+    """A way to choose actions.
 
-
-def with_temperature(temperature: float) -> Choice:
-    """Draws from softmax(logits / temperature).
-
-    Args:
-      temperature: > 0. Only at 1 do samples follow the policy, as training needs.
+    Attributes:
+      threshold: *whether to edit*: in (0, 1), edits iff P(edits) is larger, by the likeliest edit. None
+        draws whether, with P(edits), and then which edit.
+      bias: added to the log-odds of editing, for more edits or fewer; -inf for none.
+      temperature: *which token*, `<eos>` included: drawn from softmax(logits / temperature) of the
+        actions that are no edits, or at 0 the likeliest.
+      memory: whether a token that was removed from a text is never written to it again.
     """
-    return lambda logits, key: jax.random.categorical(key, logits / temperature)
+
+    threshold: float | None = 0.5
+    bias: float = 0.0
+    temperature: float = 0.0
+    memory: bool = False
 
 
-def with_edit_bias(choose: Choice, mdp: Mdp, bias: float) -> Choice:
-    """Chooses with `bias` added to the logits of the edits, so that there are more or fewer of them.
+class Memory(NamedTuple):
+    """The removed tokens of an answer, each with the text that it was removed from.
 
-    For inference only (Zhang et al., arXiv 2409.14586): samples to learn from must follow the policy.
+    A text is named by the slot of its last token: if it changes and is written again, by another.
+
+    Attributes:
+      slots: int32[T], slot of the token at each depth of the current text.
+      removed_from: int32[T], at the slot of a removed token the slot of the token below it, else -1.
+    """
+
+    slots: Int[Array, " T"]
+    removed_from: Int[Array, " T"]
+
+
+def choose(
+    decoding: Decoding,
+    mdp: Mdp,
+    logits: Float[Array, " V"],
+    banned: Bool[Array, " V"],
+    key: PRNGKeyArray,
+) -> Int[Array, ""]:
+    """The next action.
+
+    It is an edit by the log-odds of editing, log P(edits) - log(1 - P(edits)) + bias, where P(edits) is
+    the sum of pi(a|s) over the edits.
 
     Args:
-      choose: how to choose from the biased logits.
+      decoding: how it is chosen.
       mdp: says which actions are edits.
-      bias: added to their logits; positive for more edits.
+      logits: float32[V] of the policy, -inf at ids that are not legal.
+      banned: bool[V], actions that are not taken; never `<eos>`.
+      key: a random key.
     """
-    # float32 as the logits are, so that the sum has their dtype too.
-    added = np.float32(bias) * (mdp.pops > 0)
-    return lambda logits, key: choose(logits + added, key)
+    is_edit, (whether, which) = mdp.pops > 0, jax.random.split(key)
+    edits = jnp.where(is_edit & ~banned, logits, -jnp.inf)
+    tokens = jnp.where(is_edit, -jnp.inf, logits)
+    # V(s) cancels. The odds are against all tokens: banning some must not make edits more likely.
+    log_odds = jax.nn.logsumexp(edits) - jax.nn.logsumexp(tokens) + decoding.bias
+    token = _pick(jnp.where(banned, -jnp.inf, tokens), decoding.temperature, which)
+    if decoding.threshold is None:
+        edits_now = jax.random.bernoulli(whether, jax.nn.sigmoid(log_odds))
+        return jnp.where(edits_now, _pick(edits, 1.0, which), token)
+    edits_now = log_odds > math.log(decoding.threshold) - math.log1p(-decoding.threshold)
+    return jnp.where(edits_now, _pick(edits, 0.0, which), token)
+
+
+def _pick(logits: Float[Array, " V"], temperature: float, key: PRNGKeyArray) -> Int[Array, ""]:
+    """A draw from softmax(logits / temperature); the likeliest at 0."""
+    if not temperature:
+        return jnp.argmax(logits)
+    # From the largest down, so that no temperature overflows; a floor, since all may be -inf.
+    largest = jnp.max(logits, initial=jnp.finfo(logits.dtype).min)
+    return jax.random.categorical(key, (logits - largest) / temperature)
+
+
+def empty_memory(slots: int) -> Memory:
+    """Nothing is removed yet, and the prompt's tokens are at their own slots."""
+    return Memory(jnp.arange(slots, dtype=jnp.int32), jnp.full(slots, -1, jnp.int32))
+
+
+def banned_actions(
+    mdp: Mdp,
+    memory: Memory,
+    tokens: Int[Array, " T"],
+    depth: Int[Array, ""],
+    start: Int[Array, ""],
+) -> Bool[Array, " V"]:
+    """Tokens that were removed from this very text, and the edits where they would do nothing.
+
+    `<eos>` ends an answer, so it is never removed: something is always left to do.
+
+    Args:
+      mdp: says which actions are edits.
+      memory: what was removed so far.
+      tokens: int32[T], prompt and executed actions by slot.
+      depth: of the text's last token.
+      start: depth of the prompt's last token.
+    """
+    V = mdp.pops.shape[0]
+    is_here = memory.removed_from == memory.slots[depth]
+    removed = jnp.zeros(V, bool).at[jnp.where(is_here, tokens, V)].set(True, mode="drop")
+    return removed | ((mdp.pops > 0) & (depth == start))
+
+
+def remember(
+    decoding: Decoding,
+    mdp: Mdp,
+    memory: Memory,
+    action: Int[Array, ""],
+    slot: Int[Array, ""],
+    before: Int[Array, ""],
+    after: Int[Array, ""],
+) -> Memory:
+    """The memory after an action.
+
+    A push sets the slot at its depth. An edit removes a token from the text that it leads back to: of
+    those that it pops, the first. A RESET before drawn tokens removes none from the prompt: the next
+    attempt is another draw in any case.
+
+    Args:
+      decoding: says whether tokens are drawn.
+      mdp: says what the action pops.
+      memory: before the action.
+      action: what was done.
+      slot: the action's own.
+      before, after: depth of the text's last token.
+    """
+    nowhere = memory.slots.shape[0]  # out of bounds: such a write is dropped
+    is_redrawn = (decoding.temperature > 0) & (jnp.asarray(mdp.pops)[action] == EVERYTHING)
+    removed = jnp.where((after < before) & ~is_redrawn, memory.slots[after + 1], nowhere)
+    pushed = jnp.where(after > before, after, nowhere)
+    return Memory(
+        slots=memory.slots.at[pushed].set(slot, mode="drop"),
+        removed_from=memory.removed_from.at[removed].set(memory.slots[after], mode="drop"),
+    )

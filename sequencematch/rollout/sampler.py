@@ -6,6 +6,7 @@ is already there. Axes: B rows, P prompt, T = P + max_actions time, S = T slots 
 V vocabulary.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,7 +17,14 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Episode
 from sequencematch.models.transformer import Cache, Transformer
-from sequencematch.rollout.decoding import Choice, with_temperature
+from sequencematch.rollout.decoding import (
+    Decoding,
+    Memory,
+    banned_actions,
+    choose,
+    empty_memory,
+    remember,
+)
 
 
 class Generation(NamedTuple):
@@ -33,6 +41,8 @@ class Generation(NamedTuple):
       hidden: [B, S, D], final hidden state of the token at each depth.
       cache: keys and values by depth.
       keys: one random key per row.
+      memory: what was removed, stacked to [B, T]; None where it plays no part, as in samples to learn
+        from.
     """
 
     tokens: Int[Array, "B T"]
@@ -44,6 +54,7 @@ class Generation(NamedTuple):
     hidden: Float[Array, "B S D"]
     cache: Cache
     keys: PRNGKeyArray
+    memory: Memory | None = None
 
 
 def begin(
@@ -53,13 +64,16 @@ def begin(
     key: PRNGKeyArray,
     max_actions: int,
     first: int | Int[Array, ""] = 0,
+    decoding: Decoding | None = None,
 ) -> Generation:
     """Reads the prompts in one pass. Call `advance` next, up to `max_actions` times.
 
     Args:
-      model, prompts, start, key, max_actions, first: as in `sample`.
+      model, prompts, start, key, max_actions, first, decoding: as in `sample`.
     """
     B, P = prompts.shape
+    remembers = decoding is not None and decoding.memory
+    memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if remembers else None
     hidden, cache = model.prefill(prompts, P + max_actions)
     return Generation(
         tokens=jnp.pad(prompts, [(0, 0), (0, max_actions)]),
@@ -72,23 +86,25 @@ def begin(
         cache=cache,
         # Keyed by row number, so that a row's sample does not depend on the batch it is in.
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
+        memory=memory,
     )
 
 
-def advance(model: Transformer, mdp: Mdp, generation: Generation, choose: Choice) -> Generation:
+def advance(
+    model: Transformer, mdp: Mdp, generation: Generation, decoding: Decoding | None = None
+) -> Generation:
     """Takes one decision in every row that is not done.
 
     Args:
       model: the policy.
       mdp: its decision process.
-      generation: the state so far.
-      choose: how to choose an action from float32 logits [V], -inf where it is not legal.
+      generation: the state so far, begun with the same `decoding`.
+      decoding: as in `sample`.
     """
     g, row = generation, jnp.arange(generation.time.shape[0])
     logits = legal_logits(model.logits(g.hidden[row, g.depth]), mdp.legal)
-    keys = jax.vmap(jax.random.fold_in)(g.keys, g.time - g.start)
-    action = jax.vmap(choose)(logits, keys).astype(jnp.int32)
-    # Of the policy itself, whatever `choose` did to its logits.
+    action = _choose_actions(mdp, g, decoding, logits).astype(jnp.int32)
+    # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
     pops = jnp.asarray(mdp.pops)[action]
     # Every row goes through the model, also one that pops or is done. What such a row writes lies above
@@ -98,6 +114,10 @@ def advance(model: Transformer, mdp: Mdp, generation: Generation, choose: Choice
     depth = jnp.where(pops == 0, g.depth + 1, jnp.maximum(g.depth - pops, g.start))
     # A row that is done writes to slot T, which is out of bounds and dropped.
     slot = jnp.where(g.done, g.tokens.shape[1], g.time + 1)
+    memory = None
+    if g.memory is not None:
+        note = jax.vmap(partial(remember, decoding, mdp))
+        memory = note(g.memory, action, g.time + 1, g.depth, depth)
     return Generation(
         tokens=g.tokens.at[row, slot].set(action, mode="drop"),
         log_probs=g.log_probs.at[row, slot - 1].set(jnp.where(g.done, 0.0, log_prob)),
@@ -108,7 +128,25 @@ def advance(model: Transformer, mdp: Mdp, generation: Generation, choose: Choice
         hidden=g.hidden.at[row, g.depth + 1].set(pushed, mode="drop"),
         cache=cache,
         keys=g.keys,
+        memory=memory,
     )
+
+
+def _choose_actions(
+    mdp: Mdp,
+    generation: Generation,
+    decoding: Decoding | None,
+    logits: Float[Array, "B V"],
+) -> Int[Array, " B"]:
+    """The next action of every row."""
+    g = generation
+    keys = jax.vmap(jax.random.fold_in)(g.keys, g.time - g.start)
+    if decoding is None:
+        return jax.vmap(jax.random.categorical)(keys, logits)
+    banned = jnp.zeros(logits.shape, bool)
+    if g.memory is not None:
+        banned = jax.vmap(partial(banned_actions, mdp))(g.memory, g.tokens, g.depth, g.start)
+    return jax.vmap(partial(choose, decoding, mdp))(logits, banned, keys)
 
 
 def sample(
@@ -120,7 +158,7 @@ def sample(
     *,
     max_actions: int,
     first: int | Int[Array, ""] = 0,
-    choose: Choice = with_temperature(1.0),
+    decoding: Decoding | None = None,
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
 
@@ -132,7 +170,7 @@ def sample(
       key: the only source of randomness; draws depend on (key, number of the row, decision) only.
       max_actions: largest number of decisions per row, edits included.
       first: number of the first row, for callers that sample a few rows at a time.
-      choose: how to choose actions: `greedy` or `with_temperature`, possibly through `with_edit_bias`.
+      decoding: how an answer is chosen; None draws from the policy itself, as training needs.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
@@ -143,9 +181,9 @@ def sample(
         return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
 
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
-        return loop[0] + 1, advance(model, mdp, loop[1], choose)
+        return loop[0] + 1, advance(model, mdp, loop[1], decoding)
 
-    initial = begin(model, prompts, start, key, max_actions, first)
+    initial = begin(model, prompts, start, key, max_actions, first, decoding)
     _, final = jax.lax.while_loop(can_continue, decide, (jnp.int32(0), initial))
     return _episodes(mdp, final), final.log_probs
 

@@ -7,8 +7,10 @@ import jax
 import numpy as np
 from flax import nnx
 
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
-from sequencematch.rollout import decoding, sampler
+from sequencematch.rollout import sampler
+from sequencematch.rollout.decoding import Decoding
 
 
 def actions(
@@ -19,7 +21,7 @@ def actions(
     start: int,
     *,
     max_actions: int,
-    choose: decoding.Choice = decoding.greedy,
+    decoding: Decoding,
     seed: int = 0,
 ) -> Iterator[int]:
     """Yields the ids of the actions after one prompt, each as soon as it is chosen.
@@ -32,19 +34,19 @@ def actions(
       prompt: int32[P], right-padded.
       start: slot of the prompt's last token.
       max_actions: where to stop if there is no `<eos>`.
-      choose: how to choose an action from the logits.
+      decoding: how actions are chosen.
       seed: seed of the random draws.
     """
 
     @jax.jit
     def advance(params: nnx.State, generation: sampler.Generation) -> sampler.Generation:
-        return sampler.advance(nnx.merge(graph, params), mdp, generation, choose)
+        return sampler.advance(nnx.merge(graph, params), mdp, generation, decoding)
 
     # Parameters are arguments and not constants of the programs: those would hold a copy of them.
-    begin = partial(sampler.begin, max_actions=max_actions)
+    begin = partial(sampler.begin, max_actions=max_actions, decoding=decoding)
     read_prompt = jax.jit(lambda params, *rest: begin(nnx.merge(graph, params), *rest))
     starts = np.asarray([start], np.int32)
-    generation = read_prompt(params, prompt[None], starts, jax.random.key(seed))
+    generation = read_prompt(params, prompt[None], starts, random_key(seed, Purpose.ANSWERS))
     for taken in range(1, max_actions + 1):
         generation = advance(params, generation)
         # Reading the token waits for the device: each action is yielded as soon as it is known.

@@ -1,5 +1,6 @@
 """Builds everything that one configuration describes."""
 
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -11,6 +12,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.keys import Purpose, host_seed
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
@@ -20,10 +22,11 @@ from sequencematch.data.noise import Noise
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
-from sequencematch.evaluate.generate import Generator
+from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
+from sequencematch.rollout.decoding import Decoding
 from sequencematch.setup.defaults import effective_objective, network_config
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
@@ -196,7 +199,7 @@ def training_data(parts: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
         batch_size=c.train.batch_size,
         slots=parts.slots,
         noise=Noise(kind, c.noise.eta, c.noise.run, c.noise.step),
-        seed=c.seed,
+        seed=host_seed(c.seed, Purpose.EPISODES),
     )
     # A seed of their own: otherwise each refresh would complete the prompts of the step's own batch.
     prompts = pipeline.prompts(
@@ -205,13 +208,20 @@ def training_data(parts: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
         "train",
         batch_size=c.rollout.rows,
         prompt_slots=c.prompt_slots,
-        seed=c.seed ^ 0x5A5A5A5A,
+        seed=host_seed(c.seed, Purpose.PROMPTS),
     )
     return episodes, prompts
 
 
-def make_generator(parts: Parts) -> Generator:
-    """The generator of answers to the task's prompts, for validation and evaluation."""
+def make_generator(
+    parts: Parts, decodings: Mapping[str, Decoding | None] | None = None
+) -> Generator:
+    """The generator of answers to the task's prompts, for validation and evaluation.
+
+    Args:
+      parts: the parts of the run.
+      decodings: the ways to answer, by name; by default those of the configuration.
+    """
     c = parts.config
     return Generator(
         parts.recipe.graph,
@@ -222,7 +232,19 @@ def make_generator(parts: Parts) -> Generator:
         max_actions=c.evaluate.max_actions,
         rows=c.evaluate.rows,
         seed=c.seed,
-        edit_bias=c.evaluate.edit_bias,
+        decodings=configured_decodings(parts) if decodings is None else decodings,
+    )
+
+
+def configured_decodings(parts: Parts) -> dict[str, Decoding]:
+    """The ways to answer (docs/mathematics.md, section 7), by name."""
+    c = parts.config.evaluate
+    return make_decodings(
+        parts.recipe.mdp,
+        threshold=c.edit_threshold,
+        bias=c.edit_bias,
+        temperature=c.temperature,
+        memory=c.memory,
     )
 
 

@@ -1,5 +1,6 @@
 """The default configuration, and functions that flatten and compare configurations."""
 
+import copy
 import difflib
 from collections.abc import Mapping
 from typing import Any
@@ -27,6 +28,7 @@ def defaults() -> ConfigDict:
                 validation=500,
                 test=500,
                 seed=0,
+                split="twins",  # questions about the same numbers in one split; or "prompt": each alone
                 path="",  # file of task="jsonl"
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
@@ -69,7 +71,7 @@ def defaults() -> ConfigDict:
                 divergence="chi2_mixture",
                 alpha=0.01,  # scale of the reward
                 gamma=0.9,  # discount
-                policy_weight=0.5,  # w, share of the value cost taken on the policy's samples
+                policy_weight=0.0,  # w, share of C on the policy's samples; no effect if "discounted"
                 weighting="discounted",  # or "uniform": like transitions drawn from a buffer
                 terminal="learned",  # V(s_N) of a finished text; or "zero", as in IQ-Learn
                 next_value="flowing",  # or "stopped": no gradient through V(s') in the reward
@@ -90,7 +92,11 @@ def defaults() -> ConfigDict:
                 examples=200,  # validation examples used in each
                 rows=250,  # questions answered at once
                 max_actions=24,  # decisions of an answer, edits included
-                edit_bias=0.0,  # added to the logits of edits when answering
+                edit_threshold=0.5,  # greedy answers edit where P(edits) is larger
+                edit_bias=0.0,  # added to the log-odds of editing when answering
+                temperature=1.0,  # of the tokens of sampled answers; edits are drawn at 1
+                memory=True,  # a token that was deleted is not written in the same place again
+                samples=4,  # drawn for each of `examples` test questions, to compare scores of answers
                 traces=20,  # answers shown in the report, for each way of decoding
             ),
             checkpoint=dict(
@@ -100,6 +106,33 @@ def defaults() -> ConfigDict:
             ),
         )
     )
+
+
+# Keys that are newer than some runs -> what those runs were made with, as JSON has it. Every key that
+# version 0.1.0 did not have is here.
+NEWER_KEYS = {
+    "data.split": "prompt",
+    "evaluate.edit_threshold": 0.5,
+    "evaluate.temperature": 1.0,
+    "evaluate.memory": True,
+    "evaluate.samples": 4,
+}
+
+
+def add_newer_keys(saved: dict[str, Any]) -> dict[str, Any]:
+    """A saved configuration, completed with the keys that are newer than it.
+
+    Sections that are missing or no sections are left for `check_config` to refuse.
+    """
+    added = copy.deepcopy(saved)
+    for key, value in NEWER_KEYS.items():
+        *path, name = key.split(".")
+        section = added
+        for part in path:
+            section = section.get(part) if isinstance(section, dict) else None
+        if isinstance(section, dict):
+            section.setdefault(name, value)
+    return added
 
 
 def effective_objective(config: ConfigDict) -> ConfigDict:

@@ -11,6 +11,7 @@ from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
+from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.setup.defaults import effective_objective, flatten
 from sequencematch.train.methods import METHODS
@@ -87,6 +88,7 @@ RULES: dict[str, Rule] = {
     "data.validation": count,
     "data.test": count,
     "data.seed": seed,
+    "data.split": one_of(SPLITS),
     "prompt_slots": ("in [2, 2**31)", lambda x: 2 <= x < 2**31),
     "max_actions": count,
     "edits": some_of(EDITS),
@@ -135,6 +137,9 @@ RULES: dict[str, Rule] = {
     "evaluate.examples": count,
     "evaluate.rows": count,
     "evaluate.max_actions": count,
+    "evaluate.edit_threshold": ("in (0, 1)", lambda x: 0 < x < 1),
+    "evaluate.temperature": positive,
+    "evaluate.samples": count,
     "evaluate.traces": count_or_zero,
     "checkpoint.every": count,
     "checkpoint.keep": count,

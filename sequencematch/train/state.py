@@ -7,6 +7,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
 from sequencematch.models.config import TransformerConfig
@@ -65,7 +66,7 @@ class TrainState(NamedTuple):
 
 def init_network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised network, as its structure and its parameters."""
-    return nnx.split(Transformer(config, nnx.Rngs(seed)))
+    return nnx.split(Transformer(config, nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
 
 
 def initial_state(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 
 from sequencematch.core import reductions
 from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
-from sequencematch.core.keys import NOISE, REPLAY, ROLLOUT, step_key
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.likelihood import behavioural_cloning, unlikelihood
 from sequencematch.core.objective import sequencematch
 from sequencematch.core.trajectory import build_trajectory
@@ -23,7 +23,7 @@ from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
 from sequencematch.train import guard
 from sequencematch.train.state import Recipe, TrainState
-from sequencematch.train.statistics import Metrics, describe, policy_statistics
+from sequencematch.train.statistics import Metrics, describe, distance_from_mle, policy_statistics
 
 
 def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
@@ -39,7 +39,8 @@ def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[T
     def loss(params: nnx.State) -> tuple[Array, Metrics]:
         values = action_values(recipe, params, expert)
         bc = behavioural_cloning(values, expert)
-        return bc, {"bc": bc, **describe(values, expert, recipe.objective)}
+        metrics = describe(values, expert, recipe.objective)
+        return bc, {"bc": bc, **metrics, **distance_from_mle(recipe.objective, (values, expert))}
 
     return update(recipe, state, loss)
 
@@ -64,6 +65,7 @@ def unlikelihood_step(
         repeated = readout.log_unlikelihood(model, recipe.mdp, hidden, expert)
         bc = behavioural_cloning(values, expert)
         metrics = {"bc": bc, **describe(values, expert, recipe.objective)}
+        metrics |= distance_from_mle(recipe.objective, (values, expert))
         return unlikelihood(values, repeated, expert), metrics
 
     return update(recipe, state, loss)
@@ -87,7 +89,8 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
         metrics, samples = describe(values, expert, objective), None
         if policy is not None:
             samples = (action_values(recipe, params, policy), policy)
-            metrics |= policy_statistics(recipe.mdp, *samples, ages, objective.gamma)
+            metrics |= policy_statistics(recipe.mdp, *samples, ages, objective)
+        metrics |= distance_from_mle(objective, (values, expert), samples)
         bc = behavioural_cloning(values, expert)
         J = sequencematch(objective, (values, expert), samples)
         return beta * bc - (1 - beta) * J, {"bc": bc, "objective": J, "beta": beta, **metrics}
@@ -112,7 +115,7 @@ def refresh(
         recipe.mdp,
         prompts,
         start,
-        step_key(recipe.seed, state.step, ROLLOUT),
+        random_key(recipe.seed, Purpose.ROLLOUT, state.step),
         max_actions=recipe.max_actions,
     )
     return state._replace(replay=replay.add(state.replay, episodes, state.step))
@@ -138,7 +141,7 @@ def expert_trajectories(recipe: Recipe, state: TrainState, batch: Episode) -> Tr
     expert = jax.vmap(partial(build_trajectory, recipe.mdp))(batch)
     if not recipe.hard_negatives:
         return expert
-    key = step_key(recipe.seed, state.step, NOISE)
+    key = random_key(recipe.seed, Purpose.NOISE, state.step)
     # A key for each row, below for each time: draws do not depend on how rows and slots are divided.
     keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch.end.shape[0]))
     # One pass without gradient, over the batch with its placeholders: before a first wrong token a
@@ -164,7 +167,7 @@ def _policy_trajectories(
     """Trajectories drawn from the replay buffer, and their ages; None if the objective needs none."""
     if not recipe.samples:
         return None, None
-    key = step_key(recipe.seed, state.step, REPLAY)
+    key = random_key(recipe.seed, Purpose.REPLAY, state.step)
     episodes, ages = replay.draw(state.replay, key, recipe.samples, state.step)
     return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes), ages
 

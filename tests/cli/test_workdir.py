@@ -3,6 +3,7 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import tempfile
 import pytest
 
 from sequencematch.cli import workdir
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import NEWER_KEYS, defaults, differences
 from tests.storage.limits import no_root_rights
 
 
@@ -61,6 +63,21 @@ def test_config_json_without_an_object_is_damaged(tmp_path, config):
         ValueError, match="config.json is damaged .its configuration is not an object"
     ):
         workdir.read_config(tmp_path)
+
+
+def test_config_json_of_an_older_version_is_opened(tmp_path):
+    """Keys that it lacks have the values that it was made with; all others stay."""
+    path = shutil.copy(
+        pathlib.Path(__file__).parent / "config_of_0_1.json", tmp_path / "config.json"
+    )
+    config = workdir.read_config(tmp_path)["config"]
+    check_config(config)
+    changed = differences(config, json.loads(path.read_text())["config"])
+    assert {line.split(":")[0] for line in changed} == set(NEWER_KEYS)
+    workdir.check_same(tmp_path, config, free=())
+    config.data.split = "twins"
+    with pytest.raises(ValueError, match="data.split: 'prompt' -> 'twins'"):
+        workdir.check_same(tmp_path, config, free=("evaluate.",))
 
 
 @pytest.mark.parametrize("key", ["__class__", "__init__", "a.b"])

@@ -33,7 +33,7 @@ def test_evaluation_keys_may_differ_from_the_run(tiny_flags, finished_run, tmp_p
     folder = shutil.copytree(finished_run, tmp_path / "run")
     flags = [*tiny_flags, f"--workdir={folder}", "--mode=evaluate", "--config.evaluate.traces=3"]
     assert run_command(*flags) == 0
-    assert len(records(folder / "traces.jsonl")) == 2 * 3
+    assert len(records(folder / "traces.jsonl")) == 3 * 3
     assert read_json(folder / "config.json") == read_json(finished_run / "config.json")
 
 

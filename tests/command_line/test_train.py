@@ -1,5 +1,7 @@
 """--mode=train: a run from its flags to its files."""
 
+import math
+
 import pytest
 
 from tests.command_line.command import PREVIOUS_SAVE, TINY, read_json, records, run_command
@@ -52,7 +54,8 @@ def test_summary_agrees_with_the_traces(finished_run):
     slots = TINY["prompt_slots"] + TINY["max_actions"]
     assert summary["tokens"] == slots * 8 * (CLONING + 2 * (STEPS - CLONING))
     assert summary["sampled_tokens"] == slots * 8 * 7  # before steps 4, 7, ..., 22
-    for decode in ("greedy", "sampled"):
+    assert [*summary["test"]] == ["greedy", "sampled", "unedited"]
+    for decode in summary["test"]:
         found = [trace for trace in traces if trace["decode"] == decode]
         assert summary["test"][decode]["n"] == len(found) == TINY["data.test"]
         assert summary["test"][decode]["right"] == sum(trace["right"] for trace in found)
@@ -60,6 +63,22 @@ def test_summary_agrees_with_the_traces(finished_run):
         assert summary["test"][decode]["edits"]["per_action"] == pytest.approx(
             used / sum(len(trace["actions"]) for trace in found)
         )
+        assert used == 0 if decode == "unedited" else used > 0 or decode == "greedy"
+        for budget, share in summary["test"][decode]["within"].items():
+            in_time = [t["right"] and len(t["actions"]) <= int(budget) for t in found]
+            assert share == sum(in_time) / len(found)
+    lengths = {math.ceil(found["length"]) for found in summary["test"].values()}
+    assert [*summary["test"]["greedy"]["within"]] == [str(n) for n in sorted(lengths)]
+
+
+def test_summary_says_how_well_scores_tell_right_answers_from_wrong_ones(finished_run):
+    test = read_json(finished_run / "summary.json")["test"]
+    assert "auc" not in test["greedy"]
+    areas = test["sampled"]["auc"]
+    assert {"log_likelihood", "return"} < {*areas}
+    assert all({*area} == {"pooled", "within"} for area in areas.values())
+    found = [x for area in areas.values() for x in area.values() if x is not None]
+    assert all(0 <= x <= 1 for x in found)  # none where every answer is wrong
 
 
 def test_reset_works_from_data_to_report(tiny_flags, tmp_path, capsys):
@@ -70,7 +89,12 @@ def test_reset_works_from_data_to_report(tiny_flags, tmp_path, capsys):
         == 0
     )
     traces = records(folder / "traces.jsonl")
-    assert any("<reset>" in trace["actions"] for trace in traces)
+    greedy = [trace["actions"] for trace in traces if trace["decode"] == "greedy"]
+    assert any("<reset>" in actions for actions in greedy)
+    for actions in greedy:  # no attempt begins as an earlier one did
+        attempts = " ".join(actions).removesuffix("<reset>").split("<reset>")
+        first = [attempt.split()[0] for attempt in attempts]  # none is empty
+        assert len(set(first)) == len(first)
     for trace in traces:
         *before, after = "".join(trace["actions"]).replace("<eos>", "").split("<reset>")
         assert "<bkspc>" not in trace["actions"] and trace["text"] == after

@@ -34,13 +34,6 @@ def test_answer_is_right_if_it_is_the_completion(task):
     assert not task.check(example, example.completion + "0")
 
 
-def test_held_out_questions_do_not_depend_on_the_training_size(task, folder):
-    more = contents(arithmetic.task(data_config(folder, train=60)))
-    fewer = contents(task)
-    assert (more["test"], more["validation"]) == (fewer["test"], fewer["validation"])
-    assert more["train"][:40] == fewer["train"]
-
-
 def test_questions_are_made_once(task, folder, monkeypatch):
     monkeypatch.setattr(
         arithmetic, "distinct_questions", lambda questions: pytest.fail("prepared again")
@@ -64,6 +57,7 @@ def test_preparing_leaves_global_random_unchanged(tmp_path):
         ({"source": "tfds", "bases": (10,)}, "every base: set data.bases to"),
         ({"source": "tfds", "module": "arithmetic__mull"}, "did you mean 'arithmetic__mul'"),
         ({"source": "tfds", "module": "arithmetic__mul"}, "needs TensorFlow"),
+        ({"split": "twin"}, "data.split='twin': allowed are twins, prompt"),
         ({"validation": 0}, "allowed are >= 1"),
         ({"bases": (40,)}, "allowed are 2 to 16"),
     ],
@@ -93,5 +87,6 @@ def test_data_is_prepared_for_these_parameters_only(tmp_path):
     assert not arithmetic.is_prepared(data_config(tmp_path))
     arithmetic.task(data_config(tmp_path))
     assert arithmetic.is_prepared(data_config(tmp_path))
-    for other in ({"train": 41}, {"seed": 1}, {"bases": (10,)}, {"source": "tfds"}):
+    others = [{"train": 41}, {"seed": 1}, {"bases": (10,)}, {"source": "tfds"}, {"split": "prompt"}]
+    for other in others:
         assert not arithmetic.is_prepared(data_config(tmp_path, **other))

@@ -5,27 +5,12 @@ import numpy as np
 import pytest
 
 from sequencematch.data.mathematics import (
-    Questions,
     check,
     distinct_questions,
     question,
     question_maker,
 )
-
-ADD = "arithmetic__add_or_sub_in_base"
-
-
-def questions(module=ADD, bases=(), entropy=(2.0, 5.0), seed=0):
-    return Questions(module, bases, entropy, seed)
-
-
-def solve(prompt):
-    """The base, both numbers and the answer of a question in a base, by Python's own int."""
-    head, sum_ = prompt.removesuffix("?").split(", what is ")
-    base = int(head.removeprefix("In base "))
-    left, sign, right = sum_.split(" ")
-    p, q = int(left, base), int(right, base)
-    return base, p, q, p + q if sign == "+" else p - q
+from tests.data.preparation import ADD, questions, solve
 
 
 def test_question_i_is_a_function_of_seed_and_i():

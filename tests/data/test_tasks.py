@@ -59,6 +59,14 @@ make_task = constructor(train=SOME, validation=SOME, test=SOME)
             lambda data: make_task(data)._replace(check=lambda e, text: text[0] == "a"),
             "fails: IndexE",
         ),
+        (
+            lambda data: make_task(data)._replace(possible=lambda e, text: text[0] == "a"),
+            "fails: IndexE",
+        ),
+        (
+            lambda data: make_task(data)._replace(possible=lambda e, text: text == ""),
+            "finds that no answer begins with 'a', a reference does",
+        ),
         (lambda data: make_task(data)._replace(confusable=None), "no text for its confusable"),
         (lambda data: make_task(data)._replace(alphabet=["a"]), "no text for its alphabet"),
     ],

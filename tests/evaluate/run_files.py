@@ -43,11 +43,23 @@ def validation_line(step: int) -> dict:
 
 def score(right: int) -> dict:
     use = {"answers": 0.195, "per_action": 0.031, "deleted_wrong": 0.884, "errors": 61}
-    use |= {"errors_deleted": 0.475, "errors_mended": 0.41}
+    use |= {"errors_deleted": 0.475, "errors_mended": 0.41, "deleted_right": 0.123}
     share = right / 200
     interval = {"low": share - 0.052, "high": share + 0.043}
     counts = {"n": 200, "right": right, "finished": 0.995, "length": 5.83}
+    counts |= {"within": {"6": share - 0.1, "7": share - 0.05}}
     return {"accuracy": share, **interval, **counts, "edits": use}
+
+
+AUC = {
+    "log_likelihood": {"pooled": 0.913, "within": 0.871},
+    "log_likelihood_per_action": {"pooled": 0.905, "within": 0.866},
+    "reward_sum": {"pooled": 0.78, "within": 0.694},
+    "reward_min": {"pooled": 0.823, "within": 0.75},
+    "value_end": {"pooled": 0.641, "within": 0.56},
+    "value_drops": {"pooled": 0.52, "within": 0.487},
+    "return": {"pooled": 0.85, "within": None},
+}
 
 
 def trace(decode: str, index: int) -> dict:
@@ -76,7 +88,7 @@ SUMMARY = {
     "versions": {"jax": "0.10.0", "flax": "0.12.8", "sequencematch": "0.1.0"},
     "command": "python -m sequencematch.main --config=configs/arithmetic.py:sequencematch",
     "config": {"seed": 0, "model": {"width": 128, "layers": 4}, "loss": {"alpha": 0.01, "w": 0.5}},
-    "test": {"greedy": score(167), "sampled": score(153)},
+    "test": {"greedy": score(167), "sampled": score(153) | {"auc": AUC}},
 }
 
 

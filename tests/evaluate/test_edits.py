@@ -2,9 +2,15 @@ import random
 
 import pytest
 
+from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import EOS
-from sequencematch.evaluate.edits import Edits, count_edits, edit_statistics
-from tests.evaluate.answers import MDP, POPS, TOKENIZER, answer, ids
+from sequencematch.evaluate.edits import Edits, count_edits, edit_statistics, possible_texts
+from tests.evaluate.answers import MDP, POPS, TASK, TOKENIZER, answer, ids
+
+
+def is_beginning(*answers):
+    """A text, which may end in `<eos>`, is possible if one of the answers begins with it."""
+    return lambda text: any(text == ids(one + "$")[: len(text)] for one in answers)
 
 
 @pytest.mark.parametrize(
@@ -53,10 +59,38 @@ from tests.evaluate.answers import MDP, POPS, TOKENIZER, answer, ids
     ],
 )
 def test_counts_are_those_by_hand(actions, expected):
-    assert count_edits(MDP, ids(actions), ids("abc$")) == expected
+    example = Example("", "abc")
+    found = count_edits(MDP, ids(actions), possible_texts(TASK, TOKENIZER, MDP, example))
+    assert found._replace(deleted_right=0) == expected
 
 
-def count_slowly(actions, reference):
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        ("cb$", Edits()),
+        ("abc$", Edits()),
+        ("ab$", Edits(errors=1)),  # where an answer goes on, but none ends
+        ("abca$", Edits(errors=1)),
+        # fixed by the token of either answer
+        ("b<abc$", Edits(1, 1, 1, 1, 1)),
+        ("b<cb$", Edits(1, 1, 1, 1, 1)),
+        # deleted with the right token below it, and another answer written
+        ("abbRcb$", Edits(1, 1, 1, 1, 1, deleted_right=1)),
+        ("abbRca$", Edits(1, 1, 2, 1, 0, deleted_right=1)),
+        ("ab2cb$", Edits(deletions=1, deleted_right=1)),
+        ("abb<c$", Edits(1, 1, 1, 1, 1)),
+    ],
+)
+def test_of_several_right_answers_each_is_right(actions, expected):
+    task = TASK._replace(
+        check=lambda example, text: text in ("abc", "cb"),
+        possible=lambda example, text: "abc".startswith(text) or "cb".startswith(text),
+    )
+    is_possible = possible_texts(task, TOKENIZER, MDP, Example("", "abc"))
+    assert count_edits(MDP, ids(actions), is_possible) == expected
+
+
+def count_slowly(actions, is_possible):
     """The same counts from the whole history of texts, found step by step."""
     texts = [[]]
     for action in actions:
@@ -65,14 +99,14 @@ def count_slowly(actions, reference):
             if text:
                 text.pop()
         texts.append(text if action in POPS else [*text, action])
-    right = [text == reference[: len(text)] for text in texts]
+    right = [is_possible(text) for text in texts]
     steps = list(zip(actions, texts, texts[1:], right, right[1:], strict=False))
     deleting = [step for step in steps if len(step[2]) < len(step[1])]
     fixed, gap = 0, None
     for action, before, after, was, now in steps:
         if len(after) < len(before):
-            same = [a == b for a, b in zip(before, reference, strict=False)]
-            gap = same.index(False) if now and not was else None
+            beginnings = [is_possible(before[: n + 1]) for n in range(len(before))]
+            gap = beginnings.index(False) if now and not was else None
         elif action not in POPS:
             fixed += now and gap == len(before)
             gap = None if gap == len(before) or not now else gap
@@ -82,28 +116,52 @@ def count_slowly(actions, reference):
         errors=sum(was and not now for *_, was, now in steps),
         errors_deleted=sum(now and not was for *_, was, now in steps),
         errors_fixed=fixed,
+        deleted_right=sum(
+            is_possible(before[: len(after) + 1]) for _, before, after, *_ in deleting
+        ),
     )
 
 
-def test_counts_are_those_of_a_slow_oracle():
-    symbols, found = ids("abcabc<<<2R"), set()
+def draw_actions(rng):
+    actions = "".join(rng.choices("abcabc<<<2R", k=rng.randrange(12)))
+    return ids(actions) + [EOS] * rng.randrange(2)
+
+
+def draw_answers(rng, count):
+    return ["".join(rng.choices("abc", k=rng.randrange(4))) for _ in range(count)]
+
+
+@pytest.mark.parametrize("answers", [1, 3])
+def test_counts_are_those_of_a_slow_oracle(answers):
+    found = set()
     for seed in range(3000):
         rng = random.Random(seed)
-        actions = rng.choices(symbols, k=rng.randrange(12))
-        actions += [EOS] * (seed % 2)
-        reference = [*rng.choices(ids("abc"), k=rng.randrange(4)), EOS]
-        counts = count_edits(MDP, actions, reference)
-        assert counts == count_slowly(actions, reference), (actions, reference)
+        actions, right = draw_actions(rng), draw_answers(rng, answers)
+        counts = count_edits(MDP, actions, is_beginning(*right))
+        assert counts == count_slowly(actions, is_beginning(*right)), (actions, right)
         found.add(counts)
     assert len(found) > 50
 
 
+def test_reference_alone_is_right_unless_the_task_says_what_is_possible():
+    said = TASK._replace(possible=lambda example, text: example.completion.startswith(text))
+    for seed in range(1000):
+        rng = random.Random(seed)
+        actions, (completion,) = draw_actions(rng), draw_answers(rng, 1)
+        example = Example("", completion)
+        one, other = (possible_texts(task, TOKENIZER, MDP, example) for task in (TASK, said))
+        counts = count_edits(MDP, actions, one)
+        assert counts == count_edits(MDP, actions, other)
+        assert counts == count_edits(MDP, actions, is_beginning(completion))
+
+
 def test_shares_are_of_all_answers_together():
     answers = [answer("ab", "ab$", True), answer("ab", "ac<b$", True), answer("ab", "b<c", False)]
-    assert edit_statistics(MDP, answers, TOKENIZER.encode) == {
+    assert edit_statistics(MDP, answers, TASK, TOKENIZER) == {
         "answers": 2 / 3,
         "per_action": 2 / 11,
         "deleted_wrong": 1.0,
+        "deleted_right": 0.0,
         "errors": 3,
         "errors_deleted": 2 / 3,
         "errors_mended": 1 / 3,
@@ -111,7 +169,7 @@ def test_shares_are_of_all_answers_together():
 
 
 def test_shares_of_nothing_are_none():
-    found = edit_statistics(MDP, [answer("ab", "ab$", True)], TOKENIZER.encode)
+    found = edit_statistics(MDP, [answer("ab", "ab$", True)], TASK, TOKENIZER)
     shares = ("deleted_wrong", "errors_deleted", "errors_mended")
     assert [found[share] for share in shares] == [None] * 3
     assert (found["answers"], found["per_action"], found["errors"]) == (0, 0, 0)

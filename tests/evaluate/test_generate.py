@@ -1,3 +1,4 @@
+import math
 import random
 
 import jax.numpy as jnp
@@ -9,15 +10,18 @@ from sequencematch.core.types import Episode
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD
 from sequencematch.evaluate import generate
+from sequencematch.evaluate.accuracy import accuracy, accuracy_within
 from sequencematch.evaluate.generate import (
-    CHOICES,
+    VALIDATED,
     Answer,
     Generator,
     deletion_flags,
+    make_decodings,
     surviving_text,
 )
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
+from sequencematch.rollout.decoding import Decoding
 from tests.evaluate.answers import EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
 
 
@@ -35,21 +39,38 @@ def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():
         assert [t for t, flag in enumerate(deletion_flags(MDP, actions)) if flag] == sorted(deleted)
 
 
+DECISIONS = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
+USUAL = dict(threshold=0.5, bias=0.0, temperature=1.0, memory=True)
+
+
 @pytest.fixture(scope="module")
 def generator():
-    """(rows -> a generator with an untrained network, the parameters)."""
-    edits = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
+    """(rows and parts of the decodings -> a generator with an untrained network, the parameters)."""
     sizes = TransformerConfig(PLAIN.vocab_size, 1, 16, 2, 1, 16)
     graph, params = nnx.split(Transformer(sizes, nnx.Rngs(5)))
-    limits = dict(prompt_slots=4, max_actions=6, seed=0)
 
-    def make(rows, **bias):
-        return Generator(graph, edits, TASK, PLAIN, rows=rows, **limits, **bias)
+    def make(rows, max_actions=6, **changes):
+        limits = dict(prompt_slots=4, max_actions=max_actions, rows=rows, seed=0)
+        decodings = make_decodings(DECISIONS, **USUAL | changes)
+        return Generator(graph, DECISIONS, TASK, PLAIN, **limits, decodings=decodings)
 
     return make, params
 
 
-@pytest.mark.parametrize("choice", CHOICES)
+def test_each_way_to_answer_takes_its_part_of_the_configuration():
+    found = make_decodings(DECISIONS, threshold=0.3, bias=1.0, temperature=0.7, memory=True)
+    assert found == {
+        "greedy": Decoding(0.3, 1.0, 0.0, True),
+        "sampled": Decoding(None, 1.0, 0.7, True),
+        "unedited": Decoding(bias=-math.inf),
+    }
+    # Without edits there is nothing to mask and nothing to remember.
+    plain = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS, BKSPC], edits={})
+    found = make_decodings(plain, **USUAL)
+    assert tuple(found) == VALIDATED and not any(way.memory for way in found.values())
+
+
+@pytest.mark.parametrize("choice", make_decodings(DECISIONS, **USUAL))
 def test_answers_do_not_depend_on_the_number_of_rows(generator, choice):
     make, params = generator
     answers = [list(make(rows).answers(params, EXAMPLES, choice)) for rows in (4, 9)]
@@ -64,8 +85,34 @@ def test_answers_do_not_depend_on_the_number_of_rows(generator, choice):
 def test_edit_bias_makes_edits_certain_or_impossible(generator):
     make, params = generator
     for choice, bias in (("greedy", 60.0), ("sampled", -60.0)):
-        answers = make(4, edit_bias=bias).answers(params, EXAMPLES[:4], choice)
+        answers = make(4, bias=bias, memory=False).answers(params, EXAMPLES[:4], choice)
         assert {a == BKSPC for answer in answers for a in answer.actions} == {bias > 0}
+
+
+def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
+    make, params = generator
+    biased = make(9, bias=60.0)
+    without, plain = (
+        [a.actions for a in make.answers(params, EXAMPLES, choice)]
+        for make, choice in ((biased, "unedited"), (make(9, bias=-60.0), "greedy"))
+    )
+    assert without == plain and not any(BKSPC in actions for actions in without)
+
+
+def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
+    """Of every way to answer, also where draws and memory decide."""
+    make, params = generator
+
+    def answers(limit, choice):
+        limited = make(9, max_actions=limit, bias=1.0)
+        # The network is untrained: every answer that ends counts as right.
+        limited.task = TASK._replace(check=lambda example, text: True)
+        return list(limited.answers(params, EXAMPLES * 5, choice))
+
+    for choice in make_decodings(DECISIONS, **USUAL):
+        shares = accuracy_within(answers(12, choice), (3, 5))
+        assert shares == {str(n): accuracy(answers(n, choice))["accuracy"] for n in (3, 5)}
+        assert choice != "sampled" or 0 < shares["3"] < shares["5"]
 
 
 def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):

@@ -1,6 +1,12 @@
+import numpy as np
 import pytest
 
-from sequencematch.evaluate.intervals import wilson
+from sequencematch.evaluate.intervals import (
+    accuracy_interval,
+    bootstrap_means,
+    paired_difference,
+    wilson,
+)
 
 
 # Newcombe (1998), Statistics in Medicine 17, table I, method 3.
@@ -24,3 +30,95 @@ def test_wilson_intervals_contain_the_share():
             low, high = wilson(right, n)
             assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
             assert low < high
+
+
+def draw_answers(rng, runs, questions, by_run, by_question):
+    """bool[runs, questions]: right answers, with effects of that size on the log-odds."""
+    effects = rng.normal(0, by_run, (runs, 1)) + rng.normal(0, by_question, (1, questions))
+    return rng.random((runs, questions)) < 1 / (1 + np.exp(-1 - effects))
+
+
+def test_bootstrap_means_are_those_of_a_loop_over_the_same_draws():
+    scores = np.random.default_rng(1).normal(size=(3, 5))
+    rng = np.random.default_rng(7)
+    runs, questions = (rng.multinomial(n, [1 / n] * n, 40) for n in (3, 5))
+    expected = []
+    for times_run, times_question in zip(runs, questions, strict=True):
+        drawn_runs = [s for s in range(3) for _ in range(times_run[s])]
+        drawn_questions = [q for q in range(5) for _ in range(times_question[q])]
+        drawn = [scores[s][q] for s in drawn_runs for q in drawn_questions]
+        expected.append(sum(drawn) / len(drawn))
+        assert len(drawn) == 15
+    found = bootstrap_means(scores, 7, draws=40)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert (bootstrap_means(scores, 8, draws=40) != found).any()
+
+
+def test_bootstrap_means_spread_as_the_theory_says():
+    """Var = (S-1)/S sigma_s^2/S + (N-1)/N sigma_q^2/N where runs and questions add up."""
+    rng = np.random.default_rng(0)
+    by_run, by_question = rng.normal(size=(4, 1)), rng.normal(size=(1, 30))
+    expected = by_run.var() / 4 + by_question.var() / 30
+    means = bootstrap_means(by_run + by_question, 0, draws=20_500)  # not a multiple of a batch
+    assert means.shape == (20_500,)
+    assert means.var() == pytest.approx(expected, rel=0.05)
+    assert means.mean() == pytest.approx(by_run.mean() + by_question.mean(), abs=0.02)
+
+
+def test_interval_over_seeds_covers_the_truth_in_some_95_percent_of_cases():
+    rng, cases, covered = np.random.default_rng(2), 200, 0
+    effects = rng.normal(0, np.hypot(0.3, 1.5), 10**6)
+    truth = np.mean(1 / (1 + np.exp(-1 - effects)))
+    for _ in range(cases):
+        means = bootstrap_means(draw_answers(rng, 6, 150, 0.3, 1.5), 0, draws=500)
+        low, high = np.quantile(means, (0.025, 0.975))
+        covered += low <= truth <= high
+    assert 0.90 <= covered / cases <= 0.99
+
+
+def test_interval_of_one_run_is_wilsons_and_of_several_the_percentiles():
+    right = draw_answers(np.random.default_rng(3), 4, 60, 0.3, 1.0)
+    assert accuracy_interval(right[:1]) == wilson(int(right[0].sum()), 60)
+    low, high = accuracy_interval(right, seed=5)
+    means = np.sort(bootstrap_means(right, 5))
+    assert np.mean(means < low) == pytest.approx(0.025, abs=0.005)
+    assert np.mean(means > high) == pytest.approx(0.025, abs=0.005)
+    assert low < right.mean() < high
+    assert accuracy_interval(right, seed=5) == (low, high) != accuracy_interval(right, seed=6)
+
+
+def test_intervals_of_answers_that_are_all_alike_are_points():
+    for value in (0.0, 1.0):
+        assert accuracy_interval(np.full((3, 20), value)) == (value, value)
+    same = draw_answers(np.random.default_rng(3), 3, 20, 0.3, 1.0)
+    assert paired_difference(same, same) == (0, 0, 0, 1)
+
+
+def test_paired_difference_is_that_of_pairs_and_changes_its_sign():
+    rng = np.random.default_rng(4)
+    theirs = draw_answers(rng, 3, 400, 0.3, 2.0)
+    better = theirs | (rng.random(theirs.shape) < 0.1)  # a few more are right, none fewer
+    found = paired_difference(better, theirs)
+    assert found.mean == pytest.approx(better.mean() - theirs.mean())
+    assert 0 < found.low < found.mean < found.high and found.p_value < 0.001
+    # The two intervals overlap: only in pairs is the difference seen.
+    assert accuracy_interval(better)[0] < accuracy_interval(theirs)[1]
+    turned = paired_difference(theirs, better)
+    assert turned == pytest.approx((-found.mean, -found.high, -found.low, found.p_value))
+
+
+def test_p_value_is_below_5_percent_where_the_interval_excludes_zero():
+    rng, seen = np.random.default_rng(5), set()
+    for _ in range(40):
+        ours, theirs = (draw_answers(rng, 3, 50, 0.2, 1.0) for _ in range(2))
+        found = paired_difference(ours, theirs)
+        excludes = found.low > 0 or found.high < 0
+        assert excludes == (found.p_value < 0.05) or found.p_value == pytest.approx(0.05, abs=0.003)
+        assert 0 < found.p_value <= 1
+        seen.add(excludes)
+    assert seen == {True, False}
+
+
+def test_answers_to_other_questions_are_not_paired():
+    with pytest.raises(ValueError, match=r"cannot pair answers of shapes \(2, 3\) and \(2, 4\)"):
+        paired_difference(np.ones((2, 3)), np.ones((2, 4)))

@@ -1,6 +1,8 @@
 import html
 import pathlib
+import re
 
+from sequencematch.evaluate.sections import SCORE_ROWS
 from tests.evaluate.run_files import (
     EVIL,
     SUMMARY,
@@ -21,7 +23,15 @@ def test_sections_without_content_are_left_out(finished_run: pathlib.Path) -> No
         write_run(finished_run, {"method": "mle", "test": {"greedy": bare}}, metrics, [])
     )
     assert "75.0 %" in page and page.count("<figure>") == 2
-    for absent in ("Edits", "sampled", "Sample traces", "Configuration", "Command", "seed"):
+    for absent in (
+        "Edits",
+        "Scores",
+        "sampled",
+        "Sample traces",
+        "Configuration",
+        "Command",
+        "seed",
+    ):
         assert absent not in page.split("</style>")[1]
 
 
@@ -63,3 +73,25 @@ def test_legend_explains_only_marks_that_occur(finished_run: pathlib.Path) -> No
         write_run(finished_run, SUMMARY, [], [{"decode": "greedy", "actions": ["1", "<eos>"]}])
     )
     assert "⌫" not in page and "<p>⊣ ends the answer; what was" in page
+
+
+def test_scores_are_shown_pooled_and_within_a_question(finished_run: pathlib.Path) -> None:
+    table = render_page(finished_run).split("Scores of right and wrong answers")[1]
+    rows = table.split("</table>")[0].split("<tr>")[2:]
+    cells = {row.split(">")[1].split("<")[0]: re.findall("<td>(.*?)</td>", row) for row in rows}
+    assert cells["Log-likelihood"] == ["0.91", "0.87"]
+    assert cells["Recovered return"] == ["0.85", "–"]  # no question has both kinds of answers
+    assert len(cells) == len(SCORE_ROWS)
+
+
+def test_accuracy_within_budgets_is_shown(finished_run: pathlib.Path) -> None:
+    page = render_page(finished_run)
+    assert "5.8 actions each · 73.5 % right within 6 · 78.5 % right within 7" in page
+    assert "Right tokens deleted" in page and "<td>12.3 %</td>" in page
+
+
+def test_answers_without_edits_are_shown_beside_the_others(finished_run: pathlib.Path) -> None:
+    summary = SUMMARY | {"test": SUMMARY["test"] | {"unedited": score(160)}}
+    page = render_page(write_run(finished_run, summary, [], []))
+    assert "<h3>unedited</h3>" in page and "160 of 200 right" in page
+    assert "<h3>unedited</h3>" not in render_page(write_run(finished_run, SUMMARY, [], []))

@@ -9,6 +9,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core import mdp
+from sequencematch.core.reductions import action_values
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
@@ -200,3 +201,20 @@ def test_initialisation_is_a_function_of_the_seed(sizes):
     for same, again, other in zip(leaves(3), leaves(3), leaves(4), strict=True):
         np.testing.assert_array_equal(same, again)
         assert same.ndim == 1 or np.any(np.asarray(same) != np.asarray(other))
+
+
+def test_bfloat16_logits_are_summed_in_float32(sizes):
+    """Q and V are those of the float32 product of the same bfloat16 inputs, not of rounded logits."""
+    half = Transformer(TransformerConfig(**sizes, dtype="bfloat16"), nnx.Rngs(0))
+    hidden = 5 * jax.random.normal(jax.random.key(1), (40, sizes["d_model"]), jnp.bfloat16)
+    logits = half.logits(hidden)
+    kernel = half.head.kernel[...].astype(jnp.bfloat16)
+    product = hidden.astype(jnp.float32) @ kernel.astype(jnp.float32)
+    assert logits.dtype == jnp.float32
+    actions, legal = jnp.arange(40) % sizes["vocab_size"], np.ones(sizes["vocab_size"], bool)
+    found, expected = (action_values(x, actions, legal) for x in (logits, product))
+    np.testing.assert_allclose(found.q, expected.q, rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(found.v, expected.v, rtol=1e-5)
+    # Logits rounded to bfloat16 would be off by a thousand times as much.
+    rounded = action_values(product.astype(jnp.bfloat16), actions, legal)
+    assert np.abs(rounded.v - expected.v).max() > 1e-3

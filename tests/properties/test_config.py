@@ -130,6 +130,9 @@ CHOICES = {
     "mesh.data": st.sampled_from([1, 2]),
     "mesh.model": st.sampled_from([1, 2]),
     "evaluate.edit_bias": st.sampled_from([-3.0, 0.0, 3.0]),
+    "evaluate.edit_threshold": st.sampled_from([1e-6, 0.3, 0.5, 0.999]),
+    "evaluate.temperature": st.sampled_from([1e-30, 0.7, 1.0, 1e30]),
+    "evaluate.memory": st.booleans(),
 }
 
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.rollout import decoding
+from sequencematch.rollout.decoding import Decoding
 from tests.rollout.samples import (
     BKSPC,
     BOS,
@@ -57,4 +57,4 @@ def samples(model, prompts):
 
 @pytest.fixture(scope="package")
 def greedy_samples(model, prompts):
-    return to_numpy(sample(model, *prompts, jax.random.key(0), choose=decoding.greedy))
+    return to_numpy(sample(model, *prompts, jax.random.key(0), decoding=Decoding()))

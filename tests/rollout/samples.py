@@ -10,7 +10,7 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.reductions import legal_logits
 from sequencematch.core.trajectory import build_trajectory
-from sequencematch.rollout import decoding, sampler
+from sequencematch.rollout import sampler
 
 PAD, BOS, EOS, BKSPC, POP_TWO, RESET = range(6)
 LETTERS = range(6, 12)
@@ -19,10 +19,9 @@ MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits=EDITS | {RESET: mdp.EVER
 ROWS, WIDTH, ACTIONS = 24, 5, 14
 
 
-@partial(nnx.jit, static_argnames=("actions", "choose"))
-def sample(model, prompts, start, key, *, actions=ACTIONS, choose=None):
-    choose = choose or decoding.with_temperature(1.0)
-    return sampler.sample(model, MDP, prompts, start, key, max_actions=actions, choose=choose)
+@partial(nnx.jit, static_argnames=("actions", "decoding"))
+def sample(model, prompts, start, key, *, actions=ACTIONS, decoding=None):
+    return sampler.sample(model, MDP, prompts, start, key, max_actions=actions, decoding=decoding)
 
 
 @nnx.jit

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.trajectory import build_trajectory
-from sequencematch.rollout import decoding, sampler
+from sequencematch.rollout import sampler
 from tests import oracles
 from tests.rollout.samples import (
     ACTIONS,
@@ -98,7 +98,7 @@ def test_prompt_is_never_popped(model, prompts):
     """Neither its depths nor its part of the cache change, decision by decision."""
     start = np.asarray(prompts[1])
     begin = nnx.jit(partial(sampler.begin, max_actions=ACTIONS))
-    advance = nnx.jit(partial(sampler.advance, mdp=MDP, choose=decoding.with_temperature(1.0)))
+    advance = nnx.jit(partial(sampler.advance, mdp=MDP))
     first = generation = begin(model, *map(jnp.asarray, prompts), jax.random.key(0))
     inside = np.arange(WIDTH + ACTIONS) <= start[:, None]
     empty = 0
@@ -133,6 +133,28 @@ def test_row_is_independent_of_the_others(model, prompts, samples):
     )
     np.testing.assert_array_equal(wide.tokens[:, :-2], samples[0].tokens)
     np.testing.assert_array_equal(wide.end, samples[0].end)
+
+
+def test_samples_are_draws_from_the_policy_itself(model, samples):
+    """At each decision t of row b: the categorical draw of the logits with key (b, t), and no more."""
+    episodes, _ = samples
+    logits, taken = score(model, episodes), decision_mask(episodes)
+    by_row = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), jnp.arange(ROWS))
+    time = jnp.arange(WIDTH + ACTIONS) - episodes.start[:, None]
+    keys = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))(by_row, time)
+    drawn = np.asarray(jax.vmap(jax.vmap(jax.random.categorical))(keys, logits))
+    np.testing.assert_array_equal(drawn[taken], episodes.labels[taken])
+
+
+def test_samples_carry_no_memory(model, prompts):
+    """So that sampling to learn from costs nothing for it."""
+
+    def begin_and_advance(model, *prompts):
+        first = sampler.begin(model, *prompts, jax.random.key(0), ACTIONS)
+        return first, sampler.advance(model, MDP, first)
+
+    shapes = nnx.eval_shape(begin_and_advance, model, *map(jnp.asarray, prompts))
+    assert [generation.memory for generation in shapes] == [None, None]
 
 
 def test_samples_are_a_function_of_the_key(model, prompts, samples):

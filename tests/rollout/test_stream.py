@@ -1,21 +1,23 @@
 """A streamed answer equals the sampler's."""
 
-import jax
 import numpy as np
 import pytest
 from flax import nnx
 
 from sequencematch.core import mdp
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.rollout import decoding, sampler, stream
+from sequencematch.rollout import sampler, stream
+from sequencematch.rollout.decoding import Decoding
 
 PAD, BOS, EOS, BKSPC = range(4)
 MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
 ACTIONS, SEED = 8, 5
 PROMPTS = np.array([[BOS, 5, 6, PAD], [BOS, PAD, PAD, PAD], [BOS, 9, 8, 7]], np.int32)
 START = np.array([2, 0, 3], np.int32)
-DRAW = decoding.with_temperature(1.0)
+GREEDY = Decoding(threshold=0.1, memory=True)
+DRAW = Decoding(None, bias=1.0, temperature=1.0, memory=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,7 @@ def model(sizes):
     return model
 
 
-def stream_row(model, row, choose):
+def stream_row(model, row, decoding):
     graph, params = nnx.split(model)
     actions = stream.actions(
         graph,
@@ -38,25 +40,24 @@ def stream_row(model, row, choose):
         PROMPTS[row],
         int(START[row]),
         max_actions=ACTIONS,
-        choose=choose,
+        decoding=decoding,
         seed=SEED,
     )
     return list(actions)
 
 
-def sample_rows(model, rows, choose):
+def sample_rows(model, rows, decoding):
     """The actions of each of these rows."""
-    run = nnx.jit(
-        lambda model, *rest: sampler.sample(model, MDP, *rest, max_actions=ACTIONS, choose=choose)
-    )
-    episodes, _ = run(model, PROMPTS[rows], START[rows], jax.random.key(SEED))
+    limits = dict(max_actions=ACTIONS, decoding=decoding)
+    run = nnx.jit(lambda model, *rest: sampler.sample(model, MDP, *rest, **limits))
+    episodes, _ = run(model, PROMPTS[rows], START[rows], random_key(SEED, Purpose.ANSWERS))
     tokens, start, end = map(np.asarray, (episodes.tokens, episodes.start, episodes.end))
     return [t[s + 1 : e + 1].tolist() for t, s, e in zip(tokens, start, end, strict=True)]
 
 
 def test_greedy_stream_equals_the_sampler_row_by_row(model):
-    expected = sample_rows(model, slice(None), decoding.greedy)
-    assert [stream_row(model, row, decoding.greedy) for row in range(3)] == expected
+    expected = sample_rows(model, slice(None), GREEDY)
+    assert [stream_row(model, row, GREEDY) for row in range(3)] == expected
     # Some rows ended with <eos> and some at the limit, and some held an edit.
     assert {EOS in actions for actions in expected} == {True, False}
     assert any(BKSPC in actions for actions in expected)
@@ -66,8 +67,4 @@ def test_greedy_stream_equals_the_sampler_row_by_row(model):
 
 def test_drawn_stream_equals_a_batch_of_one(model):
     (expected,) = sample_rows(model, slice(0, 1), DRAW)
-    assert (
-        stream_row(model, 0, DRAW)
-        == expected
-        != sample_rows(model, slice(0, 1), decoding.greedy)[0]
-    )
+    assert stream_row(model, 0, DRAW) == expected != sample_rows(model, slice(0, 1), GREEDY)[0]

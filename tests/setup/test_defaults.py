@@ -1,9 +1,21 @@
 """Flattening, comparing and looking up configuration keys."""
 
+import json
+from pathlib import Path
+
 import pytest
 from ml_collections import ConfigDict
 
-from sequencematch.setup.defaults import check_known_key, defaults, differences, flatten
+from sequencematch.setup.defaults import (
+    NEWER_KEYS,
+    add_newer_keys,
+    check_known_key,
+    defaults,
+    differences,
+    flatten,
+)
+
+OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"
 
 
 def test_flatten_gives_every_leaf_a_dotted_key():
@@ -27,3 +39,18 @@ def test_differences_give_both_values_of_each_key():
 def test_no_key_is_suggested_where_none_is_close():
     with pytest.raises(ValueError, match="^config.zzzzzz is not a key of this configuration$"):
         check_known_key("zzzzzz", flatten(defaults()))
+
+
+def test_every_key_is_in_the_oldest_configuration_or_has_a_value_for_it():
+    """A new key needs a line in NEWER_KEYS, or the runs that are there could not be opened."""
+    oldest = json.loads(OLDEST.read_text())["config"]
+    assert set(flatten(defaults())) == {*flatten(oldest), *NEWER_KEYS}
+    assert flatten(add_newer_keys(oldest)) == {**flatten(oldest), **NEWER_KEYS}
+
+
+def test_a_key_that_is_there_stays_and_what_is_no_section_is_left_alone():
+    saved = {"evaluate": {"memory": False, "edit_bias": 1.0}, "data": 3}
+    added = add_newer_keys(saved)
+    assert added["evaluate"]["memory"] is False and added["evaluate"]["temperature"] == 1.0
+    assert added["data"] == 3 and "temperature" not in saved["evaluate"]
+    assert add_newer_keys({}) == {}

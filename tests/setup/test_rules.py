@@ -24,6 +24,7 @@ REFUSED = {
     "data.validation": COUNT,
     "data.test": COUNT,
     "data.seed": [-1, 2**32],
+    "data.split": [*NAMES, "twin"],
     "prompt_slots": [1, 0, -3, 2**31],
     "max_actions": COUNT,
     "edits": [(), ("<bkpsc>",), ("<bkspc>", "reset"), ("<bkspc>", "<bkspc>")],
@@ -70,6 +71,9 @@ REFUSED = {
     "evaluate.examples": COUNT,
     "evaluate.rows": COUNT,
     "evaluate.max_actions": COUNT,
+    "evaluate.edit_threshold": [0.0, 1.0, -0.5],
+    "evaluate.temperature": POSITIVE,
+    "evaluate.samples": COUNT,
     "evaluate.traces": COUNT_OR_ZERO,
     "checkpoint.every": COUNT,
     "checkpoint.keep": COUNT,
@@ -79,7 +83,7 @@ REFUSED = {
 
 def test_defaults_are_valid_and_every_key_has_a_rule():
     check_config(defaults())
-    free = {"task", "objective.bound", "evaluate.edit_bias"}
+    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory"}
     assert set(RULES) == set(flatten(defaults())) - free
     assert set(REFUSED) == set(RULES)
 
@@ -131,7 +135,11 @@ BROKEN_RELATIONS = [
     ({"train.bc_steps": 2000}, ["config.train.bc_steps=2000", "train.steps=2000", "sequencematch"]),
     ({"optimizer.warmup": 2000}, ["config.optimizer.warmup=2000", "config.train.steps=2000"]),
     (
-        {"objective.weighting": "uniform", "objective.divergence": "chi2"},
+        {
+            "objective.weighting": "uniform",
+            "objective.divergence": "chi2",
+            "objective.policy_weight": 0.5,
+        },
         ["config.objective.weighting='uniform'", "'chi2_mixture'", "not 'chi2'"],
     ),
     ({"noise.kind": "policy", "noise.run": 0.5}, ["config.noise.run=0.5 must be 0", "'policy'"]),
@@ -144,7 +152,7 @@ BROKEN_RELATIONS = [
         ["config.noise.step='skip'", "method=sequencematch", "'chi2_mixture'"],
     ),
     (
-        {"noise.step": "skip", "method": "le_cam"},
+        {"noise.step": "skip", "method": "le_cam", "objective.policy_weight": 0.5},
         ["config.noise.step='skip'", "method=le_cam", "policy_weight=0 (it is 0.5)"],
     ),
     ({"edits": ("<reset>", "<bkspc>")}, ["config.edits=('<reset>', '<bkspc>')", "alone"]),

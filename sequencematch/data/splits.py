@@ -1,0 +1,71 @@
+"""How questions are divided into test, validation and training questions.
+
+Twins, questions about the same numbers (`mathematics.twin_key`), are nearly one question: whoever has
+learnt `37 + 5` knows `-5 - 37` too. A test set whose twins are in the training set measures memory.
+"""
+
+import hashlib
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from sequencematch.data.mathematics import twin_key
+from sequencematch.data.task import Example
+
+# Split -> share of the groups of twins. Sizes in these proportions reach equally deep into the stream,
+# and so the splits are alike: deeper in a stream of distinct questions small numbers are rarer, since
+# they have had their turn.
+SHARES = {"test": 0.2, "validation": 0.1, "train": 0.7}
+_PATIENCE = 1000  # questions of other splits in a row after which none of this one is expected
+
+
+def by_prompt(stream: Iterator[Example], seed: int) -> Mapping[str, Iterator[Example]]:
+    """The same stream for all splits: each goes on where the one before it has stopped."""
+    del seed
+    return dict.fromkeys(SHARES, stream)
+
+
+def by_twins(stream: Iterator[Example], seed: int) -> Mapping[str, Iterator[Example]]:
+    """For each split the questions of its groups of twins, in the order of the stream."""
+    copies = itertools.tee(stream, len(SHARES))
+    return {
+        split: keep_split(copy, split, seed) for split, copy in zip(SHARES, copies, strict=True)
+    }
+
+
+SPLITS: Mapping[str, Callable[[Iterator[Example], int], Mapping[str, Iterator[Example]]]] = {
+    "twins": by_twins,
+    "prompt": by_prompt,
+}
+
+
+def keep_split(examples: Iterable[Example], split: str, seed: int) -> Iterator[Example]:
+    """Yields the examples whose group of twins belongs to a split.
+
+    Raises:
+      ValueError: 1000 examples in a row belong to other splits.
+    """
+    misses = 0
+    for example in examples:
+        if split_of(example, seed) == split:
+            misses = 0
+            yield example
+        elif (misses := misses + 1) == _PATIENCE:
+            raise ValueError(
+                f"data.split='twins' finds no further {split} questions: too many are about the same "
+                "numbers; widen data.entropy, or set data.split to 'prompt'"
+            )
+
+
+def split_of(example: Example, seed: int) -> str:
+    """The split of an example's twins, by a hash of the seed and what they have in common.
+
+    Not by which group comes first in the stream: the groups that come often would be held out, and
+    the training questions would differ from the others in kind.
+    """
+    digest = hashlib.sha256(repr((seed, twin_key(example))).encode()).digest()
+    place, end = int.from_bytes(digest[:8], "big") / 2**64, 0.0
+    for split, share in SHARES.items():
+        end += share
+        if place < end:
+            return split
+    return split  # the shares add up to 1 but for an ulp

@@ -1,0 +1,50 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from sequencematch.cli import results
+from sequencematch.data.task import Example
+from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.values import Scores
+
+EXAMPLES = [Example(f"{i}=", str(i)) for i in range(3)]
+
+
+class OddDraws:
+    """Answers whose every second one is right, scored so that the likelihood knows it."""
+
+    def answers(self, params, examples, choice):
+        self.asked = [(example.prompt, choice) for example in examples]
+        for draw, example in enumerate(examples):
+            yield Answer(example, [draw], "", draw % 2 == 1, True)
+
+    def score_answers(self, params, answers):
+        for answer in answers:
+            ones = np.full(1, 5.0 * answer.right + len(answer.example.prompt))
+            yield Scores(np.zeros(2), ones, ones, ones, ones[0])
+
+
+@pytest.mark.parametrize(("limit", "count"), [(2, 2), (50, 3)])
+def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questions(
+    monkeypatch, limit, count
+):
+    drawn, decodings = OddDraws(), []
+    monkeypatch.setattr(
+        results, "make_generator", lambda parts, given: decodings.append(given) or drawn
+    )
+    parts = SimpleNamespace(
+        config=SimpleNamespace(evaluate=SimpleNamespace(examples=limit, samples=4)),
+        task=SimpleNamespace(splits={"test": EXAMPLES}),
+        recipe=SimpleNamespace(objective=SimpleNamespace(gamma=0.9)),
+    )
+    checked = []
+    found = results.policy_statistics(
+        parts, drawn, SimpleNamespace(params=None), lambda: checked.append(1)
+    )
+    # None is the policy itself: no memory, no bias and no other temperature.
+    assert decodings == [{"policy": None}]
+    assert drawn.asked == [(f"{i}=", "policy") for i in range(count) for _ in range(4)]
+    assert len(checked) == 4 * count
+    assert found["log_likelihood"] == {"pooled": 1.0, "within": 1.0}
+    assert found["value_end"] == {"pooled": 0.5, "within": 0.5}
