@@ -55,6 +55,7 @@ def test_there_is_one_of_each():
     ]
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("name", "code", "flags"), EXAMPLES, ids=[name for name, *_ in EXAMPLES])
 def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     assert len(list(filter(None, code.splitlines()))) <= 30

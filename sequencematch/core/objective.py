@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from sequencematch.core import reductions
 from sequencematch.core.divergences import Divergence
@@ -126,7 +126,7 @@ class Objective(NamedTuple):
     t_max: float = 100.0
 
     @property
-    def policy_share(self) -> float:
+    def policy_share(self) -> ArrayLike:
         """The share of C taken on the policy's trajectories: w, or 0 where C telescopes to V(s_0).
 
         Data and policy share the distribution of s_0, so there w has no effect on the expectation of

@@ -47,6 +47,14 @@ def describe(values: Values, trajectories: Trajectory, objective: Objective) -> 
     }
 
 
+def weighted_log_likelihood(
+    objective: Objective, values: Values, trajectory: Trajectory
+) -> Float[Array, ""]:
+    """sum_t kappa_t log pi(a_t|s_t) over the imitated steps of one trajectory."""
+    kappa = weights(objective, trajectory)
+    return reductions.total(kappa * (values.q - values.v), trajectory.imitate)
+
+
 def distance_from_mle(
     objective: Objective,
     expert: tuple[Values, Trajectory],
@@ -70,9 +78,8 @@ def distance_from_mle(
         return sequencematch(objective, pairs[0], pairs[1] if policy else None)
 
     def L(values: list[Values]) -> Array:
-        kappa = jax.vmap(partial(weights, objective))(expert[1])
-        weighted = kappa * (values[0].q - values[0].v)
-        return reductions.total(weighted, expert[1].imitate) / reductions.count_imitated(expert[1])
+        summed = jax.vmap(partial(weighted_log_likelihood, objective))(values[0], expert[1])
+        return jnp.sum(summed) / reductions.count_imitated(expert[1])
 
     dJ, dL = jax.grad(J)(read), jax.grad(L)(read)
     return {"objective/not_mle": optax.tree.norm(optax.tree.sub(dJ, dL)) / optax.tree.norm(dL)}

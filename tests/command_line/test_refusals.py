@@ -98,6 +98,7 @@ def test_unreadable_cache_is_refused(assert_refused, tmp_path):
     questions = {"module": "arithmetic__add_or_sub_in_base", "bases": (10,), "entropy": (2.0, 5.0)}
     cache = tmp_path / "cache"
     data = SimpleNamespace(**sizes, **questions, dir=str(cache), source="generator", seed=0)
+    data.split = "twins"
     arithmetic.task(data)
     for file in cache.rglob("*"):
         if file.is_file():

@@ -125,15 +125,16 @@ def test_uniform_cost_weighs_later_values_by_one_minus_gamma():
 def test_reduces_to_weighted_likelihood_as_alpha_vanishes(goal):
     """phi(alpha r)/alpha -> r, B -> V(s_N), psi -> 0, so that all V cancel but those of C.
 
-    J -> (sum_t kappa_t log pi(a_t|s_t) + w (C(tau_E) - C(tau_pi))) / steps.
+    J -> (sum_t kappa_t log pi(a_t|s_t) + w (C(tau_E) - C(tau_pi))) / steps, w = 0 where C telescopes.
     """
     small = goal._replace(alpha=1e-6)
     limit = 0.0
     for case in CASES[0]:
         for t in case.decisions:
             limit += goal.kappa(case, t) * (case.q(t) - case.value(t))
-        limit += goal.w * oracles.cost(goal, case)
-    limit -= goal.w * sum(oracles.cost(goal, c) for c in CASES[1]) * len(CASES[0]) / len(CASES[1])
+        limit += goal.policy_share * oracles.cost(goal, case)
+    costs = sum(oracles.cost(goal, case) for case in CASES[1])
+    limit -= goal.policy_share * costs * len(CASES[0]) / len(CASES[1])
     actual = compile_objective(small)(EXPERT.arrays, POLICY.arrays)
     np.testing.assert_allclose(actual, limit / oracles.count_imitated(CASES[0]), rtol=1e-4)
 
@@ -159,7 +160,7 @@ def test_every_divergence_reduces_to_weighted_likelihood_as_alpha_vanishes(struc
             for case in cases:
                 counted = [t for t in case.decisions if case.imitate[t]]
                 steps = [goal.kappa(case, t) * (case.q(t) - case.value(t)) for t in counted]
-                limits.append(sum(steps) + goal.w * oracles.cost(goal, case))
+                limits.append(sum(steps) + goal.policy_share * oracles.cost(goal, case))
             actual = divergence_part(expert_objective, structure, row, 1e-6, batch.arrays)
             np.testing.assert_allclose(actual, limits, rtol=1e-4, atol=1e-4)
 
