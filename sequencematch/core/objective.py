@@ -149,7 +149,7 @@ def read_values(
 ) -> tuple[Values, Float[Array, " T"]]:
     """(Q and V, V(s_N) read through `terminal`; rewards r_t, V(s_{t+1}) read through `next_value`).
 
-    J, the metrics and the scores of answers all read values here, so they speak of the same rewards.
+    J and the metrics both read values here, so they speak of the same rewards.
 
     Args:
       objective: gives gamma, terminal and next_value.
