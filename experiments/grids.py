@@ -1,0 +1,96 @@
+"""The grids of runs behind docs/results.md, as data.
+
+A grid is a list of cells in the order in which they are run: all settings of one seed, then the next.
+What a grid chooses is written into frozen.json by hand, with the reason, and later grids read it there.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+FROZEN = json.loads((Path(__file__).parent / "frozen.json").read_text())
+LEARNING_RATES, WEIGHT_DECAYS = (1e-3, 2e-3, 4e-3, 8e-3), (0.1, 1.0)
+ALPHAS, GAMMAS = (0.01, 0.03, 0.1, 0.3), (0.9, 0.998)
+
+
+class Cell(NamedTuple):
+    """One run of a grid.
+
+    Attributes:
+      name: of the setting; the same for all seeds.
+      method: a key of METHODS.
+      seed: of everything but the questions, which are the same for all runs.
+      split: whose questions are answered at the end, "validation" or "test".
+      changes: dotted keys of the configuration that differ from configs/arithmetic.py.
+      last_changes: the same, from the end of behavioural cloning on.
+    """
+
+    name: str
+    method: str
+    seed: int
+    split: str
+    changes: Mapping[str, Any]
+    last_changes: Mapping[str, Any] = {}
+
+
+# The three splits reach equally deep into the stream of questions (data/splits.py).
+PAPER = {"data.train": 5_000, "data.validation": 700, "data.test": 1_400}
+# Enough samples for the areas under curves; accuracy is of all questions of the split.
+MANY = {"data.train": 20_000, "data.validation": 700, "data.test": 1_400}
+
+
+def optimizers() -> list[Cell]:
+    """Learning rate x weight decay for mle and bc, eight settings each, on validation questions."""
+    return [
+        Cell(
+            f"{method} lr={rate:g} decay={decay:g}",
+            method,
+            seed,
+            "validation",
+            PAPER | {"optimizer.learning_rate": rate, "optimizer.weight_decay": decay},
+        )
+        for seed, method, rate, decay in product(
+            range(3), ("bc", "mle"), LEARNING_RATES, WEIGHT_DECAYS
+        )
+    ]
+
+
+def objectives() -> list[Cell]:
+    """alpha x gamma for sequencematch and le_cam, eight settings each, on validation questions."""
+    return [
+        Cell(
+            f"{method} alpha={alpha:g} gamma={gamma:g}",
+            method,
+            seed,
+            "validation",
+            PAPER | FROZEN["bc"] | {"objective.alpha": alpha, "objective.gamma": gamma},
+        )
+        for seed, method, alpha, gamma in product(
+            range(3), ("le_cam", "sequencematch"), ALPHAS, GAMMAS
+        )
+    ]
+
+
+def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> list[Cell]:
+    """The methods at their chosen settings, on test questions."""
+    cells = []
+    for seed in seeds:
+        for method in ("bc", "mle", "le_cam", "sequencematch"):
+            cells.append(Cell(method, method, seed, "test", {**size, **FROZEN[method]}))
+        if equal_tokens:
+            # As many tokens in each step as sequencematch takes: its batch, as many samples, and
+            # its share of a refresh, 64 samples every 10 steps.
+            batch = {"train.batch_size": 64 + 64 + 6}
+            changes = {**size, **FROZEN["bc"]}
+            cells.append(Cell("bc, equal tokens", "bc", seed, "test", changes, batch))
+    return cells
+
+
+GRIDS: dict[str, Callable[[], list[Cell]]] = {
+    "optimizers": optimizers,
+    "objectives": objectives,
+    "table_5000": lambda: table(PAPER, range(3, 8), equal_tokens=True),
+    "table_20000": lambda: table(MANY, range(3, 6), equal_tokens=False),
+}
