@@ -1,6 +1,6 @@
 """Runs a grid of small experiments; cells that have a row of results already are skipped.
 
-    python -m experiments.run --grid=NAME [--shard=0/2]
+    python -m experiments.run --grid=NAME [--seed=0] [--shard=0/2]
 
 Every method with edits begins with the same behavioural cloning (SequenceMatch, Algorithm 1). For one
 seed and one optimiser that part, the stem, is trained once, and each run branches from it. A branch is
@@ -44,6 +44,7 @@ from sequencematch.train.state import TrainState
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 SHARD = flags.DEFINE_string("shard", "0/1", "I/N: every N-th cell, from cell I on.")
+SEEDS = flags.DEFINE_multi_integer("seed", None, "Only these seeds.")
 RESULTS, STEMS = Path(__file__).parent / "results", Path("runs/stems")
 
 
@@ -149,7 +150,7 @@ def main(argv: list[str]) -> None:
     """Runs the cells that are missing."""
     logging.set_verbosity(logging.ERROR)
     grid, (index, count) = GRID.value, map(int, SHARD.value.split("/"))
-    cells = GRIDS[grid]()
+    cells = [cell for cell in GRIDS[grid]() if not SEEDS.value or cell.seed in SEEDS.value]
     for number, cell in list(enumerate(cells))[index::count]:
         done = {(r["name"], r["seed"]): r for r in read_rows(grid)}
         if (cell.name, cell.seed) in done:
