@@ -18,7 +18,7 @@ arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (t
 	$(PY) -m sequencematch.main --config=configs/arithmetic.py $(ARGS)
 
 test: $(VENV)/.ready-test  ## run the tests
-	$(PY) -m pytest -n 2 $(ARGS)
+	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
 
 stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` leaves out, fuzz, crash, soak
 	$(PY) -m pytest -m stress

@@ -31,7 +31,13 @@ def test_interrupted_run_saves_says_how_to_continue_and_resumes(
     assert_same_run(folder, finished_run)
 
 
-@pytest.mark.parametrize("place", ["build", "validation_figures", "evaluate_test_set"])
+@pytest.mark.parametrize(
+    "place",
+    [
+        "validation_figures",
+        *(pytest.param(p, marks=pytest.mark.stress) for p in ("build", "evaluate_test_set")),
+    ],
+)
 def test_preparing_validating_and_evaluating_can_be_interrupted(
     tiny_flags, finished_run, tmp_path, place, monkeypatch, capfd
 ):
@@ -64,7 +70,11 @@ def test_stop_request_lost_in_a_finaliser_is_found_between_answers(
 
 
 @pytest.mark.parametrize(
-    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x")]
+    "error",
+    [
+        pytest.param(MemoryError(), marks=pytest.mark.stress),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"),
+    ],
 )
 def test_out_of_memory_stops_the_run_with_one_line(
     tiny_flags, finished_run, tmp_path, monkeypatch, capfd, error

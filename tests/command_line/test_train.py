@@ -81,6 +81,7 @@ def test_summary_says_how_well_scores_tell_right_answers_from_wrong_ones(finishe
     assert all(0 <= x <= 1 for x in found)  # none where every answer is wrong
 
 
+@pytest.mark.stress
 def test_reset_works_from_data_to_report(tiny_flags, tmp_path, capsys):
     """`<reset>` is trained on, used in answers, biased by edit_bias and shown in the report."""
     folder, name = tmp_path / "run", "--config.edits=<reset>"
