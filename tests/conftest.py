@@ -96,3 +96,28 @@ def whole_run(tiny_run, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("whole")
     return folder, runs.train(tiny_run, folder, save_every=runs.STEPS)
+
+
+@pytest.fixture(scope="session")
+def pairs_file(spellings):
+    """The path of a file of 64 questions and answers."""
+    return pathlib.Path(spellings)
+
+
+@pytest.fixture(scope="session")
+def tiny_flags(pairs_file):
+    """Flags of a run that takes seconds."""
+    from tests.command_line.command import CONFIG, TINY
+
+    values = {**TINY, "data.path": pairs_file}
+    return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tiny_flags, tmp_path_factory):
+    """The work directory of a finished run; tests must not change it."""
+    from tests.command_line.command import run_command
+
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run_command(*tiny_flags, f"--workdir={folder}") == 0
+    return folder

@@ -1,39 +1,14 @@
-"""Fixtures: flags of a tiny run, a finished one, a crashed one, and the check of a refusal."""
-
-import pathlib
+"""Fixtures: a crashed run, and the check of a refusal."""
 
 import pytest
 
 from tests.command_line.command import (
-    CONFIG,
     SAVE_EVERY,
-    TINY,
     contents,
     event_at_step,
     run_command,
 )
 from tests.train.runs import Crash, crash
-
-
-@pytest.fixture(scope="session")
-def pairs_file(spellings):
-    """The path of a file of 64 questions and answers."""
-    return pathlib.Path(spellings)
-
-
-@pytest.fixture(scope="session")
-def tiny_flags(pairs_file):
-    """Flags of a run that takes seconds."""
-    values = {**TINY, "data.path": pairs_file}
-    return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
-
-
-@pytest.fixture(scope="session")
-def finished_run(tiny_flags, tmp_path_factory):
-    """The work directory of a finished run; tests must not change it."""
-    folder = tmp_path_factory.mktemp("finished") / "run"
-    assert run_command(*tiny_flags, f"--workdir={folder}") == 0
-    return folder
 
 
 @pytest.fixture(scope="session")

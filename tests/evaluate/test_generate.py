@@ -110,9 +110,9 @@ def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generato
         return list(limited.answers(params, EXAMPLES * 5, choice))
 
     for choice in make_decodings(DECISIONS, **USUAL):
-        shares = accuracy_within(answers(12, choice), (3, 5))
-        assert shares == {str(n): accuracy(answers(n, choice))["accuracy"] for n in (3, 5)}
-        assert choice != "sampled" or 0 < shares["3"] < shares["5"]
+        share = accuracy_within(answers(12, choice), [4])["4"]
+        assert share == accuracy(answers(4, choice))["accuracy"]
+        assert choice != "sampled" or 0 < share < 1
 
 
 def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):
