@@ -8,14 +8,11 @@ from typing import NamedTuple
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sequencematch.cli import resume, workdir
+from sequencematch.cli import resume
 from sequencematch.data.episodes import encode_prompt
-from sequencematch.data.tasks import check_harmless
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
-from sequencematch.setup.build import Parts, build, make_generator, make_scorer
-from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.build import Parts, make_generator, make_scorer
 
 
 class Answer(NamedTuple):
@@ -130,12 +127,7 @@ def load(folder: str | os.PathLike) -> Model:
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
-    path = Path(folder)
-    config = workdir.read_config(path)["config"]
-    check_config(config)
-    check_harmless(config.task, config.data, defaults().data)
-    parts = build(config)
-    state = resume.restore(parts, path).state
+    parts, state = resume.open_run(Path(folder))
     return Model(parts, state.params, int(state.step))
 
 

@@ -8,12 +8,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
 from sequencematch.cli import workdir
-from sequencematch.setup.build import Parts
+from sequencematch.data.tasks import check_harmless
+from sequencematch.setup.build import Parts, build
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import defaults
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, provenance
+from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import TrainState
 
 # Facts in a checkpoint that say what made it.
@@ -25,6 +33,7 @@ class StartingPoint(NamedTuple):
 
     Attributes:
       state: the restored state; None to start at step 0.
+      params: the parameters of another run to start from at step 0; None to draw them.
       records: records of the metrics log up to that state.
       seconds: time that the run has taken so far.
       damaged_steps: steps of newer, damaged checkpoints, which are to be moved away.
@@ -32,6 +41,7 @@ class StartingPoint(NamedTuple):
     """
 
     state: TrainState | None
+    params: nnx.State | None
     records: list[dict]
     seconds: float
     damaged_steps: Sequence[int]
@@ -65,7 +75,8 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
     # The validation of a step runs after its save, so its record may have the later time.
     times = [saved["seconds"], *(record.get("seconds") for record in records)]
     seconds = max(x for x in times if isinstance(x, float))
-    return StartingPoint(state, records, seconds, damaged, facts)
+    params = initial_parameters(parts) if state is None else None
+    return StartingPoint(state, params, records, seconds, damaged, facts)
 
 
 def restore_for_training(parts: Parts, folder: Path) -> Restored | None:
@@ -92,7 +103,62 @@ def restore_for_training(parts: Parts, folder: Path) -> Restored | None:
             f"the run was saved in another environment ({'; '.join(changed)}): it may not continue "
             "bit for bit"
         )
+    report_longer_run(parts, restored)
     return restored
+
+
+def report_longer_run(parts: Parts, restored: Restored) -> None:
+    """Prints what changes where a run is resumed with more steps than it was saved with."""
+    step, config = int(restored.state.step), parts.config
+    before, now = restored.facts["config"]["train"]["steps"], config.train.steps
+    if before != now:
+        old, new = (float(learning_rate(config.optimizer, n)(step)) for n in (before, now))
+        to_stderr(
+            f"train.steps is raised from {before} to {now}: after step {step} the learning rate goes "
+            f"from {old:.3g} to {new:.3g}, and with beta follows the schedule of a run of {now} steps"
+        )
+
+
+def open_run(folder: Path) -> tuple[Parts, TrainState]:
+    """The parts and the newest sound state of the run in a work directory, to read only.
+
+    As on the command line, a run is refused if its config.json asks for Python code (a task of your
+    own).
+
+    Raises:
+      ValueError, OSError: there is no run, or it cannot be opened; one line says why.
+    """
+    config = workdir.read_config(folder)["config"]
+    check_config(config)
+    check_harmless(config.task, config.data, defaults().data)
+    parts = build(config)
+    return parts, restore(parts, folder).state
+
+
+def initial_parameters(parts: Parts) -> nnx.State | None:
+    """The parameters of another run that `config.init` names; None where it names none.
+
+    Only these are taken: step, moments and schedules start anew.
+
+    Raises:
+      ValueError, OSError: that run cannot be opened, or has another tokenizer or network.
+    """
+    if not parts.config.init:
+        return None
+    folder = Path(parts.config.init.removeprefix("run:"))
+    theirs, state = open_run(folder)
+    if theirs.tokenizer != parts.tokenizer:
+        raise ValueError(
+            f"config.init={parts.config.init!r}: that run has another tokenizer, so its ids mean other "
+            "tokens; use its data and edits, or start from random parameters with config.init=''"
+        )
+    ours, found = (jax.tree.map(jnp.shape, x.like.params) for x in (parts, theirs))
+    if ours != found:
+        raise ValueError(
+            f"config.init={parts.config.init!r}: that run has a network of other sizes: set "
+            f"config.model to {workdir.to_json(theirs.config)['model']}"
+        )
+    return jax.device_put(state.params, jax.tree.map(lambda x: x.sharding, parts.like.params))
 
 
 def current_provenance(parts: Parts) -> dict[str, Any]:

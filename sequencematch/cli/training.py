@@ -49,6 +49,8 @@ def train(parts: Parts, call: Call, plan: Plan, data: tuple, start: StartingPoin
     """Trains to the end of the plan, evaluates the test set and writes the results."""
     folder, keep = call.folder, parts.config.checkpoint
     state = parts.initial() if start.state is None else start.state
+    if start.params is not None:
+        state = state._replace(params=start.params)
     announce(parts, folder, int(state.step))
     # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
     for step in start.damaged_steps:

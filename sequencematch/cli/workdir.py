@@ -20,7 +20,8 @@ FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.")
 
 # Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many
 # questions are answered at a time. Batches, noise and samples do not depend on them.
-FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows")
+# `train.steps` may also be raised.
+FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps")
 
 LOCK, CONFIG = "lock", "config.json"
 SUBFOLDERS = ("checkpoints", "damaged", "tensorboard")
@@ -43,6 +44,7 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
     check_links(folder)
     if resume and (folder / CONFIG).is_file():
         check_same(folder, config, free=FREE_TO_RESUME)
+        check_not_shorter(folder, config)
         return True
     if folder.is_dir() and {path.name for path in folder.iterdir()} - LEFTOVERS:
         advice = (
@@ -101,6 +103,16 @@ def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
         raise ValueError(
             f"--workdir={folder} holds a run of another configuration ({'; '.join(found)}): use the "
             "same, or another --workdir"
+        )
+
+
+def check_not_shorter(folder: Path, config: ConfigDict) -> None:
+    """Raises ValueError if the run in the folder is to end earlier than it was begun to."""
+    steps = read_config(folder)["config"].train.steps
+    if config.train.steps < steps:
+        raise ValueError(
+            f"config.train.steps={config.train.steps}: the run in {folder} has {steps}, which may be "
+            "raised on resume, but not lowered"
         )
 
 

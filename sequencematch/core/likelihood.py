@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core import reductions
-from sequencematch.core.reductions import count_imitated, legal_logits
+from sequencematch.core.reductions import Mean, legal_logits
 from sequencematch.core.types import Trajectory, Values
 
 
@@ -15,7 +15,7 @@ def log_likelihood(values: Values, trajectory: Trajectory) -> Float[Array, ""]:
     return reductions.total(values.q - values.v, trajectory.imitate)
 
 
-def behavioural_cloning(values: Values, trajectories: Trajectory) -> Float[Array, ""]:
+def behavioural_cloning(values: Values, trajectories: Trajectory) -> Mean:
     """Mean of -log pi(a_t|s_t) over the imitated steps of a batch, in nats per step.
 
     On clean data and an action set without edits, this is maximum likelihood.
@@ -25,12 +25,10 @@ def behavioural_cloning(values: Values, trajectories: Trajectory) -> Float[Array
       trajectories: the batch.
     """
     likelihoods = jax.vmap(log_likelihood)(values, trajectories)
-    return -jnp.sum(likelihoods) / count_imitated(trajectories)
+    return Mean(-jnp.sum(likelihoods), reductions.count(trajectories.imitate))
 
 
-def unlikelihood(
-    values: Values, unlikely: Float[Array, "B T"], trajectories: Trajectory
-) -> Float[Array, ""]:
+def unlikelihood(values: Values, unlikely: Float[Array, "B T"], trajectories: Trajectory) -> Mean:
     """Behavioural cloning plus token-level unlikelihood (Welleck et al. 2020), in nats per step.
 
     -1/n sum_t [log pi(a_t|s_t) + sum_c log(1 - pi(c|s_t))] over the n imitated steps of a batch.
@@ -40,8 +38,8 @@ def unlikelihood(
       unlikely: float32[B, T], sum_c log(1 - pi(c|s_t)) as `log_unlikelihood` computes it.
       trajectories: the batch.
     """
-    repeated = reductions.total(unlikely, trajectories.imitate) / count_imitated(trajectories)
-    return behavioural_cloning(values, trajectories) - repeated
+    cloning = behavioural_cloning(values, trajectories)
+    return cloning._replace(total=cloning.total - reductions.total(unlikely, trajectories.imitate))
 
 
 def log_unlikelihood(

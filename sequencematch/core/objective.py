@@ -27,7 +27,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from sequencematch.core import reductions
 from sequencematch.core.divergences import Divergence
-from sequencematch.core.reductions import count_imitated
+from sequencematch.core.reductions import Mean
 from sequencematch.core.rewards import (
     TERMINALS,
     ValueMap,
@@ -234,7 +234,7 @@ def sequencematch(
     objective: Objective,
     expert: tuple[Values, Trajectory],
     policy: tuple[Values, Trajectory] | None,
-) -> Float[Array, ""]:
+) -> Mean:
     """J of a batch per imitated step, to be maximised: (sum_E J_E + (B_E/B_pi) sum_pi J_pi) / n.
 
     J_E and J_pi are `expert_objective` and `policy_objective`. B_E and B_pi are the numbers of
@@ -252,5 +252,5 @@ def sequencematch(
     if policy is not None:
         samples = jax.vmap(lambda v, t: policy_objective(objective, v, t))(*policy)
         value += jnp.sum(samples) * expert[1].end.shape[0] / policy[1].end.shape[0]
-    # One division for the whole batch: a mean per trajectory would give short texts more weight.
-    return value / count_imitated(expert[1])
+    # Divided once for the whole batch: a mean per trajectory would give short texts more weight.
+    return Mean(value, reductions.count(expert[1].imitate))

@@ -1,13 +1,14 @@
 """Reductions under a mask: over the legal actions of a state, and over the steps that count."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from sequencematch.core.types import Trajectory, Values
+from sequencematch.core.types import Values
 
 CHUNK = 256  # slots whose logits exist at the same time
 
@@ -65,9 +66,31 @@ def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Arr
     return jnp.sum(jnp.where(mask, x, 0.0), dtype=jnp.promote_types(x.dtype, jnp.float32))
 
 
-def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
-    """Mean of x where the mask holds; 0 if it holds nowhere."""
-    return total(x, mask) / jnp.maximum(jnp.sum(mask), 1)
+class Mean(NamedTuple):
+    """A mean that is not divided yet: parts of a batch add up, and one division is for the whole.
+
+    Attributes:
+      total: float32, a sum.
+      count: float32, what the sum is divided by.
+    """
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """total / count; 0 where nothing was counted."""
+        return self.total / jnp.where(self.count > 0, self.count, 1.0)
+
+
+def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Mean:
+    """Mean of x where the mask holds."""
+    return Mean(total(x, mask), count(mask))
+
+
+def count(mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
+    """How often the mask holds, as a float32."""
+    return jnp.sum(mask).astype(jnp.float32)
 
 
 def extremes(
@@ -75,8 +98,3 @@ def extremes(
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """Smallest and largest x where the mask holds; (inf, -inf) if it holds nowhere."""
     return jnp.min(x, where=mask, initial=jnp.inf), jnp.max(x, where=mask, initial=-jnp.inf)
-
-
-def count_imitated(trajectories: Trajectory) -> Float[Array, ""]:
-    """Number of imitated steps in a batch, at least 1; what sums over the batch are divided by."""
-    return jnp.maximum(jnp.sum(trajectories.imitate), 1).astype(jnp.float32)

@@ -4,6 +4,8 @@ So a run resumes at step i by asking for [i], and every epoch has fresh noise.
 """
 
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
 
 import grain
 import numpy as np
@@ -92,3 +94,26 @@ def prompts(
 def _shuffle_forever(examples: Sequence[Example], seed: int) -> grain.MapDataset:
     """Shuffles every epoch anew; `seed` also seeds later random steps, by index."""
     return grain.MapDataset.source(examples).seed(seed).shuffle().repeat()
+
+
+class Prefetched:
+    """Batches of a data set; while one is used, a thread makes the next of the same stride.
+
+    A batch is a function of its index, so what is read ahead changes nothing but the time it takes.
+
+    Args:
+      batches: random access by index.
+      stride: the distance of the indices that are read one after another.
+    """
+
+    def __init__(self, batches: grain.MapDataset, stride: int = 1):
+        self._batches, self._stride = batches, stride
+        self._thread = ThreadPoolExecutor(1, "prefetch")
+        self._next: tuple[int, Future] | None = None
+
+    def __getitem__(self, index: int) -> Any:
+        index_ahead, ahead = self._next or (None, None)
+        batch = ahead.result() if ahead and index_ahead == index else self._batches[index]
+        following = index + self._stride
+        self._next = following, self._thread.submit(self._batches.__getitem__, following)
+        return batch

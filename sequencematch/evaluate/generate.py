@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
@@ -68,6 +69,7 @@ class Generator:
       rows: answers made at once.
       seed: of sampled answers.
       decodings: the ways to answer, by name; None is the policy itself.
+      sharding: how rows are divided among devices; None for one device.
     """
 
     def __init__(
@@ -82,9 +84,10 @@ class Generator:
         rows: int,
         seed: int,
         decodings: Mapping[str, Decoding | None],
+        sharding: NamedSharding | None = None,
     ):
         self.mdp, self.task, self.tokenizer, self.decodings = mdp, task, tokenizer, decodings
-        self._prompt_slots, self._rows = prompt_slots, rows
+        self._prompt_slots, self._rows, self.sharding = prompt_slots, rows, sharding
         self._keys = {
             name: random_key(seed, Purpose.ANSWERS, i) for i, name in enumerate(decodings)
         }
@@ -122,7 +125,8 @@ class Generator:
             chunk = prompts[begin : begin + self._rows]
             # One shape, one compilation: the last chunk is filled up with copies, dropped below.
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
-            tokens, start = map(np.stack, zip(*map(encode, filled), strict=True))
+            stacked = tuple(map(np.stack, zip(*map(encode, filled), strict=True)))
+            tokens, start = jax.device_put(stacked, self.sharding)
             # A row draws with the number of its prompt, so batches of any size draw the same.
             sampled = self._sample[choice](
                 params, tokens, start, self._keys[choice], np.int32(begin)

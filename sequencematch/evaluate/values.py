@@ -12,6 +12,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding
 from scipy import stats
 
 from sequencematch.core.mdp import Mdp
@@ -54,6 +55,7 @@ class Scorer:
       slots: T, room for the longest prompt and answer.
       rows: answers that go through the network at once.
       objective: gives γ and the value V(s_N) of the absorbing state.
+      sharding: how rows are divided among devices; None for one device.
     """
 
     def __init__(
@@ -65,8 +67,10 @@ class Scorer:
         slots: int,
         rows: int,
         objective: Objective,
+        sharding: NamedSharding | None = None,
     ):
         self._tokenizer, self._slots, self._rows = tokenizer, slots, rows
+        self._sharding = sharding
 
         def score(params: nnx.State, episodes: Episode) -> Scores:
             model = nnx.merge(graph, params)
@@ -94,7 +98,9 @@ class Scorer:
             # One shape, one compilation: the last chunk is filled up with copies, dropped below.
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
             episodes = [self._episode(*pair) for pair in filled]
-            stacked = jax.tree.map(lambda *x: np.stack(x), *episodes)
+            stacked = jax.device_put(
+                jax.tree.map(lambda *x: np.stack(x), *episodes), self._sharding
+            )
             scores = jax.device_get(self._score(params, stacked))
             for row, episode in enumerate(episodes[: len(chunk)]):
                 yield _cut(scores, row, episode.start, episode.end)

@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
-import grain
 import jax
 import optax
 from flax import nnx
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from sequencematch.core import mdp
@@ -19,6 +19,7 @@ from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
 from sequencematch.data import pipeline
 from sequencematch.data.checks import check_examples
 from sequencematch.data.noise import Noise
+from sequencematch.data.pipeline import Prefetched
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
@@ -53,7 +54,7 @@ class Parts(NamedTuple):
     tokenizer: CharTokenizer
     data: int
     recipe: Recipe
-    mesh: jax.sharding.Mesh
+    mesh: Mesh
     initial: jax.stages.Wrapped
     like: TrainState
 
@@ -93,7 +94,7 @@ def build(config: ConfigDict) -> Parts:
     sizes = network_config(config, tokenizer.vocab_size)
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
-    recipe = make_recipe(config, graph, make_mdp(config, tokenizer))
+    recipe = make_recipe(config, graph, make_mdp(config, tokenizer), mesh)
     initial = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=T)
     shapes = jax.eval_shape(initial)
     shardings = state_shardings(mesh, shapes)
@@ -136,7 +137,7 @@ def make_objective(config: ConfigDict) -> Objective:
     )
 
 
-def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Recipe:
+def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh) -> Recipe:
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
     objective = make_objective(config)
@@ -156,6 +157,8 @@ def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp) -> Reci
         max_actions=c.max_actions,
         hard_negatives=method.edits and c.noise.kind == "policy",
         seed=c.seed,
+        parts=c.train.accumulate,
+        rows=meshes.batch_sharding(mesh),
     )
 
 
@@ -188,7 +191,7 @@ def make_plan(parts: Parts) -> Plan:
     )
 
 
-def training_data(parts: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
+def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
     """Returns (batches of episodes, batches of prompts); element i of each is for step i."""
     c = parts.config
     kind = c.noise.kind if METHODS[c.method].edits else "none"
@@ -210,7 +213,7 @@ def training_data(parts: Parts) -> tuple[grain.MapDataset, grain.MapDataset]:
         prompt_slots=c.prompt_slots,
         seed=host_seed(c.seed, Purpose.PROMPTS),
     )
-    return episodes, prompts
+    return Prefetched(episodes), Prefetched(prompts, c.rollout.every)
 
 
 def make_generator(
@@ -230,7 +233,8 @@ def make_generator(
         parts.tokenizer,
         prompt_slots=c.prompt_slots,
         max_actions=c.evaluate.max_actions,
-        rows=c.evaluate.rows,
+        rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
+        sharding=meshes.batch_sharding(parts.mesh),
         seed=c.seed,
         decodings=configured_decodings(parts) if decodings is None else decodings,
     )
@@ -256,6 +260,7 @@ def make_scorer(parts: Parts) -> Scorer:
         parts.recipe.mdp,
         parts.tokenizer,
         slots=c.prompt_slots + c.evaluate.max_actions,
-        rows=c.evaluate.rows,
+        rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
+        sharding=meshes.batch_sharding(parts.mesh),
         objective=parts.recipe.objective,
     )

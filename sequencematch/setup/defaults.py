@@ -18,6 +18,7 @@ def defaults() -> ConfigDict:
             task="arithmetic",  # "arithmetic", "jsonl", or your own as "package.module:function"
             method="sequencematch",
             seed=0,
+            init="",  # random parameters; or "run:DIR", those of another run
             data=dict(
                 dir="~/.cache/sequencematch",  # prepared data sets
                 source="generator",  # or "tfds": the published math_dataset (needs network)
@@ -63,6 +64,7 @@ def defaults() -> ConfigDict:
             train=dict(
                 steps=2_000,
                 batch_size=64,
+                accumulate=1,  # parts of a batch that are taken one after another, to save memory
                 bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
                 skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
@@ -111,11 +113,13 @@ def defaults() -> ConfigDict:
 # Keys that are newer than some runs -> what those runs were made with, as JSON has it. Every key that
 # version 0.1.0 did not have is here.
 NEWER_KEYS = {
+    "init": "",
     "data.split": "prompt",
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,
     "evaluate.samples": 4,
+    "train.accumulate": 1,
 }
 
 

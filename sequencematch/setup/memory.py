@@ -76,8 +76,8 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     """
     c, network, samples = config, network_config(config, vocab_size), draws_samples(config)
     T, model = c.prompt_slots + c.max_actions, c.mesh.model
-    # The replay buffer is replicated, so each device passes all rows drawn from it through the network.
-    rows = c.train.batch_size // c.mesh.data + samples * c.rollout.batch_size
+    rows = c.train.batch_size + samples * c.rollout.batch_size
+    rows //= c.mesh.data * c.train.accumulate
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
     gradients = parameter_bytes(network, model)
     step = gradients + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
@@ -89,9 +89,10 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
-    """The memory of answering and scoring test questions; rows are not split over the data axis."""
+    """The memory of answering and scoring test questions."""
     c, network = config, network_config(config, vocab_size)
-    rows, prompt, actions = c.evaluate.rows, c.prompt_slots, c.evaluate.max_actions
+    prompt, actions = c.prompt_slots, c.evaluate.max_actions
+    rows = -(-c.evaluate.rows // c.mesh.data)
     size = max(
         sampling_bytes(network, rows, prompt, actions),
         scoring_bytes(network, rows, prompt + actions),

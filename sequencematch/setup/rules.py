@@ -113,6 +113,8 @@ RULES: dict[str, Rule] = {
     "optimizer.clip": positive,
     "train.steps": count,
     "train.batch_size": count,
+    "init": ("'' or 'run:DIR'", lambda x: x == "" or (x.startswith("run:") and len(x) > 4)),
+    "train.accumulate": count,
     "train.bc_steps": count_or_zero,
     "train.beta_end": fraction,
     "train.skip_nonfinite": count_or_zero,
@@ -231,6 +233,12 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         yield (
             values[whole] % values[part] == 0,
             f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}",
+        )
+    for whole in ("train.batch_size", "rollout.batch_size"):
+        yield (
+            values[whole] % (c.train.accumulate * c.mesh.data) == 0,
+            f"config.{whole}={values[whole]} must be a multiple of config.train.accumulate="
+            f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
         )
     yield (
         c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,

@@ -36,3 +36,8 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
     """The same array on every device."""
     return NamedSharding(mesh, P())
+
+
+def round_up_rows(mesh: Mesh, rows: int) -> int:
+    """The smallest number of rows, at least `rows`, that divides evenly over the data axis."""
+    return -(-rows // mesh.shape["data"]) * mesh.shape["data"]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import optax
 from flax import nnx
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
 from sequencematch.core.keys import Purpose, random_key
@@ -32,6 +33,8 @@ class Recipe(NamedTuple):
       max_actions: limit on the decisions of a sampled episode.
       hard_negatives: whether wrong tokens of the noise are drawn from the current policy.
       seed: all randomness in a step is a function of (seed, step).
+      parts: into how many parts a batch is divided, to bound the memory of a step.
+      rows: how rows that pass through the network are divided among the devices.
     """
 
     graph: nnx.GraphDef
@@ -44,6 +47,8 @@ class Recipe(NamedTuple):
     max_actions: int
     hard_negatives: bool
     seed: int
+    parts: int
+    rows: NamedSharding
 
 
 class TrainState(NamedTuple):

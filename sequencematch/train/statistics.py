@@ -1,6 +1,10 @@
-"""Metrics of a batch that describe values, rewards and samples; computed on the device."""
+"""Metrics of a batch that describe values, rewards and samples; computed on the device.
+
+Metrics of parts of a batch are merged before they are divided, so they equal those of the whole.
+"""
 
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,13 +14,58 @@ from jaxtyping import Array, Float, Int
 from sequencematch.core import reductions
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective, read_values, sequencematch, weights
+from sequencematch.core.reductions import Mean
 from sequencematch.core.rewards import temporal_differences
 from sequencematch.core.types import Trajectory, Values
 
 Metrics = dict[str, Float[Array, ""] | Int[Array, ""]]
 
 
-def describe(values: Values, trajectories: Trajectory, objective: Objective) -> Metrics:
+class Root(NamedTuple):
+    """The square root of a mean, or of a ratio of sums, that is not divided yet."""
+
+    total: Float[Array, ""]
+    count: Float[Array, ""]
+
+    @property
+    def value(self) -> Float[Array, ""]:
+        """sqrt(total / count)."""
+        return jnp.sqrt(Mean(*self).value)
+
+
+class Least(NamedTuple):
+    """A minimum."""
+
+    value: Float[Array, ""]
+
+
+class Most(NamedTuple):
+    """A maximum."""
+
+    value: Float[Array, ""]
+
+
+Statistic = Mean | Root | Least | Most
+Statistics = dict[str, Statistic]
+
+# Of each kind the statistic of no rows at all, and how those of two parts become one.
+EMPTY = {Mean: Mean(0.0, 0.0), Root: Root(0.0, 0.0), Least: Least(jnp.inf), Most: Most(-jnp.inf)}
+_MERGE = {Mean: jnp.add, Root: jnp.add, Least: jnp.minimum, Most: jnp.maximum}
+
+
+def merge(one: Statistics, other: Statistics) -> Statistics:
+    """The statistics of two parts of a batch together."""
+    return {
+        name: jax.tree.map(_MERGE[type(found)], found, other[name]) for name, found in one.items()
+    }
+
+
+def read(statistics: Statistics) -> Metrics:
+    """The value of each statistic."""
+    return {name: found.value for name, found in statistics.items()}
+
+
+def describe(values: Values, trajectories: Trajectory, objective: Objective) -> Statistics:
     """Mean and extremes of V, Q and the implied reward r, and size of the temporal differences.
 
     All as J has them (`objective.read_values`): r_t = Q(s_t, a_t) - gamma V(s_{t+1}), and the
@@ -38,12 +87,12 @@ def describe(values: Values, trajectories: Trajectory, objective: Objective) -> 
     start = jnp.take_along_axis(values.v, trajectories.start[:, None], axis=1)
     return {
         **_spread("value", values.v, reached),
-        "value/start": jnp.mean(start),
+        "value/start": reductions.mean(start, jnp.ones_like(start, bool)),
         **_spread("q", values.q, valid),
         **_spread("reward", reward, valid),
         "reward/capped": reductions.mean((objective.alpha * reward < floor) * 1.0, valid),
         "td/mean": reductions.mean(difference, valid),
-        "td/rms": jnp.sqrt(reductions.mean(difference**2, valid)),
+        "td/rms": Root(*reductions.mean(difference**2, valid)),
     }
 
 
@@ -59,50 +108,57 @@ def distance_from_mle(
     objective: Objective,
     expert: tuple[Values, Trajectory],
     policy: tuple[Values, Trajectory] | None = None,
-) -> Metrics:
+) -> Statistics:
     """How far J is from maximum likelihood: |dJ/d(Q,V) - dL/d(Q,V)| / |dL/d(Q,V)| over the batch.
 
     L = (1/n) sum_t kappa_t log pi(a_t|s_t) over the imitated steps is the limit of J as alpha -> 0
     (docs/mathematics.md, section 9). The gradients are those of the 2 numbers a step that the losses
-    read, so no pass through the network is needed.
+    read, so no pass through the network is needed. The n of both cancel.
 
     Args:
       objective: J.
       expert, policy: values and trajectories of the batch, as `objective.sequencematch` takes them.
     """
     trajectories = [part[1] for part in (expert, policy) if part]
-    read = [part[0] for part in (expert, policy) if part]
+    parts = [part[0] for part in (expert, policy) if part]
 
     def J(values: list[Values]) -> Array:
         pairs = list(zip(values, trajectories, strict=True))
-        return sequencematch(objective, pairs[0], pairs[1] if policy else None)
+        return sequencematch(objective, pairs[0], pairs[1] if policy else None).total
 
     def L(values: list[Values]) -> Array:
         summed = jax.vmap(partial(weighted_log_likelihood, objective))(values[0], expert[1])
-        return jnp.sum(summed) / reductions.count_imitated(expert[1])
+        return jnp.sum(summed)
 
-    dJ, dL = jax.grad(J)(read), jax.grad(L)(read)
-    return {"objective/not_mle": optax.tree.norm(optax.tree.sub(dJ, dL)) / optax.tree.norm(dL)}
+    dJ, dL = jax.grad(J)(parts), jax.grad(L)(parts)
+    distance, length = (optax.tree.norm(d, squared=True) for d in (optax.tree.sub(dJ, dL), dL))
+    return {"objective/not_mle": Root(distance, length)}
 
 
-def _spread(name: str, x: Array, mask: Array) -> Metrics:
+def _spread(name: str, x: Array, mask: Array) -> Statistics:
     low, high = reductions.extremes(x, mask)
-    return {f"{name}/mean": reductions.mean(x, mask), f"{name}/min": low, f"{name}/max": high}
+    mean = reductions.mean(x, mask)
+    return {f"{name}/mean": mean, f"{name}/min": Least(low), f"{name}/max": Most(high)}
 
 
 def policy_statistics(
     mdp: Mdp, values: Values, trajectories: Trajectory, ages: Array, objective: Objective
-) -> Metrics:
+) -> Statistics:
     """Implied reward, length, share of edits and age in steps of the samples of a batch.
 
     `policy/finished` is the share of samples that end in `<eos>`; the others were cut.
     """
     _, reward = jax.vmap(partial(read_values, objective))(values, trajectories)
     edits = jnp.asarray(mdp.pops)[trajectories.actions] > 0
+    rows = jnp.ones_like(trajectories.finished)
+
+    def mean_of_rows(x: Array) -> Mean:
+        return reductions.mean(x.astype(jnp.float32), rows)
+
     return {
         "policy/reward_mean": reductions.mean(reward, trajectories.valid),
-        "policy/length": jnp.mean(trajectories.end - trajectories.start),
-        "policy/finished": jnp.mean(trajectories.finished),
+        "policy/length": mean_of_rows(trajectories.end - trajectories.start),
+        "policy/finished": mean_of_rows(trajectories.finished),
         "policy/edits": reductions.mean(edits.astype(jnp.float32), trajectories.valid),
-        "replay/age": jnp.mean(ages),
+        "replay/age": mean_of_rows(ages),
     }

@@ -3,8 +3,8 @@
 Axes: B expert episodes, T slots, D model, V vocabulary.
 """
 
-from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,13 +17,37 @@ from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_to
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.likelihood import behavioural_cloning, unlikelihood
 from sequencematch.core.objective import sequencematch
+from sequencematch.core.reductions import Mean
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode, Trajectory, Values
 from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
 from sequencematch.train import guard
+from sequencematch.train.accumulation import Loss, accumulate_gradients
 from sequencematch.train.state import Recipe, TrainState
-from sequencematch.train.statistics import Metrics, describe, distance_from_mle, policy_statistics
+from sequencematch.train.statistics import (
+    Metrics,
+    Statistics,
+    describe,
+    distance_from_mle,
+    policy_statistics,
+)
+
+
+class Rows(NamedTuple):
+    """What one step learns from, whole or a part of it; every array has a leading axis of rows.
+
+    Attributes:
+      number: int32[B], numbers of the expert's rows in the batch.
+      expert: episodes of the data.
+      policy: episodes drawn from the replay buffer; None if the objective needs none.
+      ages: int32, their ages in steps; None likewise.
+    """
+
+    number: Int[Array, " B"]
+    expert: Episode
+    policy: Episode | None = None
+    ages: Int[Array, " samples"] | None = None
 
 
 def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
@@ -34,15 +58,16 @@ def imitation_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[T
       state: the train state before the step.
       batch: B expert episodes.
     """
-    expert = expert_trajectories(recipe, state, batch)
 
-    def loss(params: nnx.State) -> tuple[Array, Metrics]:
+    def loss(params: nnx.State, rows: Rows) -> tuple[Mean, Statistics]:
+        expert = expert_trajectories(recipe, state, rows)
         values = action_values(recipe, params, expert)
         bc = behavioural_cloning(values, expert)
-        metrics = describe(values, expert, recipe.objective)
-        return bc, {"bc": bc, **metrics, **distance_from_mle(recipe.objective, (values, expert))}
+        statistics = describe(values, expert, recipe.objective)
+        statistics |= distance_from_mle(recipe.objective, (values, expert))
+        return bc, {"bc": bc, **statistics}
 
-    return update(recipe, state, loss)
+    return update(recipe, state, loss, number_rows(batch))
 
 
 def unlikelihood_step(
@@ -55,20 +80,20 @@ def unlikelihood_step(
       state: the train state before the step.
       batch: B expert episodes.
     """
-    expert = expert_trajectories(recipe, state, batch)
 
-    def loss(params: nnx.State) -> tuple[Array, Metrics]:
+    def loss(params: nnx.State, rows: Rows) -> tuple[Mean, Statistics]:
+        expert = expert_trajectories(recipe, state, rows)
         model = nnx.merge(recipe.graph, params)
         # One pass through the network; both terms of the loss are read from its hidden states.
         hidden = readout.states(model, expert)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
         repeated = readout.log_unlikelihood(model, recipe.mdp, hidden, expert)
         bc = behavioural_cloning(values, expert)
-        metrics = {"bc": bc, **describe(values, expert, recipe.objective)}
-        metrics |= distance_from_mle(recipe.objective, (values, expert))
-        return unlikelihood(values, repeated, expert), metrics
+        statistics = describe(values, expert, recipe.objective)
+        statistics |= distance_from_mle(recipe.objective, (values, expert))
+        return unlikelihood(values, repeated, expert), {"bc": bc, **statistics}
 
-    return update(recipe, state, loss)
+    return update(recipe, state, loss, number_rows(batch))
 
 
 def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[TrainState, Metrics]:
@@ -80,22 +105,28 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
       batch: B expert episodes.
     """
     objective, beta = recipe.objective, recipe.beta(state.step)
-    expert = expert_trajectories(recipe, state, batch)
-    # Drawn outside the loss: the values of samples are differentiated, the sampling is not.
-    policy, ages = _policy_trajectories(recipe, state)
 
-    def loss(params: nnx.State) -> tuple[Array, Metrics]:
+    def loss(params: nnx.State, rows: Rows) -> tuple[Mean, Statistics]:
+        expert = expert_trajectories(recipe, state, rows)
         values = action_values(recipe, params, expert)
-        metrics, samples = describe(values, expert, objective), None
-        if policy is not None:
+        statistics, samples = describe(values, expert, objective), None
+        if rows.policy is not None:
+            policy = jax.vmap(partial(build_trajectory, recipe.mdp))(rows.policy)
             samples = (action_values(recipe, params, policy), policy)
-            metrics |= policy_statistics(recipe.mdp, *samples, ages, objective)
-        metrics |= distance_from_mle(objective, (values, expert), samples)
+            statistics |= policy_statistics(recipe.mdp, *samples, rows.ages, objective)
+        statistics |= distance_from_mle(objective, (values, expert), samples)
         bc = behavioural_cloning(values, expert)
         J = sequencematch(objective, (values, expert), samples)
-        return beta * bc - (1 - beta) * J, {"bc": bc, "objective": J, "beta": beta, **metrics}
+        L = Mean(beta * bc.total - (1 - beta) * J.total, bc.count)
+        return L, {"bc": bc, "objective": J, **statistics}
 
-    return update(recipe, state, loss)
+    rows = number_rows(batch)
+    if recipe.samples:
+        # Drawn outside the loss: the values of samples are differentiated, the sampling is not.
+        policy, ages = draw_samples(recipe, state)
+        rows = rows._replace(policy=policy, ages=ages)
+    state, metrics = update(recipe, state, loss, rows)
+    return state, metrics | {"beta": beta}
 
 
 def refresh(
@@ -136,14 +167,19 @@ STEPS = {
 }
 
 
-def expert_trajectories(recipe: Recipe, state: TrainState, batch: Episode) -> Trajectory:
-    """The batch as trajectories; hard negatives are drawn from the current policy."""
-    expert = jax.vmap(partial(build_trajectory, recipe.mdp))(batch)
+def number_rows(batch: Episode) -> Rows:
+    """The expert's rows of a step, with their numbers."""
+    return Rows(jnp.arange(batch.end.shape[0]), batch)
+
+
+def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajectory:
+    """The expert's rows as trajectories; hard negatives are drawn from the current policy."""
+    expert = jax.vmap(partial(build_trajectory, recipe.mdp))(rows.expert)
     if not recipe.hard_negatives:
         return expert
     key = random_key(recipe.seed, Purpose.NOISE, state.step)
     # A key for each row, below for each time: draws do not depend on how rows and slots are divided.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(batch.end.shape[0]))
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows.number)
     # One pass without gradient, over the batch with its placeholders: before a first wrong token a
     # state holds clean text only, so it is the same as after the placeholders are replaced.
     model = nnx.merge(recipe.graph, jax.lax.stop_gradient(state.params))
@@ -161,22 +197,17 @@ def expert_trajectories(recipe: Recipe, state: TrainState, batch: Episode) -> Tr
     return jax.vmap(redraw)(expert, readout.states(model, expert), keys)
 
 
-def _policy_trajectories(
-    recipe: Recipe, state: TrainState
-) -> tuple[Trajectory | None, Array | None]:
-    """Trajectories drawn from the replay buffer, and their ages; None if the objective needs none."""
-    if not recipe.samples:
-        return None, None
+def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Episode, Int[Array, " samples"]]:
+    """Episodes drawn from the replay buffer, and their ages in steps."""
     key = random_key(recipe.seed, Purpose.REPLAY, state.step)
-    episodes, ages = replay.draw(state.replay, key, recipe.samples, state.step)
-    return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes), ages
+    drawn = replay.draw(state.replay, key, recipe.samples, state.step)
+    # The buffer is on every device. Without this, so would be all the work on what is drawn from it.
+    return jax.lax.with_sharding_constraint(drawn, recipe.rows)
 
 
-def update(
-    recipe: Recipe, state: TrainState, loss: Callable[[nnx.State], tuple[Array, Metrics]]
-) -> tuple[TrainState, Metrics]:
+def update(recipe: Recipe, state: TrainState, loss: Loss, rows: Rows) -> tuple[TrainState, Metrics]:
     """One step of the optimiser down the gradient of `loss`; a step that is not finite is skipped."""
-    (value, metrics), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
+    value, gradients, metrics = accumulate_gradients(loss, state.params, rows, recipe.parts)
     updates, opt_state = recipe.optimizer.update(gradients, state.opt_state, state.params)
     metrics |= {
         "loss": value,

@@ -4,9 +4,11 @@ import json
 import shutil
 
 import pytest
+from ml_collections import ConfigDict
 
 from sequencematch.cli import resume, training
 from sequencematch.storage.provenance import provenance
+from sequencematch.train.optimizer import learning_rate
 from tests.command_line.command import (
     PREVIOUS_SAVE,
     READING_MODES,
@@ -179,3 +181,26 @@ def test_time_continues_from_the_last_record(finished_run, tmp_path, monkeypatch
     assert run_command(f"--workdir={folder}", "--resume") == 0
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "validation" and seconds == [last["seconds"]]
+
+
+def test_run_with_more_steps_continues_on_the_longer_schedule(
+    tiny_flags, finished_run, tmp_path, capfd
+):
+    folder, steps = shutil.copytree(finished_run, tmp_path / "run"), STEPS + 4
+    longer = [f"--workdir={folder}", "--resume", f"--config.train.steps={steps}"]
+    assert run_command(*tiny_flags, *longer) == 0
+    said = capfd.readouterr().err
+    assert f"raised from {STEPS} to {steps}: after step {STEPS} the learning rate goes from" in said
+    assert read_json(folder / "summary.json")["steps"] == steps
+    found = {r["step"]: r for r in records(folder / "metrics.jsonl") if r["kind"] == "train"}
+    config = read_json(folder / "config.json")["config"]
+    for step in (STEPS + 1, steps):
+        # Before step n the optimiser has counted n - 1.
+        rate = learning_rate(ConfigDict(config["optimizer"]), steps)(step - 1)
+        assert found[step]["learning_rate"] == pytest.approx(float(rate))
+
+
+def test_run_cannot_become_shorter(tiny_flags, finished_run, assert_refused):
+    words = ["config.train.steps=20", f"has {STEPS}", "raised"]
+    flags = [f"--workdir={finished_run}", "--resume", "--config.train.steps=20"]
+    assert_refused(words, *tiny_flags, *flags, unchanged=[finished_run])

@@ -172,7 +172,7 @@ def read(logits, trajectories):
 
 def J(goal, expert, policy=None):
     """J of a batch, not compiled."""
-    return sequencematch(objective_of(goal), read(*expert), policy and read(*policy))
+    return sequencematch(objective_of(goal), read(*expert), policy and read(*policy)).value
 
 
 class ProgramCache:
@@ -213,7 +213,7 @@ def gradient(goal):
 
 @jax.jit
 def bc(logits, trajectories):
-    return behavioural_cloning(*read(logits, trajectories))
+    return behavioural_cloning(*read(logits, trajectories)).value
 
 
 PARTS = {

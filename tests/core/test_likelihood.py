@@ -84,7 +84,7 @@ def test_cloning_clean_data_without_edits_is_maximum_likelihood(transformer):
         hidden = model(t.tokens, t.positions, t.visible_until)
         states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
         read = jax.vmap(partial(reductions.action_values, legal=process.legal))
-        return behavioural_cloning(read(model.logits(states), t.actions), t)
+        return behavioural_cloning(read(model.logits(states), t.actions), t).value
 
     def likelihood(model):
         """Next-token cross-entropy of a plain causal pass, on completions only."""
@@ -124,7 +124,7 @@ def unlikelihood(logits, seen, trajectories):
     states = jnp.take_along_axis(logits, trajectories.state[..., None], axis=1)
     find = jax.vmap(partial(log_unlikelihood, legal=MDP.legal))
     unlikely = find(states, trajectories.actions, seen, trajectories.tokens)
-    return likelihood.unlikelihood(values_of(logits, trajectories), unlikely, trajectories)
+    return likelihood.unlikelihood(values_of(logits, trajectories), unlikely, trajectories).value
 
 
 def test_unlikelihood_equals_the_loop():

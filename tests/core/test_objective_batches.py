@@ -143,7 +143,7 @@ def curvature(row, alpha, logits, directions, experts, policies):
     goal = objective_of(GOALS[4]._replace(alpha=alpha), exact.traced_divergence(row, 100.0))
 
     def loss(logits):
-        return sequencematch(goal, read(logits[0], experts), read(logits[1], policies))
+        return sequencematch(goal, read(logits[0], experts), read(logits[1], policies)).value
 
     value, change = jax.jvp(jax.value_and_grad(loss), (logits,), (directions,))
     return *value, change[1]

@@ -22,6 +22,7 @@ from sequencematch.evaluate.generate import (
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout.decoding import Decoding
+from sequencematch.train.mesh import batch_sharding, make_mesh
 from tests.evaluate.answers import EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
 
 
@@ -113,6 +114,15 @@ def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generato
         share = accuracy_within(answers(12, choice), [4])["4"]
         assert share == accuracy(answers(4, choice))["accuracy"]
         assert choice != "sampled" or 0 < share < 1
+
+
+def test_answers_do_not_depend_on_the_devices(generator):
+    make, params = generator
+    plain, spread = make(8), make(8)
+    spread.sharding = batch_sharding(make_mesh(4, 1))
+    for choice in ("greedy", "sampled"):
+        expected = [a.actions for a in plain.answers(params, EXAMPLES, choice)]
+        assert [a.actions for a in spread.answers(params, EXAMPLES, choice)] == expected
 
 
 def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):

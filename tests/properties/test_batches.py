@@ -75,11 +75,11 @@ def objectives(eos, pad, table, batch, logit_scale):
         hidden = readout.states(model, t)
         values = readout.action_values(model, process, hidden, t)
         log_unlikely = readout.log_unlikelihood(model, process, hidden, t)
-        losses = [unlikelihood(values, log_unlikely, t)]
+        losses = [unlikelihood(values, log_unlikely, t).value]
         for divergence in DIVERGENCES.values():
             goal = Objective(divergence, alpha=0.1, gamma=0.9)
             policy = (values, t._replace(imitate=jnp.zeros_like(t.imitate)))
-            losses.append(sequencematch(goal, (values, t), policy))
+            losses.append(sequencematch(goal, (values, t), policy).value)
         return jnp.stack(losses)
 
     return loss(PARAMETERS), jax.tree.leaves(jax.jacrev(loss)(PARAMETERS))

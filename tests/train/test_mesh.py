@@ -84,6 +84,20 @@ def test_a_run_resumes_on_another_number_of_devices(train_on, tmp_path, mesh, ba
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("phase", [0, 1])
+def test_each_device_does_its_share_of_the_work(spellings, phase):
+    """Samples included: they are drawn from a buffer that is on every device."""
+
+    def flops(mesh):
+        run = make_tiny_run(spellings, {"mesh.data": mesh[0], "mesh.model": mesh[1]})
+        batch = jax.device_put(run.episodes[0], run.plan.batch_sharding)
+        lowered = run.plan.phases[phase].step.lower(run.parts.like, batch)
+        return lowered.compile().cost_analysis()["flops"]
+
+    # What grows with the parameters alone, such as the optimiser, is done on every device.
+    assert flops((4, 1)) < 0.4 * flops(ONE)
+
+
 SPLIT = {
     "query/kernel": P(None, "model"),
     "key/kernel": P(None, "model"),

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from sequencematch.train import statistics
 from sequencematch.train.statistics import describe, distance_from_mle
 from tests import oracles
 from tests.core.batches import CASES, EXPERT, GOALS, POLICY, objective_of, read
@@ -17,7 +18,7 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_rewards_and_values_are_those_of_the_objective(name):
     goal = SETTINGS[name]
-    found = describe(*read(*EXPERT.arrays), objective_of(goal))
+    found = statistics.read(describe(*read(*EXPERT.arrays), objective_of(goal)))
     steps = [(case, t) for case in CASES[0] for t in case.decisions]
     states = [(c, t) for c in CASES[0] for t in range(c.track.start, c.track.end + 1)]
     rewards = [goal.reward(case, t) for case, t in steps]
@@ -78,17 +79,17 @@ def ratio(goal, experts, policies):
 def test_distance_from_mle_is_that_of_the_gradients(goal):
     found = distance_from_mle(objective_of(goal), read(*EXPERT.arrays), read(*POLICY.arrays))
     expected = ratio(goal, CASES[0], CASES[1])
-    np.testing.assert_allclose(found["objective/not_mle"], expected, rtol=1e-3)
+    np.testing.assert_allclose(found["objective/not_mle"].value, expected, rtol=1e-3)
     alone = distance_from_mle(objective_of(goal._replace(w=0.0)), read(*EXPERT.arrays))
     expected = ratio(goal._replace(w=0.0), CASES[0], [])
-    np.testing.assert_allclose(alone["objective/not_mle"], expected, rtol=1e-3)
+    np.testing.assert_allclose(alone["objective/not_mle"].value, expected, rtol=1e-3)
 
 
 def test_distance_from_mle_vanishes_with_alpha():
     """In proportion to alpha, under discounted weights, whose limit is the weighted likelihood."""
     goals = [GOALS[0]._replace(alpha=alpha) for alpha in (1e-2, 1e-3)]
     far, near = (
-        distance_from_mle(objective_of(goal), read(*EXPERT.arrays))["objective/not_mle"]
+        distance_from_mle(objective_of(goal), read(*EXPERT.arrays))["objective/not_mle"].value
         for goal in goals
     )
     assert 8 < far / near < 12 and near < 0.01
