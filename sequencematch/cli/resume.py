@@ -112,7 +112,8 @@ def report_longer_run(parts: Parts, restored: Restored) -> None:
     step, config = int(restored.state.step), parts.config
     before, now = restored.facts["config"]["train"]["steps"], config.train.steps
     if before != now:
-        old, new = (float(learning_rate(config.optimizer, n)(step)) for n in (before, now))
+        peak = config.optimizer.learning_rate
+        old, new = (float(learning_rate(config.optimizer, n, peak)(step)) for n in (before, now))
         to_stderr(
             f"train.steps is raised from {before} to {now}: after step {step} the learning rate goes "
             f"from {old:.3g} to {new:.3g}, and with beta follows the schedule of a run of {now} steps"

@@ -8,7 +8,7 @@ import enum
 
 import jax
 import numpy as np
-from jaxtyping import Array, Int, PRNGKeyArray
+from jaxtyping import Array, ArrayLike, Int, PRNGKeyArray
 
 
 class Purpose(enum.IntEnum):
@@ -23,7 +23,7 @@ class Purpose(enum.IntEnum):
     PROMPTS = 6  # host: order of the prompts to sample from
 
 
-def random_key(seed: int, purpose: Purpose, index: int | Int[Array, ""] = 0) -> PRNGKeyArray:
+def random_key(seed: ArrayLike, purpose: Purpose, index: int | Int[Array, ""] = 0) -> PRNGKeyArray:
     """The jax key of one purpose at one index."""
     return jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), purpose), index)
 

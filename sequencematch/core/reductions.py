@@ -88,7 +88,7 @@ def mean(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Mean:
     return Mean(total(x, mask), count(mask))
 
 
-def count(mask: Bool[Array, " *shape"]) -> Float[Array, ""]:
+def count(mask: Bool[Array | np.ndarray, " *shape"]) -> Float[Array, ""]:
     """How often the mask holds, as a float32."""
     return jnp.sum(mask).astype(jnp.float32)
 

@@ -1,10 +1,11 @@
 """Builds everything that one configuration describes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -33,7 +34,7 @@ from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate, make_optimizer
 from sequencematch.train.plan import Phase, Plan, compile_steps
-from sequencematch.train.state import Recipe, TrainState, initial_state
+from sequencematch.train.state import Recipe, Settings, TrainState, initial_state
 
 
 class Parts(NamedTuple):
@@ -43,7 +44,8 @@ class Parts(NamedTuple):
       config: the configuration.
       task, tokenizer: the examples and the ids of their characters.
       data: checksum of the examples.
-      recipe: what a training step closes over.
+      make: settings -> what a training step closes over.
+      settings: those of the configuration.
       mesh: the devices.
       initial: () -> the first train state, created on the devices it is sharded over.
       like: shapes, dtypes and shardings of that state.
@@ -53,10 +55,16 @@ class Parts(NamedTuple):
     task: Task
     tokenizer: CharTokenizer
     data: int
-    recipe: Recipe
+    make: Callable[[Settings], Recipe]
+    settings: Settings
     mesh: Mesh
-    initial: jax.stages.Wrapped
+    initial: Callable[[], TrainState]
     like: TrainState
+
+    @property
+    def recipe(self) -> Recipe:
+        """What a training step closes over, at the configuration's settings."""
+        return self.make(self.settings)
 
     @property
     def slots(self) -> int:
@@ -94,15 +102,20 @@ def build(config: ConfigDict) -> Parts:
     sizes = network_config(config, tokenizer.vocab_size)
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
-    recipe = make_recipe(config, graph, make_mdp(config, tokenizer), mesh)
-    initial = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=T)
-    shapes = jax.eval_shape(initial)
+    make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
+    settings = make_settings(config)
+
+    def initial(settings: Settings) -> TrainState:
+        recipe = make(settings)
+        return initial_state(sizes, recipe, capacity=config.rollout.capacity, slots=T)
+
+    shapes = jax.eval_shape(initial, settings)
     shardings = state_shardings(mesh, shapes)
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
-    initial = jax.jit(initial, out_shardings=shardings)
-    return Parts(config, task, tokenizer, data, recipe, mesh, initial, like)
+    initial = partial(jax.jit(initial, out_shardings=shardings), settings)
+    return Parts(config, task, tokenizer, data, make, settings, mesh, initial, like)
 
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
@@ -117,18 +130,25 @@ def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
     )
 
 
-def make_objective(config: ConfigDict) -> Objective:
+def make_settings(config: ConfigDict) -> Settings:
+    """The numbers of a configuration and its method that compiled steps take as arguments."""
+    objective, rate = effective_objective(config), config.optimizer.learning_rate
+    alpha, gamma = objective.alpha, objective.gamma
+    return Settings(np.uint32(config.seed), alpha, gamma, rate, config.train.beta_end)
+
+
+def make_objective(config: ConfigDict, settings: Settings) -> Objective:
     """The objective J (docs/mathematics.md, sections 2 to 4) of a configuration and its method."""
     c = effective_objective(config)
     next_value, weighting = NEXT_VALUES[c.next_value], WEIGHTINGS[c.weighting]
     if c.bound:
-        next_value = bound_value(c.alpha, c.gamma, next_value)
+        next_value = bound_value(settings.alpha, settings.gamma, next_value)
     if config.noise.step == "skip":
         weighting = without_noise_steps(weighting)
     return Objective(
         divergence=DIVERGENCES[c.divergence],
-        alpha=c.alpha,
-        gamma=c.gamma,
+        alpha=settings.alpha,
+        gamma=settings.gamma,
         policy_weight=c.policy_weight,
         weighting=weighting,
         terminal=TERMINALS[c.terminal],
@@ -137,26 +157,28 @@ def make_objective(config: ConfigDict) -> Objective:
     )
 
 
-def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh) -> Recipe:
+def make_recipe(
+    config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh, settings: Settings
+) -> Recipe:
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
-    objective = make_objective(config)
+    objective, rate = make_objective(config, settings), settings.learning_rate
     # beta falls linearly from 1 after the imitation phase. Methods of one phase may have
     # bc_steps >= steps; they do not use this schedule, but optax needs a positive length.
     annealed = optax.linear_schedule(
-        1.0, c.train.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
+        1.0, settings.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
     )
     return Recipe(
         graph=graph,
         mdp=decisions,
-        optimizer=make_optimizer(c.optimizer, steps),
-        learning_rate=learning_rate(c.optimizer, steps),
+        optimizer=make_optimizer(c.optimizer, steps, rate),
+        learning_rate=learning_rate(c.optimizer, steps, rate),
         objective=objective,
         beta=annealed if method.clones else optax.constant_schedule(0.0),
         samples=c.rollout.batch_size if method.matches and objective.needs_samples else 0,
         max_actions=c.max_actions,
         hard_negatives=method.edits and c.noise.kind == "policy",
-        seed=c.seed,
+        seed=settings.seed,
         parts=c.train.accumulate,
         rows=meshes.batch_sharding(mesh),
     )
@@ -164,17 +186,17 @@ def make_recipe(config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: M
 
 def make_plan(parts: Parts) -> Plan:
     """The phases of the method, and how often the run logs, samples, validates and saves."""
-    c, samples, method = parts.config, parts.recipe.samples, METHODS[parts.config.method]
+    c, recipe, method = parts.config, parts.recipe, METHODS[parts.config.method]
     shardings = jax.tree.map(lambda x: x.sharding, parts.like)
-    steps, refresh = compile_steps(parts.recipe, parts.mesh, shardings)
+    steps, refresh = compile_steps(parts.make, parts.settings, parts.mesh, shardings)
     # Rows of the batch that pass through the network: hard negatives take one more forward pass.
-    own = c.train.batch_size * (1 + parts.recipe.hard_negatives)
+    own = c.train.batch_size * (1 + recipe.hard_negatives)
     names = {"imitation": "bc" if method.edits else "mle", "matching": c.method}
     # A method of one phase runs it to the end of training, and bc_steps plays no part.
     ends = [c.train.bc_steps, c.train.steps][-len(method.phases) :]
     phases = []
     for step, until in zip(method.phases, ends, strict=True):
-        drawn = samples if step == "matching" else 0
+        drawn = recipe.samples if step == "matching" else 0
         name = names.get(step, step)
         phases.append(Phase(name, steps[step], until, drawn > 0, own + drawn))
     return Plan(

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.reductions import CHUNK
 from sequencematch.models.config import TransformerConfig
-from sequencematch.setup.build import make_objective
+from sequencematch.setup.build import make_objective, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.storage.provenance import devices
@@ -152,7 +152,10 @@ def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part
 
 def draws_samples(config: ConfigDict) -> bool:
     """Whether a run trains on samples from the policy."""
-    return METHODS[config.method].matches and make_objective(config).needs_samples
+    return (
+        METHODS[config.method].matches
+        and make_objective(config, make_settings(config)).needs_samples
+    )
 
 
 def parameter_bytes(network: TransformerConfig, model: int) -> int:

@@ -2,36 +2,40 @@
 
 import jax
 import optax
+from jaxtyping import ArrayLike
 from ml_collections import ConfigDict
 
 
-def learning_rate(config: ConfigDict, steps: int) -> optax.Schedule:
+def learning_rate(config: ConfigDict, steps: int, peak: ArrayLike) -> optax.Schedule:
     """Linear warm-up from 0, then a cosine decay to `final` times the peak at the last step.
 
     Args:
       config: the configuration's `optimizer`.
       steps: length of the run.
+      peak: the largest learning rate; it may be traced.
     """
-    return optax.warmup_cosine_decay_schedule(
+    shape = optax.warmup_cosine_decay_schedule(
         init_value=0.0,
-        peak_value=config.learning_rate,
+        peak_value=1.0,
         warmup_steps=config.warmup,
         decay_steps=steps,
-        end_value=config.learning_rate * config.final,
+        end_value=config.final,
     )
+    return lambda step: peak * shape(step)
 
 
-def make_optimizer(config: ConfigDict, steps: int) -> optax.GradientTransformation:
+def make_optimizer(config: ConfigDict, steps: int, peak: ArrayLike) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019) on gradients clipped by their global norm.
 
     Args:
       config: the configuration's `optimizer`.
       steps: length of the run.
+      peak: the largest learning rate; it may be traced.
     """
     return optax.chain(
         optax.clip_by_global_norm(config.clip),
         optax.adamw(
-            learning_rate(config, steps),
+            learning_rate(config, steps, peak),
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,

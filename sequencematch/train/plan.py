@@ -1,7 +1,6 @@
 """What happens at which step, and the compiled steps that do it."""
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -9,7 +8,7 @@ from jax.sharding import Mesh
 
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
-from sequencematch.train.state import Recipe, TrainState
+from sequencematch.train.state import Recipe, Settings, TrainState
 
 
 @runtime_checkable
@@ -106,13 +105,33 @@ class Plan(NamedTuple):
         return trained * self.slots, sampled * self.slots
 
 
+class Program(NamedTuple):
+    """A jitted function of (settings, ...) at the settings of one run.
+
+    Attributes:
+      function: jitted.
+      settings: its first argument.
+    """
+
+    function: jax.stages.Wrapped
+    settings: Settings
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(self.settings, *args)
+
+    def lower(self, *args: Any) -> jax.stages.Lowered:
+        """As of a jitted function."""
+        return self.function.lower(self.settings, *args)
+
+
 def compile_steps(
-    recipe: Recipe, mesh: Mesh, shardings: TrainState
-) -> tuple[dict[str, Callable], Callable]:
+    make: Callable[[Settings], Recipe], settings: Settings, mesh: Mesh, shardings: TrainState
+) -> tuple[dict[str, Program], Program]:
     """Jits every step and the refresh; each is compiled when it is first called.
 
     Args:
-      recipe: what the steps close over.
+      make: settings -> what the steps close over.
+      settings: those of the run.
       mesh: the devices.
       shardings: where each array of the state lives, before and after a step.
 
@@ -121,23 +140,21 @@ def compile_steps(
     """
     rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated_sharding(mesh)
 
-    def jit(step: Callable) -> Callable:
-        return jax.jit(
-            partial(step, recipe),
-            in_shardings=(shardings, rows),
+    def jit(function: Callable, inputs: tuple, outputs: Any) -> Program:
+        program = jax.jit(
+            lambda settings, state, *inputs: function(make(settings), state, *inputs),
+            in_shardings=(everywhere, shardings, *inputs),
             # Fixed, or XLA might choose others, for which the next call would compile again.
-            out_shardings=(shardings, everywhere),
+            out_shardings=outputs,
             # The new state takes the memory of the old one, which must not be read afterwards.
-            donate_argnums=0,
+            donate_argnames="state",
         )
+        return Program(program, settings)
 
-    refresh = jax.jit(
-        partial(steps.refresh, recipe),
-        in_shardings=(shardings, rows, rows),
-        out_shardings=shardings,
-        donate_argnums=0,
-    )
-    return {name: jit(step) for name, step in steps.STEPS.items()}, refresh
+    refresh = jit(steps.refresh, (rows, rows), shardings)
+    return {
+        name: jit(step, (rows,), (shardings, everywhere)) for name, step in steps.STEPS.items()
+    }, refresh
 
 
 def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches) -> None:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import NamedSharding
-from jaxtyping import Array, Int
+from jaxtyping import Array, ArrayLike, Int
 
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
@@ -19,8 +19,28 @@ from sequencematch.train import guard
 from sequencematch.train.guard import Guard
 
 
+class Settings(NamedTuple):
+    """The numbers of a run that are arguments of its compiled steps.
+
+    Runs that differ only here share their programs, so one compilation serves a grid of runs.
+
+    Attributes:
+      seed: uint32; all randomness in a step is a function of (seed, step).
+      alpha: scale of the reward.
+      gamma: discount.
+      learning_rate: its peak.
+      beta_end: weight of imitation against J at the last step.
+    """
+
+    seed: ArrayLike
+    alpha: ArrayLike
+    gamma: ArrayLike
+    learning_rate: ArrayLike
+    beta_end: ArrayLike
+
+
 class Recipe(NamedTuple):
-    """The fixed ingredients of a run.
+    """The ingredients of a step, made of `Settings` and of what is fixed when it is compiled.
 
     Attributes:
       graph: the network without its parameters.
@@ -32,7 +52,7 @@ class Recipe(NamedTuple):
       samples: policy episodes in each matching step; 0 for an objective that needs none.
       max_actions: limit on the decisions of a sampled episode.
       hard_negatives: whether wrong tokens of the noise are drawn from the current policy.
-      seed: all randomness in a step is a function of (seed, step).
+      seed: uint32; all randomness in a step is a function of (seed, step).
       parts: into how many parts a batch is divided, to bound the memory of a step.
       rows: how rows that pass through the network are divided among the devices.
     """
@@ -46,7 +66,7 @@ class Recipe(NamedTuple):
     samples: int
     max_actions: int
     hard_negatives: bool
-    seed: int
+    seed: ArrayLike
     parts: int
     rows: NamedSharding
 
@@ -69,7 +89,7 @@ class TrainState(NamedTuple):
     guard: Guard
 
 
-def init_network(config: TransformerConfig, seed: int) -> tuple[nnx.GraphDef, nnx.State]:
+def init_network(config: TransformerConfig, seed: ArrayLike) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised network, as its structure and its parameters."""
     return nnx.split(Transformer(config, nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
 

@@ -7,12 +7,12 @@ from sequencematch.cli import resume
 from tests.command_line.command import read_json, records, run_command
 
 
-def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tmp_path):
+def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tmp_path, capfd):
     folder = tmp_path / "run"
-    more = [f"--config.init=run:{finished_run}", "--config.train.steps=4", "--config.seed=9"]
-    assert run_command(*tiny_flags, *more, f"--workdir={folder}") == 0
+    more = [f"--config.init=run:{finished_run}", "--config.train.steps=6", "--config.seed=9"]
+    assert run_command(*tiny_flags, *more, f"--workdir={folder}") == 0, capfd.readouterr().err
     first = records(folder / "metrics.jsonl")[0]
-    assert first["step"] == 1 and read_json(folder / "summary.json")["steps"] == 4
+    assert first["step"] == 1 and read_json(folder / "summary.json")["steps"] == 6
     # The optimiser has warmed up from 0 again.
     assert first["learning_rate"] == 0
     parts, state = resume.open_run(finished_run)

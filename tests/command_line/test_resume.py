@@ -196,7 +196,8 @@ def test_run_with_more_steps_continues_on_the_longer_schedule(
     config = read_json(folder / "config.json")["config"]
     for step in (STEPS + 1, steps):
         # Before step n the optimiser has counted n - 1.
-        rate = learning_rate(ConfigDict(config["optimizer"]), steps)(step - 1)
+        optimizer = ConfigDict(config["optimizer"])
+        rate = learning_rate(optimizer, steps, optimizer.learning_rate)(step - 1)
         assert found[step]["learning_rate"] == pytest.approx(float(rate))
 
 

@@ -17,10 +17,11 @@ from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
 from sequencematch.setup import memory
-from sequencematch.setup.build import make_recipe
+from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
+from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
 from sequencematch.train.state import init_network, initial_state
 from tests.setup.configs import valid_config_with
@@ -47,7 +48,7 @@ def network_and_recipe(config):
     sizes = network_config(config, V)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     decisions = mdp.make(V, eos=2, pad=0, never=[1], edits={3: 1})
-    return sizes, make_recipe(config, graph, decisions)
+    return sizes, make_recipe(config, graph, decisions, make_mesh(1, 1), make_settings(config))
 
 
 def recipe_and_state(config):
@@ -198,7 +199,10 @@ def test_samples_count_only_where_a_method_draws_them(method):
     for divergence, weight in itertools.product(DIVERGENCES, (0.0, 0.5)):
         objective = {"objective.divergence": divergence, "objective.policy_weight": weight}
         config = valid_config_with({"method": method} | objective)
-        has_samples = make_recipe(config, graph, decisions).samples > 0
+        has_samples = (
+            make_recipe(config, graph, decisions, make_mesh(1, 1), make_settings(config)).samples
+            > 0
+        )
         estimate = memory.estimate_training(config)
         names = [part.name for part in estimate.permanent + estimate.temporary]
         assert memory.draws_samples(config) == has_samples

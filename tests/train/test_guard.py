@@ -35,7 +35,9 @@ def adjustable_beta(tiny_run):
         shape = jax.ShapeDtypeStruct((), jnp.float32)
         return jax.pure_callback(lambda i: np.float32(betas.get(int(i), 0.5)), shape, step)
 
-    parts = tiny_run.parts._replace(recipe=tiny_run.parts.recipe._replace(beta=beta))
+    parts = tiny_run.parts._replace(
+        make=lambda settings: tiny_run.parts.make(settings)._replace(beta=beta)
+    )
     return betas, tiny_run._replace(parts=parts, plan=make_plan(parts))
 
 

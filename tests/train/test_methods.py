@@ -73,3 +73,27 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     _, metrics = make_plan(parts).phases[0].step(state, batch)
     assert t.finished.all() and metrics["beta"] == 0
     np.testing.assert_allclose(metrics["loss"], total / t.imitate.sum(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["sequencematch", "iql_offline"])
+def test_one_program_serves_a_grid(build_with, method):
+    """Seed, alpha, gamma, beta and the learning rate are arguments of the steps, not part of them."""
+    numbers = {
+        "seed": 2**32 - 1,
+        "objective.alpha": 0.3,
+        "objective.gamma": 0.998,
+        "objective.td_weight": 0.2,
+        "objective.bound": True,
+        "optimizer.learning_rate": 1e-4,
+        "train.beta_end": 0.0,
+    }
+    programs = []
+    for changes in ({"objective.bound": True}, numbers):
+        parts = build_with({"method": method} | changes)
+        batch, prompts = (data[0] for data in training_data(parts))
+        plan = make_plan(parts)
+        lowered = [phase.step.lower(parts.like, batch) for phase in plan.phases]
+        if parts.recipe.samples:
+            lowered.append(plan.refresh.lower(parts.like, *prompts))
+        programs.append([x.as_text() for x in lowered])
+    assert programs[0] == programs[1]

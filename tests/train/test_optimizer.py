@@ -12,7 +12,7 @@ from sequencematch.train.optimizer import learning_rate, make_optimizer
 def test_the_learning_rate_warms_up_to_its_peak_and_decays_to_its_final_share():
     config = defaults().optimizer
     config.learning_rate, config.warmup, config.final = 3e-3, 10, 0.2
-    rate = learning_rate(config, 50)
+    rate = learning_rate(config, 50, config.learning_rate)
     assert [float(rate(i)) for i in (0, 5, 10)] == pytest.approx([0, 1.5e-3, 3e-3])
     assert float(rate(30)) == pytest.approx(3e-3 * (1 + 0.2) / 2)
     assert float(rate(50)) == pytest.approx(0.2 * 3e-3)
@@ -29,7 +29,10 @@ def test_the_optimizer_is_adamw_with_clipping_and_decay_of_matrices_only():
     gradients = [
         {k: size * rng.normal(size=x.shape) for k, x in params.items()} for size in (99, 0.01)
     ]
-    optimizer, found = make_optimizer(config, 50), jax.tree.map(jnp.float32, params)
+    optimizer, found = (
+        make_optimizer(config, 50, config.learning_rate),
+        jax.tree.map(jnp.float32, params),
+    )
     state, m, v = optimizer.init(found), 0.0, 0.0
 
     def flat(tree):

@@ -2,8 +2,9 @@
 
 import pytest
 
-from sequencematch.setup.build import make_recipe
+from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import defaults
+from sequencematch.train.mesh import make_mesh
 
 
 @pytest.mark.parametrize("bc_steps", [0, 30])
@@ -11,7 +12,7 @@ def test_beta_is_one_until_matching_begins_and_falls_linearly_to_beta_end(bc_ste
     config = defaults()
     config.optimizer.warmup = 5
     config.train.steps, config.train.bc_steps, config.train.beta_end = 50, bc_steps, 0.3
-    beta = make_recipe(config, None, None).beta
+    beta = make_recipe(config, None, None, make_mesh(1, 1), make_settings(config)).beta
     assert [float(beta(i)) for i in range(bc_steps + 1)] == [1.0] * (bc_steps + 1)
     assert float(beta((bc_steps + 50) // 2)) == pytest.approx((1 + 0.3) / 2)
     assert float(beta(50)) == pytest.approx(0.3)

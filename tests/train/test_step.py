@@ -42,7 +42,8 @@ class SmallRun(NamedTuple):
 def small_run(spellings, tmp_path_factory):
     """A run of SequenceMatch at a fixed beta."""
     folder, parts = tmp_path_factory.mktemp("run"), build_small(spellings, {})
-    parts = parts._replace(recipe=parts.recipe._replace(beta=lambda step: 0.5))
+    made = parts.make
+    parts = parts._replace(make=lambda s: made(s)._replace(beta=lambda step: 0.5))
     compiled, compile_ahead = [], loop.compile_ahead
 
     def compile_and_note(*args):
