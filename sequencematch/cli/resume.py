@@ -33,7 +33,6 @@ class StartingPoint(NamedTuple):
 
     Attributes:
       state: the restored state; None to start at step 0.
-      params: the parameters of another run to start from at step 0; None to draw them.
       records: records of the metrics log up to that state.
       seconds: time that the run has taken so far.
       damaged_steps: steps of newer, damaged checkpoints, which are to be moved away.
@@ -41,7 +40,6 @@ class StartingPoint(NamedTuple):
     """
 
     state: TrainState | None
-    params: nnx.State | None
     records: list[dict]
     seconds: float
     damaged_steps: Sequence[int]
@@ -75,8 +73,7 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
     # The validation of a step runs after its save, so its record may have the later time.
     times = [saved["seconds"], *(record.get("seconds") for record in records)]
     seconds = max(x for x in times if isinstance(x, float))
-    params = initial_parameters(parts) if state is None else None
-    return StartingPoint(state, params, records, seconds, damaged, facts)
+    return StartingPoint(state, records, seconds, damaged, facts)
 
 
 def restore_for_training(parts: Parts, folder: Path) -> Restored | None:

@@ -3,6 +3,8 @@
 from functools import partial
 from pathlib import Path
 
+from flax import nnx
+
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
@@ -29,8 +31,13 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
       ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
     """
     plan, data = make_plan(parts), training_data(parts)
+    params = (
+        None if has_run else resume.initial_parameters(parts)
+    )  # refused before the folder exists
     start = open_run(parts, call, has_run)
-    return Job(lambda: train(parts, call, plan, data, start), "continue with --resume")
+    if has_run and start.state is None:
+        params = resume.initial_parameters(parts)
+    return Job(lambda: train(parts, call, plan, data, start, params), "continue with --resume")
 
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
@@ -45,12 +52,26 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
     return start
 
 
-def train(parts: Parts, call: Call, plan: Plan, data: tuple, start: StartingPoint) -> None:
-    """Trains to the end of the plan, evaluates the test set and writes the results."""
+def train(
+    parts: Parts,
+    call: Call,
+    plan: Plan,
+    data: tuple,
+    start: StartingPoint,
+    params: nnx.State | None,
+) -> None:
+    """Trains to the end of the plan, evaluates the test set and writes the results.
+
+    Args:
+      parts, call: the run.
+      plan, data: what to do at which step, and with which batches.
+      start: where to begin.
+      params: parameters to begin with at step 0; None to draw them.
+    """
     folder, keep = call.folder, parts.config.checkpoint
     state = parts.initial() if start.state is None else start.state
-    if start.params is not None:
-        state = state._replace(params=start.params)
+    if params is not None:
+        state = state._replace(params=params)
     announce(parts, folder, int(state.step))
     # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
     for step in start.damaged_steps:
@@ -88,6 +109,8 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
     state = resume.find_starting_point(parts, folder, call.name, has_run).state
+    if state is None:
+        resume.initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
     dry_run.trace(parts, plan, *training_data(parts))
     return Job(lambda: dry_run.print_plan(parts, plan, folder, first))

@@ -117,8 +117,8 @@ class Objective(NamedTuple):
     """
 
     divergence: Divergence
-    alpha: float
-    gamma: float
+    alpha: ArrayLike
+    gamma: ArrayLike
     policy_weight: float = 0.0
     weighting: Weighting = discounted
     terminal: ValueMap = TERMINALS["learned"]

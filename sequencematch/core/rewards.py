@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from sequencematch.core.types import Trajectory, Values
 
@@ -25,7 +25,7 @@ def stop_gradient(v: Array) -> Array:
     return jax.lax.stop_gradient(v)
 
 
-def bound_value(alpha: float, gamma: float, inner: ValueMap = pass_gradient) -> ValueMap:
+def bound_value(alpha: ArrayLike, gamma: ArrayLike, inner: ValueMap = pass_gradient) -> ValueMap:
     """V(s_{t+1}) clipped to +-4/(alpha (1-gamma)) (LS-IQ).
 
     At the optimum of a chi2 mixture rewards are at most 4/alpha in size, and this is what they sum to.
@@ -49,7 +49,7 @@ def set_terminal_value(terminal: ValueMap, values: Values, trajectory: Trajector
 
 
 def recovered_rewards(
-    values: Values, trajectory: Trajectory, gamma: float, next_value: ValueMap = pass_gradient
+    values: Values, trajectory: Trajectory, gamma: ArrayLike, next_value: ValueMap = pass_gradient
 ) -> Float[Array, " T"]:
     """The implied reward r_t = l(a_t|s_t) - gamma V(s_{t+1}) of each decision; 0 elsewhere.
 
@@ -65,7 +65,7 @@ def recovered_rewards(
     return jnp.where(trajectory.valid, values.q - following, 0.0)
 
 
-def recovered_return(values: Values, trajectory: Trajectory, gamma: float) -> Float[Array, ""]:
+def recovered_return(values: Values, trajectory: Trajectory, gamma: ArrayLike) -> Float[Array, ""]:
     """The return sum_t gamma^t r_t + gamma^N V(s_N) of the implied rewards, t = 0..N-1.
 
     The last term is the return from s_N on: the absorbing state earns (1-gamma) V(s_N) at each step.
@@ -82,7 +82,7 @@ def recovered_return(values: Values, trajectory: Trajectory, gamma: float) -> Fl
 
 
 def temporal_differences(
-    values: Values, trajectory: Trajectory, gamma: float
+    values: Values, trajectory: Trajectory, gamma: ArrayLike
 ) -> Float[Array, " T"]:
     """V(s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere."""
     return jnp.where(trajectory.valid, values.v - gamma * jnp.roll(values.v, -1), 0.0)

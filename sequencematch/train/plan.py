@@ -1,5 +1,7 @@
 """What happens at which step, and the compiled steps that do it."""
 
+import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -105,7 +107,8 @@ class Plan(NamedTuple):
         return trained * self.slots, sampled * self.slots
 
 
-class Program(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Program:
     """A jitted function of (settings, ...) at the settings of one run.
 
     Attributes:
@@ -141,13 +144,17 @@ def compile_steps(
     rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated_sharding(mesh)
 
     def jit(function: Callable, inputs: tuple, outputs: Any) -> Program:
+        @functools.wraps(function)  # for its name, in messages and profiles
+        def run(settings: Settings, state: TrainState, *inputs: Any) -> Any:
+            return function(make(settings), state, *inputs)
+
         program = jax.jit(
-            lambda settings, state, *inputs: function(make(settings), state, *inputs),
+            run,
             in_shardings=(everywhere, shardings, *inputs),
             # Fixed, or XLA might choose others, for which the next call would compile again.
             out_shardings=outputs,
             # The new state takes the memory of the old one, which must not be read afterwards.
-            donate_argnames="state",
+            donate_argnums=1,
         )
         return Program(program, settings)
 
