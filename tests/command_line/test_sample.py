@@ -26,7 +26,7 @@ def test_prints_edits_as_symbols(finished_run, monkeypatch, capsys):
     ("prompt", "words"),
     [
         ("abz>", ["'z'", "alphabet", ">abcd"]),
-        ("abcabc", ["'abcabc' is too long", "at most 4"]),
+        ("abcabc", ["'abcabc' is too long", "at most 5"]),
         ("", ["--prompt"]),
     ],
 )

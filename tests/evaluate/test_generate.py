@@ -8,9 +8,8 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.types import Episode
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import BOS, EOS, PAD
 from sequencematch.evaluate import generate
-from sequencematch.evaluate.accuracy import accuracy, accuracy_within
+from sequencematch.evaluate.accuracy import accuracy, right_within
 from sequencematch.evaluate.generate import (
     VALIDATED,
     Answer,
@@ -22,7 +21,19 @@ from sequencematch.evaluate.generate import (
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout.decoding import Decoding
-from tests.evaluate.answers import BKSPC, EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
+from tests.evaluate.answers import (
+    BKSPC,
+    BOS,
+    EOS,
+    EXAMPLES,
+    MDP,
+    PAD,
+    PLAIN,
+    POPS,
+    TASK,
+    TOKENIZER,
+    ids,
+)
 
 
 def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():
@@ -99,7 +110,7 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
     assert without == plain and not any(BKSPC in actions for actions in without)
 
 
-def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
+def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
     """Of every way to answer, also where draws and memory decide."""
     make, params = generator
 
@@ -110,7 +121,7 @@ def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generato
         return list(limited.answers(params, EXAMPLES * 5, choice))
 
     for choice in make_decodings(DECISIONS, **USUAL):
-        share = accuracy_within(answers(12, choice), [4])["4"]
+        share = right_within(answers(12, choice), [4])["4"]
         assert share == accuracy(answers(4, choice))["accuracy"]
         assert choice != "sampled" or 0 < share < 1
 
