@@ -53,14 +53,15 @@ class ProgressLine:
         Args:
           step: number of steps done.
           record: of this step.
-          judged: name and value of what the run is judged by; None before the first validation.
+          judged: name, as NAME or NAME/CHOICE, and value of what the run is judged by; None before the
+            first validation.
         """
         words = [f"step {step}/{self._steps}", record["phase"], f"loss {record['loss']:.4f}"]
         words.append(f"bc {record['bc']:.4f}")
         if "objective" in record:
             words.append(f"J {record['objective']:.3f}")
         if judged is not None:
-            name, value = judged
+            name, value = judged[0].rpartition("/")[0] or judged[0], judged[1]
             words.append(f"{name} {value:.1%}" if 0 <= value <= 1 else f"{name} {value:.4g}")
         words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
         self._progress.update(self._task, description="  ".join(words))
