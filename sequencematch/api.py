@@ -9,7 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.cli import resume
-from sequencematch.data.episodes import encode_prompt
+from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
 from sequencematch.setup.build import Parts, make_generator, make_scorer
@@ -46,7 +46,8 @@ class Model:
         """Answers prompts, each with at most `evaluate.max_actions` actions.
 
         Args:
-          prompts: texts over the task's alphabet, at most `prompt_slots` - 1 tokens each.
+          prompts: texts that the task's tokenizer has ids for, at most `prompt_slots` tokens each with
+            `<bos>`.
           decode: "greedy", "sampled", or, of a method with edits, "unedited": greedy without edits.
             Draws depend on the run's seed and on a prompt's place in the list, so a prompt that is
             listed n times gets n independent answers.
@@ -92,7 +93,11 @@ class Model:
         """The ids of an answer's actions, once they are known to be possible."""
         parts, mdp, limits = self._parts, self._parts.recipe.mdp, self.config
         text = isinstance(answer, str)
-        ids = [*parts.tokenizer.encode(answer), mdp.eos] if text else parts.tokenizer.parse(answer)
+        ids = (
+            [*answer_ids(parts.tokenizer, prompt, answer).ids, mdp.eos]
+            if text
+            else parts.tokenizer.parse(answer)
+        )
         illegal = parts.tokenizer.symbols(i for i in ids if not mdp.legal[i])
         if illegal:
             raise ValueError(

@@ -10,10 +10,12 @@ from typing import Any
 
 from sequencematch.cli import workdir
 from sequencematch.data.task import Example
-from sequencematch.evaluate.accuracy import accuracy, accuracy_within
+from sequencematch.evaluate.accuracy import right_within
 from sequencematch.evaluate.edits import edit_statistics
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
+from sequencematch.evaluate.metrics import measure
 from sequencematch.evaluate.report import write_report
+from sequencematch.evaluate.sections import figure
 from sequencematch.evaluate.values import Scorer, correlation, value_statistics
 from sequencematch.setup.build import Parts, make_generator, make_scorer
 from sequencematch.storage import console, files
@@ -22,15 +24,17 @@ from sequencematch.train.state import TrainState
 
 
 def validation_figures(parts: Parts, generator: Generator, state: TrainState) -> dict[str, float]:
-    """Accuracy and its interval on the first validation examples, by way of decoding."""
+    """What the run is judged by, on the first validation examples, by way of decoding.
+
+    NAME/CHOICE, and its interval NAME/CHOICE_low and NAME/CHOICE_high if the task's metrics give one.
+    """
     examples = parts.task.splits["validation"]
     examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
-    figures = {}
+    figures, name = {}, parts.task.judged_by
     for choice in VALIDATED:
-        found = accuracy(list(generator.answers(state.params, examples, choice)))
-        figures[f"accuracy/{choice}"] = found["accuracy"]
-        figures[f"accuracy/{choice}_low"] = found["low"]
-        figures[f"accuracy/{choice}_high"] = found["high"]
+        found = measure(parts.metrics, list(generator.answers(state.params, examples, choice)))
+        figures[f"{name}/{choice}"] = found[name]
+        figures |= {f"{name}/{choice}_{end}": found[end] for end in ("low", "high") if end in found}
     return figures
 
 
@@ -58,6 +62,8 @@ def evaluate_and_report(
         "seed": parts.config.seed,
         "steps": int(state.step),
         "parameters": parts.parameters,
+        "judged_by": parts.task.judged_by,
+        "encoded_apart": parts.data.apart,
         "seconds": spent | {"total": sum(spent.values())},
         "evaluated_by": dict(provenance()),  # may differ from what trained it
         "config": workdir.to_json(parts.config),
@@ -69,7 +75,7 @@ def evaluate_and_report(
     report = write_report(folder)
     with console.ignore_write_failures(sys.stdout):
         for choice, found in test.items():
-            print(f"{choice}: {describe(found)}")
+            print(f"{choice}: {describe(found, parts.task.judged_by)}")
         print(f"report: {report}")
 
 
@@ -83,7 +89,7 @@ def evaluate_test_set(
     for choice in generator.decodings:
         answers = answer_all(generator, state, examples, choice, raise_if_asked)
         all_answers[choice] = answers
-        test[choice] = accuracy(answers) | {
+        test[choice] = measure(parts.metrics, answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "return": correlation(
                 scorer.returns(state.params, answers), [a.right for a in answers]
@@ -91,9 +97,10 @@ def evaluate_test_set(
         }
         traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
     # Retries cost actions: every way is also given what each of the others takes on average.
-    budgets = sorted({math.ceil(found["length"]) for found in test.values()})
+    lengths = [[len(a.actions) for a in answers] for answers in all_answers.values()]
+    budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
     for choice, answers in all_answers.items():
-        test[choice]["within"] = accuracy_within(answers, budgets)
+        test[choice]["within"] = right_within(answers, budgets)
     test["sampled"]["auc"] = policy_statistics(parts, scorer, state, raise_if_asked)
     return test, traces
 
@@ -141,12 +148,13 @@ def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[Answer]:
     return [*edited, *plain[: count - len(edited)]]
 
 
-def describe(found: Mapping[str, Any]) -> str:
+def describe(found: Mapping[str, Any], judged_by: str) -> str:
     """One printed line with the figures of one way of decoding."""
-    line = (
-        f"{found['right']} of {found['n']} test questions right, {found['accuracy']:.1%} "
-        f"(95 % interval {found['low']:.1%} to {found['high']:.1%})"
-    )
+    line = f"{judged_by} {figure(found[judged_by])}"
+    if {"low", "high"} <= found.keys():
+        line += f" (95 % interval {figure(found['low'])} to {figure(found['high'])})"
+    if {"right", "n"} <= found.keys():
+        line += f", {found['right']} of {found['n']} test questions right"
     rho = found["return"]["spearman"]
     # No correlation is defined where all answers are right, or all wrong.
     return line if rho is None else f"{line}; return and correctness correlate, Spearman {rho:+.2f}"
@@ -157,7 +165,7 @@ def trace_record(parts: Parts, choice: str, answer: Answer) -> dict[str, Any]:
     return {
         "decode": choice,
         "prompt": answer.example.prompt,
-        "answer": answer.example.completion,
+        "answer": " or ".join(answer.example.references),
         "actions": parts.tokenizer.symbols(answer.actions),
         "deleted": deletion_flags(parts.recipe.mdp, answer.actions),
         "text": answer.text,

@@ -66,7 +66,7 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
         to_stderr(
             f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
         )
-    facts = {"name": name, "checksum": parts.data, "config": workdir.to_json(parts.config)}
+    facts = {"name": name, "checksum": parts.data.checksum, "config": workdir.to_json(parts.config)}
     is_done = step == parts.config.train.steps
     facts |= merge_provenance(saved, current_provenance(parts), is_done)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
@@ -145,7 +145,7 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
         return None
     folder = Path(parts.config.init.removeprefix("run:"))
     theirs, state = open_run(folder)
-    if theirs.tokenizer != parts.tokenizer:
+    if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
         raise ValueError(
             f"config.init={parts.config.init!r}: that run has another tokenizer, so its ids mean other "
             "tokens; use its data and edits, or start from random parameters with config.init=''"
@@ -193,7 +193,7 @@ def restore(parts: Parts, folder: Path) -> Restored:
     checksum = workdir.read_config(folder)["checksum"]
     # Check the data first: with another alphabet the shapes differ, and every checkpoint looks damaged.
     if checksum is not None:
-        workdir.check_data(folder, checksum, parts.data)
+        workdir.check_data(folder, checksum, parts.data.checksum)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(parts.like)
     missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
@@ -203,7 +203,7 @@ def restore(parts: Parts, folder: Path) -> Restored:
             f"{', '.join(sorted(missing))}): use that version, or start again in another --workdir"
         )
     # Again, with the checkpoint's own checksum: config.json may lack it, or have been edited.
-    workdir.check_data(folder, restored.facts["checksum"], parts.data)
+    workdir.check_data(folder, restored.facts["checksum"], parts.data.checksum)
     for damage in restored.damaged.values():
         to_stderr(f"{damage}: falling back to the one of step {int(restored.state.step)}")
     return restored

@@ -122,6 +122,11 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters, steps {step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
+    if parts.data.apart:
+        to_stdout(
+            f"{parts.data.apart:,} examples have a completion that is encoded without its prompt: the "
+            "tokenizer would join the end of one and the beginning of the other"
+        )
     weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
     if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
         to_stdout(

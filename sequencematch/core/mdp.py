@@ -24,7 +24,7 @@ class Mdp(NamedTuple):
       ordinary: bool[V], the tokens that a text is made of: legal, neither `<eos>` nor an edit.
       pops: int32[V], how many tokens an action pops; 0 for an action that is pushed itself.
       eos: id of the action that ends the text.
-      pad: id that fills unused slots; never an action.
+      pad: id that fills unused slots; never an action, unless it is `eos`.
     """
 
     legal: Bool[np.ndarray, " V"]
@@ -42,7 +42,7 @@ def make(
     Args:
       vocab_size: V, number of ids.
       eos: id of `<eos>`.
-      pad: id of `<pad>`; never an action.
+      pad: id of `<pad>`; never an action, unless it is `eos`.
       never: other ids that are not actions (`<bos>`, ids that only pad the vocabulary, and edits of
         methods that have none).
       edits: id of each edit -> number of tokens it pops, as in `{bkspc: 1}`; empty for methods without
@@ -50,6 +50,7 @@ def make(
     """
     legal = np.ones(vocab_size, bool)
     legal[[pad, *never]] = False
+    legal[eos] = True  # also where it is `<pad>`: padding is known by its place
     legal[list(edits)] = True
     pops = np.zeros(vocab_size, np.int32)
     pops[list(edits)] = list(edits.values())

@@ -16,10 +16,11 @@ import tensorflow_datasets as tfds
 from sequencematch.data import prepared
 from sequencematch.data.mathematics import Questions, check, distinct_questions
 from sequencematch.data.splits import SPLITS, keep_split
-from sequencematch.data.task import Example, Task, exact_match
+from sequencematch.data.task import Example, Task, character_task
 
 PUBLISHED = "math_dataset"  # its name in tensorflow-datasets
 _PUBLISHED_FIELDS = ("question", "answer")
+_FIELDS = ("prompt", "completion")  # of ours
 _DIGITS = "0123456789abcdef"  # as mathematics_dataset writes them
 
 
@@ -70,7 +71,7 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
     def _generate_examples(self, stream: Iterator[Example], size: int) -> Iterator:
         for key, example in enumerate(itertools.islice(stream, size)):
-            features = example._asdict()
+            features = {"prompt": example.prompt, "completion": example.completion}
             for field, text in features.items():
                 # The alphabet is stored with the data, so that opening it need not read all texts.
                 seen = self.info.metadata.get(field, "")
@@ -115,16 +116,13 @@ def generator_task(data: Any) -> Task:
         check=lambda: check(questions),
     )
     prompts, completions = prepared.read_or_explain(
-        builder.data_path, lambda: [builder.info.metadata[field] for field in Example._fields]
+        builder.data_path, lambda: [builder.info.metadata[field] for field in _FIELDS]
     )
-    return Task(
-        name=data.module,
-        alphabet=_characters(prompts, completions),
-        splits={
-            name: prepared.read_split(builder, name, *Example._fields) for name in Sizes._fields
-        },
-        confusable=_confusable_characters(questions.bases, completions),
-        check=exact_match,
+    return character_task(
+        data.module,
+        _characters(prompts, completions),
+        {name: prepared.read_split(builder, name, *_FIELDS) for name in Sizes._fields},
+        _confusable_characters(questions.bases, completions),
     )
 
 
@@ -146,12 +144,11 @@ def published_task(data: Any) -> Task:
     splits = PUBLISHED_SPLITS[data.split](builder, data)
     examples = list(itertools.chain.from_iterable(splits.values()))
     completions = _characters(*(example.completion for example in examples))
-    return Task(
-        name=data.module,
-        alphabet=_characters(completions, *(example.prompt for example in examples)),
-        splits=splits,
-        confusable=_confusable_characters((), completions),
-        check=exact_match,
+    return character_task(
+        data.module,
+        _characters(completions, *(example.prompt for example in examples)),
+        splits,
+        _confusable_characters((), completions),
     )
 
 

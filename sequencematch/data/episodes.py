@@ -8,14 +8,15 @@ from jaxtyping import Int
 
 from sequencematch.core.types import Episode
 from sequencematch.data.noise import Decisions
-from sequencematch.data.tokenizer import BOS, EOS, PAD, CharTokenizer
+from sequencematch.data.task import Example
+from sequencematch.data.tokenizer import Tokenizer
 
 
 class Prompts(NamedTuple):
     """Prompts for the sampler, P slots each.
 
     Attributes:
-      tokens: int32[P], `<bos>` and the prompt, then `<pad>`.
+      tokens: int32[P], `<bos>` (if there is one) and the prompt, then `<pad>`.
       start: int32, slot of the prompt's last token.
     """
 
@@ -23,48 +24,94 @@ class Prompts(NamedTuple):
     start: Int[np.ndarray, "*batch"]
 
 
-def prompt_ids(tokenizer: CharTokenizer, text: str, limit: int) -> list[int]:
-    """Returns the ids of `<bos>` and a prompt.
+def prompt_ids(tokenizer: Tokenizer, text: str, limit: int | None = None) -> list[int]:
+    """Returns the ids of `<bos>`, if the tokenizer has one, and a prompt.
+
+    They are those of the prompt alone, whatever is learnt after it: so it is when answers are sampled.
 
     Raises:
-      ValueError: these are more than `limit`, or the text has characters outside the alphabet.
+      ValueError: these are more than the limit, or none, or the text has no ids.
     """
-    ids = [BOS, *tokenizer.encode(text)]
-    if len(ids) > limit:
+    ids = [*([] if tokenizer.bos is None else [tokenizer.bos]), *tokenizer.encode(text)]
+    if not ids:
         raise ValueError(
-            f"prompt {text!r} is too long: {len(text)} characters, at most {limit - 1} fit"
+            f"prompt {text!r} has no tokens, and the tokenizer no <bos>: the first decision is taken "
+            "after a token, so name a prompt"
+        )
+    if limit is not None and len(ids) > limit:
+        own = "" if tokenizer.bos is None else ", <bos> included"
+        raise ValueError(
+            f"prompt {text!r} is too long: {len(ids)} tokens{own}, at most {limit} fit"
         )
     return ids
 
 
-def encode_prompt(tokenizer: CharTokenizer, text: str, prompt_slots: int) -> Prompts:
+def encode_prompt(tokenizer: Tokenizer, text: str, prompt_slots: int) -> Prompts:
     """Returns (int32[prompt_slots], start): `<bos>` and the text, padded on the right.
 
     Raises:
-      ValueError: the text is too long, or has characters outside the alphabet.
+      ValueError: as of `prompt_ids`.
     """
     ids = prompt_ids(tokenizer, text, prompt_slots)
-    tokens = np.full(prompt_slots, PAD, np.int32)
+    tokens = np.full(prompt_slots, tokenizer.pad, np.int32)
     tokens[: len(ids)] = ids
     return Prompts(tokens, np.int32(len(ids) - 1))
 
 
-def lay_out(prompt: Sequence[int], decisions: Decisions, slots: int) -> Episode:
+class AnswerIds(NamedTuple):
+    """The ids of a text after a prompt.
+
+    Attributes:
+      ids: without `<eos>`.
+      is_apart: whether the text was encoded without its prompt. A tokenizer of subwords may join the
+        end of a prompt and the beginning of an answer in one id; then the two have to be kept apart.
+    """
+
+    ids: list[int]
+    is_apart: bool
+
+
+def answer_ids(tokenizer: Tokenizer, prompt: str, text: str) -> AnswerIds:
+    """Returns what encode(prompt + text) adds to the prompt's ids; encode(text) if it changes these.
+
+    Raises:
+      ValueError: a text has no ids.
+    """
+    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    if whole[: len(before)] == before:
+        return AnswerIds(whole[len(before) :], False)
+    return AnswerIds(tokenizer.encode(text), True)
+
+
+def clean_ids(tokenizer: Tokenizer, example: Example) -> list[int]:
+    """Returns the ids of an example's completion; `<eos>` ends them unless it is cut.
+
+    Raises:
+      ValueError: a text has no ids.
+    """
+    ids = answer_ids(tokenizer, example.prompt, example.completion).ids
+    return ids if example.cut else [*ids, tokenizer.eos]
+
+
+def lay_out(
+    tokenizer: Tokenizer, prompt: Sequence[int], decisions: Decisions, slots: int
+) -> Episode:
     """Lays a prompt and the actions after it into T slots; actions that do not fit are dropped.
 
     Args:
-      prompt: ids from `<bos>` on, fewer than T.
+      tokenizer: has the ids that fill slots without a token or a decision.
+      prompt: ids as of `prompt_ids`, fewer than T.
       decisions: the actions, what each teaches, and whether it counts.
       slots: T.
     """
     start, count = len(prompt) - 1, min(len(decisions.executed), slots - len(prompt))
     end = start + count
-    tokens = np.full(slots, PAD, np.int32)
+    tokens = np.full(slots, tokenizer.pad, np.int32)
     tokens[: start + 1] = prompt
     tokens[start + 1 : end + 1] = decisions.executed[:count]
     # Decision t is made in slot t and executed in slot t + 1, so labels are one slot earlier.
     # Any legal id will do where nothing is decided; masked logits would give NaN gradients.
-    labels = np.full(slots, EOS, np.int32)
+    labels = np.full(slots, tokenizer.eos, np.int32)
     labels[start:end] = decisions.labels[:count]
     imitate = np.zeros(slots, bool)
     imitate[start:end] = decisions.imitate[:count]

@@ -7,11 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from sequencematch.data.task import Example, Task, exact_match
+from sequencematch.data.task import Example, Task, character_task
+
+FIELDS = ("prompt", "completion")
 
 
 def task(data: Any) -> Task:
     """Reads the file and splits it by prompt: all lines of one prompt fall into the same split.
+
+    Their completions are the right answers to one question. In training every line teaches; in
+    validation and test each prompt is asked once.
 
     Args:
       data: has `path`, `seed`, and the numbers of distinct prompts `train` (at most), `validation`
@@ -27,12 +32,10 @@ def task(data: Any) -> Task:
     if "\0" in name or not (path := pathlib.Path(os.path.expanduser(name))).is_file():
         raise OSError(f"data.path={name!r} is no file")
     examples = read(path)
-    return Task(
-        name=path.stem,
-        alphabet="".join(sorted(set("".join(map("".join, examples))))),
-        splits=_split(examples, data),
-        confusable="".join(sorted(set("".join(e.completion for e in examples)))),
-        check=exact_match,
+    prompts = set("".join(example.prompt for example in examples))
+    completions = set("".join(example.completion for example in examples))
+    return character_task(
+        path.stem, "".join(prompts | completions), _split(examples, data), "".join(completions)
     )
 
 
@@ -51,7 +54,7 @@ def _parse(line: bytes, place: str) -> Example:
         record = json.loads(line)
     except (ValueError, RecursionError) as cause:  # RecursionError: brackets nested too deeply
         raise ValueError(f"{place}: not JSON: {cause}") from cause
-    fields = [record.get(key) for key in Example._fields] if isinstance(record, dict) else [None]
+    fields = [record.get(key) for key in FIELDS] if isinstance(record, dict) else [None]
     if not all(isinstance(field, str) for field in fields):
         raise ValueError(f'{place}: expected {{"prompt": "...", "completion": "..."}}, both text')
     try:
@@ -63,8 +66,10 @@ def _parse(line: bytes, place: str) -> Example:
 
 def _split(examples: list[Example], data: Any) -> dict[str, list[Example]]:
     # A dict keeps the order of the file, as a set would not: splits are a function of file and seed.
-    prompts = list(dict.fromkeys(example.prompt for example in examples))
-    held_out = data.test + data.validation
+    lines: dict[str, list[str]] = {}
+    for example in examples:
+        lines.setdefault(example.prompt, []).append(example.completion)
+    prompts, held_out = list(lines), data.test + data.validation
     if len(prompts) <= held_out:
         raise ValueError(
             f"data.path={data.path!r} has {len(prompts)} distinct prompts: data.test={data.test} "
@@ -75,8 +80,12 @@ def _split(examples: list[Example], data: Any) -> dict[str, list[Example]]:
     split_of = {}
     for rank, i in enumerate(order[: ends[-1]]):  # prompts beyond data.train are left out
         split_of[prompts[i]] = ("test", "validation", "train")[np.searchsorted(ends, rank, "right")]
-    splits = {"train": [], "validation": [], "test": []}
-    for example in examples:
-        if example.prompt in split_of:
-            splits[split_of[example.prompt]].append(example)
+    splits: dict[str, list[Example]] = {"train": [], "validation": [], "test": []}
+    asked = set()
+    for prompt, completion in ((e.prompt, e.completion) for e in examples if e.prompt in split_of):
+        split = split_of[prompt]
+        if split == "train" or prompt not in asked:
+            references = tuple(dict.fromkeys(lines[prompt]))
+            splits[split].append(Example(prompt, completion, references))
+        asked.add(prompt)
     return splits

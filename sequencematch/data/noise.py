@@ -9,21 +9,22 @@ section 6.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from sequencematch.core.mdp import EVERYTHING
 from sequencematch.data.task import Task
+from sequencematch.data.tokenizer import Tokenizer
 
-# Noise kind -> the characters that wrong tokens are drawn from. Those of `policy` are placeholders:
-# the training step, which has the model, draws them again.
-WRONG_TOKENS: dict[str, Callable[[Task], str]] = {
-    "none": lambda task: "",
-    "random": lambda task: task.alphabet,
-    "policy": lambda task: task.alphabet,
-    "ground_truth": lambda task: task.confusable,
+# Noise kind -> the ids that wrong tokens are drawn from. Those of `policy` are placeholders: the
+# training step, which has the model, draws them again.
+WRONG_TOKENS: dict[str, Callable[[Task, Tokenizer], Collection[int]]] = {
+    "none": lambda task, tokenizer: (),
+    "random": lambda task, tokenizer: tokenizer.ordinary,
+    "policy": lambda task, tokenizer: tokenizer.ordinary,
+    "ground_truth": lambda task, tokenizer: task.confusable(tokenizer),
 }
 
 
@@ -130,7 +131,7 @@ def add_noise(
 
     Args:
       rng: source of all chance.
-      clean: the expert's text, `<eos>` last.
+      clean: the expert's text, `<eos>` last unless it is cut.
       eta: probability in [0, 1) that a push goes wrong, at each attempt.
       run: probability in [0, 1) that another wrong token follows a wrong one.
       wrong: ids that z is drawn from uniformly, the right one excepted.

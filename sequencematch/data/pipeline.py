@@ -11,15 +11,15 @@ import grain
 import numpy as np
 
 from sequencematch.core.types import Episode
-from sequencematch.data.episodes import Prompts, encode_prompt, lay_out, prompt_ids
+from sequencematch.data.episodes import Prompts, clean_ids, encode_prompt, lay_out, prompt_ids
 from sequencematch.data.noise import WRONG_TOKENS, Noise, add_noise, make_fix
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import EOS, CharTokenizer
+from sequencematch.data.tokenizer import Tokenizer
 
 
 def episodes(
     task: Task,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     split: str,
     *,
     batch_size: int,
@@ -31,7 +31,7 @@ def episodes(
 
     Args:
       task: where the examples come from.
-      tokenizer: one over the task's alphabet; its edits are what the expert fixes noise with.
+      tokenizer: the task's; its edits are what the expert fixes noise with.
       split: key of `task.splits`.
       batch_size: B.
       slots: T; actions that do not fit are dropped.
@@ -42,22 +42,22 @@ def episodes(
       ValueError: the noise has nothing to draw from; on access, a prompt leaves no slot for a
         decision.
     """
-    wrong = tokenizer.encode("".join(sorted(set(WRONG_TOKENS[noise.kind](task)))))
+    # In order, so that draws are a function of the seed.
+    wrong = sorted(set(WRONG_TOKENS[noise.kind](task, tokenizer)))
     eta = noise.eta if noise.kind != "none" else 0.0
     # Two, so that one is left when the right one is excepted.
     if eta and len(wrong) < 2:
         raise ValueError(
-            f"noise.kind={noise.kind!r} needs two characters or more to draw a wrong one from; "
-            f"task {task.name!r} gives {tokenizer.decode(wrong)!r}"
+            f"noise.kind={noise.kind!r} needs two tokens or more to draw a wrong one from; "
+            f"task {task.name!r} gives {tokenizer.symbols(wrong)}"
         )
     fix = make_fix(tokenizer.pops)
 
     def episode(example: Example, rng: np.random.Generator) -> Episode:
         prompt = prompt_ids(tokenizer, example.prompt, slots - 1)
-        clean = [*tokenizer.encode(example.completion), EOS]
         decisions = add_noise(
             rng,
-            clean,
+            clean_ids(tokenizer, example),
             eta=eta,
             run=noise.run,
             wrong=wrong,
@@ -65,14 +65,14 @@ def episodes(
             step=noise.step,
             limit=slots,  # more would be dropped
         )
-        return lay_out(prompt, decisions, slots)
+        return lay_out(tokenizer, prompt, decisions, slots)
 
     return _shuffle_forever(task.splits[split], seed).random_map(episode).batch(batch_size)
 
 
 def prompts(
     task: Task,
-    tokenizer: CharTokenizer,
+    tokenizer: Tokenizer,
     split: str,
     *,
     batch_size: int,

@@ -1,4 +1,4 @@
-'''What a task is: examples, the characters that could be mistaken, and a checker of answers.
+'''What a task is: examples, a tokenizer, what could be mistaken, and how answers are judged.
 
 A task of your own is a function from the configuration's `data` section to a `Task`, in any module
 that Python can import. Save the following as reverse.py in the working directory, and
@@ -9,7 +9,7 @@ that Python can import. Save the following as reverse.py in the working director
     import random
     import string
 
-    from sequencematch.data.task import Example, Task
+    from sequencematch.data.task import Example, character_task
 
 
     def spell(number):
@@ -32,23 +32,55 @@ that Python can import. Save the following as reverse.py in the working director
             words = [spell(next(numbers)) for _ in range(size)]
             splits[split] = [Example(word + ">", word[::-1]) for word in words]
         letters = string.ascii_lowercase
-        return Task("reverse", letters + ">", splits, confusable=letters, check=is_reversed)
+        return character_task("reverse", letters + ">", splits, letters, check=is_reversed)
 
 A split may be a list, or anything else with a length and `[i]`: examples can be read or made on
 demand.
 '''
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
-from sequencematch.data.tokenizer import CharTokenizer
+from sequencematch.data.tokenizer import CharTokenizer, Tokenizer
 
 
-class Example(NamedTuple):
-    """A question and the answer to learn."""
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """A prompt, and the text to learn after it.
+
+    Attributes:
+      prompt: the text before the first decision; it may be empty.
+      completion: the text to learn.
+      references: the right answers; by default the completion alone.
+      cut: whether the completion goes on where it ends here, as a window of running text does: then no
+        `<eos>` is learnt after it.
+    """
 
     prompt: str
     completion: str
+    references: tuple[str, ...] = ()
+    cut: bool = False
+
+    def __post_init__(self):
+        if not self.references:
+            object.__setattr__(self, "references", (self.completion,))  # the class is frozen
+
+
+def exact_match(example: Example, text: str) -> bool:
+    """Whether the text is a reference, character by character."""
+    return text in example.references
+
+
+def ordinary_ids(tokenizer: Tokenizer) -> Sequence[int]:
+    """All ids that a text is made of."""
+    return tokenizer.ordinary
+
+
+def character_ids(characters: str) -> Callable[[Tokenizer], list[int]]:
+    """Returns the function tokenizer -> ids of these characters, for `Task.confusable`."""
+    return lambda tokenizer: sorted({i for c in characters for i in tokenizer.encode(c)})
 
 
 class Task(NamedTuple):
@@ -56,27 +88,46 @@ class Task(NamedTuple):
 
     Attributes:
       name: its name in messages.
-      alphabet: the characters of all prompts and completions.
       splits: "train", "validation" and "test", each a sequence of examples.
-      confusable: characters that a right one could be mistaken for, at least two; the noise
+      tokenizer: names of the edits -> the tokenizer.
+      confusable: tokenizer -> ids that a right one could be mistaken for, at least two; the noise
         `ground_truth` draws from them.
-      check: whether a text is a right answer to an example. It must take any text over the alphabet,
-        the empty one included, since the model can write any.
-      tokenizer: names of the edits -> the tokenizer; None for characters of the alphabet.
+      check: whether a text is a right answer to an example. It must take any text, the empty one
+        included, since the model can write any.
       possible: whether a text is the beginning of some right answer to an example; it takes any text,
-        and says yes to the beginnings of what it says yes to. None where only the completion is right.
+        and says yes to the beginnings of what it says yes to. None where only references are right.
         The statistics of edits need it to tell errors from other right answers.
+      metrics: what is measured of answers: keys of `evaluate.metrics.METRICS`, or functions
+        (examples, answers) -> figures by name. An answer has `text`, `actions`, `finished` and `right`.
+        There is at least one answer, and of a figure that two metrics give the first one's is taken.
+      judged_by: the figure that a run is judged by; `low` and `high` beside it are its interval.
     """
 
     name: str
-    alphabet: str
     splits: Mapping[str, Sequence[Example]]
-    confusable: str
-    check: Callable[[Example, str], bool]
-    tokenizer: Callable[[tuple[str, ...]], CharTokenizer] | None = None
+    tokenizer: Callable[[tuple[str, ...]], Tokenizer]
+    confusable: Callable[[Tokenizer], Collection[int]] = ordinary_ids
+    check: Callable[[Example, str], bool] = exact_match
     possible: Callable[[Example, str], bool] | None = None
+    metrics: Sequence[str | Callable[[Sequence[Example], Sequence], Mapping[str, Any]]] = (
+        "accuracy",
+    )
+    judged_by: str = "accuracy"
 
 
-def exact_match(example: Example, text: str) -> bool:
-    """Whether the text is the completion, character by character."""
-    return text == example.completion
+def character_task(
+    name: str,
+    alphabet: str,
+    splits: Mapping[str, Sequence[Example]],
+    confusable: str,
+    **rest: Any,
+) -> Task:
+    """Returns a task over the characters of an alphabet.
+
+    Args:
+      name, splits: as of `Task`.
+      alphabet: the characters of all prompts and completions.
+      confusable: those that a right one could be mistaken for.
+      rest: other attributes of `Task`.
+    """
+    return Task(name, splits, partial(CharTokenizer, alphabet), character_ids(confusable), **rest)

@@ -75,20 +75,32 @@ def _fault(task: Any) -> str:
         if not len(task.splits.get(split, ())):
             return f"has no examples in its split {split!r}"
         first = task.splits[split][0]  # one: reading all is left to `check_examples`
-        if not isinstance(first, Example) or not all(isinstance(text, str) for text in first):
-            return f"has a first example in its split {split!r} that is no Example of two texts"
-    for field in ("name", "alphabet", "confusable"):
+        if not isinstance(first, Example) or not _has_texts(first):
+            return f"has a first example in its split {split!r} that is no Example of texts"
+    for field in ("name", "judged_by"):
         if not isinstance(getattr(task, field), str):
             return f"has no text for its {field}"
+    for field in ("tokenizer", "confusable"):
+        if not callable(getattr(task, field)):
+            return f"has no function for its {field}"
+    if isinstance(task.metrics, str) or not all(
+        isinstance(m, str) or callable(m) for m in task.metrics
+    ):
+        return "has metrics that are no list of names and functions"
     # A checker that fails on some text would otherwise stop the run at its first validation.
     example = task.splits["test"][0]
-    for text in (example.completion, "", task.alphabet):
+    for text in (example.completion, "", example.prompt):
         task.check(example, text)
         if task.possible:
             task.possible(example, text)
     beginnings = [example.completion[:n] for n in range(len(example.completion) + 1)]
     wrong = [text for text in beginnings if task.possible and not task.possible(example, text)]
     return f"finds that no answer begins with {wrong[0]!r}, a reference does" if wrong else ""
+
+
+def _has_texts(example: Example) -> bool:
+    texts = (example.prompt, example.completion, *example.references)
+    return all(isinstance(text, str) for text in texts)
 
 
 def _import(path: str) -> Callable[[Any], Task]:

@@ -22,7 +22,7 @@ def accuracy(answers: Sequence[Answer]) -> dict:
     }
 
 
-def accuracy_within(answers: Sequence[Answer], budgets: Iterable[int]) -> dict[str, float]:
+def right_within(answers: Sequence[Answer], budgets: Iterable[int]) -> dict[str, float]:
     """Returns, for each budget, the share of answers that are right within as many actions.
 
     An answer that retries takes more actions, so ways to answer are also compared at equal budgets. The

@@ -1,11 +1,13 @@
 """What edits do: how often they are used, what they delete, and whether that fixes an error."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 from sequencematch.core.mdp import Mdp
+from sequencematch.data.episodes import answer_ids
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import CharTokenizer
+from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 
 IsPossible = Callable[[list[int]], bool]  # of a text, with its `<eos>` if it has one
@@ -34,14 +36,18 @@ class Edits(NamedTuple):
     deleted_right: int = 0
 
 
-def possible_texts(task: Task, tokenizer: CharTokenizer, mdp: Mdp, example: Example) -> IsPossible:
+def possible_texts(task: Task, tokenizer: Tokenizer, mdp: Mdp, example: Example) -> IsPossible:
     """Returns what tells whether some right answer begins with a text, or is it if `<eos>` ends it.
 
-    Where a task cannot say so (`Task.possible`), the reference is taken for the only right answer.
+    Where a task cannot say so (`Task.possible`), the references are taken for the only right answers: a
+    text is compared with the nearest of them, the one with the longest common prefix.
     """
     if task.possible is None:
-        reference = [*tokenizer.encode(example.completion), mdp.eos]
-        return lambda text: text == reference[: len(text)]
+        encode = partial(answer_ids, tokenizer, example.prompt)
+        end = [] if example.cut else [mdp.eos]
+        references = [[*encode(text).ids, *end] for text in example.references]
+        # If any reference begins with the text, the nearest does. What follows a cut one is unknown.
+        return lambda text: any(text[: len(r)] == r[: len(text)] for r in references)
 
     def is_possible(text: list[int]) -> bool:
         is_right = task.check if text[-1:] == [mdp.eos] else task.possible
@@ -92,9 +98,7 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
     return count
 
 
-def edit_statistics(
-    mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: CharTokenizer
-) -> dict:
+def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: Tokenizer) -> dict:
     """Returns how often edits are used, how often they remove errors, and how often that fixes one.
 
     A share of nothing is None. The keys are those of summary.json.

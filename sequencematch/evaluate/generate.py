@@ -14,11 +14,11 @@ from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import CharTokenizer
+from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.rollout import sampler
 from sequencematch.rollout.decoding import Decoding
 
-VALIDATED = ("greedy", "sampled")  # ways to answer whose accuracy is followed while training
+VALIDATED = ("greedy", "sampled")  # ways to answer that are followed while training
 
 
 def make_decodings(
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
     """One generated answer.
 
     Attributes:
-      example: the question and its reference answer.
+      example: the question and its right answers.
       actions: ids of the executed actions, edits included.
       text: the surviving text, after all deletions.
       right: whether `<eos>` ended it and the task accepts the text.
@@ -77,7 +77,7 @@ class Generator:
         graph: nnx.GraphDef,
         mdp: Mdp,
         task: Task,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         *,
         prompt_slots: int,
         max_actions: int,

@@ -63,14 +63,6 @@ class Panel(NamedTuple):
 SECTIONS = {
     "Learning": (
         Panel(
-            "Validation accuracy",
-            "Exact match of the text after deletions, with its 95 % interval.",
-            {"accuracy/greedy": "greedy", "accuracy/sampled": "sampled"},
-            form="{x:.0%}",
-            limits=(0, 1),
-            kind="validation",
-        ),
-        Panel(
             "Loss",
             "L = β·BC − (1 − β)·J, and its behavioural cloning term.",
             {"loss": "loss", "bc": "BC"},
@@ -131,13 +123,24 @@ SECTIONS = {
     ),
 }
 
-# Metric -> the two that bound the shaded band around its curve.
+# Metric -> the two that bound the shaded band around its curve; of others, KEY_low and KEY_high.
 BANDS = {
-    "accuracy/greedy": ("accuracy/greedy_low", "accuracy/greedy_high"),
-    "accuracy/sampled": ("accuracy/sampled_low", "accuracy/sampled_high"),
     "value/mean": ("value/min", "value/max"),
     "reward/mean": ("reward/min", "reward/max"),
 }
+
+
+def groups_of_panels(judged_by: str, metrics: list[dict]) -> dict[str, tuple[Panel, ...]]:
+    """Returns the panels by section; the first is of the figure that the run is judged by."""
+    keys = {f"{judged_by}/{choice}": choice for choice in ("greedy", "sampled")}
+    found = [finite_or_nan(line[key]) for line in metrics for key in keys if key in line]
+    is_share = not any(value < 0 or value > 1 for value in found)
+    shape = {"form": "{x:.0%}", "limits": (0, 1)} if is_share else {}
+    meaning = "Of the text after deletions, with its 95 % interval if it has one."
+    panel = Panel(
+        escape_unprintable(f"Validation {judged_by}"), meaning, keys, kind="validation", **shape
+    )
+    return {**SECTIONS, "Learning": (panel, *SECTIONS["Learning"])}
 
 
 def finite_or_nan(value: object) -> float:
@@ -209,7 +212,7 @@ def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) 
 
 
 def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
-    columns = ("step", key, *BANDS.get(key, ("", "")))
+    columns = ("step", key, *BANDS.get(key, (f"{key}_low", f"{key}_high")))
     rows = [
         [finite_or_nan(line.get(column)) for column in columns] for line in lines if key in line
     ]

@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from sequencematch.evaluate.plots import finite_or_nan
 
+JUDGED = "/greedy"  # a validation's figure of greedy answers is named NAME/greedy
+
 
 class RunFiles(NamedTuple):
     """The content of a run's files.
@@ -17,6 +19,7 @@ class RunFiles(NamedTuple):
         metrics: lines of metrics.jsonl, by step.
         traces: lines of traces.jsonl.
         unreadable: number of lines that are no JSON object; a killed run may leave one.
+        judged_by: the figure that the run is judged by.
     """
 
     name: str
@@ -24,6 +27,7 @@ class RunFiles(NamedTuple):
     metrics: list[dict]
     traces: list[dict]
     unreadable: int
+    judged_by: str
 
 
 def read(workdir: pathlib.Path) -> RunFiles:
@@ -38,8 +42,25 @@ def read(workdir: pathlib.Path) -> RunFiles:
         raise ValueError(f"{path}: expected a JSON object; the file is damaged")
     metrics, torn_metrics = _read_lines(workdir / "metrics.jsonl")
     traces, torn_traces = _read_lines(workdir / "traces.jsonl")
-    name = workdir.resolve().name
-    return RunFiles(name, summary, _by_step(metrics), traces, torn_metrics + torn_traces)
+    metrics = _by_step(metrics)
+    return RunFiles(
+        workdir.resolve().name,
+        summary,
+        metrics,
+        traces,
+        torn_metrics + torn_traces,
+        _judged_by(summary, metrics),
+    )
+
+
+def _judged_by(summary: dict, metrics: list[dict]) -> str:
+    """The figure that a run is judged by: of the summary, or of a validation before there is one."""
+    if isinstance(summary.get("judged_by"), str):
+        return summary["judged_by"]
+    validations = [line for line in metrics if line.get("kind") == "validation"]
+    named = [key for line in validations for key in line if key.endswith(JUDGED)]
+    # Runs of before tasks named their metrics have no such key in the summary.
+    return named[-1].removesuffix(JUDGED) if named else "accuracy"
 
 
 def _read_lines(path: pathlib.Path) -> tuple[list[dict], int]:

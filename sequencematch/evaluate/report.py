@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from sequencematch.evaluate.plots import finite_or_nan
 from sequencematch.evaluate.records import RunFiles, read
 from sequencematch.evaluate.sections import (
-    accuracy,
     count,
     curves,
     duration,
     edits,
     escape,
+    headline,
     object_at,
     scores,
     section,
@@ -44,7 +44,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _page(run: RunFiles) -> str:
-    parts = (_header, accuracy, curves, edits, scores, traces, _details)
+    parts = (_header, headline, curves, edits, scores, traces, _details)
     body = "\n".join(part(run) for part in parts)
     # The empty icon keeps browsers from asking for a favicon.ico.
     return (
@@ -84,6 +84,9 @@ def _notes(run: RunFiles) -> Iterator[str]:
     last = object_at(object_at(run.summary, "config"), "train").get("steps")
     if finite_or_nan(step) < finite_or_nan(last):
         yield f"Evaluated after {count(step)} of {count(last)} steps: this run has not finished."
+    apart = finite_or_nan(run.summary.get("encoded_apart"))
+    if apart > 0:
+        yield f"Examples whose completion is encoded without its prompt: {count(apart)}."
     if run.unreadable:
         yield f"Lines of metrics.jsonl and traces.jsonl left out as unreadable: {run.unreadable}."
 

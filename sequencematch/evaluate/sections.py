@@ -1,4 +1,4 @@
-"""The sections of a report: accuracy, curves, edits and traces.
+"""The sections of a report: what the run is judged by, curves, edits and traces.
 
 Each takes the files of a run and returns HTML, or "" if the files have nothing to show. Any value of
 the files may be missing or of another type. Formatting helpers come first.
@@ -8,7 +8,12 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from sequencematch.evaluate.plots import SECTIONS, escape_unprintable, figures, finite_or_nan
+from sequencematch.evaluate.plots import (
+    escape_unprintable,
+    figures,
+    finite_or_nan,
+    groups_of_panels,
+)
 from sequencematch.evaluate.records import RunFiles
 
 DECODES = ("greedy", "sampled", "unedited")
@@ -63,6 +68,12 @@ def decimal(value: object) -> str:
     return "–" if math.isnan(finite_or_nan(value)) else f"{finite_or_nan(value):.2f}"
 
 
+def figure(value: object) -> str:
+    """Returns a figure that a run is judged by: from 0 to 1 as a share, else as a number."""
+    number = finite_or_nan(value)
+    return f"{number:.4g}" if number < 0 or number > 1 else percent(value)
+
+
 def duration(seconds: object) -> str:
     """Returns a time such as 6.2 s, 9 min 12 s or 1 h 02 min."""
     if math.isnan(finite_or_nan(seconds)) or finite_or_nan(seconds) < 60:
@@ -78,26 +89,33 @@ def section(title: str, content: str) -> str:
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
 
 
-def accuracy(run: RunFiles) -> str:
-    """Shows the accuracy on the test set; before there is one, that of the latest validation."""
-    test, title = object_at(run.summary, "test"), "Accuracy on the test questions"
+def headline(run: RunFiles) -> str:
+    """Shows what the run is judged by on the test set; before that, in the latest validation."""
+    test, name = object_at(run.summary, "test"), run.judged_by
+    title = f"{title_of(name)} on the test questions"
     validations = [line for line in run.metrics if line.get("kind") == "validation"]
     if not test and validations:
-        test, title = _validation_scores(validations[-1]), "Accuracy in the latest validation"
-    scores = [_score(decode, object_at(test, decode)) for decode in DECODES if test.get(decode)]
+        test = _validation_scores(validations[-1], name)
+        title = f"{title_of(name)} in the latest validation"
+    scores = [_score(d, object_at(test, d), name) for d in DECODES if test.get(d)]
     return section(title, f'<div class="scores">{"".join(scores)}</div>' if scores else "")
 
 
-def _validation_scores(line: dict) -> dict:
+def title_of(name: str) -> str:
+    """A figure's name as the beginning of a title."""
+    return name[:1].upper() + name[1:]
+
+
+def _validation_scores(line: dict, judged_by: str) -> dict:
     """Turns a line of metrics.jsonl into the form of the summary's "test"."""
-    names = {"": "accuracy", "_low": "low", "_high": "high"}
-    keys = {d: {f"accuracy/{d}{end}": name for end, name in names.items()} for d in DECODES}
+    names = {"": judged_by, "_low": "low", "_high": "high"}
+    keys = {d: {f"{judged_by}/{d}{end}": name for end, name in names.items()} for d in DECODES}
     return {d: {name: line[k] for k, name in keys[d].items() if k in line} for d in DECODES}
 
 
-def _score(decode: str, score: dict) -> str:
+def _score(decode: str, score: dict, judged_by: str) -> str:
     facts = (
-        ("low", f"95 % interval {percent(score.get('low'))} to {percent(score.get('high'))}"),
+        ("low", f"95 % interval {figure(score.get('low'))} to {figure(score.get('high'))}"),
         ("right", f"{count(score.get('right'))} of {count(score.get('n'))} right"),
         ("finished", f"{percent(score.get('finished'))} finished"),
         ("length", f"{count(score.get('length'))} actions each"),
@@ -109,14 +127,16 @@ def _score(decode: str, score: dict) -> str:
     if not math.isnan(rho):
         details += f" · recovered return and correctness: Spearman {rho:+.2f}"
     return (
-        f'<div class="card"><h3>{decode}</h3><p class="big">{percent(score.get("accuracy"))}</p>'
-        f'{_bar(score)}<p class="small">{details}</p></div>'
+        f'<div class="card"><h3>{decode}</h3><p class="big">{figure(score.get(judged_by))}</p>'
+        f'{_bar(score, judged_by)}<p class="small">{details}</p></div>'
     )
 
 
-def _bar(score: dict) -> str:
-    """Draws a bar from 0 to 100 %, with the accuracy as a stroke within its interval."""
-    value, low, high = (finite_or_nan(score.get(key)) for key in ("accuracy", "low", "high"))
+def _bar(score: dict, judged_by: str) -> str:
+    """Draws a bar from 0 to 100 %, with a share as a stroke within its interval; "" for no share."""
+    value, low, high = (finite_or_nan(score.get(key)) for key in (judged_by, "low", "high"))
+    if value < 0 or value > 1:
+        return ""
     stroke = f'<i class="stroke" style="left:{value:.2%}"></i>' * (not math.isnan(value))
     extent = f"left:{low:.2%};width:{high - low:.2%}"
     interval = f'<i class="interval" style="{extent}"></i>' * (not math.isnan(low + high))
@@ -127,7 +147,8 @@ def _bar(score: dict) -> str:
 
 def curves(run: RunFiles) -> str:
     """Draws the metrics, one section for each group of panels that has data."""
-    drawings = {title: figures(panels, run.metrics) for title, panels in SECTIONS.items()}
+    panels = groups_of_panels(run.judged_by, run.metrics)
+    drawings = {title: figures(group, run.metrics) for title, group in panels.items()}
     grids = {title: f'<div class="panels">{svg}</div>' for title, svg in drawings.items() if svg}
     return "".join(map(section, grids.keys(), grids.values()))
 

@@ -20,9 +20,9 @@ from sequencematch.core.objective import Objective
 from sequencematch.core.rewards import recovered_return, recovered_rewards, set_terminal_value
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
-from sequencematch.data.episodes import lay_out
+from sequencematch.data.episodes import lay_out, prompt_ids
 from sequencematch.data.noise import Decisions
-from sequencematch.data.tokenizer import BOS, CharTokenizer
+from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.models import readout
@@ -62,7 +62,7 @@ class Scorer:
         self,
         graph: nnx.GraphDef,
         mdp: Mdp,
-        tokenizer: CharTokenizer,
+        tokenizer: Tokenizer,
         *,
         slots: int,
         rows: int,
@@ -117,7 +117,7 @@ class Scorer:
     def _episode(self, prompt: str, actions: Sequence[int]) -> Episode:
         # Q is read at the label, so each executed action is its own label.
         executed = Decisions(list(actions), list(actions), [False] * len(actions))
-        return lay_out([BOS, *self._tokenizer.encode(prompt)], executed, self._slots)
+        return lay_out(self._tokenizer, prompt_ids(self._tokenizer, prompt), executed, self._slots)
 
 
 def _cut(scores: Scores, row: int, start: int, end: int) -> Scores:

@@ -1,6 +1,6 @@
 """Builds everything that one configuration describes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -18,13 +18,15 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
 from sequencematch.data import pipeline
-from sequencematch.data.checks import check_examples
+from sequencematch.data.checks import DataFacts, check_examples
+from sequencematch.data.episodes import clean_ids
 from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import Prefetched
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
-from sequencematch.evaluate.generate import Generator, make_decodings
+from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.evaluate.generate import Answer, Generator, make_decodings
+from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.evaluate.values import Scorer
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
@@ -42,8 +44,9 @@ class Parts(NamedTuple):
 
     Attributes:
       config: the configuration.
-      task, tokenizer: the examples and the ids of their characters.
-      data: checksum of the examples.
+      task, tokenizer: the examples and the ids of their texts.
+      data: what one pass over the examples has found, their checksum with it.
+      metrics: what is measured of answers.
       make: settings -> what a training step closes over.
       settings: those of the configuration.
       mesh: the devices.
@@ -53,8 +56,9 @@ class Parts(NamedTuple):
 
     config: ConfigDict
     task: Task
-    tokenizer: CharTokenizer
-    data: int
+    tokenizer: Tokenizer
+    data: DataFacts
+    metrics: Sequence[Metric]
     make: Callable[[Settings], Recipe]
     settings: Settings
     mesh: Mesh
@@ -89,8 +93,7 @@ def build(config: ConfigDict) -> Parts:
     # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     task = load_task(config.task, config.data)
-    make_tokenizer = task.tokenizer or partial(CharTokenizer, task.alphabet)
-    tokenizer = make_tokenizer(tuple(config.edits))
+    tokenizer = task.tokenizer(tuple(config.edits))
     T = config.prompt_slots + config.max_actions
     data = check_examples(
         task,
@@ -99,6 +102,7 @@ def build(config: ConfigDict) -> Parts:
         max_actions=config.max_actions,
         answer_actions=config.evaluate.max_actions,
     )
+    metrics = make_metrics(task, tokenizer)
     sizes = network_config(config, tokenizer.vocab_size)
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
@@ -115,18 +119,33 @@ def build(config: ConfigDict) -> Parts:
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
     )
     initial = partial(jax.jit(initial, out_shardings=shardings), settings)
-    return Parts(config, task, tokenizer, data, make, settings, mesh, initial, like)
+    return Parts(config, task, tokenizer, data, metrics, make, settings, mesh, initial, like)
 
 
-def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
-    """The decision process: `<pad>` and `<bos>` are illegal, and so are edits that the method lacks."""
+def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:
+    """What the task measures of answers, tried on the first test example and its completion.
+
+    Raises:
+      ValueError: there is no such metric, or it fails.
+    """
+    metrics, example = task_metrics(task), task.splits["test"][0]
+    actions, text = clean_ids(tokenizer, example), example.completion
+    right = not example.cut and task.check(example, text)
+    check_metrics(task, metrics, Answer(example, actions, text, right, not example.cut))
+    return metrics
+
+
+def make_mdp(config: ConfigDict, tokenizer: Tokenizer) -> Mdp:
+    """The decision process: actions are ordinary tokens, `<eos>`, and edits if the method has them."""
+    edits = tokenizer.pops if METHODS[config.method].edits else {}
+    actions = {*tokenizer.ordinary, tokenizer.eos, *edits}
     return mdp.make(
         tokenizer.vocab_size,
-        eos=EOS,
-        pad=PAD,
-        # `<bkspc>` has an id in every vocabulary, also where config.edits leaves it out.
-        never=[BOS, BKSPC, *tokenizer.pops],
-        edits=tokenizer.pops if METHODS[config.method].edits else {},
+        eos=tokenizer.eos,
+        pad=tokenizer.pad,
+        # Such as `<bos>`, and the edits of methods that have none.
+        never=[i for i in range(tokenizer.vocab_size) if i not in actions and i != tokenizer.pad],
+        edits=edits,
     )
 
 

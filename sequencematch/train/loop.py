@@ -18,7 +18,7 @@ from sequencematch.train.state import TrainState
 from sequencematch.train.statistics import Metrics
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 
-# Computes the figures on the validation set.
+# Computes the figures on the validation set; the first is the one that the run is judged by.
 Evaluator = Callable[[TrainState], Mapping[str, float]]
 
 
@@ -98,7 +98,8 @@ class Recorder:
         self.stop_requests, self.evaluate, self.facts = stop_requests, evaluate, facts
         self.monitor = guard.Monitor(plan.skip_nonfinite, console.to_stdout)
         self.earlier_seconds = seconds
-        self.accuracy: float | None = None  # of the last validation, for the progress line
+        # Name and value of what the run is judged by, at the last validation, for the progress line.
+        self.judged: tuple[str, float] | None = None
 
     @contextlib.contextmanager
     def session(self, first: int) -> Iterator[None]:
@@ -137,7 +138,7 @@ class Recorder:
             record |= {name: np.asarray(x).item() for name, x in jax.device_get(metrics).items()}
             record |= self._costs(done)
             self.metrics_log.write(record)
-            self.progress.report(done, record, self.accuracy)
+            self.progress.report(done, record, self.judged)
         self.checkpoints.check()
 
     def missed_validation(self, first: int) -> bool:
@@ -154,7 +155,7 @@ class Recorder:
         except Exception:
             self.save(state)  # or the steps since the last save would be lost
             raise
-        self.accuracy, step = figures["accuracy/greedy"], int(state.step)
+        self.judged, step = next(iter(figures.items())), int(state.step)
         seconds = self.seconds()
         self.metrics_log.write({"kind": "validation", "step": step, **figures, "seconds": seconds})
         self.last_record = (step, time.perf_counter())  # validation does not count as slow training

@@ -47,14 +47,22 @@ class ProgressLine:
         """Moves the bar to `tokens`, a total."""
         self._progress.update(self._task, completed=tokens)
 
-    def report(self, step: int, record: dict, accuracy: float | None) -> None:
-        """Shows the losses, the accuracy of the last validation, the speed and the time left."""
+    def report(self, step: int, record: dict, judged: tuple[str, float] | None) -> None:
+        """Shows the losses, the figure of the last validation, the speed and the time left.
+
+        Args:
+          step: number of steps done.
+          record: of this step.
+          judged: name, as NAME or NAME/CHOICE, and value of what the run is judged by; None before the
+            first validation.
+        """
         words = [f"step {step}/{self._steps}", record["phase"], f"loss {record['loss']:.4f}"]
         words.append(f"bc {record['bc']:.4f}")
         if "objective" in record:
             words.append(f"J {record['objective']:.3f}")
-        if accuracy is not None:
-            words.append(f"accuracy {accuracy:.1%}")
+        if judged is not None:
+            name, value = judged[0].rpartition("/")[0] or judged[0], judged[1]
+            words.append(f"{name} {value:.1%}" if 0 <= value <= 1 else f"{name} {value:.4g}")
         words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
         self._progress.update(self._task, description="  ".join(words))
         if not self._console.is_terminal:

@@ -4,12 +4,12 @@ import numpy as np
 
 from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import episodes
-from sequencematch.data.task import Example, Task, exact_match
-from sequencematch.data.tokenizer import CharTokenizer
+from sequencematch.data.task import Example, character_task
 
 EXAMPLES = [Example(f"{i}+{i}=", str(2 * i)) for i in range(37)]
-TASK = Task("double", "0123456789+=", {"train": EXAMPLES}, confusable="135", check=exact_match)
-TOKENIZER = CharTokenizer(TASK.alphabet)
+ALPHABET, CONFUSABLE = "0123456789+=", "135"
+TASK = character_task("double", ALPHABET, {"train": EXAMPLES}, CONFUSABLE)
+TOKENIZER = TASK.tokenizer(("<bkspc>",))
 SLOTS = 40
 HEAVY = Noise("random", 0.4, 0.4)
 

@@ -4,6 +4,7 @@ import random
 import pytest
 
 from sequencematch.data import arithmetic
+from sequencematch.data.tokenizer import CharTokenizer
 from tests.data.preparation import contents, data_config
 
 
@@ -18,14 +19,15 @@ def test_splits_have_their_sizes_and_are_disjoint(task):
 
 
 def test_alphabet_is_what_the_texts_are_made_of(task):
-    texts = ["".join(example) for split in task.splits.values() for example in split]
-    assert task.alphabet == "".join(sorted(set("".join(texts))))
-    assert set(task.confusable) <= set("0123456789abcdef")
+    texts = [e.prompt + e.completion for split in task.splits.values() for e in split]
+    tokenizer = task.tokenizer(())
+    assert tokenizer.symbols(tokenizer.ordinary) == sorted(set("".join(texts)))
+    assert set(tokenizer.symbols(task.confusable(tokenizer))) <= set("0123456789abcdef")
 
 
 def test_confusable_are_the_digits_of_the_bases(tmp_path):
     task = arithmetic.task(data_config(tmp_path, bases=(3, 12), train=2, validation=1, test=1))
-    assert task.confusable == "0123456789ab"
+    assert task.confusable(CharTokenizer("0123456789abc")) == list(range(3, 15))
 
 
 def test_answer_is_right_if_it_is_the_completion(task):

@@ -21,8 +21,12 @@ def path(tmp_path):
     return file
 
 
+def prompts_of(examples):
+    return {example.prompt for example in examples}
+
+
 def prompts(task, split):
-    return {example.prompt for example in task.splits[split]}
+    return prompts_of(task.splits[split])
 
 
 def test_splits_share_no_prompt_and_lose_no_example(path):
@@ -30,7 +34,24 @@ def test_splits_share_no_prompt_and_lose_no_example(path):
     sizes = {split: len(prompts(task, split)) for split in task.splits}
     assert sizes == {"test": 7, "validation": 5, "train": 18}
     assert len(set.union(*(prompts(task, split) for split in task.splits))) == 30
-    assert sorted(e for s in task.splits.values() for e in s) == sorted(jsonl.read(path))
+
+
+def test_in_training_every_line_teaches_and_elsewhere_each_prompt_is_asked_once(path):
+    splits = jsonl.task(data_config(path)).splits
+    lines = [(e.prompt, e.completion) for e in jsonl.read(path)]
+    taught = [(e.prompt, e.completion) for e in splits["train"]]
+    assert taught == [line for line in lines if line[0] in prompts_of(splits["train"])]
+    for split in ("validation", "test"):
+        assert len(splits[split]) == len(prompts_of(splits[split]))
+
+
+def test_completions_of_one_prompt_are_the_references_of_each_of_its_examples(path):
+    task, lines = jsonl.task(data_config(path)), jsonl.read(path)
+    for example in (e for split in task.splits.values() for e in split):
+        references = list(dict.fromkeys(e.completion for e in lines if e.prompt == example.prompt))
+        assert list(example.references) == references
+        assert example.completion in references
+        assert all(task.check(example, text) for text in references)
 
 
 def test_splits_are_a_function_of_the_seed(path):
@@ -48,7 +69,10 @@ def test_held_out_prompts_do_not_depend_on_the_training_size(path):
 
 def test_alphabet_is_that_of_the_file_and_confusable_that_of_completions(path):
     task = jsonl.task(data_config(path))
-    assert (task.name, task.alphabet, task.confusable) == ("pairs", "0123456789xyé", "xy")
+    tokenizer = task.tokenizer(("<bkspc>",))
+    assert task.name == "pairs"
+    assert tokenizer.symbols(tokenizer.ordinary) == [*"0123456789xyé"]
+    assert tokenizer.symbols(task.confusable(tokenizer)) == ["x", "y"]
     assert task.check(Example("p", "xy"), "xy") and not task.check(Example("p", "xy"), "x")
 
 

@@ -1,21 +1,36 @@
+import dataclasses
 import os
 
 import numpy as np
 import pytest
 
+from sequencematch.core import mdp
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.noise import NOISE_STEPS, Noise
 from sequencematch.data.pipeline import prompts
-from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.data.task import Example, character_ids
+from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
 from tests import oracles
-from tests.data.doubling import EXAMPLES, SLOTS, TASK, TOKENIZER, are_equal, batches, rows
+from tests.data.doubling import (
+    ALPHABET,
+    CONFUSABLE,
+    EXAMPLES,
+    SLOTS,
+    TASK,
+    TOKENIZER,
+    are_equal,
+    batches,
+    rows,
+)
 
 # One for each way to fix noise.
 TOKENIZERS = {
     "bkspc": TOKENIZER,
-    "pops": CharTokenizer(TASK.alphabet, ("<bkspc>", "<bkspc2>", "<bkspc4>")),
-    "reset": CharTokenizer(TASK.alphabet, ("<reset>",)),
+    "pops": CharTokenizer(ALPHABET, ("<bkspc>", "<bkspc2>", "<bkspc4>")),
+    "reset": CharTokenizer(ALPHABET, ("<reset>",)),
+    "bytes": ByteTokenizer(),
 }
+BOS, EOS, PAD = TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.pad
 COMPLETIONS = {example.prompt: example.completion for example in EXAMPLES}
 
 
@@ -60,7 +75,7 @@ def test_batch_i_is_a_function_of_seed_and_i():
 def test_epoch_has_every_example_once_and_the_next_another_order():
     dataset = batches(Noise(), batch_size=len(EXAMPLES))
     first, second = ([TOKENIZER.decode(row) for row in dataset[i].tokens] for i in (0, 1))
-    assert sorted(first) == sorted(second) == sorted(map("".join, EXAMPLES))
+    assert sorted(first) == sorted(second) == sorted(e.prompt + e.completion for e in EXAMPLES)
     assert first != second
 
 
@@ -108,11 +123,23 @@ def test_wrong_token_teaches_what_its_noise_step_says(tokenizer, step):
             if executed == expert:
                 assert label == expert and episode.imitate[time]
                 continue
-            assert executed in tokenizer.encode(TASK.alphabet)
+            assert executed in tokenizer.ordinary
             first, further = first + (not wrong), further + bool(wrong)
             assert label == (executed if step == "imitate" else expert)
             assert episode.imitate[time] == (step != "skip")
     assert first > 100 and further > 50
+
+
+@pytest.mark.parametrize("noise", [Noise(), Noise("random", 0.4, 0.3)])
+def test_cut_example_has_no_eos_and_its_trajectory_is_cut(noise):
+    """The expert of a window of running text does not end it: V(s_N) is bootstrapped."""
+    windows = [dataclasses.replace(example, cut=True) for example in EXAMPLES]
+    task, pops = TASK._replace(splits={"train": windows}), TOKENIZER.pops
+    process = mdp.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits=pops)
+    for episode in rows(batches(noise, slots=200, task=task), 3):
+        prompt, texts = replay(episode, pops)
+        assert TOKENIZER.decode(texts[-1]) == COMPLETIONS[TOKENIZER.decode(prompt)]
+        assert EOS not in episode.tokens and not build_trajectory(process, episode).finished
 
 
 def test_text_that_restarts_for_ever_is_cut_at_the_slots():
@@ -130,24 +157,25 @@ def test_without_noise_the_clean_text_is_executed(noise):
     for episode in rows(dataset, 3):
         start, end = episode.start, episode.end
         executed = episode.tokens[start + 1 : end + 1]
-        assert (executed == episode.labels[start:end]).all() and BKSPC not in executed
+        assert (executed == episode.labels[start:end]).all()
+        assert not set(executed.tolist()) & set(TOKENIZER.pops)
 
 
 def test_ground_truth_noise_is_confusable_and_never_right():
     found = wrong_tokens(batches(Noise("ground_truth", 0.5, 0.0)), 20)
-    assert found == set(TOKENIZER.encode(TASK.confusable))
+    assert found == set(TOKENIZER.encode(CONFUSABLE))
 
 
 @pytest.mark.parametrize("kind", ["random", "policy"])
 def test_random_noise_is_any_ordinary_character(kind):
     found = wrong_tokens(batches(Noise(kind, 0.5, 0.0)), 40)
-    assert found == set(TOKENIZER.encode(TASK.alphabet))
+    assert found == set(TOKENIZER.encode(ALPHABET))
 
 
-def test_noise_needs_two_characters_to_draw_from():
-    task = TASK._replace(confusable="1")
+def test_noise_needs_two_tokens_to_draw_from():
+    task = TASK._replace(confusable=character_ids("1"))
     with pytest.raises(
-        ValueError, match="'ground_truth' needs two characters .*'double' gives '1'"
+        ValueError, match=r"'ground_truth' needs two tokens .*'double' gives \['1'\]"
     ):
         batches(Noise("ground_truth", 0.1, 0.0), task=task)
 

@@ -29,14 +29,15 @@ def test_example_in_the_documentation_of_tasks_works(tmp_path, monkeypatch):
     assert len({example.prompt for example in examples}) == 230
     assert all(reverse.check(example, example.completion) for example in examples)
     assert not any(reverse.check(example, example.completion + "a") for example in examples)
-    assert set("".join(map("".join, examples))) <= set(reverse.alphabet)
+    tokenizer = reverse.tokenizer(())
+    assert all(tokenizer.encode(example.prompt + example.completion) for example in examples)
 
 
 NOTHING, SOME = [], [task.Example("a>", "a")]
 
 
 def constructor(**splits):
-    return lambda data: task.Task("mine", "a>", splits, "a", task.exact_match)
+    return lambda data: task.character_task("mine", "a>", splits, "a")
 
 
 make_task = constructor(train=SOME, validation=SOME, test=SOME)
@@ -51,9 +52,13 @@ make_task = constructor(train=SOME, validation=SOME, test=SOME)
         (constructor(train=SOME, validation=SOME, test=NOTHING), "in its split 'test'"),
         (
             constructor(train=SOME, validation=SOME, test=[("a>", "a")]),
-            "in its split 'test' that is no Example of two texts",
+            "in its split 'test' that is no Example of texts",
         ),
         (constructor(train=[task.Example("a", None)], validation=SOME, test=SOME), "'train' that"),
+        (
+            constructor(train=[task.Example("a", "a", ("a", 3))], validation=SOME, test=SOME),
+            "'train' that is no Example of texts",
+        ),
         (constructor(train={1: SOME}, validation=SOME, test=SOME), "fails: KeyError"),
         (
             lambda data: make_task(data)._replace(check=lambda e, text: text[0] == "a"),
@@ -67,8 +72,14 @@ make_task = constructor(train=SOME, validation=SOME, test=SOME)
             lambda data: make_task(data)._replace(possible=lambda e, text: text == ""),
             "finds that no answer begins with 'a', a reference does",
         ),
-        (lambda data: make_task(data)._replace(confusable=None), "no text for its confusable"),
-        (lambda data: make_task(data)._replace(alphabet=["a"]), "no text for its alphabet"),
+        (lambda data: make_task(data)._replace(confusable="a"), "no function for its confusable"),
+        (lambda data: make_task(data)._replace(tokenizer=None), "no function for its tokenizer"),
+        (lambda data: make_task(data)._replace(judged_by=None), "no text for its judged_by"),
+        (
+            lambda data: make_task(data)._replace(metrics="accuracy"),
+            "no list of names and functions",
+        ),
+        (lambda data: make_task(data)._replace(metrics=(3,)), "no list of names and functions"),
     ],
 )
 def test_user_task_that_is_not_one_is_refused_in_one_line(make, message, monkeypatch):

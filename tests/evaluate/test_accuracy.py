@@ -1,4 +1,4 @@
-from sequencematch.evaluate.accuracy import accuracy, accuracy_within
+from sequencematch.evaluate.accuracy import accuracy, right_within
 from sequencematch.evaluate.intervals import wilson
 from tests.evaluate.answers import answer
 
@@ -13,5 +13,5 @@ def test_accuracy_is_the_share_of_right_answers():
 
 def test_within_a_budget_only_answers_that_fit_are_right():
     answers = [answer("ab", "ab$", True), answer("ab", "ac<b$", True), answer("ab", "c$", False)]
-    found = accuracy_within(answers, (2, 3, 4, 5))
+    found = right_within(answers, (2, 3, 4, 5))
     assert found == {"2": 0, "3": 1 / 3, "4": 1 / 3, "5": accuracy(answers)["accuracy"]}

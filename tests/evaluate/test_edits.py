@@ -3,9 +3,8 @@ import random
 import pytest
 
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import EOS
 from sequencematch.evaluate.edits import Edits, count_edits, edit_statistics, possible_texts
-from tests.evaluate.answers import MDP, POPS, TASK, TOKENIZER, answer, ids
+from tests.evaluate.answers import EOS, MDP, POPS, TASK, TOKENIZER, answer, ids
 
 
 def is_beginning(*answers):
@@ -88,6 +87,25 @@ def test_of_several_right_answers_each_is_right(actions, expected):
     )
     is_possible = possible_texts(task, TOKENIZER, MDP, Example("", "abc"))
     assert count_edits(MDP, ids(actions), is_possible) == expected
+
+
+def test_of_several_references_the_nearest_is_compared_with():
+    """A text is wrong when no reference begins with it, whichever was the nearest before."""
+    for seed in range(1000):
+        rng = random.Random(seed)
+        actions, references = draw_actions(rng), tuple(draw_answers(rng, 3))
+        example = Example("", references[0], references)
+        is_possible = possible_texts(TASK, TOKENIZER, MDP, example)
+        assert count_edits(MDP, actions, is_possible) == count_edits(
+            MDP, actions, is_beginning(*references)
+        )
+
+
+def test_what_follows_a_cut_reference_is_no_error():
+    cut = possible_texts(TASK, TOKENIZER, MDP, Example("", "ab", cut=True))
+    assert [cut(ids(text)) for text in ("", "a", "ab", "abc", "ab$", "b", "ac")] == [True] * 5 + [
+        False
+    ] * 2
 
 
 def count_slowly(actions, is_possible):

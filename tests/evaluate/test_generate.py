@@ -8,9 +8,8 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.types import Episode
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD
 from sequencematch.evaluate import generate
-from sequencematch.evaluate.accuracy import accuracy, accuracy_within
+from sequencematch.evaluate.accuracy import accuracy, right_within
 from sequencematch.evaluate.generate import (
     VALIDATED,
     Answer,
@@ -23,7 +22,19 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.train.mesh import batch_sharding, make_mesh
-from tests.evaluate.answers import EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
+from tests.evaluate.answers import (
+    BKSPC,
+    BOS,
+    EOS,
+    EXAMPLES,
+    MDP,
+    PAD,
+    PLAIN,
+    POPS,
+    TASK,
+    TOKENIZER,
+    ids,
+)
 
 
 def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():
@@ -100,7 +111,7 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
     assert without == plain and not any(BKSPC in actions for actions in without)
 
 
-def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
+def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
     """Of every way to answer, also where draws and memory decide."""
     make, params = generator
 
@@ -111,7 +122,7 @@ def test_accuracy_within_a_budget_is_that_of_answers_of_so_many_actions(generato
         return list(limited.answers(params, EXAMPLES * 5, choice))
 
     for choice in make_decodings(DECISIONS, **USUAL):
-        share = accuracy_within(answers(12, choice), [4])["4"]
+        share = right_within(answers(12, choice), [4])["4"]
         assert share == accuracy(answers(4, choice))["accuracy"]
         assert choice != "sampled" or 0 < share < 1
 

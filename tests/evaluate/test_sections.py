@@ -95,3 +95,41 @@ def test_answers_without_edits_are_shown_beside_the_others(finished_run: pathlib
     page = render_page(write_run(finished_run, summary, [], []))
     assert "<h3>unedited</h3>" in page and "160 of 200 right" in page
     assert "<h3>unedited</h3>" not in render_page(write_run(finished_run, SUMMARY, [], []))
+
+
+def judged_by_perplexity(score: dict) -> dict:
+    kept = {key: score[key] for key in ("finished", "length", "edits")}
+    return kept | {"perplexity": 12.345, "low": 11.5, "high": 13.25}
+
+
+def test_a_figure_that_is_no_share_is_shown_as_a_number(finished_run: pathlib.Path) -> None:
+    test = {"greedy": judged_by_perplexity(score(1))}
+    metrics = [
+        {"kind": "validation", "step": step, "perplexity/greedy": 40.0 - step} for step in (10, 20)
+    ]
+    page = render_page(
+        write_run(finished_run, {"judged_by": "perplexity", "test": test}, metrics, [])
+    )
+    assert "Perplexity on the test questions" in page and "Validation perplexity" in page
+    assert '<p class="big">12.35</p>' in page and "95 % interval 11.5 to 13.25" in page
+    assert "ccuracy" not in page.split("</style>")[1] and '<p class="bar">' not in page
+
+
+def test_before_there_is_a_summary_a_validation_says_what_the_run_is_judged_by(
+    finished_run: pathlib.Path,
+) -> None:
+    line = {"kind": "validation", "step": 3, "mauve/greedy": 0.5, "mauve/sampled": 0.75}
+    page = render_page(write_run(finished_run, {}, [line], []))
+    assert "Mauve in the latest validation" in page and "75.0 %" in page
+    # A run of before tasks named what judges them.
+    assert "Accuracy on the test questions" in render_page(
+        write_run(finished_run, {"test": {"greedy": score(150)}}, [], [])
+    )
+
+
+def test_examples_that_are_encoded_apart_are_told_of_if_there_are_any(
+    finished_run: pathlib.Path,
+) -> None:
+    for count, told in ((1234, True), (0, False)):
+        page = render_page(write_run(finished_run, SUMMARY | {"encoded_apart": count}, [], []))
+        assert ("completion is encoded without its prompt: 1,234." in page) == told

@@ -17,8 +17,8 @@ from sequencematch.core.objective import Objective, sequencematch
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data import pipeline
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS, Noise
-from sequencematch.data.task import Example, Task, exact_match
-from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, CharTokenizer
+from sequencematch.data.task import Example, character_task
+from sequencematch.data.tokenizer import EDITS
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
@@ -42,7 +42,7 @@ def tasks(draw):
     text = st.lists(st.sampled_from(alphabet), max_size=T).map("".join)
     drawn = draw(st.lists(st.builds(Example, text, text), min_size=1, max_size=6))
     confusable = draw(st.lists(st.sampled_from(alphabet)).map("".join))
-    return Task("any", "".join(alphabet), {"train": drawn}, confusable, exact_match)
+    return character_task("any", "".join(alphabet), {"train": drawn}, confusable)
 
 
 noises = st.builds(
@@ -57,9 +57,9 @@ noises = st.builds(
 def decisions(tokenizer):
     return mdp.make(
         V,
-        eos=EOS,
-        pad=PAD,
-        never=[BOS, BKSPC, *range(tokenizer.vocab_size, V)],
+        eos=tokenizer.eos,
+        pad=tokenizer.pad,
+        never=[tokenizer.bos, *range(tokenizer.vocab_size, V)],
         edits=tokenizer.pops,
     )
 
@@ -86,9 +86,9 @@ def objectives(eos, pad, table, batch, logit_scale):
 
 
 def may_be_refused(task, noise):
-    """Whether the noise has too few characters, or a prompt is too long."""
-    wrong = {"none": "ab", "ground_truth": task.confusable}.get(noise.kind, task.alphabet)
-    few = noise.eta > 0 and len(set(wrong)) < 2
+    """Whether the noise has too few tokens, or a prompt is too long."""
+    wrong = WRONG_TOKENS[noise.kind](task, task.tokenizer(()))
+    few = noise.kind != "none" and noise.eta > 0 and len(set(wrong)) < 2
     return few or any(len(example.prompt) + 1 > T - 1 for example in task.splits["train"])
 
 
@@ -97,7 +97,7 @@ def may_be_refused(task, noise):
 def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edits, seed, index):
     # A method without edits has clean data.
     noise = noise if edits else Noise()
-    tokenizer = CharTokenizer(task.alphabet, edits)
+    tokenizer = task.tokenizer(edits)
 
     def batch():
         make = functools.partial(pipeline.episodes, batch_size=B, slots=T, noise=noise, seed=seed)
@@ -108,7 +108,7 @@ def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edit
         try:
             episodes = batch()
         except ValueError as error:
-            assert "too long" in message_of(error) or "two characters" in message_of(error)
+            assert "too long" in message_of(error) or "two tokens" in message_of(error)
             return
     else:
         episodes = batch()
@@ -116,8 +116,8 @@ def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edit
     start, end = episodes.start[:, None], episodes.end[:, None]
     decided = (start <= time) & (time < end)
     assert ((start >= 0) & (start < end) & (end < T)).all()
-    assert (episodes.tokens[:, 0] == BOS).all()
-    assert (episodes.tokens[time > end] == PAD).all()
+    assert (episodes.tokens[:, 0] == tokenizer.bos).all()
+    assert (episodes.tokens[time > end] == tokenizer.pad).all()
     assert process.legal[episodes.tokens[np.roll(decided, 1, axis=1)]].all()
     assert process.legal[episodes.labels].all()
     assert (decided | ~episodes.imitate).all()
@@ -125,7 +125,7 @@ def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edit
     for row in range(B):
         assert tuple(episodes.tokens[row, 1 : episodes.start[row] + 1]) in prompts
     for scale in (1.0, 1e3):
-        losses, gradients = objectives(EOS, PAD, process[:3], episodes, scale)
+        losses, gradients = objectives(tokenizer.eos, tokenizer.pad, process[:3], episodes, scale)
         assert np.isfinite(losses).all(), losses
         assert all(np.isfinite(g).all() for g in gradients)
 
@@ -136,17 +136,19 @@ prompt_slots = st.integers(2, T)
 @examples(25, 1000)
 @given(tasks(), st.integers(0, 2**32 - 1), st.integers(0, 2**40), prompt_slots)
 def test_prompts_fit_or_are_refused(task, seed, index, slots):
-    tokenizer = CharTokenizer(task.alphabet)
+    tokenizer = task.tokenizer(("<bkspc>",))
     longest = max(len(example.prompt) for example in task.splits["train"])
     make = functools.partial(pipeline.prompts, batch_size=B, prompt_slots=slots, seed=seed)
     dataset = make(task, tokenizer, "train")
     if longest + 1 > slots:
         with pytest.raises(ValueError) as raised:
             [dataset[i] for i in range(len(task.splits["train"]))]
-        assert f"at most {slots - 1} fit" in message_of(raised.value)
+        assert f"at most {slots} fit" in message_of(raised.value)
         return
     prompts = dataset[index]
     known = {tuple(tokenizer.encode(example.prompt)) for example in task.splits["train"]}
     for tokens, start in zip(*prompts, strict=True):
-        assert tokens.shape == (slots,) and tokens[0] == BOS
-        assert tuple(tokens[1 : start + 1]) in known and (tokens[start + 1 :] == PAD).all()
+        assert tokens.shape == (slots,) and tokens[0] == tokenizer.bos
+        assert (
+            tuple(tokens[1 : start + 1]) in known and (tokens[start + 1 :] == tokenizer.pad).all()
+        )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sequencematch.data import jsonl
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import BOS, PAD, CharTokenizer
+from sequencematch.data.tokenizer import CharTokenizer
 from tests.properties.given import examples, message_of, texts, values, words
 
 # Lines that are almost right: of the right keys, of the right type, deep, long, in another encoding.
@@ -47,11 +47,9 @@ def test_file_gives_examples_or_an_error_that_names_file_and_line(path, content)
         assert message_of(error).startswith(f"{path}:")
         return
     objects = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
-    assert [example._asdict() for example in found] == [
-        {key: record[key] for key in Example._fields} for record in objects
-    ]
+    assert found == [Example(record["prompt"], record["completion"]) for record in objects]
     # What was read can be written: to traces.jsonl, to report.html, to a terminal.
-    text = "".join(itertools.chain(*found))
+    text = "".join(example.prompt + example.completion for example in found)
     assert text.encode().decode() == text
 
 
@@ -59,7 +57,7 @@ def test_file_gives_examples_or_an_error_that_names_file_and_line(path, content)
 @given(st.lists(st.tuples(words, words)), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9))
 def test_any_examples_are_split_by_prompt_or_too_few(path, pairs, validation, test, train):
     """All lines of one prompt fall into one split, whatever the texts: empty, equal, unprintable."""
-    lines = [json.dumps(dict(zip(Example._fields, pair, strict=True))) for pair in pairs]
+    lines = [json.dumps(dict(zip(jsonl.FIELDS, pair, strict=True))) for pair in pairs]
     path.write_text("\n".join(lines), encoding="utf-8")
     sizes = {"validation": validation, "test": test, "train": train}
     prompts = {prompt for prompt, _ in pairs}
@@ -73,10 +71,11 @@ def test_any_examples_are_split_by_prompt_or_too_few(path, pairs, validation, te
     assert [len(prompts_of["validation"]), len(prompts_of["test"])] == [validation, test]
     assert len(prompts_of["train"]) == min(train, len(prompts) - validation - test)
     assert sum(map(len, prompts_of.values())) == len(set.union(*prompts_of.values()))
-    tokenizer = CharTokenizer(task.alphabet)
+    tokenizer = task.tokenizer(())
     for example in itertools.chain(*task.splits.values()):
         assert (example.prompt, example.completion) in pairs
-        assert tokenizer.decode(tokenizer.encode("".join(example))) == "".join(example)
+        for text in (example.prompt, example.completion):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
 @examples(60, 2000)
@@ -90,7 +89,9 @@ def test_any_prompt_is_encoded_or_refused(prompt, alphabet, slots):
         assert repr(prompt) in message_of(raised.value)
         return
     tokens, start = encode_prompt(tokenizer, prompt, slots)
-    assert [tokens[0], *tokens[start + 1 :]] == [BOS] + [PAD] * (slots - 1 - start)
+    assert [tokens[0], *tokens[start + 1 :]] == [tokenizer.bos] + [tokenizer.pad] * (
+        slots - 1 - start
+    )
     assert tokenizer.decode(tokens) == prompt
 
 

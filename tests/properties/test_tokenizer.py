@@ -4,10 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sequencematch.data.tokenizer import EDITS, SPECIALS, CharTokenizer
+from sequencematch.data.tokenizer import EDITS, ByteTokenizer, CharTokenizer
 from tests.properties.given import examples, message_of, texts
 
 edits = st.lists(st.sampled_from(sorted(EDITS))).map(tuple)
+SPECIALS = ["<pad>", "<bos>", "<eos>"]
 
 
 @st.composite
@@ -29,14 +30,29 @@ def test_decoding_inverts_encoding(data, tokenizer):
         return
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text and tokenizer.symbols(ids) == list(text)
-    assert all(len(SPECIALS) <= i < tokenizer.vocab_size for i in ids)
-    assert not set(ids) & set(tokenizer.pops)
+    assert set(ids) <= set(tokenizer.ordinary)
 
 
 @examples(30, 1500)
-@given(st.data(), tokenizers())
+@given(texts, edits)
+def test_bytes_of_any_text_are_decoded_to_it(text, names):
+    tokenizer = ByteTokenizer(names)
+    try:
+        content = text.encode()
+    except UnicodeEncodeError:
+        with pytest.raises(ValueError) as raised:
+            tokenizer.encode(text)
+        assert f"{text!r} is no text" in message_of(raised.value)
+        return
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text and len(ids) == len(content)
+    assert set(ids) <= set(tokenizer.ordinary) and len(tokenizer.ordinary) == 256
+
+
+@examples(30, 1500)
+@given(st.data(), tokenizers() | st.builds(ByteTokenizer, edits))
 def test_ids_have_symbols_and_others_are_refused(data, tokenizer):
-    """Only characters are in the decoded text; an id outside the vocabulary is refused."""
+    """Symbols are as many as ids; an id outside the vocabulary is refused."""
     within = st.integers(0, tokenizer.vocab_size - 1)
     ids = data.draw(st.lists(within) | st.lists(within | st.integers()))
     if not all(0 <= i < tokenizer.vocab_size for i in ids):
@@ -45,11 +61,13 @@ def test_ids_have_symbols_and_others_are_refused(data, tokenizer):
         assert f"0 <= id < {tokenizer.vocab_size}" in message_of(raised.value)
         return
     symbols = tokenizer.symbols(ids)
-    characters = [i for i in ids if tokenizer.encode(tokenizer.decode([i])) == [i]]
-    assert tokenizer.encode(tokenizer.decode(ids)) == characters
-    assert len(symbols) == len(ids)
-    others = {s for i, s in zip(ids, symbols, strict=True) if i not in characters}
+    assert len(symbols) == len(ids) and tokenizer.parse(symbols) == ids
+    ordinary = [i for i in ids if i in tokenizer.ordinary]
+    assert tokenizer.decode(ids) == tokenizer.decode(ordinary)
+    others = {s for i, s in zip(ids, symbols, strict=True) if i not in tokenizer.ordinary}
     assert others <= {*SPECIALS, *EDITS}
+    if isinstance(tokenizer, CharTokenizer):
+        assert tokenizer.encode(tokenizer.decode(ids)) == ordinary
 
 
 @examples(20, 500)
@@ -58,8 +76,8 @@ def test_ids_of_characters_depend_on_their_set_alone(data, tokenizer):
     """Neither on the order of the alphabet nor on the edits, whose ids come after it."""
     shuffled = "".join(data.draw(st.permutations(tokenizer.alphabet * 2)))
     other = CharTokenizer(shuffled, data.draw(edits))
-    further = [name for name in EDITS if name in other.edits and name not in SPECIALS]
-    assert other.symbols(range(other.vocab_size)) == [*SPECIALS, *sorted(set(shuffled)), *further]
+    last = [name for name in EDITS if name in other.edits]
+    assert other.symbols(range(other.vocab_size)) == [*SPECIALS, *sorted(set(shuffled)), *last]
     assert other.encode(shuffled) == tokenizer.encode(shuffled)
     assert {s: EDITS[s] for s in tokenizer.edits} == {
         tokenizer.symbols([i])[0]: pops for i, pops in tokenizer.pops.items()

@@ -1,0 +1,62 @@
+"""Metrics by name: what is measured of answers, and which figure of it a run is judged by."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from sequencematch.data.task import Example, Task
+from sequencematch.evaluate.accuracy import accuracy
+from sequencematch.evaluate.generate import Answer
+
+# (examples, an answer to each; at least one) -> figures by name, plain numbers or None.
+Metric = Callable[[Sequence[Example], Sequence[Answer]], Mapping[str, Any]]
+
+METRICS: dict[str, Metric] = {"accuracy": lambda examples, answers: accuracy(answers)}
+
+
+def task_metrics(task: Task) -> list[Metric]:
+    """Returns the metrics of a task; its own functions are taken as they are.
+
+    Raises:
+      ValueError: a name is not in `METRICS`.
+    """
+    for name in task.metrics:
+        if isinstance(name, str) and name not in METRICS:
+            near = difflib.get_close_matches(name, METRICS, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"task {task.name!r} has no metric {name!r}: did you mean {near!r}? Allowed: "
+                f"{', '.join(METRICS)}, or functions of (examples, answers)"
+            )
+    return [METRICS[m] if isinstance(m, str) else m for m in task.metrics]
+
+
+def measure(metrics: Sequence[Metric], answers: Sequence[Answer]) -> dict[str, Any]:
+    """Returns the figures of answers; of a figure that two metrics give, the first one's.
+
+    Args:
+      metrics: what is measured, in order.
+      answers: at least one.
+    """
+    figures: dict[str, Any] = {}
+    for metric in metrics:
+        figures = {**metric([a.example for a in answers], answers), **figures}
+    return figures
+
+
+def check_metrics(task: Task, metrics: Sequence[Metric], answer: Answer) -> None:
+    """Measures one answer, so that a metric that fails does so before any training.
+
+    Raises:
+      ValueError: a metric fails, or none gives the figure that the task is judged by.
+    """
+    try:
+        figures = measure(metrics, [answer])
+    except Exception as cause:  # it may not be our code: it can fail in any way
+        raise ValueError(
+            f"the metrics of task {task.name!r} fail: {type(cause).__name__}: {cause}"
+        ) from cause
+    if not isinstance(figures.get(task.judged_by), int | float):
+        raise ValueError(
+            f"task {task.name!r} is judged by {task.judged_by!r}, but its metrics give the figures "
+            f"{', '.join(figures) or 'none'}: name one of these, with a number"
+        )

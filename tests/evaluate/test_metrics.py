@@ -1,0 +1,45 @@
+import pytest
+
+from sequencematch.evaluate.accuracy import accuracy
+from sequencematch.evaluate.metrics import check_metrics, measure, task_metrics
+from tests.evaluate.answers import TASK, answer
+
+ANSWERS = [answer("ab", "ab$", True), answer("ab", "ac<b$", True), answer("ab", "b<c")]
+
+
+def count_actions(examples, answers):
+    """Figures of one's own, one of them under the name of another metric's."""
+    assert [a.example for a in answers] == list(examples)
+    return {"actions": sum(len(a.actions) for a in answers), "n": -1}
+
+
+def test_metrics_are_measured_by_name_or_as_they_are_and_the_first_to_name_a_figure_gives_it():
+    for metrics, n in ((("accuracy", count_actions), 3), ((count_actions, "accuracy"), -1)):
+        found = measure(task_metrics(TASK._replace(metrics=metrics)), ANSWERS)
+        assert found == accuracy(ANSWERS) | {"actions": 11, "n": n}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"metrics": ("acuracy",)}, "'copy' has no metric 'acuracy': did you mean 'accuracy'?"),
+        (
+            {"judged_by": "length of it"},
+            "by 'length of it', but its metrics give the figures accuracy,",
+        ),
+        ({"metrics": ()}, "by 'accuracy', but its metrics give the figures none"),
+        ({"metrics": (lambda e, a: {"accuracy": None},)}, "one of these, with a number"),
+        ({"metrics": (lambda e, a: 1 / 0,)}, "'copy' fail: ZeroDivisionError: division by zero"),
+        ({"metrics": (lambda e, a: 3,)}, "'copy' fail: TypeError"),
+    ],
+)
+def test_metric_that_cannot_judge_is_refused_before_any_training(changes, message):
+    task = TASK._replace(**changes)
+    with pytest.raises(ValueError, match=message) as raised:
+        check_metrics(task, task_metrics(task), ANSWERS[0])
+    assert len(str(raised.value).splitlines()) == 1
+
+
+def test_metric_of_any_figures_is_accepted():
+    task = TASK._replace(metrics=("accuracy", count_actions), judged_by="actions")
+    check_metrics(task, task_metrics(task), ANSWERS[0])

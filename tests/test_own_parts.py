@@ -1,0 +1,60 @@
+"""A task, a tokenizer and a metric of one's own train, and nothing of the package is touched."""
+
+import dataclasses
+import itertools
+import json
+import sys
+from types import SimpleNamespace
+
+from sequencematch.data.task import Example, Task
+from sequencematch.data.tokenizer import EDITS
+from sequencematch.main import main
+from tests.test_extending import SMALL
+
+WORDS = ["<end>", "the", "a", "cat", "dog", "sat", "lay", "on", "by", "it"]
+
+
+@dataclasses.dataclass(frozen=True)
+class WordTokenizer:
+    """A word is an id. There is no <bos>, and <eos> pads, as with GPT-2."""
+
+    edits: tuple
+    bos, eos, pad, fingerprint = None, 0, 0, 1
+    table = property(lambda self: [*WORDS, *self.edits])
+    vocab_size = property(lambda self: len(self.table))
+    ordinary = property(lambda self: range(1, len(WORDS)))
+    pops = property(lambda self: {self.table.index(name): EDITS[name] for name in self.edits})
+
+    def encode(self, text):
+        return self.parse(text.split())
+
+    def decode(self, ids):
+        return " ".join(self.symbols(i for i in ids if i in self.ordinary))
+
+    def symbols(self, ids):
+        return [self.table[i] for i in ids]
+
+    def parse(self, symbols):
+        return [self.table.index(symbol) for symbol in symbols]
+
+
+def count_words(examples, answers):
+    return {"words": sum(len(answer.text.split()) for answer in answers) / len(answers)}
+
+
+def task(data):
+    """Windows of running text: each is cut, so no <eos> is learnt."""
+    pairs = itertools.product(("the cat", "a dog"), (" sat on it", " lay by"))
+    windows = [Example(*pair, cut=True) for pair in pairs]
+    splits = {"train": windows, "validation": windows[:2], "test": windows[2:]}
+    return Task("phrases", splits, WordTokenizer, metrics=(count_words,), judged_by="words")
+
+
+def test_own_task_tokenizer_and_metric_train(tmp_path, monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "own", SimpleNamespace(task=task))
+    room = {"prompt_slots": 3, "max_actions": 8, "evaluate.max_actions": 9, "noise.eta": 0.3}
+    flags = [f"--config.{key}={value}" for key, value in (SMALL | room).items()]
+    flags += ["--config=arithmetic:bc", "--config.task=own:task", f"--workdir={tmp_path}/run"]
+    assert main(["main.py", *flags]) == 0, capfd.readouterr().err
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["judged_by"] == "words" and summary["test"]["greedy"]["words"] >= 0
