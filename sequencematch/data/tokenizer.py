@@ -62,7 +62,7 @@ class Tokenizer(Protocol):
         ...
 
     def symbols(self, ids: Iterable[int]) -> list[str]:
-        """Returns the symbol of each id, no two of them alike.
+        """Returns the symbol of each id, all different; an edit's is its name in `EDITS`.
 
         Raises:
           ValueError: there is no such id.
