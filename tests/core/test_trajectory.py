@@ -21,6 +21,8 @@ POP_TWO, POP_ALL = 5, 6
 EDITS = {BKSPC: 1, POP_TWO: 2, POP_ALL: 99}
 LETTERS = range(7, 20)
 LARGE = mdp.make(20, eos=EOS, pad=PAD, never=[BOS], edits=EDITS)
+RESETTING = {BKSPC: 1, POP_TWO: 2, POP_ALL: mdp.EVERYTHING}
+RESET = mdp.make(20, eos=EOS, pad=PAD, never=[BOS], edits=RESETTING)
 
 COMMON = ["tokens", "positions", "state", "valid", "actions", "imitate"]
 
@@ -42,7 +44,8 @@ def episodes(pairs, slots, filler=EOS):
 
 @cache
 def builder(name):
-    return jax.jit(jax.vmap(partial(build_trajectory, {"small": SMALL, "large": LARGE}[name])))
+    process = {"small": SMALL, "large": LARGE, "reset": RESET}[name]
+    return jax.jit(jax.vmap(partial(build_trajectory, process)))
 
 
 def build_batch(name, batch):
@@ -102,6 +105,25 @@ def test_every_string_of_twelve_actions_equals_the_stack_machine():
 def test_random_strings_with_larger_edits_equal_the_stack_machine():
     out = check_against_stack_machine("large", EDITS, list(random_pairs(150)), 24)
     assert out.finished.any() and not out.finished.all()
+
+
+@pytest.mark.parametrize("slots", [1, 2, 3, 127, 128, 129, 200])
+def test_episodes_of_any_length_equal_the_stack_machine(slots):
+    """Deep texts, sudden RESETs, a start and an end at any slot, the first and the last included."""
+    rng = np.random.default_rng(slots)
+    pairs = [([BOS], []), ([BOS] * slots, []), ([BOS], [POP_ALL] * (slots - 1))]
+    for _ in range(12):
+        prompt = [BOS] * rng.integers(1, slots + 1)
+        kinds, odds = [*LETTERS[:3], BKSPC, POP_TWO, POP_ALL], rng.dirichlet([3, 3, 3, 1, 1, 0.1])
+        count = rng.choice([slots - len(prompt), rng.integers(0, slots - len(prompt) + 1)])
+        pairs.append((prompt, rng.choice(kinds, count, p=odds).tolist()))
+    check_against_stack_machine("reset", RESETTING, pairs, slots)
+
+
+def test_many_resets_do_not_overflow():
+    """Three times 2^30 is more than an int32 holds."""
+    actions = [7, 8, *[POP_ALL] * 5, 9, 10, POP_ALL, 11, EOS]
+    check_against_stack_machine("reset", RESETTING, [([BOS, 7], actions)], 16)
 
 
 def test_padding_changes_no_field(short_strings):
