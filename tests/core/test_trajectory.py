@@ -10,7 +10,7 @@ import pytest
 
 from sequencematch.core import mdp
 from sequencematch.core.trajectory import build_trajectory
-from sequencematch.models.attention import interval_mask
+from sequencematch.models.attention import is_visible
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC, A = range(5)
@@ -51,6 +51,12 @@ def builder(name):
 def build_batch(name, batch):
     """The trajectories of a batch under a named process, as numpy arrays."""
     return jax.tree.map(np.asarray, builder(name)(batch))
+
+
+def mask_of(trajectories):
+    """bool[B, T, T]: whether the query in slot i sees the key in slot j."""
+    t = jax.tree.map(jnp.asarray, trajectories)
+    return np.asarray(is_visible(t.visibility.slot, t.visible_until))
 
 
 def check_against_stack_machine(name, edits, pairs, slots):
@@ -179,7 +185,7 @@ def test_larger_edit_pops_no_more_than_the_text_holds():
 
 def test_slot_sees_the_text_of_its_time_and_itself(short_strings):
     pairs, tight, _ = short_strings
-    masks = np.asarray(interval_mask(jnp.asarray(tight.visible_until)))
+    masks = mask_of(tight)
     for row, (prompt, actions) in enumerate(pairs):
         for n, state in enumerate(oracles.replay(prompt, actions, {BKSPC: 1})):
             query = len(prompt) - 1 + n
@@ -189,8 +195,7 @@ def test_slot_sees_the_text_of_its_time_and_itself(short_strings):
 
 def test_every_slot_sees_itself(short_strings):
     for trajectories in short_strings[1:]:
-        mask = interval_mask(jnp.asarray(trajectories.visible_until))
-        assert np.diagonal(mask, axis1=1, axis2=2).all()
+        assert np.diagonal(mask_of(trajectories), axis1=1, axis2=2).all()
 
 
 def test_finished_needs_an_executed_eos():
