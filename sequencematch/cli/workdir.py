@@ -82,8 +82,9 @@ def check_data(folder: Path, trained: int, current: int) -> None:
     """Raises ValueError if the checksum of the data is not that of the examples trained on."""
     if trained != current:
         raise ValueError(
-            f"the data of the run in {folder} are not those that it was trained on: put them back, or "
-            "start again in another --workdir"
+            f"the data of the run in {folder}, or the ids of their symbols, are not those that it was "
+            "trained on: put them back, use the version that trained it, or start again in another "
+            "--workdir"
         )
 
 

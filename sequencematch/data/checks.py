@@ -27,9 +27,9 @@ def check_examples(
     Raises:
       ValueError: an example does not fit, or has characters outside the alphabet.
     """
-    # The characters count too: ids are places in the alphabet, and noise is drawn from both.
-    characters = [sorted({*text}) for text in (task.alphabet, task.confusable)]
-    checksum = zlib.crc32(repr(characters).encode())
+    # Ids count too, which another alphabet or another order changes, and what noise is drawn from.
+    drawn = [sorted({*text}) for text in (task.alphabet, task.confusable)]
+    checksum = zlib.crc32(repr((tokenizer.fingerprint, drawn)).encode())
     for split, examples in task.splits.items():
         is_train = split == "train"
         limit = (

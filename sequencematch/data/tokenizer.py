@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
+import zlib
 from collections.abc import Iterable, Mapping
 
 from sequencematch.core.mdp import EVERYTHING
 
-# `<bkspc>` always has an id, so that characters have the same ids with and without edits.
-SPECIALS = ("<pad>", "<bos>", "<eos>", "<bkspc>")
-PAD, BOS, EOS, BKSPC = range(len(SPECIALS))
+SPECIALS = ("<pad>", "<bos>", "<eos>")
+PAD, BOS, EOS = range(len(SPECIALS))
 
 # Edit action -> how many tokens it pops.
 EDITS: Mapping[str, int] = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>": EVERYTHING}
@@ -16,7 +16,7 @@ EDITS: Mapping[str, int] = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>
 
 @dataclasses.dataclass(frozen=True)
 class CharTokenizer:
-    """Maps characters to ids: special tokens first, then the sorted alphabet, then other edits.
+    """Maps characters to ids: special tokens first, then the sorted alphabet, then the edits.
 
     Attributes:
       alphabet: the characters of all texts; order and repetition do not matter.
@@ -33,9 +33,8 @@ class CharTokenizer:
 
     @functools.cached_property
     def _symbols(self) -> list[str]:
-        # Other edits come after the alphabet, so that its ids do not depend on them.
-        further = [name for name in EDITS if name in self.edits and name not in SPECIALS]
-        return [*SPECIALS, *self._ids, *further]
+        # Edits come last, so that no other id depends on them.
+        return [*SPECIALS, *self._ids, *(name for name in EDITS if name in self.edits)]
 
     @property
     def vocab_size(self) -> int:
@@ -46,6 +45,11 @@ class CharTokenizer:
     def pops(self) -> dict[int, int]:
         """Id of each edit action -> how many tokens it pops."""
         return {self._symbols.index(name): EDITS[name] for name in EDITS if name in self.edits}
+
+    @property
+    def fingerprint(self) -> int:
+        """Checksum of all that decides ids."""
+        return zlib.crc32(repr(self._symbols).encode())
 
     def encode(self, text: str) -> list[int]:
         """Returns the id of each character.

@@ -21,7 +21,7 @@ from sequencematch.data.checks import check_examples
 from sequencematch.data.noise import Noise
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.data.tokenizer import BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
 from sequencematch.models.sharding import state_shardings
@@ -106,13 +106,13 @@ def build(config: ConfigDict) -> Parts:
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:
     """The decision process: `<pad>` and `<bos>` are illegal, and so are edits that the method lacks."""
+    has_edits = METHODS[config.method].edits
     return mdp.make(
         tokenizer.vocab_size,
         eos=EOS,
         pad=PAD,
-        # `<bkspc>` has an id in every vocabulary, also where config.edits leaves it out.
-        never=[BOS, BKSPC, *tokenizer.pops],
-        edits=tokenizer.pops if METHODS[config.method].edits else {},
+        never=[BOS, *({} if has_edits else tokenizer.pops)],
+        edits=tokenizer.pops if has_edits else {},
     )
 
 

@@ -16,7 +16,7 @@ def test_prints_prompt_symbols_and_surviving_text(finished_run, capsys):
 
 
 def test_prints_edits_as_symbols(finished_run, monkeypatch, capsys):
-    actions = [4, 5, 3, 6, 2]  # two characters, <bkspc>, another, <eos>
+    actions = [3, 4, 8, 5, 2]  # two characters, <bkspc>, another, <eos>
     monkeypatch.setattr(sampling.stream, "actions", lambda *_, **__: iter(actions))
     assert run_command("--mode=sample", f"--workdir={finished_run}", "--prompt=abc>") == 0
     assert capsys.readouterr().out == "abc> >a<bkspc>b<eos>\n>b\n"

@@ -3,8 +3,10 @@ import pytest
 
 from sequencematch.data.episodes import encode_prompt, lay_out
 from sequencematch.data.noise import Decisions
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD
+from sequencematch.data.tokenizer import BOS, EOS, PAD
 from tests.data.doubling import TOKENIZER, batches, rows
+
+(BKSPC,) = TOKENIZER.pops
 
 
 def test_label_of_a_decision_is_one_slot_before_its_action():

@@ -1,18 +1,24 @@
 import pytest
 
 from sequencematch.core.mdp import EVERYTHING
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, SPECIALS, CharTokenizer
+from sequencematch.data.tokenizer import BOS, EDITS, EOS, PAD, SPECIALS, CharTokenizer
 
 
-def test_special_tokens_come_first():
-    assert (PAD, BOS, EOS, BKSPC) == (0, 1, 2, 3)
-    assert CharTokenizer("ab").symbols(range(4)) == list(SPECIALS)
+def test_special_tokens_come_first_and_edits_last():
+    assert (PAD, BOS, EOS) == (0, 1, 2)
+    tokenizer = CharTokenizer("ba", tuple(EDITS))
+    assert tokenizer.symbols(range(tokenizer.vocab_size)) == [*SPECIALS, "a", "b", *EDITS]
+
+
+def test_edits_that_are_left_out_have_no_id():
+    assert CharTokenizer("ab", ()).vocab_size == CharTokenizer("ab").vocab_size - 1 == 5
+    assert CharTokenizer("ab", ("<reset>",)).symbols([5]) == ["<reset>"]
 
 
 def test_pops_do_not_depend_on_the_order_of_names():
-    assert CharTokenizer("ab").pops == {BKSPC: 1}
+    assert CharTokenizer("ab").pops == {5: 1}
     names = ("<reset>", "<bkspc4>", "<bkspc2>", "<bkspc>", "<bkspc>")
-    assert CharTokenizer("ab", names).pops == {BKSPC: 1, 6: 2, 7: 4, 8: EVERYTHING}
+    assert CharTokenizer("ab", names).pops == {5: 1, 6: 2, 7: 4, 8: EVERYTHING}
 
 
 def test_unknown_characters_are_named():

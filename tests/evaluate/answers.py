@@ -4,12 +4,12 @@ import itertools
 
 from sequencematch.core import mdp
 from sequencematch.data.task import Example, Task, exact_match
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD, CharTokenizer
+from sequencematch.data.tokenizer import BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate.generate import Answer, surviving_text
 
 PLAIN = CharTokenizer("abc>")
 TOKENIZER = CharTokenizer("abc>", ("<bkspc>", "<bkspc2>", "<reset>"))
-POP2, RESET = range(PLAIN.vocab_size, TOKENIZER.vocab_size)
+BKSPC, POP2, RESET = TOKENIZER.pops
 MDP = mdp.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits=TOKENIZER.pops)
 POPS = {BKSPC: 1, POP2: 2, RESET: 99}  # numbers that a loop can count to
 EXAMPLES = [Example("".join(w) + ">", "".join(w)) for w in itertools.product("abc", repeat=2)]

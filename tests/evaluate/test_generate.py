@@ -8,7 +8,7 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.types import Episode
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD
+from sequencematch.data.tokenizer import BOS, EOS, PAD
 from sequencematch.evaluate import generate
 from sequencematch.evaluate.accuracy import accuracy, accuracy_within
 from sequencematch.evaluate.generate import (
@@ -22,7 +22,7 @@ from sequencematch.evaluate.generate import (
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout.decoding import Decoding
-from tests.evaluate.answers import EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
+from tests.evaluate.answers import BKSPC, EXAMPLES, MDP, PLAIN, POPS, TASK, TOKENIZER, ids
 
 
 def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():

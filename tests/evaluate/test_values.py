@@ -6,7 +6,7 @@ from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import Objective
 from sequencematch.core.rewards import TERMINALS
-from sequencematch.data.tokenizer import BKSPC, BOS, EOS, PAD
+from sequencematch.data.tokenizer import BOS, EOS, PAD
 from sequencematch.evaluate.sections import SCORE_ROWS
 from sequencematch.evaluate.values import (
     Scorer,
@@ -17,7 +17,7 @@ from sequencematch.evaluate.values import (
 )
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from tests.evaluate.answers import PLAIN, answer
+from tests.evaluate.answers import BKSPC, PLAIN, answer
 from tests.oracles import auc_slowly
 
 ANSWERS = [answer("ab", actions) for actions in ("ab$", "ac<b$", "b<c", "$", "ab$")]

@@ -18,7 +18,7 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data import pipeline
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS, Noise
 from sequencematch.data.task import Example, Task, exact_match
-from sequencematch.data.tokenizer import BKSPC, BOS, EDITS, EOS, PAD, CharTokenizer
+from sequencematch.data.tokenizer import BOS, EDITS, EOS, PAD, CharTokenizer
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
@@ -59,7 +59,7 @@ def decisions(tokenizer):
         V,
         eos=EOS,
         pad=PAD,
-        never=[BOS, BKSPC, *range(tokenizer.vocab_size, V)],
+        never=[BOS, *range(tokenizer.vocab_size, V)],
         edits=tokenizer.pops,
     )
 

@@ -10,7 +10,6 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.types import Visibility
-from sequencematch.data.tokenizer import BKSPC
 from sequencematch.setup.build import make_plan, training_data
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
@@ -153,7 +152,7 @@ def test_hard_negatives_depend_on_the_parameters_and_labels_do_not(hard_negative
     for drawn in (one, other, later):
         np.testing.assert_array_equal(drawn.tokens[~slots], batch.tokens[~slots])
         np.testing.assert_array_equal(drawn.actions, batch.labels)
-        assert (drawn.tokens[slots] > BKSPC).all()
+        assert parts.recipe.mdp.ordinary[drawn.tokens[slots]].all()
         assert (np.roll(drawn.tokens, -1, axis=1)[wrong] != batch.labels[wrong]).all()
         jax.tree.map(np.testing.assert_array_equal, drawn._replace(tokens=one.tokens), one)
     np.testing.assert_array_equal(one.tokens, again.tokens)
@@ -163,6 +162,7 @@ def test_hard_negatives_depend_on_the_parameters_and_labels_do_not(hard_negative
 def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monkeypatch):
     """Against a plain causal pass over the surviving text at the wrong step."""
     parts, batch, params, wrong = hard_negatives
+    (bkspc,) = parts.tokenizer.pops
     # Logits a thousand times as far apart: nothing is left to chance.
     params["head"]["kernel"][...] *= 1e3
     tokens = spy_on_trajectories(parts, batch, monkeypatch)(params).tokens
@@ -171,7 +171,7 @@ def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monk
         start = batch.start[row]
         text = list(batch.tokens[row, : start + 1])
         for action in batch.tokens[row, start + 1 : time + 1]:
-            text = text[:-1] if action == BKSPC else [*text, action]
+            text = text[:-1] if action == bkspc else [*text, action]
         texts.append(text)
         drawn.append(tokens[row, time + 1])
         right.append(batch.labels[row, time])
@@ -183,5 +183,5 @@ def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monk
     hidden = jax.jit(model.hidden)(jnp.asarray(padded), everything)
     for i, text in enumerate(texts):
         logits = np.array(model.logits(hidden[i, len(text) - 1]))
-        logits[: BKSPC + 1] = logits[right[i]] = -np.inf
+        logits[~parts.recipe.mdp.ordinary] = logits[right[i]] = -np.inf
         assert drawn[i] == logits.argmax()
