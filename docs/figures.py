@@ -6,6 +6,7 @@ python -m docs.figures
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,7 +17,7 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Trajectory
 from sequencematch.data.episodes import lay_out
 from sequencematch.data.noise import Decisions
-from sequencematch.models.attention import interval_mask
+from sequencematch.models.attention import is_visible
 
 SYMBOLS = ["<pad>", "<bos>", "<eos>", "⌫", "8+9=", "2", "1", "7"]
 PROMPT, EXECUTED, LABELS = [1, 4], [5, 3, 6, 7, 2], [6, 3, 6, 7, 2]
@@ -33,7 +34,8 @@ def make_trajectory() -> Trajectory:
 
 def draw(axes: Axes, t: Trajectory) -> None:
     """Draws the interval mask, and for each time a circle at the slot that represents its state."""
-    mask, slots = np.asarray(interval_mask(t.visible_until)), len(t.tokens)
+    seen, slots = t.visibility, len(t.tokens)
+    mask = np.asarray(is_visible(seen.slot, jnp.asarray(seen.visible_until)))
     popped = t.visible_until < slots
     for i, j in zip(*np.nonzero(mask), strict=True):
         colour = POPPED if popped[j] else SEEN

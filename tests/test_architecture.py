@@ -85,8 +85,9 @@ IRREGULAR = {
     "written",
 }
 ENDINGS = ("ed", "ing", "able", "ible")
-# Named like a participle all the same: stretches of work that can, or cannot, be interrupted.
-NAMED_BY_PARTICIPLE = {"deferred", "interruptible"}
+# Named like a participle all the same: stretches of work that can, or cannot, be interrupted, and what
+# everyone calls the hidden states of a network.
+NAMED_BY_PARTICIPLE = {"deferred", "hidden", "interruptible"}
 
 
 def imported_names(source: str, package: str):

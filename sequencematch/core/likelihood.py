@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core import reductions
+from sequencematch.core.mdp import Mdp
 from sequencematch.core.reductions import Mean, legal_logits
 from sequencematch.core.types import Trajectory, Values
 
@@ -42,29 +43,42 @@ def unlikelihood(values: Values, unlikely: Float[Array, "B T"], trajectories: Tr
     return cloning._replace(total=cloning.total - reductions.total(unlikely, trajectories.imitate))
 
 
+def first_occurrences(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
+    """Slots whose token was not in the text yet when it was pushed; false on dead slots.
+
+    What is in the text when a token is pushed stays below it, so it is there as long as the token is.
+    Hence the text at any time has each of its tokens in just one of these slots.
+    """
+    slot, t = jnp.arange(trajectory.tokens.shape[0]), trajectory
+    pushed = jnp.asarray(mdp.pops)[t.tokens] == 0
+    # [later, earlier]
+    below = (slot < slot[:, None]) & (slot[:, None] < t.visible_until) & pushed
+    return pushed & ~jnp.any(below & (t.tokens == t.tokens[:, None]), axis=1)
+
+
 def log_unlikelihood(
     logits: Float[Array, "T V"],
     actions: Int[Array, " T"],
-    seen: Bool[Array, "T S"],
+    candidates: Bool[Array, "T S"],
     tokens: Int[Array, " S"],
     legal: Bool[Array | np.ndarray, " V"],
 ) -> Float[Array, " T"]:
-    """sum_c log(1 - pi(c|s_t)) over the distinct legal tokens c of the text s_t but the label.
+    """sum_c log(1 - pi(c|s_t)) over the legal candidates c but the label.
 
-    The negative candidates of Welleck et al. 2020: what the text already holds.
+    The negative candidates of Welleck et al. 2020 are the distinct tokens that the text already holds.
 
     Args:
       logits: any float dtype [T, V], at the states s_t.
       actions: int32[T], the labels.
-      seen: bool[T, S], the slots whose tokens make up the text at each time.
+      candidates: bool[T, S], the slots whose tokens are candidates at each time; no token twice, as in
+        `first_occurrences` that are visible.
       tokens: int32[S], the token of each slot.
       legal: bool[V], the action set; other ids are no candidates.
     """
-    V = logits.shape[-1]
-    # A product with one-hot rows counts how often each token occurs in each text.
-    text = seen.astype(jnp.float32) @ jax.nn.one_hot(tokens, V) > 0
-    candidates = text & jnp.asarray(legal) & (jnp.arange(V) != actions[:, None])
-    log_pi = jax.nn.log_softmax(legal_logits(logits, legal))
+    logits = legal_logits(logits, legal)
+    # Looked up by id: no other array than the logits has an axis V.
+    log_pi = logits[:, tokens] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    counts = candidates & jnp.asarray(legal)[tokens] & (tokens != actions[:, None])
     # log(1 - p) from log p, bounded away from p = 1, where it and its gradient are infinite.
-    log_pi = jnp.where(candidates, jnp.minimum(log_pi, -1e-6), -1.0)
-    return jnp.sum(jnp.where(candidates, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)
+    log_pi = jnp.where(counts, jnp.minimum(log_pi, -1e-6), -1.0)
+    return jnp.sum(jnp.where(counts, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)

@@ -1,6 +1,5 @@
 """Reductions under a mask: over the legal actions of a state, and over the steps that count."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,8 +8,6 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core.types import Values
-
-CHUNK = 256  # slots whose logits exist at the same time
 
 
 def legal_logits(
@@ -33,31 +30,6 @@ def action_values(
     logits = legal_logits(logits, legal)
     q = jnp.take_along_axis(logits, actions[:, None], axis=-1)[:, 0]
     return Values(q=q, v=jax.nn.logsumexp(logits, axis=-1))
-
-
-def map_in_chunks(f: Callable, *arrays: Array, size: int = CHUNK):
-    """f(*arrays), computed on slices of `size` slots to bound the memory of its intermediates.
-
-    With f = head and reduction, logits of shape [T, V] never exist at once, neither forward nor
-    backward.
-
-    Args:
-      f: a function of arrays [n, ...] that treats each slot on its own.
-      *arrays: arrays [T, ...].
-      size: slots in a slice; it need not divide T.
-    """
-    T = arrays[0].shape[0]
-    if size >= T:
-        return f(*arrays)
-    chunks = -(-T // size)
-
-    def split(x: Array) -> Array:
-        padded = jnp.pad(x, [(0, chunks * size - T)] + [(0, 0)] * (x.ndim - 1))
-        return padded.reshape(chunks, size, *x.shape[1:])
-
-    # checkpoint: the backward pass recomputes each chunk instead of storing its logits.
-    out = jax.lax.map(lambda xs: jax.checkpoint(f)(*xs), tuple(map(split, arrays)))
-    return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:T], out)
 
 
 def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Array, ""]:

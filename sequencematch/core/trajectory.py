@@ -1,25 +1,19 @@
-"""Builds the trajectory of an episode: what each query may see, and which slot represents each text."""
+"""Builds the trajectory of an episode: what each query may see, and which slot represents each text.
 
-from typing import NamedTuple
+Everything follows from the depths of the text over time, and nothing is computed slot after slot:
+each step is one operation on whole arrays, about log2 T of them (docs/mathematics.md, section 5).
+"""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array
+from jaxtyping import Array, Int
 
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Episode, Trajectory
 
 
-class _Stack(NamedTuple):
-    """The text at one time: `slots[d]` is the slot of the token at depth d, for d <= depth."""
-
-    depth: Array
-    slots: Array
-    visible_until: Array
-
-
 def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
-    """Replays an episode on a stack and records the interval mask and the state of each time.
+    """Finds the interval mask and the state of each time, in O(T log T).
 
     `state[t]` is the slot on top of the stack at time t. A surviving token attends only to the text
     below it, so its representation never changes, and the state after an edit is an earlier slot.
@@ -33,26 +27,23 @@ def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
     episode = jax.tree.map(jnp.asarray, episode)
     T, start, end = episode.tokens.shape[-1], episode.start, episode.end
     time = jnp.arange(T)
-    prompt = time <= start
-    # Slots after the prompt start out as dead: visible to themselves only, until an action fills them.
-    initial = _Stack(start, time, jnp.where(prompt, T, time + 1))
-
-    def act(stack: _Stack, t: Array) -> tuple[_Stack, tuple[Array, Array]]:
-        # The scan has T-1 steps for every episode; outside start <= t < end it changes nothing.
-        return jax.tree.map(
-            lambda new, old: jnp.where((start <= t) & (t < end), new, old),
-            _execute(mdp, stack, episode.tokens[t + 1], t + 1, start),
-            (stack, (t + 1, jnp.int32(0))),
-        )
-
-    stack, (top, depth) = jax.lax.scan(act, initial, time[:-1])
-    pad = jnp.int32(mdp.pad)
+    prompt, made = time <= start, (start < time) & (time <= end)
+    # No text is longer than T. Clipped, a RESET has no numbers that overflow when they are added.
+    pops = jnp.minimum(jnp.asarray(mdp.pops)[episode.tokens], T)
+    pushed = prompt | (made & (pops == 0))
+    change = jnp.where(made, jnp.where(pushed, 1, -pops), 0)
+    # Depth T, which no text has, stands for the time after the end: nothing is popped there.
+    depth = jnp.where(prompt, time, jnp.where(made, depths(change, start), T))
+    following, preceding = jax.vmap(next_smaller)(jnp.stack([depth, depth[::-1]]))
+    # A push adds one to the depth, so the first slot after a smaller depth was pushed at this one, and
+    # it is still there.
+    top = T - preceding[::-1]
     return Trajectory(
-        tokens=jnp.where(time <= end, episode.tokens, pad),
-        # The scan returns what holds after each action, one time later: hence the shift by one.
-        positions=jnp.where(prompt, time, jnp.pad(depth, (1, 0))),
-        visible_until=stack.visible_until,
-        state=jnp.where(prompt, time, jnp.pad(top, (1, 0))),
+        tokens=jnp.where(time <= end, episode.tokens, jnp.int32(mdp.pad)),
+        positions=jnp.where(pushed, depth, 0),
+        # A token is popped when the text first becomes shorter than what it is the last token of.
+        visible_until=jnp.where(pushed, following, time + 1),
+        state=jnp.where(prompt | made, top, time),
         actions=episode.labels,
         imitate=episode.imitate,
         valid=(start <= time) & (time < end),
@@ -62,20 +53,41 @@ def build_trajectory(mdp: Mdp, episode: Episode) -> Trajectory:
     )
 
 
-def _execute(
-    mdp: Mdp, stack: _Stack, action: Array, slot: Array, floor: Array
-) -> tuple[_Stack, tuple[Array, Array]]:
-    """Executes the action that creates `slot`; returns the stack, its top slot and the slot's depth."""
-    T = stack.slots.shape[0]
-    pops = jnp.asarray(mdp.pops)[action]
-    push = pops == 0
-    depth = jnp.where(push, stack.depth + 1, jnp.maximum(stack.depth - pops, floor))
-    # Depths between the new top and the old one hold popped tokens. They are hidden from `slot` on.
-    above = jnp.arange(T)
-    popped = (above > depth) & (above <= stack.depth)
-    # Index T is out of bounds and dropped: shapes are static, so "not popped" needs an index too.
-    lost = jnp.where(popped, stack.slots, T)
-    visible_until = stack.visible_until.at[lost].set(slot, mode="drop")
-    visible_until = visible_until.at[slot].set(jnp.where(push, T, slot + 1))
-    slots = jnp.where(push & (above == depth), slot, stack.slots)
-    return _Stack(depth, slots, visible_until), (slots[depth], jnp.where(push, depth, 0))
+def depths(change: Int[Array, " T"], floor: Int[Array, ""]) -> Int[Array, " T"]:
+    """d_t = max(d_{t-1} + change_t, floor) from d_{-1} = floor: the depth after each action.
+
+    The maps d -> max(d + a, b) are closed under composition, which is associative:
+    max(max(d + a, b) + a', b') = max(d + a + a', max(b + a', b')).
+
+    Args:
+      change: int32[T], in -T..1.
+      floor: int32 >= 0, the depth of the prompt's last token.
+    """
+    T = change.shape[0]
+
+    def compose(first: tuple[Array, Array], then: tuple[Array, Array]) -> tuple[Array, Array]:
+        (a, b), (c, d) = first, then
+        # Depths are below T, so at a = -T the bound decides already; less might overflow.
+        return jnp.maximum(a + c, -T), jnp.maximum(b + c, d)
+
+    a, b = jax.lax.associative_scan(compose, (change, jnp.full_like(change, floor)))
+    return jnp.maximum(floor + a, b)
+
+
+def next_smaller(x: Int[Array, " T"]) -> Int[Array, " T"]:
+    """For each i the first k > i with x[k] < x[i]; T if there is none.
+
+    From i + 1 on it leaps over blocks of 2^l numbers in which none is smaller, the largest l first.
+    """
+    T, levels = x.shape[0], (x.shape[0] - 1).bit_length()
+    # Leaps are shorter than 2T in all. Beyond the end nothing is smaller.
+    block = jnp.concatenate([x, jnp.full(2 * T, jnp.iinfo(x.dtype).max)])
+    minima = []  # minima[l][i] = min(x[i], ..., x[i + 2^l - 1])
+    for level in range(levels):
+        minima.append(block)
+        block = jnp.minimum(block, jnp.roll(block, -(1 << level)))
+    k = jnp.arange(T) + 1
+    for level in reversed(range(levels)):
+        ahead = minima[level].at[k].get(mode="promise_in_bounds")
+        k = jnp.where(ahead >= x, k + (1 << level), k)
+    return jnp.minimum(k, T)

@@ -7,6 +7,7 @@ time t creates slot t+1.
 
 from typing import NamedTuple
 
+import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
 from numpy import ndarray
 
@@ -31,6 +32,24 @@ class Episode(NamedTuple):
     imitate: Bool[Array | ndarray, "*batch T"]
     start: Int[Array | ndarray, " *batch"]
     end: Int[Array | ndarray, " *batch"]
+
+
+class Visibility(NamedTuple):
+    """What a network is told of a text with edits: where each token stands, and who sees whom.
+
+    The query in slot i sees the key in slot j iff j <= i < visible_until[j]. In a pass over a
+    trajectory, queries and keys are its T slots. In decoding the queries are new tokens, the keys are
+    the S slots of a cache that is a stack: slot = depth, and visible_until = S.
+
+    Attributes:
+      slot: int32[T], slot of each query.
+      positions: int32[T], depth of each query's token in its text.
+      visible_until: int32[S], of each key; key j is in slot j.
+    """
+
+    slot: Int[Array, "*batch T"]
+    positions: Int[Array, "*batch T"]
+    visible_until: Int[Array, "*batch S"]
 
 
 class Trajectory(NamedTuple):
@@ -60,6 +79,12 @@ class Trajectory(NamedTuple):
     start: Int[Array, " *batch"]
     end: Int[Array, " *batch"]
     finished: Bool[Array, " *batch"]
+
+    @property
+    def visibility(self) -> Visibility:
+        """What a network is told of the trajectory beside its tokens."""
+        slot = jnp.broadcast_to(jnp.arange(self.tokens.shape[-1]), self.tokens.shape)
+        return Visibility(slot, self.positions, self.visible_until)
 
 
 class Values(NamedTuple):

@@ -16,6 +16,8 @@ class TransformerConfig:
       d_ff: width of the SwiGLU hidden layer.
       rope_base: base of the rotary frequencies; wavelengths go up to about 2 pi rope_base tokens.
       dtype: dtype of the activations; parameters, logits and sums stay float32.
+      attention: name of the kernel, a key of `attention.ATTENTION`.
+      remat: what the backward pass computes again, a key of `transformer.REMAT`.
 
     Raises:
       ValueError: sizes that do not divide as above.
@@ -29,6 +31,8 @@ class TransformerConfig:
     d_ff: int
     rope_base: float = 10_000.0
     dtype: str = "float32"
+    attention: str = "plain"
+    remat: str = "none"
 
     def __post_init__(self):
         if self.d_model % (2 * self.heads):

@@ -1,35 +1,42 @@
 """From a network and trajectories to what the losses need: a few numbers per step.
 
-Axes: B batch, T slots, D model, V vocabulary. Logits [B, T, V] never exist at once.
+Axes: B batch, T slots, D model, V vocabulary. No array over the vocabulary is larger than 64 MiB,
+forward or backward, but the head itself: its states are read in chunks.
 """
 
-from functools import partial
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from sequencematch.core import likelihood, reductions
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
-from sequencematch.models.attention import interval_mask
-from sequencematch.models.transformer import Transformer
+from sequencematch.models.network import Network
+
+LOGIT_BYTES = 64 * 2**20  # of one array of logits, which are float32
 
 
-def states(model: Transformer, trajectories: Trajectory) -> Float[Array, "B T D"]:
+def chunk_size(vocab_size: int) -> int:
+    """The number of states whose logits exist at the same time."""
+    return max(1, LOGIT_BYTES // (4 * vocab_size))
+
+
+def states(model: Network, trajectories: Trajectory) -> Float[Array, "B T D"]:
     """Hidden states that represent s_t at each time t: hidden[state[t]] of one pass, [B, T, D].
 
     After an edit the text is one that was there before, and so is its representation: it is looked up,
     not computed again (docs/mathematics.md, section 5).
     """
-    hidden = model(trajectories.tokens, trajectories.positions, trajectories.visible_until)
+    hidden = model.hidden(trajectories.tokens, trajectories.visibility)
     return jnp.take_along_axis(hidden, trajectories.state[..., None], axis=1)
 
 
 def action_values(
-    model: Transformer, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
+    model: Network, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
 ) -> Values:
-    """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t) of every step.
+    """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t) of every state, `start` to `end`.
 
     Args:
       model: the network; its head is applied here.
@@ -38,15 +45,15 @@ def action_values(
       trajectories: give the labels a_t.
     """
 
-    def read(hidden: Array, actions: Array) -> Values:
-        return reductions.action_values(model.logits(hidden), actions, mdp.legal)
+    def read(hidden: Array, _, actions: Array) -> Values:
+        read_row = jax.vmap(lambda x, a: reductions.action_values(x, a, mdp.legal))
+        return read_row(model.logits(hidden), actions)
 
-    # In chunks along time, so that the logits of one chunk per row are all that exists at once.
-    return jax.vmap(partial(reductions.map_in_chunks, read))(hidden, trajectories.actions)
+    return map_states(read, mdp, hidden, trajectories, trajectories.actions)
 
 
 def log_unlikelihood(
-    model: Transformer, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
+    model: Network, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
 ) -> Float[Array, "B T"]:
     """sum_c log(1 - pi(c|s_t)) over the distinct legal tokens c of the text s_t but the label, [B, T].
 
@@ -57,14 +64,91 @@ def log_unlikelihood(
       trajectories: give texts and labels.
     """
 
-    def penalty(hidden: Array, t: Trajectory) -> Array:
-        def read(hidden: Array, actions: Array, seen: Array) -> Array:
-            logits = model.logits(hidden)
-            return likelihood.log_unlikelihood(logits, actions, seen, t.tokens, mdp.legal)
+    def read(hidden: Array, time: Array, actions: Array, rows: tuple) -> Array:
+        def penalty(logits: Array, actions: Array, t: Trajectory, first: Array) -> Array:
+            now, slot = time[:, None], jnp.arange(first.shape[0])
+            text = (slot <= now) & (now < t.visible_until) & first
+            return likelihood.log_unlikelihood(logits, actions, text, t.tokens, mdp.legal)
 
-        # The interval mask is the text of each time, but for dead slots, which see themselves.
-        pushed = jnp.asarray(mdp.pops)[t.tokens] == 0
-        seen = interval_mask(t.visible_until) & pushed
-        return reductions.map_in_chunks(read, hidden, t.actions, seen)
+        # checkpoint: arrays over the text's slots are cheaper to compute again than to store.
+        return jax.vmap(jax.checkpoint(penalty))(model.logits(hidden), actions, *rows)
 
-    return jax.vmap(penalty)(hidden, trajectories)
+    first = jax.vmap(lambda t: likelihood.first_occurrences(mdp, t))(trajectories)
+    rows = (trajectories, first)
+    return map_states(read, mdp, hidden, trajectories, trajectories.actions, rows=rows)
+
+
+def map_states(
+    read: Callable,
+    mdp: Mdp,
+    hidden: Float[Array, "B T D"],
+    trajectories: Trajectory,
+    *steps: Array,
+    rows: object = None,
+):
+    """Reads all states, in chunks of times and, if the batch is larger than a chunk, of rows.
+
+    An episode may have up to T - 1 decisions, whatever config.max_actions is: noise adds some, and a
+    short prompt leaves room for them. So no fixed number of states is enough. Instead, times at which
+    no row of the batch is between its `start` and its `end` are skipped when the program runs.
+
+    Args:
+      read: (hidden [b, c, D], time [c], *steps [b, c, ...], rows) -> arrays [b, c, ...], which must not
+        mix states; `rows` is left out if it is None.
+      mdp: gives V.
+      hidden: [B, T, D], from `states`.
+      trajectories: say which states there are; the result is 0 at chunks that have none.
+      *steps: arrays [B, T, ...] that are cut as `hidden` is.
+      rows: arrays [B, ...], for all states of a row.
+    """
+    time, size = jnp.arange(hidden.shape[1]), chunk_size(mdp.legal.shape[0])
+    start, end = trajectories.start[:, None], trajectories.end[:, None]
+    is_state = jnp.any((start <= time) & (time <= end), axis=0)
+
+    def read_rows(steps: tuple, rows: object):
+        def read_times(time: Array, *steps: Array):
+            hidden, *others = (x.swapaxes(0, 1) for x in steps)
+            out = read(hidden, time, *others, *(() if rows is None else (rows,)))
+            return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
+
+        by_time = (time, *(x.swapaxes(0, 1) for x in steps))
+        at_once = max(1, size // steps[0].shape[0])
+        out = map_in_chunks(read_times, *by_time, size=at_once, used=is_state)
+        return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
+
+    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size)
+
+
+def map_in_chunks(f: Callable, *trees, size: int, used: Bool[Array, " n"] | None = None):
+    """f(*trees), computed on slices of the leading axis to bound the memory of its intermediates.
+
+    With f = head and reduction, not all logits exist at once, neither forward nor backward.
+
+    Args:
+      f: a function of arrays [m, ...] that treats each index on its own.
+      *trees: arrays [n, ...], or trees of them.
+      size: most indices in a slice; it need not divide n.
+      used: slices of which no index is used are not computed but 0; all are used by default.
+    """
+    n = jax.tree.leaves(trees)[0].shape[0]
+    if size >= n:
+        return f(*trees)
+    chunks = -(-n // size)
+    size = -(-n // chunks)  # as equal as can be, for the least padding
+
+    def split(x: Array) -> Array:
+        padded = jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1))
+        return padded.reshape(chunks, size, *x.shape[1:])
+
+    def compute(xs):
+        return jax.checkpoint(f)(*xs)
+
+    def compute_if_used(chunk):
+        xs, used = chunk
+        zeros = jax.tree.map(lambda y: jnp.zeros(y.shape, y.dtype), jax.eval_shape(compute, xs))
+        return jax.lax.cond(jnp.any(used), compute, lambda xs: zeros, xs)
+
+    # checkpoint: the backward pass recomputes each chunk instead of storing its logits.
+    used = jnp.ones(n, bool) if used is None else used
+    out = jax.lax.map(compute_if_used, jax.tree.map(split, (trees, used)))
+    return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:n], out)

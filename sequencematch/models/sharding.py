@@ -4,20 +4,22 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Parameter name -> partition. Layers into attention or feed-forward are column-parallel and layers out
-# of them row-parallel, so each needs one all-reduce only. Embedding and head are split along D, because
-# a small vocabulary may not divide by the number of devices. Optimiser moments have the same names, so
-# they are split in the same way. Everything else is replicated.
+# Parameter name -> partitions of its last axes, of which the first that divides the array is taken.
+# Layers into attention or feed-forward are column-parallel and layers out of them row-parallel, so each
+# needs one all-reduce only. The head is split over the vocabulary, so that each device has its share of
+# the logits; a small vocabulary may not divide by the number of devices, and then the head is split
+# along D, as the embedding is. Optimiser moments have the same names, so they are split in the same
+# way. Everything else is replicated.
 RULES = {
-    "query/kernel": P(None, "model"),
-    "key/kernel": P(None, "model"),
-    "value/kernel": P(None, "model"),
-    "gate/kernel": P(None, "model"),
-    "up/kernel": P(None, "model"),
-    "out/kernel": P("model", None),
-    "down/kernel": P("model", None),
-    "head/kernel": P("model", None),
-    "embedding/embedding": P(None, "model"),
+    "query/kernel": [P(None, "model")],
+    "key/kernel": [P(None, "model")],
+    "value/kernel": [P(None, "model")],
+    "gate/kernel": [P(None, "model")],
+    "up/kernel": [P(None, "model")],
+    "out/kernel": [P("model", None)],
+    "down/kernel": [P("model", None)],
+    "head/kernel": [P(None, "model"), P("model", None)],
+    "embedding/embedding": [P(None, "model")],
 }
 
 
@@ -27,6 +29,9 @@ def state_shardings(mesh: Mesh, state) -> object:
     Args:
       mesh: a mesh with an axis `model`.
       state: any pytree.
+
+    Raises:
+      ValueError: no partition of an array divides it.
     """
 
     def sharding(path, leaf) -> NamedSharding:
@@ -34,6 +39,15 @@ def state_shardings(mesh: Mesh, state) -> object:
         # flax may add a last name `value` for the array of a parameter. (A layer of ours is called
         # `value` too, but is never last.)
         names = names[:-1] if names[-1:] == ["value"] else names
-        return NamedSharding(mesh, RULES.get("/".join(names[-2:]), P()))
+        name = "/".join(names[-2:])
+        for last_axes in RULES.get(name, [P()]):
+            # The parameters of all layers are stacked along a first axis, which is not split.
+            spec = P(*[None] * (leaf.ndim - len(last_axes)), *last_axes) if last_axes else P()
+            cuts = [mesh.shape[axis] if axis else 1 for axis in spec]
+            if all(size % cut == 0 for size, cut in zip(leaf.shape, cuts, strict=False)):
+                return NamedSharding(mesh, spec)
+        raise ValueError(
+            f"{name} of shape {leaf.shape} does not divide by mesh.model={mesh.shape['model']}"
+        )
 
     return jax.tree_util.tree_map_with_path(sharding, state)

@@ -1,19 +1,30 @@
 """A decoder-only transformer: pre-norm, RMSNorm, rotary positions, SwiGLU, grouped-query attention.
 
-It knows nothing of edits: which slot sees which, and at what depth each token is, are arrays.
-Axes: B batch, T time, S slots of the cache, D model, V vocabulary.
+Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from sequencematch.models.attention import Attention, KeyValues, interval_mask, stack_mask
+from sequencematch.core.types import Visibility
+from sequencematch.models.attention import Attention, KeyValues
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import FeedForward, linear
 
-Cache = list[KeyValues]
+# Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
+# up to this many layers there is no loop at all.
+UNROLL = 4
+
+# Name -> what becomes of a layer: whether its activations are stored for the backward pass ("none"), or
+# only its input, and the rest is computed again ("full").
+REMAT: dict[str, Callable[[Callable], Callable]] = {
+    "none": lambda layer: layer,
+    "full": jax.checkpoint,
+}
 
 
 class Block(nnx.Module):
@@ -26,84 +37,73 @@ class Block(nnx.Module):
         self.feed_forward_norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
         self.feed_forward = FeedForward(config, rngs)
 
-    def __call__(self, x, positions, mask, cache=None) -> tuple[Float[Array, "B T D"], KeyValues]:
-        mixed, key_values = self.attention(self.attention_norm(x), positions, mask, cache)
+    def __call__(self, x, visibility, cache=None) -> tuple[Float[Array, "B T D"], KeyValues]:
+        mixed, key_values = self.attention(self.attention_norm(x), visibility, cache)
         x = x + mixed
         return x + self.feed_forward(self.feed_forward_norm(x)), key_values
 
 
-class Transformer(nnx.Module):
-    """Maps tokens to hidden states, and hidden states to logits.
+def stack_blocks(blocks: list[Block]) -> Block:
+    """A block whose parameters are those of all blocks, stacked to [L, ...]."""
+    graph, *_ = nnx.split(blocks[0])
+    states = [nnx.state(block) for block in blocks]
+    return nnx.merge(graph, jax.tree.map(lambda *x: jnp.stack(x), *states))
 
-    These are two calls, so that a loss can apply the head to a few states at a time.
-    """
+
+class Transformer(nnx.Module):
+    """The network of this package; a `Network` whose cache is `KeyValues` of [L, B, S, K, N]."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
+        self.config = config
         self.embedding = nnx.Embed(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List([Block(config, rngs) for _ in range(config.layers)])
+        self.blocks = stack_blocks([Block(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
         # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
         # of .06, which is as large as the loss.
         self.head = linear(config.d_model, config.vocab_size, config, rngs, result="float32")
 
-    def __call__(
-        self,
-        tokens: Int[Array, "B T"],
-        positions: Int[Array, "B T"],
-        visible_until: Int[Array, "B T"],
-    ) -> Float[Array, "B T D"]:
-        """The hidden state of every slot of a batch of trajectories, from one pass.
-
-        Args:
-          tokens, positions, visible_until: int32[B, T], as in `Trajectory`.
-        """
-        return self._blocks(tokens, positions, interval_mask(visible_until))[0]
+    def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
+        """The hidden state of every slot; see `Network`."""
+        return self._blocks(tokens, visibility)[0]
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
-        """Logits l(.|s), read as Q-values, of final hidden states; float32."""
+        """Logits of final hidden states; see `Network`."""
         return self.head(hidden)
 
-    def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
-        """One causal pass over right-padded prompts.
-
-        Padding also writes to the cache, but above the top of the stack: a push overwrites it before
-        anything can see it.
-
-        Args:
-          prompt: int32[B, P].
-          slots: S >= P, number of slots the cache has room for.
-
-        Returns:
-          (hidden states [B, S, D], cache of S slots), zero in the slots P..S-1.
-        """
-        positions = jnp.broadcast_to(jnp.arange(prompt.shape[1]), prompt.shape)
-        mask = stack_mask(positions, prompt.shape[1])
-        hidden, cache = self._blocks(prompt, positions, mask)
+    def prefill(
+        self, prompt: Int[Array, "B P"], slots: int
+    ) -> tuple[Float[Array, "B S D"], KeyValues]:
+        """One causal pass over right-padded prompts; see `Network`."""
+        B, P = prompt.shape
         # Prompts are right-padded and the mask is causal, so no token of a prompt sees padding.
-        room = slots - prompt.shape[1]
-        return jax.tree.map(
-            lambda x: jnp.pad(x, [(0, 0), (0, room)] + [(0, 0)] * (x.ndim - 2)), (hidden, cache)
-        )
+        positions = jnp.broadcast_to(jnp.arange(P), prompt.shape)
+        visibility = Visibility(positions, positions, jnp.full((B, P), P))
+        hidden, (k, v) = self._blocks(prompt, visibility, keep=True)
+        room = [(0, slots - P)]
+        k, v = (jnp.pad(x, [(0, 0), (0, 0), *room, (0, 0), (0, 0)]) for x in (k, v))
+        return jnp.pad(hidden, [(0, 0), *room, (0, 0)]), KeyValues(k, v)
 
     def decode(
-        self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: Cache
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """Pushes one token in every row; returns its hidden state and the updated cache.
-
-        Args:
-          token: int32[B].
-          depth: int32[B], the slot that the token is written to.
-          cache: keys and values by depth.
-        """
+        self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: KeyValues
+    ) -> tuple[Float[Array, "B D"], KeyValues]:
+        """Pushes one token in every row; see `Network`."""
         # Rows differ in depth; each sees its own stack up to the token that it pushes.
-        mask = stack_mask(depth[:, None], cache[0].k.shape[1])
-        hidden, cache = self._blocks(token[:, None], depth[:, None], mask, cache)
+        S = cache.k.shape[2]
+        slot = depth[:, None]
+        visibility = Visibility(slot, slot, jnp.full((token.shape[0], S), S))
+        hidden, cache = self._blocks(token[:, None], visibility, cache, keep=True)
         return hidden[:, 0], cache
 
-    def _blocks(self, tokens, positions, mask, cache=None) -> tuple[Array, Cache]:
-        x, key_values = self.embedding(tokens), []
-        for layer, block in enumerate(self.blocks):
-            x, kv = block(x, positions, mask, cache and cache[layer])
-            key_values.append(kv)
+    def _blocks(self, tokens, visibility, cache=None, keep=False) -> tuple[Array, KeyValues | None]:
+        """Final hidden states, and what to keep of each layer for later tokens, stacked."""
+        graph, params = nnx.split(self.blocks)
+
+        def layer(x: Array, of_layer: tuple) -> tuple[Array, KeyValues | None]:
+            params, cache = of_layer
+            x, key_values = nnx.merge(graph, params)(x, visibility, cache)
+            return x, key_values if keep else None
+
+        layer = REMAT[self.config.remat](layer)
+        x, key_values = jax.lax.scan(layer, self.embedding(tokens), (params, cache), unroll=UNROLL)
         return self.norm(x), key_values

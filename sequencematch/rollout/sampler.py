@@ -7,7 +7,7 @@ V vocabulary.
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Episode
-from sequencematch.models.transformer import Cache, Transformer
+from sequencematch.models.network import Network
 from sequencematch.rollout.decoding import (
     Decoding,
     Memory,
@@ -39,7 +39,7 @@ class Generation(NamedTuple):
       done: bool[B], whether `<eos>` ended the row.
       depth: int32[B], depth of the top of the stack.
       hidden: [B, S, D], final hidden state of the token at each depth.
-      cache: keys and values by depth.
+      cache: what the network keeps of each depth.
       keys: one random key per row.
       memory: what was removed, stacked to [B, T]; None where it plays no part, as in samples to learn
         from.
@@ -52,13 +52,13 @@ class Generation(NamedTuple):
     done: Bool[Array, " B"]
     depth: Int[Array, " B"]
     hidden: Float[Array, "B S D"]
-    cache: Cache
+    cache: Any
     keys: PRNGKeyArray
     memory: Memory | None = None
 
 
 def begin(
-    model: Transformer,
+    model: Network,
     prompts: Int[Array, "B P"],
     start: Int[Array, " B"],
     key: PRNGKeyArray,
@@ -91,7 +91,7 @@ def begin(
 
 
 def advance(
-    model: Transformer, mdp: Mdp, generation: Generation, decoding: Decoding | None = None
+    model: Network, mdp: Mdp, generation: Generation, decoding: Decoding | None = None
 ) -> Generation:
     """Takes one decision in every row that is not done.
 
@@ -150,7 +150,7 @@ def _choose_actions(
 
 
 def sample(
-    model: Transformer,
+    model: Network,
     mdp: Mdp,
     prompts: Int[Array, "B P"],
     start: Int[Array, " B"],

@@ -51,6 +51,8 @@ def defaults() -> ConfigDict:
                 d_ff=256,
                 rope_base=10_000.0,
                 dtype="float32",
+                attention="plain",  # the kernel
+                remat="none",  # "full" stores only the input of each layer for the backward pass
             ),
             optimizer=dict(
                 learning_rate=2e-3,
@@ -120,6 +122,8 @@ NEWER_KEYS = {
     "evaluate.memory": True,
     "evaluate.samples": 4,
     "train.accumulate": 1,
+    "model.attention": "plain",
+    "model.remat": "none",
 }
 
 

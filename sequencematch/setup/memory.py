@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from ml_collections import ConfigDict
 
-from sequencematch.core.reductions import CHUNK
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.readout import chunk_size
 from sequencematch.setup.build import make_objective, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
@@ -181,14 +181,14 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
       in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
       in float32: 6 D of its norms, 2 N for the angles of two rotations, and 2 H T of scores;
       H T each of their softmax, in the activations' dtype, and of their mask, as bool.
-    The head stores the logits of one chunk of slots at a time.
+    The head stores the logits of one chunk of states at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
     layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
     layer += FLOAT * (6 * n.d_model + 2 * n.head_dim)
     layer += n.heads * slots * (2 * FLOAT + a + BOOL)
     around = 4 * FLOAT * n.d_model
-    logits = (2 * FLOAT + BOOL) * n.vocab_size * rows * min(slots, CHUNK)
+    logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
     return rows * slots * (n.layers * layer + around) + logits
 
 
@@ -219,7 +219,8 @@ def sampling_bytes(network: TransformerConfig, rows: int, prompt: int, actions: 
 
 def scoring_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of computing the values of whole episodes, without gradients."""
-    logits = 2 * FLOAT * rows * min(slots, CHUNK) * network.vocab_size
+    V = network.vocab_size
+    logits = 2 * FLOAT * V * min(rows * slots, chunk_size(V))
     return forward_bytes(network, rows, slots) + logits
 
 

@@ -13,6 +13,8 @@ from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
+from sequencematch.models.attention import ATTENTION
+from sequencematch.models.transformer import REMAT
 from sequencematch.setup.defaults import effective_objective, flatten
 from sequencematch.train.methods import METHODS
 
@@ -96,7 +98,7 @@ RULES: dict[str, Rule] = {
     "noise.eta": fraction_below_one,
     "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
-    # Layers are not scanned: each is traced and compiled on its own.
+    # The initial parameters of each layer are drawn on their own.
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
@@ -104,6 +106,8 @@ RULES: dict[str, Rule] = {
     "model.d_ff": count,
     "model.rope_base": (">= 1", lambda x: x >= 1),
     "model.dtype": one_of(("float32", "bfloat16")),
+    "model.attention": one_of(ATTENTION),
+    "model.remat": one_of(REMAT),
     "optimizer.learning_rate": positive,
     "optimizer.warmup": count_or_zero,
     "optimizer.final": fraction,

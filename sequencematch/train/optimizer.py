@@ -39,7 +39,16 @@ def make_optimizer(config: ConfigDict, steps: int, peak: ArrayLike) -> optax.Gra
             b1=config.b1,
             b2=config.b2,
             weight_decay=config.weight_decay,
-            # Matrices decay; the gains of norms and other vectors do not.
-            mask=lambda params: jax.tree.map(lambda x: x.ndim >= 2, params),
+            mask=is_matrix,
         ),
     )
+
+
+def is_matrix(params: object) -> object:
+    """Which parameters decay: matrices do, the gains of norms and other vectors do not."""
+
+    def is_one(path, x) -> bool:
+        # By name as well: where layers are stacked, their gains have two axes.
+        return x.ndim >= 2 and not {"scale", "bias"} & {getattr(key, "key", None) for key in path}
+
+    return jax.tree_util.tree_map_with_path(is_one, params)

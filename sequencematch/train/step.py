@@ -12,7 +12,6 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from sequencematch.core import reductions
 from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.likelihood import behavioural_cloning, unlikelihood
@@ -178,23 +177,20 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     if not recipe.hard_negatives:
         return expert
     key = random_key(recipe.seed, Purpose.NOISE, state.step)
-    # A key for each row, below for each time: draws do not depend on how rows and slots are divided.
-    keys = jax.vmap(jax.random.fold_in, (None, 0))(key, rows.number)
     # One pass without gradient, over the batch with its placeholders: before a first wrong token a
     # state holds clean text only, so it is the same as after the placeholders are replaced.
     model = nnx.merge(recipe.graph, jax.lax.stop_gradient(state.params))
 
-    def redraw(trajectory: Trajectory, states: Array, key: Array) -> Trajectory:
-        def draw(hidden: Array, right: Array, time: Array) -> Array:
-            keys = jax.vmap(jax.random.fold_in, (None, 0))(key, time)
-            choose = partial(draw_wrong_token, recipe.mdp)
-            return jax.vmap(choose)(model.logits(hidden), right, keys)
+    def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
+        # A key for each row and time: draws do not depend on how the batch is divided.
+        fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+        keys = fold_in(jax.vmap(jax.random.fold_in, (None, 0))(key, row), time)
+        choose = jax.vmap(jax.vmap(partial(draw_wrong_token, recipe.mdp)))
+        return choose(model.logits(hidden), right, keys)
 
-        time = jnp.arange(states.shape[0])
-        z = reductions.map_in_chunks(draw, states, trajectory.actions, time)
-        return replace_wrong_tokens(recipe.mdp, trajectory, z)
-
-    return jax.vmap(redraw)(expert, readout.states(model, expert), keys)
+    hidden = readout.states(model, expert)
+    z = readout.map_states(draw, recipe.mdp, hidden, expert, expert.actions, rows=rows.number)
+    return jax.vmap(partial(replace_wrong_tokens, recipe.mdp))(expert, z)
 
 
 def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Episode, Int[Array, " samples"]]:

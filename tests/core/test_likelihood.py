@@ -8,8 +8,13 @@ import numpy as np
 from flax import nnx
 
 from sequencematch.core import likelihood, mdp, reductions
-from sequencematch.core.likelihood import behavioural_cloning, log_unlikelihood
+from sequencematch.core.likelihood import (
+    behavioural_cloning,
+    first_occurrences,
+    log_unlikelihood,
+)
 from sequencematch.core.trajectory import build_trajectory
+from sequencematch.core.types import Visibility
 from sequencematch.data.noise import add_noise, fix_by_popping
 from tests import oracles
 from tests.core.batches import (
@@ -81,16 +86,16 @@ def test_cloning_clean_data_without_edits_is_maximum_likelihood(transformer):
 
     def cloning_loss(model):
         t = jax.vmap(partial(build_trajectory, process))(episodes)
-        hidden = model(t.tokens, t.positions, t.visible_until)
+        hidden = model.hidden(t.tokens, t.visibility)
         states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
         read = jax.vmap(partial(reductions.action_values, legal=process.legal))
         return behavioural_cloning(read(model.logits(states), t.actions), t).value
 
     def likelihood(model):
         """Next-token cross-entropy of a plain causal pass, on completions only."""
-        everything = jnp.full(tokens.shape, tokens.shape[1])
         positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
-        logits = model.logits(model(jnp.asarray(tokens), positions, everything))
+        everything = Visibility(positions, positions, jnp.full_like(positions, tokens.shape[1]))
+        logits = model.logits(model.hidden(jnp.asarray(tokens), everything))
         log_pi = jax.nn.log_softmax(jnp.where(legal, logits, -jnp.inf))
         picked = jnp.take_along_axis(log_pi, jnp.asarray(targets)[..., None], axis=-1)[..., 0]
         return -jnp.sum(jnp.where(counts == 1, picked, 0)) / counts.sum()
@@ -123,8 +128,19 @@ def texts_seen(batch):
 def unlikelihood(logits, seen, trajectories):
     states = jnp.take_along_axis(logits, trajectories.state[..., None], axis=1)
     find = jax.vmap(partial(log_unlikelihood, legal=MDP.legal))
-    unlikely = find(states, trajectories.actions, seen, trajectories.tokens)
+    candidates = seen & jax.vmap(partial(first_occurrences, MDP))(trajectories)[:, None]
+    unlikely = find(states, trajectories.actions, candidates, trajectories.tokens)
     return likelihood.unlikelihood(values_of(logits, trajectories), unlikely, trajectories).value
+
+
+def test_first_occurrences_are_each_token_of_each_text_once():
+    for batch in (EXPERT, SOME):
+        trajectories = jax.tree.map(jnp.asarray, batch.trajectories)
+        first = np.asarray(jax.vmap(partial(first_occurrences, MDP))(trajectories))
+        for row, (prompt, actions, _) in enumerate(batch.strings):
+            for text in oracles.replay(prompt, actions, EDITS):
+                once = [token for slot, token in text if first[row, slot]]
+                assert sorted(once) == sorted({token for _, token in text})
 
 
 def test_unlikelihood_equals_the_loop():

@@ -1,4 +1,4 @@
-"""Reductions under a mask: action values, chunks, sums over steps."""
+"""Reductions under a mask: action values, sums over steps."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 
 from sequencematch.core import reductions
 
-T, V, D = 10, 7, 4
+T, V = 10, 7
 LEGAL = np.array([False, True, True, False, True, True, True])
 
 
@@ -19,52 +19,6 @@ def logits():
 @pytest.fixture
 def actions():
     return jnp.asarray(np.random.default_rng(0).choice(np.flatnonzero(LEGAL), T), jnp.int32)
-
-
-def read(hidden, actions, head):
-    return reductions.action_values(hidden @ head, actions, LEGAL)
-
-
-@pytest.mark.parametrize("size", [1, 4, 5, 16])
-def test_map_in_chunks_equals_the_whole(actions, size):
-    """In value and gradient, whether or not the size divides T."""
-    k = jax.random.split(jax.random.key(1), 3)
-    hidden, head = jax.random.normal(k[0], (T, D)), jax.random.normal(k[1], (D, V))
-    weight = jax.random.normal(k[2], (2, T))
-
-    def weighted_sum(map_over, hidden, head):
-        values = map_over(lambda h, a: read(h, a, head), hidden, actions)
-        return jnp.sum(weight[0] * values.q + weight[1] * values.v**2), values
-
-    def at_once(f, *arrays):
-        return f(*arrays)
-
-    def in_chunks(f, *arrays):
-        return reductions.map_in_chunks(f, *arrays, size=size)
-
-    grad = jax.grad(weighted_sum, argnums=(1, 2), has_aux=True)
-    (expected, values), (actual, chunk_values) = (
-        grad(m, hidden, head) for m in (at_once, in_chunks)
-    )
-    for a, b in zip((*chunk_values, *actual), (*values, *expected), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
-
-
-def test_map_in_chunks_never_holds_all_logits(actions):
-    """Neither forward nor backward: the program has no array of T rows and V columns."""
-    hidden, head = jnp.ones((T, D)), jnp.ones((D, V))
-
-    def program(size):
-        def loss(hidden, head):
-            values = reductions.map_in_chunks(
-                lambda h, a: read(h, a, head), hidden, actions, size=size
-            )
-            return jnp.sum(values.v + values.q)
-
-        return str(jax.make_jaxpr(jax.grad(loss, argnums=(0, 1)))(hidden, head))
-
-    assert f"[{T},{V}]" in program(T)
-    assert f"[{T},{V}]" not in program(5) and f"[2,5,{V}]" not in program(5)
 
 
 def test_action_values_are_logit_and_logsumexp(logits, actions):

@@ -10,7 +10,7 @@ import pytest
 
 from sequencematch.core import mdp
 from sequencematch.core.trajectory import build_trajectory
-from sequencematch.models.attention import interval_mask
+from sequencematch.models.attention import is_visible
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC, A = range(5)
@@ -21,6 +21,8 @@ POP_TWO, POP_ALL = 5, 6
 EDITS = {BKSPC: 1, POP_TWO: 2, POP_ALL: 99}
 LETTERS = range(7, 20)
 LARGE = mdp.make(20, eos=EOS, pad=PAD, never=[BOS], edits=EDITS)
+RESETTING = {BKSPC: 1, POP_TWO: 2, POP_ALL: mdp.EVERYTHING}
+RESET = mdp.make(20, eos=EOS, pad=PAD, never=[BOS], edits=RESETTING)
 
 COMMON = ["tokens", "positions", "state", "valid", "actions", "imitate"]
 
@@ -42,12 +44,19 @@ def episodes(pairs, slots, filler=EOS):
 
 @cache
 def builder(name):
-    return jax.jit(jax.vmap(partial(build_trajectory, {"small": SMALL, "large": LARGE}[name])))
+    process = {"small": SMALL, "large": LARGE, "reset": RESET}[name]
+    return jax.jit(jax.vmap(partial(build_trajectory, process)))
 
 
 def build_batch(name, batch):
     """The trajectories of a batch under a named process, as numpy arrays."""
     return jax.tree.map(np.asarray, builder(name)(batch))
+
+
+def mask_of(trajectories):
+    """bool[B, T, T]: whether the query in slot i sees the key in slot j."""
+    t = jax.tree.map(jnp.asarray, trajectories)
+    return np.asarray(is_visible(t.visibility.slot, t.visible_until))
 
 
 def check_against_stack_machine(name, edits, pairs, slots):
@@ -104,6 +113,25 @@ def test_random_strings_with_larger_edits_equal_the_stack_machine():
     assert out.finished.any() and not out.finished.all()
 
 
+@pytest.mark.parametrize("slots", [1, 2, 3, 127, 128, 129, 200])
+def test_episodes_of_any_length_equal_the_stack_machine(slots):
+    """Deep texts, sudden RESETs, a start and an end at any slot, the first and the last included."""
+    rng = np.random.default_rng(slots)
+    pairs = [([BOS], []), ([BOS] * slots, []), ([BOS], [POP_ALL] * (slots - 1))]
+    for _ in range(12):
+        prompt = [BOS] * rng.integers(1, slots + 1)
+        kinds, odds = [*LETTERS[:3], BKSPC, POP_TWO, POP_ALL], rng.dirichlet([3, 3, 3, 1, 1, 0.1])
+        count = rng.choice([slots - len(prompt), rng.integers(0, slots - len(prompt) + 1)])
+        pairs.append((prompt, rng.choice(kinds, count, p=odds).tolist()))
+    check_against_stack_machine("reset", RESETTING, pairs, slots)
+
+
+def test_many_resets_do_not_overflow():
+    """Three times 2^30 is more than an int32 holds."""
+    actions = [7, 8, *[POP_ALL] * 5, 9, 10, POP_ALL, 11, EOS]
+    check_against_stack_machine("reset", RESETTING, [([BOS, 7], actions)], 16)
+
+
 def test_padding_changes_no_field(short_strings):
     _, tight, loose = short_strings
     for name in COMMON:
@@ -157,7 +185,7 @@ def test_larger_edit_pops_no_more_than_the_text_holds():
 
 def test_slot_sees_the_text_of_its_time_and_itself(short_strings):
     pairs, tight, _ = short_strings
-    masks = np.asarray(interval_mask(jnp.asarray(tight.visible_until)))
+    masks = mask_of(tight)
     for row, (prompt, actions) in enumerate(pairs):
         for n, state in enumerate(oracles.replay(prompt, actions, {BKSPC: 1})):
             query = len(prompt) - 1 + n
@@ -167,8 +195,7 @@ def test_slot_sees_the_text_of_its_time_and_itself(short_strings):
 
 def test_every_slot_sees_itself(short_strings):
     for trajectories in short_strings[1:]:
-        mask = interval_mask(jnp.asarray(trajectories.visible_until))
-        assert np.diagonal(mask, axis1=1, axis2=2).all()
+        assert np.diagonal(mask_of(trajectories), axis1=1, axis2=2).all()
 
 
 def test_finished_needs_an_executed_eos():

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from sequencematch.models.attention import Attention, KeyValues, interval_mask, stack_mask
+from sequencematch.core.types import Visibility
+from sequencematch.models.attention import Attention, KeyValues, is_visible
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import rotate
 
@@ -32,63 +33,60 @@ def attention():
 
 
 @nnx.jit
-def attend(module, x, positions, mask, cache=None):
-    return module(x, positions, mask, cache)
+def attend(module, x, visibility, cache=None):
+    return module(x, visibility, cache)
 
 
-# Masks.
+def sees(until, slot=None):
+    """`Visibility` of a pass over T slots, or of one query a row in some slot of a cache."""
+    until = jnp.asarray(until)
+    slot = jnp.broadcast_to(jnp.arange(T), until.shape) if slot is None else slot[:, None]
+    return Visibility(slot, slot, until)
 
 
-def test_interval_mask_equals_its_definition():
-    """Query slot i sees key slot j iff j <= i < visible_until[j]."""
+EVERYTHING = jnp.full((B, T), T)
+
+
+# Visibility.
+
+
+def test_visibility_equals_its_definition():
+    """The query in slot i sees key slot j iff j <= i < visible_until[j]."""
     rng = np.random.default_rng(0)
-    until = rng.integers(0, T + 2, size=(3, T))
-    mask = np.asarray(interval_mask(jnp.asarray(until)))
+    until, slot = rng.integers(0, T + 2, size=(3, T)), rng.integers(0, T + 1, size=(3, 5))
+    mask = np.asarray(is_visible(jnp.asarray(slot), jnp.asarray(until)))
+    assert mask.shape == (3, 5, T)
     for row in range(3):
-        for i in range(T):
+        for i in range(5):
             for j in range(T):
-                assert mask[row, i, j] == (j <= i < until[row, j])
-    np.testing.assert_array_equal(interval_mask(jnp.asarray(until[1])), mask[1])
+                assert mask[row, i, j] == (j <= slot[row, i] < until[row, j])
+    np.testing.assert_array_equal(is_visible(jnp.asarray(slot[1]), jnp.asarray(until[1])), mask[1])
 
 
-def test_stack_mask_equals_its_definition():
-    """A query at depth d sees the slots 0..d of the stack."""
-    positions = np.array([[0, 1, 2], [4, 0, 2]])
-    mask = np.asarray(stack_mask(jnp.asarray(positions), 5))
-    assert mask.shape == (2, 3, 5)
-    for row in range(2):
-        for i in range(3):
-            assert [j <= positions[row, i] for j in range(5)] == mask[row, i].tolist()
-
-
-def test_mask_without_edits_is_causal():
-    positions = jnp.arange(T)[None]
-    np.testing.assert_array_equal(
-        interval_mask(jnp.full((1, T), T)), np.tril(np.ones((1, T, T), bool))
-    )
-    np.testing.assert_array_equal(interval_mask(jnp.full((1, T), T)), stack_mask(positions, T))
+def test_visibility_without_edits_is_causal():
+    mask = is_visible(sees(EVERYTHING).slot, EVERYTHING)
+    np.testing.assert_array_equal(mask, np.tril(np.ones((B, T, T), bool)))
 
 
 @pytest.mark.parametrize("seen", [2, 5])
 def test_changed_slot_changes_only_queries_that_see_it(seen):
     """Slot 2 is seen by the queries 2..seen."""
     until = jnp.array([[T, T, seen + 1, T, T, T, T]] * B)
-    x, positions = inputs()
-    mask = interval_mask(until)
-    before, _ = attend(attention(), x, positions, mask)
-    after, _ = attend(attention(), x.at[:, 2].add(1.0), positions, mask)
+    x, _ = inputs()
+    before, _ = attend(attention(), x, sees(until))
+    after, _ = attend(attention(), x.at[:, 2].add(1.0), sees(until))
     changed = np.asarray(abs(after - before) > 1e-6).any(axis=(0, 2))
     assert changed.tolist() == [2 <= i <= seen for i in range(T)]
 
 
 def test_attention_depends_on_relative_positions_only():
     x, positions = inputs()
-    mask = interval_mask(jnp.full((B, T), T))
-    here, _ = attend(attention(), x, positions, mask)
-    there, _ = attend(attention(), x, positions + 29, mask)
+    visibility = sees(EVERYTHING)
+    here, _ = attend(attention(), x, visibility)
+    there, _ = attend(attention(), x, visibility._replace(positions=positions + 29))
     np.testing.assert_allclose(here, there, atol=1e-5)
     # It does depend on relative positions.
-    stretched, _ = attend(attention(), x, 2 * positions, mask)
+    stretched, _ = attend(attention(), x, visibility._replace(positions=2 * positions))
     assert np.max(abs(stretched - here)) > 1e-3
 
 
@@ -103,10 +101,9 @@ def test_grouped_heads_equal_full_heads_with_repeated_kernels():
     for name in ("key", "value"):
         shared = getattr(few, name).kernel[...].reshape(D, 2, N)
         getattr(many, name).kernel[...] = jnp.repeat(shared, 2, axis=1).reshape(D, 4 * N)
-    x, positions = inputs()
-    mask = interval_mask(jnp.full((B, T), T))
-    a, kv = attend(few, x, positions, mask)
-    b, _ = attend(many, x, positions, mask)
+    x, _ = inputs()
+    a, kv = attend(few, x, sees(EVERYTHING))
+    b, _ = attend(many, x, sees(EVERYTHING))
     np.testing.assert_allclose(a, b, atol=1e-5)
     assert kv.k.shape == kv.v.shape == (B, T, 2, N)
 
@@ -115,7 +112,7 @@ def test_attention_equals_the_loop():
     """softmax(q.k/sqrt N) v over the visible keys, head by head, in float64."""
     module, (x, positions) = attention(), inputs()
     until = jnp.array([[T, T, 4, 4, T, 6, T], [T] * T])
-    out, _ = attend(module, x, positions, interval_mask(until))
+    out, _ = attend(module, x, sees(until))
     heads, N = 4, D // 4
 
     def split(linear):
@@ -140,15 +137,14 @@ def test_attention_equals_the_loop():
 
 def test_cache_is_written_at_the_depth_and_read_below_it():
     """One token per row, each at its own depth, equals the whole pass."""
-    module, (x, positions) = attention(), inputs()
-    whole, kv = attend(module, x, positions, interval_mask(jnp.full((B, T), T)))
+    module, (x, _) = attention(), inputs()
+    whole, kv = attend(module, x, sees(EVERYTHING))
     # Row 0 holds three tokens, row 1 five. The values above them are garbage, to be overwritten.
     depth = jnp.array([3, 5])
     above = jnp.arange(T)[None, :, None, None] >= depth[:, None, None, None]
     cache = KeyValues(*(jnp.where(above, 99.0, y) for y in kv))
     token = x[jnp.arange(B), depth][:, None]
-    mask = stack_mask(depth[:, None], T)
-    out, written = attend(module, token, depth[:, None], mask, cache)
+    out, written = attend(module, token, sees(EVERYTHING, depth), cache)
     np.testing.assert_allclose(out[:, 0], whole[jnp.arange(B), depth], atol=1e-5)
     for row in range(B):
         upto = int(depth[row]) + 1
@@ -158,8 +154,7 @@ def test_cache_is_written_at_the_depth_and_read_below_it():
 
 
 def test_write_beyond_the_cache_is_dropped():
-    _, kv = attend(attention(), *inputs(), interval_mask(jnp.full((B, T), T)))
+    _, kv = attend(attention(), inputs()[0], sees(EVERYTHING))
     x, _ = inputs(length=1)
-    depth = jnp.full((B, 1), T)
-    _, written = attend(attention(), x, depth, stack_mask(depth, T), kv)
+    _, written = attend(attention(), x, sees(EVERYTHING, jnp.full(B, T)), kv)
     np.testing.assert_array_equal(written.k, kv.k)

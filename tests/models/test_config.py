@@ -28,6 +28,9 @@ def test_sizes_that_do_not_divide_are_refused_by_key(changes, key):
 @pytest.mark.parametrize("changes", [{}, dict(layers=3, kv_heads=1), dict(d_ff=20, vocab_size=11)])
 def test_counts_of_parameters_equal_those_of_the_network(changes):
     config = TransformerConfig(**SIZES | changes)
-    leaves = jax.tree.leaves(nnx.eval_shape(lambda: nnx.state(Transformer(config, nnx.Rngs(0)))))
-    assert config.matrices == sum(leaf.size for leaf in leaves if leaf.ndim == 2)
-    assert config.gains == sum(leaf.size for leaf in leaves if leaf.ndim == 1)
+    params = nnx.eval_shape(lambda: nnx.state(Transformer(config, nnx.Rngs(0))))
+    leaves = jax.tree.leaves(params)
+    assert config.matrices + config.gains == sum(leaf.size for leaf in leaves)
+    paths = jax.tree_util.tree_leaves_with_path(params)
+    gains = [leaf.size for path, leaf in paths if "scale" in jax.tree_util.keystr(path)]
+    assert config.gains == sum(gains)

@@ -28,7 +28,7 @@ def sample(model, prompts, start, key, *, actions=ACTIONS, decoding=None):
 def read(model, episodes):
     """Logits [B, T, V] at the state of each time, from one masked pass without a cache."""
     t = jax.vmap(partial(build_trajectory, MDP))(episodes)
-    hidden = model(t.tokens, t.positions, t.visible_until)
+    hidden = model.hidden(t.tokens, t.visibility)
     return model.logits(jnp.take_along_axis(hidden, t.state[..., None], axis=1))
 
 

@@ -72,8 +72,11 @@ def byte_size(tree):
 @networks
 def test_parameter_counts_equal_the_arrays(network):
     _, params = jax.eval_shape(lambda: init_network(network, 0))
-    assert network.matrices == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 2)
-    assert network.gains == sum(x.size for x in jax.tree.leaves(params) if x.ndim == 1)
+    sizes = {
+        jax.tree_util.keystr(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params)
+    }
+    gains = sum(size for name, size in sizes.items() if "scale" in name)
+    assert (network.matrices, network.gains) == (sum(sizes.values()) - gains, gains)
 
 
 @networks

@@ -98,6 +98,7 @@ def test_each_device_does_its_share_of_the_work(spellings, phase):
     assert flops((4, 1)) < 0.4 * flops(ONE)
 
 
+# The head is split over the vocabulary where that divides (tests/models/test_sharding.py).
 SPLIT = {
     "query/kernel": P(None, "model"),
     "key/kernel": P(None, "model"),
@@ -117,10 +118,16 @@ def test_parameters_and_their_moments_are_split_over_the_model_axis(train_on, me
     parameters, found = arrays_by_name(state.params), set()
     for name, array in parameters.items():
         kind = "/".join(name.split("/")[-2:])
+        # The layers are stacked along a first axis.
         spec = SPLIT.get(kind, P())
+        spec = P(None, *spec) if spec and "blocks" in name else spec
+        if kind == "head/kernel" and array.shape[1] % mesh[1] == 0:
+            spec = P(None, "model")
         found.add(kind)
         assert array.sharding.spec == spec, name
-        cuts = [mesh[1] if axis == "model" else 1 for axis in (*spec, None, None)][: array.ndim]
+        cuts = [mesh[1] if axis == "model" else 1 for axis in (*spec, None, None, None)][
+            : array.ndim
+        ]
         shard = array.addressable_shards[0].data.shape
         assert shard == tuple(n // cut for n, cut in zip(array.shape, cuts, strict=True)), name
     assert set(SPLIT) <= found

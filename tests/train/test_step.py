@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sequencematch.core.types import Visibility
 from sequencematch.setup.build import make_plan, training_data
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
@@ -179,7 +180,8 @@ def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monk
     padded = np.array([text + [0] * (T - len(text)) for text in texts], np.int32)
     model = nnx.merge(parts.recipe.graph, params)
     depth = jnp.tile(jnp.arange(T), (len(texts), 1))
-    hidden = jax.jit(model)(jnp.asarray(padded), depth, jnp.full_like(depth, T))
+    everything = Visibility(depth, depth, jnp.full_like(depth, T))
+    hidden = jax.jit(model.hidden)(jnp.asarray(padded), everything)
     for i, text in enumerate(texts):
         logits = np.array(model.logits(hidden[i, len(text) - 1]))
         logits[~parts.recipe.mdp.ordinary] = logits[right[i]] = -np.inf

@@ -1,0 +1,42 @@
+"""Which axis of a parameter is split over the mesh."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from sequencematch.models.sharding import state_shardings
+from sequencematch.train.mesh import make_mesh
+
+
+def spec_of(path, shape, model=4):
+    """The partition of one array, by its path."""
+    tree = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for name in reversed(path.split("/")):
+        tree = {name: tree}
+    (sharding,) = jax.tree.leaves(state_shardings(make_mesh(1, model), tree))
+    return sharding.spec
+
+
+def test_the_head_is_split_over_the_vocabulary():
+    assert spec_of("params/head/kernel", (16, 32)) == P(None, "model")
+    assert spec_of("opt_state/mu/head/kernel/value", (16, 32)) == P(None, "model")
+
+
+def test_a_vocabulary_that_does_not_divide_leaves_the_head_split_over_its_width():
+    assert spec_of("params/head/kernel", (16, 33)) == P("model", None)
+
+
+def test_layers_are_split_by_columns_into_a_half_and_by_rows_out_of_it():
+    for name in ("query", "key", "value", "gate", "up"):
+        assert spec_of(f"params/{name}/kernel", (8, 16)) == P(None, "model"), name
+        assert spec_of(f"blocks/{name}/kernel", (3, 8, 16)) == P(None, None, "model"), name
+    for name in ("out", "down"):
+        assert spec_of(f"params/{name}/kernel", (8, 16)) == P("model", None), name
+        assert spec_of(f"blocks/{name}/kernel", (3, 8, 16)) == P(None, "model", None), name
+    assert spec_of("norm/scale", (7,)) == spec_of("blocks/norm/scale", (3, 7)) == P()
+
+
+def test_what_does_not_divide_is_named():
+    with pytest.raises(ValueError, match=r"^up/kernel of shape \(8, 18\) does not divide by .*=4$"):
+        spec_of("feed_forward/up/kernel", (8, 18))
