@@ -12,7 +12,8 @@ from sequencematch.cli import resume
 from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
-from sequencematch.setup.build import Parts, make_generator, make_scorer
+from sequencematch.setup.build import Parts
+from sequencematch.setup.judges import make_generator, make_scorer
 
 
 class Answer(NamedTuple):

@@ -17,7 +17,8 @@ from sequencematch.evaluate.metrics import measure
 from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.sections import figure
 from sequencematch.evaluate.values import Scorer, correlation, value_statistics
-from sequencematch.setup.build import Parts, make_generator, make_scorer
+from sequencematch.setup.build import Parts
+from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage import console, files
 from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import TrainState

@@ -14,7 +14,8 @@ from sequencematch.data.episodes import encode_prompt
 from sequencematch.evaluate.generate import deletion_flags, surviving_text
 from sequencematch.evaluate.sections import MARKS
 from sequencematch.rollout import stream
-from sequencematch.setup.build import Parts, configured_decodings
+from sequencematch.setup.build import Parts
+from sequencematch.setup.judges import configured_decodings
 from sequencematch.storage.console import ignore_write_failures
 
 

@@ -8,7 +8,8 @@ from flax import nnx
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
-from sequencematch.setup.build import Parts, make_generator, make_plan, training_data
+from sequencematch.setup.build import Parts, make_plan, training_data
+from sequencematch.setup.judges import make_generator
 from sequencematch.storage.checkpoint import Checkpoints, set_aside
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog

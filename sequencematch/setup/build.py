@@ -1,6 +1,6 @@
 """Builds everything that one configuration describes."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -25,12 +25,10 @@ from sequencematch.data.pipeline import Prefetched
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.evaluate.generate import Answer, Generator, make_decodings
+from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
-from sequencematch.evaluate.values import Scorer
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
-from sequencematch.rollout.decoding import Decoding
 from sequencematch.setup.defaults import effective_objective, network_config
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
@@ -255,53 +253,3 @@ def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
         seed=host_seed(c.seed, Purpose.PROMPTS),
     )
     return Prefetched(episodes), Prefetched(prompts, c.rollout.every)
-
-
-def make_generator(
-    parts: Parts, decodings: Mapping[str, Decoding | None] | None = None
-) -> Generator:
-    """The generator of answers to the task's prompts, for validation and evaluation.
-
-    Args:
-      parts: the parts of the run.
-      decodings: the ways to answer, by name; by default those of the configuration.
-    """
-    c = parts.config
-    return Generator(
-        parts.recipe.graph,
-        parts.recipe.mdp,
-        parts.task,
-        parts.tokenizer,
-        prompt_slots=c.prompt_slots,
-        max_actions=c.evaluate.max_actions,
-        rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
-        sharding=meshes.batch_sharding(parts.mesh),
-        seed=c.seed,
-        decodings=configured_decodings(parts) if decodings is None else decodings,
-    )
-
-
-def configured_decodings(parts: Parts) -> dict[str, Decoding]:
-    """The ways to answer (docs/mathematics.md, section 7), by name."""
-    c = parts.config.evaluate
-    return make_decodings(
-        parts.recipe.mdp,
-        threshold=c.edit_threshold,
-        bias=c.edit_bias,
-        temperature=c.temperature,
-        memory=c.memory,
-    )
-
-
-def make_scorer(parts: Parts) -> Scorer:
-    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4)."""
-    c = parts.config
-    return Scorer(
-        parts.recipe.graph,
-        parts.recipe.mdp,
-        parts.tokenizer,
-        slots=c.prompt_slots + c.evaluate.max_actions,
-        rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
-        sharding=meshes.batch_sharding(parts.mesh),
-        objective=parts.recipe.objective,
-    )
