@@ -1,6 +1,7 @@
 """What a configuration and a task make: actions, metrics, and facts of the data."""
 
 import sys
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -65,9 +66,7 @@ def test_the_loss_does_not_depend_on_the_id_that_pads():
     for tokenizer in TOKENIZERS[:2]:
         process = make_mdp(config, tokenizer)
         batch = batches(Noise("random", 0.3, 0.0), slots=24, tokenizer=tokenizer)[0]
-        expert = jax.vmap(lambda episode, process=process: build_trajectory(process, episode))(
-            batch
-        )
+        expert = jax.jit(jax.vmap(partial(build_trajectory, process)))(batch)
         hidden = readout.states(model, expert)
         values = readout.action_values(model, process, hidden, expert)
         losses.append(behavioural_cloning(values, expert))
