@@ -17,6 +17,9 @@ from sequencematch.rollout.replay import ReplayBuffer
 from sequencematch.train import guard
 from sequencematch.train.guard import Guard
 
+# Layout of a saved `TrainState`; versions before 0.2.0 say none, and had one entry for each layer.
+FORMAT = 2
+
 
 class Recipe(NamedTuple):
     """The fixed ingredients of a run.
