@@ -24,6 +24,7 @@ from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import BOS, EOS, PAD, CharTokenizer
 from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
+from sequencematch.models.config import TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout.decoding import Decoding
@@ -90,11 +91,13 @@ def build(config: ConfigDict) -> Parts:
         max_actions=config.max_actions,
         answer_actions=config.evaluate.max_actions,
     )
-    sizes = network_config(config, tokenizer.vocab_size)
+    make_network = partial(Transformer, network_sizes(config, tokenizer))
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     recipe = make_recipe(config, graph, make_mdp(config, tokenizer))
-    initial = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=T)
+    initial = partial(
+        initial_state, make_network, recipe, capacity=config.rollout.capacity, slots=T
+    )
     shapes = jax.eval_shape(initial)
     shardings = state_shardings(mesh, shapes)
     like = jax.tree.map(
@@ -102,6 +105,18 @@ def build(config: ConfigDict) -> Parts:
     )
     initial = jax.jit(initial, out_shardings=shardings)
     return Parts(config, task, tokenizer, data, recipe, mesh, initial, like)
+
+
+def network_sizes(config: ConfigDict, tokenizer: CharTokenizer) -> TransformerConfig:
+    """The sizes of the network, which knows edits as the last ids.
+
+    Raises:
+      ValueError: the tokenizer's edits are other ids.
+    """
+    V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
+    if edits != [*range(V - len(edits), V)]:
+        raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
+    return network_config(config, V, len(edits))
 
 
 def make_mdp(config: ConfigDict, tokenizer: CharTokenizer) -> Mdp:

@@ -54,7 +54,8 @@ def recipe_and_state(config):
     """The recipe, and the shapes of the first train state."""
     sizes, recipe = network_and_recipe(config)
     slots = config.prompt_slots + config.max_actions
-    make = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
+    network = partial(Transformer, sizes)
+    make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
     return recipe, jax.eval_shape(make)
 
 
@@ -70,7 +71,7 @@ def byte_size(tree):
 
 @networks
 def test_parameter_counts_equal_the_arrays(network):
-    _, params = jax.eval_shape(lambda: init_network(network, 0))
+    _, params = jax.eval_shape(lambda: init_network(partial(Transformer, network), 0))
     sizes = {
         jax.tree_util.keystr(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params)
     }
