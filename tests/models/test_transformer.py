@@ -160,15 +160,16 @@ def test_prefill_and_decode_equal_the_plain_pass(transformer):
 # Parameters and precision.
 
 
-@nnx.jit
-@nnx.value_and_grad
-def likelihood(model, trajectories):
+def log_likelihood(model, trajectories):
     t = trajectories
     hidden = model.hidden(t.tokens, t.visibility)
     states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
     log_pi = jax.nn.log_softmax(model.logits(states))
     picked = jnp.take_along_axis(log_pi, t.actions[..., None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(t.valid, picked, 0.0))
+
+
+likelihood = nnx.jit(nnx.value_and_grad(log_likelihood))
 
 
 def test_every_parameter_has_a_gradient(transformer):
@@ -222,6 +223,19 @@ def test_bfloat16_logits_are_summed_in_float32(sizes):
     # Logits rounded to bfloat16 would be off by a thousand times as much.
     rounded = action_values(product.astype(jnp.bfloat16), actions, legal)
     assert np.abs(rounded.v - expected.v).max() > 1e-3
+
+
+@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (1, "full"), (4, "full")])
+def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, remat, monkeypatch):
+    """As a loop or not, and with activations stored or computed again: values and gradients."""
+    trajectories = build_trajectories(LONGEST)
+    expected = likelihood(transformer, trajectories)
+    monkeypatch.setattr("sequencematch.models.transformer.UNROLL", unroll)
+    other = Transformer(TransformerConfig(**sizes, remat=remat), nnx.Rngs(0))
+    # A function of its own, which is not compiled yet.
+    found = nnx.jit(nnx.value_and_grad(lambda *args: log_likelihood(*args)))(other, trajectories)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
 # Edits.
