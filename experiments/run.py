@@ -27,15 +27,9 @@ from experiments.grids import GRIDS, Cell
 from sequencematch.cli.results import policy_statistics
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.edits import edit_statistics
-from sequencematch.setup.build import (
-    Parts,
-    build,
-    make_generator,
-    make_plan,
-    make_scorer,
-    training_data,
-)
+from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
+from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.provenance import hardware, revision
 from sequencematch.train.methods import METHODS

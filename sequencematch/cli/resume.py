@@ -22,7 +22,7 @@ from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, provenance
 from sequencematch.train.optimizer import learning_rate
-from sequencematch.train.state import TrainState
+from sequencematch.train.state import FORMAT, TrainState
 
 # Facts in a checkpoint that say what made it.
 PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
@@ -67,6 +67,7 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
             f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
         )
     facts = {"name": name, "checksum": parts.data.checksum, "config": workdir.to_json(parts.config)}
+    facts["format"] = FORMAT
     is_done = step == parts.config.train.steps
     facts |= merge_provenance(saved, current_provenance(parts), is_done)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
@@ -190,6 +191,7 @@ def restore(parts: Parts, folder: Path) -> Restored:
       ValueError: there is none, it is of another version, or the data have changed.
       OSError: it cannot be read.
     """
+    workdir.check_format(folder, FORMAT)
     checksum = workdir.read_config(folder)["checksum"]
     # Check the data first: with another alphabet the shapes differ, and every checkpoint looks damaged.
     if checksum is not None:

@@ -80,6 +80,21 @@ def check_links(folder: Path) -> None:
             )
 
 
+def check_format(folder: Path, current: int) -> None:
+    """Raises ValueError if the checkpoints of the run are laid out in another way than the current one.
+
+    The message names the version that made them, which can read them.
+    """
+    record = read_config(folder)
+    if record["format"] != current:
+        made_by = ", ".join(filter(None, [record["version"] or "one before", record["revision"]]))
+        raise ValueError(
+            f"the checkpoints in {folder} have format {record['format']}, and this version reads "
+            f"format {current}: use the version of sequencematch that made them ({made_by}), or start "
+            "again in another --workdir"
+        )
+
+
 def check_data(folder: Path, trained: int, current: int) -> None:
     """Raises ValueError if the checksum of the data is not that of the examples trained on."""
     if trained != current:
@@ -144,7 +159,7 @@ def lock(folder: Path) -> Iterator[None]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The name, configuration and data checksum in the config.json of a run, which may be an older one.
+    """The name, configuration and facts in the config.json of a run, which may be an older one.
 
     Raises:
       ValueError: there is no config.json, or it is damaged.
@@ -157,7 +172,11 @@ def read_config(folder: Path) -> dict[str, Any]:
         if not isinstance(record["config"], dict):
             raise TypeError("its configuration is not an object")
         config = ConfigDict(add_newer_keys(record["config"]))
-        return {"name": record["name"], "config": config, "checksum": record.get("checksum")}
+        facts = {"name": record["name"]} | {
+            key: record.get(key) for key in ("checksum", "revision")
+        }
+        version = record.get("versions", {}).get("sequencematch")
+        return facts | {"config": config, "format": record.get("format", 1), "version": version}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
 

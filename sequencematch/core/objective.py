@@ -245,8 +245,13 @@ def sequencematch(
       expert: values and trajectories of the data, batched.
       policy: values and trajectories sampled from the policy, batched. None if the objective needs no
         samples: then w = 0, and all of C is taken on the expert's trajectories.
+
+    Raises:
+      ValueError: policy is None, but the divergence has a psi.
     """
     if policy is None:
+        if objective.divergence.psi is not None:
+            raise ValueError("policy=None, but the divergence has a psi: it needs samples (policy)")
         objective = objective._replace(policy_weight=0.0)
     value = jnp.sum(jax.vmap(lambda v, t: expert_objective(objective, v, t))(*expert))
     if policy is not None:

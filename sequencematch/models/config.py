@@ -9,6 +9,7 @@ class TransformerConfig:
 
     Attributes:
       vocab_size: V, number of ids.
+      edits: how many of them, the last, are edits: they have logits, but no embedding.
       layers: number of blocks.
       d_model: D, width of the residual stream; a multiple of heads.
       heads: H, query heads; a multiple of kv_heads.
@@ -20,7 +21,7 @@ class TransformerConfig:
       remat: what the backward pass computes again, a key of `transformer.REMAT`.
 
     Raises:
-      ValueError: sizes that do not divide as above.
+      ValueError: sizes that do not divide as above, or no id that is not an edit.
     """
 
     vocab_size: int
@@ -29,6 +30,7 @@ class TransformerConfig:
     heads: int
     kv_heads: int
     d_ff: int
+    edits: int = 0
     rope_base: float = 10_000.0
     dtype: str = "float32"
     attention: str = "plain"
@@ -40,6 +42,8 @@ class TransformerConfig:
                 f"model.d_model={self.d_model} must be a multiple of twice model.heads={self.heads}: "
                 "each head needs an even width for rotary positions"
             )
+        if not 0 <= self.edits < self.vocab_size:
+            raise ValueError(f"{self.edits} edits must be some, not all, of {self.vocab_size} ids")
         if self.heads % self.kv_heads:
             raise ValueError(
                 f"model.heads={self.heads} must be a multiple of model.kv_heads={self.kv_heads}"
@@ -52,11 +56,11 @@ class TransformerConfig:
 
     @property
     def matrices(self) -> int:
-        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) + 2 V D, for L blocks and d_ff = F."""
+        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) + (2 V - edits) D, for d_ff = F."""
         # Query and output are D x D; key and value D x KN; gate, up and down D x F.
         keys = self.kv_heads * self.head_dim
         block = 2 * self.d_model + 2 * keys + 3 * self.d_ff
-        return self.d_model * (self.layers * block + 2 * self.vocab_size)
+        return self.d_model * (self.layers * block + 2 * self.vocab_size - self.edits)
 
     @property
     def gains(self) -> int:

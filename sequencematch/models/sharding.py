@@ -9,7 +9,7 @@ from jax.sharding import PartitionSpec as P
 # needs one all-reduce only. The head is split over the vocabulary, so that each device has its share of
 # the logits; a small vocabulary may not divide by the number of devices, and then the head is split
 # along D, as the embedding is. Optimiser moments have the same names, so they are split in the same
-# way. Everything else is replicated.
+# way. Everything else is replicated, the few logits of edits as well.
 RULES = {
     "query/kernel": [P(None, "model")],
     "key/kernel": [P(None, "model")],

@@ -51,17 +51,26 @@ def stack_blocks(blocks: list[Block]) -> Block:
 
 
 class Transformer(nnx.Module):
-    """The network of this package; a `Network` whose cache is `KeyValues` of [L, B, S, K, N]."""
+    """The network of this package; a `Network` whose cache is `KeyValues` of [L, B, S, K, N].
+
+    Edits have logits of their own, apart from the vocabulary's, and no embedding: a slot that an edit
+    makes is seen by no other. So another edit changes no parameter and no logit that is there already.
+    """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         dtype = jnp.dtype(config.dtype)
         self.config = config
-        self.embedding = nnx.Embed(config.vocab_size, config.d_model, dtype=dtype, rngs=rngs)
+        pushed = config.vocab_size - config.edits
+        self.embedding = nnx.Embed(pushed, config.d_model, dtype=dtype, rngs=rngs)
         self.blocks = stack_blocks([Block(config, rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
         # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
         # of .06, which is as large as the loss.
-        self.head = linear(config.d_model, config.vocab_size, config, rngs, result="float32")
+        self.head = linear(config.d_model, pushed, config, rngs, result="float32")
+        # Last, so that what is drawn for the others does not depend on it.
+        self.edits = (
+            linear(config.d_model, config.edits, config, rngs, "float32") if config.edits else None
+        )
 
     def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         """The hidden state of every slot; see `Network`."""
@@ -69,7 +78,10 @@ class Transformer(nnx.Module):
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits of final hidden states; see `Network`."""
-        return self.head(hidden)
+        logits = self.head(hidden)
+        if self.edits is None:
+            return logits
+        return jnp.concatenate([logits, self.edits(hidden)], axis=-1)
 
     def prefill(
         self, prompt: Int[Array, "B P"], slots: int
@@ -98,6 +110,9 @@ class Transformer(nnx.Module):
     def _blocks(self, tokens, visibility, cache=None, keep=False) -> tuple[Array, KeyValues | None]:
         """Final hidden states, and what to keep of each layer for later tokens, stacked."""
         graph, params = nnx.split(self.blocks)
+        # A dead slot is embedded as any other id. One beyond the embedding would be NaN, which a mask
+        # does not keep out: its weight is 0, and 0 NaN is NaN.
+        tokens = jnp.where(tokens < self.embedding.num_embeddings, tokens, 0)
 
         def layer(x: Array, of_layer: tuple) -> tuple[Array, KeyValues | None]:
             params, cache = of_layer

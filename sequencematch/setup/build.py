@@ -27,6 +27,7 @@ from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
+from sequencematch.models.config import TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import effective_objective, network_config
@@ -101,15 +102,15 @@ def build(config: ConfigDict) -> Parts:
         answer_actions=config.evaluate.max_actions,
     )
     metrics = make_metrics(task, tokenizer)
-    sizes = network_config(config, tokenizer.vocab_size)
+    make_network = partial(Transformer, network_sizes(config, tokenizer))
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
+    graph, _ = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
     settings = make_settings(config)
 
     def initial(settings: Settings) -> TrainState:
         recipe = make(settings)
-        return initial_state(sizes, recipe, capacity=config.rollout.capacity, slots=T)
+        return initial_state(make_network, recipe, capacity=config.rollout.capacity, slots=T)
 
     shapes = jax.eval_shape(initial, settings)
     shardings = state_shardings(mesh, shapes)
@@ -118,6 +119,18 @@ def build(config: ConfigDict) -> Parts:
     )
     initial = partial(jax.jit(initial, out_shardings=shardings), settings)
     return Parts(config, task, tokenizer, data, metrics, make, settings, mesh, initial, like)
+
+
+def network_sizes(config: ConfigDict, tokenizer: Tokenizer) -> TransformerConfig:
+    """The sizes of the network, which knows edits as the last ids.
+
+    Raises:
+      ValueError: the tokenizer's edits are other ids.
+    """
+    V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
+    if edits != [*range(V - len(edits), V)]:
+        raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
+    return network_config(config, V, len(edits))
 
 
 def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:

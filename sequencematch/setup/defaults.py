@@ -150,13 +150,18 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     return objective
 
 
-def network_config(config: ConfigDict, vocab_size: int) -> TransformerConfig:
+def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
     """The sizes of the network.
+
+    Args:
+      config: the configuration.
+      vocab_size: V.
+      edits: how many of these ids, the last, are edits.
 
     Raises:
       ValueError: the width does not divide into heads, or the heads into groups.
     """
-    return TransformerConfig(vocab_size=vocab_size, **config.model)
+    return TransformerConfig(vocab_size=vocab_size, edits=edits, **config.model)
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """What a training step closes over (`Recipe`), and what it changes (`TrainState`)."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -11,12 +12,16 @@ from jaxtyping import Array, ArrayLike, Int
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
-from sequencematch.models.config import TransformerConfig
-from sequencematch.models.transformer import Transformer
+from sequencematch.models.network import Network
 from sequencematch.rollout import replay
 from sequencematch.rollout.replay import ReplayBuffer
 from sequencematch.train import guard
 from sequencematch.train.guard import Guard
+
+MakeNetwork = Callable[[nnx.Rngs], Network]
+
+# Layout of a saved `TrainState`; versions before 0.2.0 say none, and had one entry for each layer.
+FORMAT = 2
 
 
 class Settings(NamedTuple):
@@ -89,25 +94,23 @@ class TrainState(NamedTuple):
     guard: Guard
 
 
-def init_network(config: TransformerConfig, seed: ArrayLike) -> tuple[nnx.GraphDef, nnx.State]:
+def init_network(make: MakeNetwork, seed: ArrayLike) -> tuple[nnx.GraphDef, nnx.State]:
     """A freshly initialised network, as its structure and its parameters."""
-    return nnx.split(Transformer(config, nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
+    return nnx.split(make(nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
 
 
-def initial_state(
-    config: TransformerConfig, recipe: Recipe, *, capacity: int, slots: int
-) -> TrainState:
+def initial_state(make: MakeNetwork, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:
     """The state before the first step.
 
     A pure function of the recipe's seed: jitted with shardings, it makes each array on its devices.
 
     Args:
-      config: shape of the network.
+      make: makes the network.
       recipe: its seed, its optimiser, and whether samples are drawn.
       capacity: episodes that the replay buffer holds.
       slots: T, slots of an episode.
     """
-    _, params = init_network(config, recipe.seed)
+    _, params = init_network(make, recipe.seed)
     # Without samples there is no buffer, neither in memory nor in checkpoints.
     buffer = replay.empty_buffer(capacity, slots) if recipe.samples else None
     opt_state = recipe.optimizer.init(params)

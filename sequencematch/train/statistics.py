@@ -117,8 +117,11 @@ def distance_from_mle(
 
     Args:
       objective: J.
-      expert, policy: values and trajectories of the batch, as `objective.sequencematch` takes them.
+      expert, policy: values and trajectories of the batch, as `objective.sequencematch` takes them; in
+        steps without samples the expert's part of J is compared.
     """
+    if policy is None:  # the expert's part of J alone, also where J needs samples
+        objective = objective._replace(divergence=objective.divergence._replace(psi=None))
     trajectories = [part[1] for part in (expert, policy) if part]
     parts = [part[0] for part in (expert, policy) if part]
 

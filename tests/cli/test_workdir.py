@@ -80,6 +80,24 @@ def test_config_json_of_an_older_version_is_opened(tmp_path):
         workdir.check_same(tmp_path, config, free=("evaluate.",))
 
 
+def test_checkpoints_of_another_format_are_refused_and_their_version_is_named(tmp_path):
+    """Before 0.2.0 each layer had arrays of its own, and no format was saved."""
+    source = pathlib.Path(__file__).parent / "config_of_0_1.json"
+    path = shutil.copy(source, tmp_path / "config.json")
+    record = json.loads(path.read_text()) | {
+        "versions": {"sequencematch": "0.1.0"},
+        "revision": "a1b2",
+    }
+    path.write_text(json.dumps(record))
+    with pytest.raises(
+        ValueError, match=r"format 1, .* reads format 2: .*\(0.1.0, a1b2\)"
+    ) as raised:
+        workdir.check_format(tmp_path, 2)
+    assert "\n" not in str(raised.value)
+    path.write_text(json.dumps(record | {"format": 2}))
+    workdir.check_format(tmp_path, 2)
+
+
 @pytest.mark.parametrize("key", ["__class__", "__init__", "a.b"])
 def test_config_json_with_an_impossible_key_is_damaged(tmp_path, key):
     (tmp_path / "config.json").write_text(json.dumps({"name": "x", "config": {key: 1}}))

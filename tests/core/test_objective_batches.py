@@ -107,6 +107,12 @@ def test_without_samples_all_of_the_cost_is_on_the_expert(weighting):
     assert moved == 0 if WEIGHTINGS[weighting].telescopes else moved > 1e-3
 
 
+def test_a_divergence_with_psi_needs_samples():
+    goal = oracles.Goal("chi2_mixture", "discounted", alpha=0.5, gamma=0.8, w=0.0)
+    with pytest.raises(ValueError, match=r"^policy=None, but the divergence has a psi"):
+        compile_objective(goal)(EXPERT.arrays)
+
+
 @jax.jit
 def objective_of_one(logits, trajectory):
     """The expert's part of one trajectory, never batched."""

@@ -159,11 +159,15 @@ BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s32": 4, "u32": 4, "
 def compiled_step(name, changes):
     """The text of a compiled step of B = 8, T = 1,024 and V = 32,000."""
     config = valid_config_with(LARGE | changes)
-    sizes, slots = network_config(config, LARGE_V), config.prompt_slots + config.max_actions
-    graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
-    decisions = mdp.make(LARGE_V, eos=2, pad=0, never=[1], edits={3: 1})
+    sizes, slots = (
+        network_config(config, LARGE_V, edits=1),
+        config.prompt_slots + config.max_actions,
+    )
+    network = partial(Transformer, sizes)
+    graph, _ = nnx.split(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
+    decisions = mdp.make(LARGE_V, eos=2, pad=0, never=[1], edits={LARGE_V - 1: 1})
     recipe = make_recipe(config, graph, decisions)
-    make = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
+    make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
     grid, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((8, slots), (8,)))
     batch = Episode(grid, grid, jax.ShapeDtypeStruct((8, slots), bool), row, row)
     step = jax.jit(partial(steps.STEPS[name], recipe))

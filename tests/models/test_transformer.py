@@ -160,15 +160,16 @@ def test_prefill_and_decode_equal_the_plain_pass(transformer):
 # Parameters and precision.
 
 
-@nnx.jit
-@nnx.value_and_grad
-def likelihood(model, trajectories):
+def log_likelihood(model, trajectories):
     t = trajectories
     hidden = model.hidden(t.tokens, t.visibility)
     states = jnp.take_along_axis(hidden, t.state[..., None], axis=1)
     log_pi = jax.nn.log_softmax(model.logits(states))
     picked = jnp.take_along_axis(log_pi, t.actions[..., None], axis=-1)[..., 0]
     return jnp.sum(jnp.where(t.valid, picked, 0.0))
+
+
+likelihood = nnx.jit(nnx.value_and_grad(log_likelihood))
 
 
 def test_every_parameter_has_a_gradient(transformer):
@@ -222,3 +223,54 @@ def test_bfloat16_logits_are_summed_in_float32(sizes):
     # Logits rounded to bfloat16 would be off by a thousand times as much.
     rounded = action_values(product.astype(jnp.bfloat16), actions, legal)
     assert np.abs(rounded.v - expected.v).max() > 1e-3
+
+
+@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (1, "full"), (4, "full")])
+def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, remat, monkeypatch):
+    """As a loop or not, and with activations stored or computed again: values and gradients."""
+    trajectories = build_trajectories(LONGEST)
+    expected = likelihood(transformer, trajectories)
+    monkeypatch.setattr("sequencematch.models.transformer.UNROLL", unroll)
+    other = Transformer(TransformerConfig(**sizes, remat=remat), nnx.Rngs(0))
+    # A function of its own, which is not compiled yet.
+    found = nnx.jit(nnx.value_and_grad(lambda *args: log_likelihood(*args)))(other, trajectories)
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+# Edits.
+
+
+@pytest.mark.parametrize("edits", [1, 3])
+def test_edits_change_no_other_parameter_and_no_other_logit(sizes, edits):
+    """Bit for bit: without edits, and with more ids at the end."""
+    plain = Transformer(TransformerConfig(**sizes), nnx.Rngs(0))
+    V = sizes["vocab_size"]
+    more = sizes | {"vocab_size": V + edits, "edits": edits}
+    edited = Transformer(TransformerConfig(**more), nnx.Rngs(0))
+    tokens = jax.random.randint(jax.random.key(0), (2, 7), 0, V)
+    before, after = (np.asarray(plain_pass(model, tokens)) for model in (plain, edited))
+    assert before.shape == (2, 7, V) and after.shape == (2, 7, V + edits)
+    np.testing.assert_array_equal(after[..., :V], before)
+    assert (after[..., V:] != 0).all()
+
+
+def test_a_dead_slot_leaves_no_trace(sizes):
+    """An edit's id has no embedding; what stands in its slot is seen by no other, and is finite."""
+    model = Transformer(TransformerConfig(**sizes | {"edits": 2}), nnx.Rngs(0))
+    V = sizes["vocab_size"]
+    process = mdp.make(V, eos=EOS, pad=PAD, never=[BOS], edits={V - 2: 1, V - 1: 2})
+    actions = [5, 6, V - 2, 7, 8, V - 1, V - 1, 9]
+    episode = oracles.lay_out_episode([BOS, 5], actions, actions, slots=12, filler=EOS)
+    one = jax.vmap(partial(build_trajectory, process))(oracles.stack_episodes([episode]))
+    one = jax.tree.map(jnp.asarray, one)
+    dead = process.pops[one.tokens] > 0
+    assert dead.sum() == 3
+    logits = np.asarray(masked_pass(model, one))
+    other = one._replace(tokens=jnp.where(dead, 7, one.tokens))
+    assert np.isfinite(logits).all()
+    np.testing.assert_array_equal(logits[~dead], np.asarray(masked_pass(model, other))[~dead])
+    # The same text without the edits and what they popped: states after them are equal.
+    text = [BOS, 5, 9]
+    expected = np.asarray(plain_pass(model, jnp.array([text])))[0, -1]
+    np.testing.assert_allclose(logits[0, one.state[0, one.end[0]]], expected, atol=1e-4)

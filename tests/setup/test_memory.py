@@ -55,7 +55,8 @@ def recipe_and_state(config):
     """The recipe, and the shapes of the first train state."""
     sizes, recipe = network_and_recipe(config)
     slots = config.prompt_slots + config.max_actions
-    make = partial(initial_state, sizes, recipe, capacity=config.rollout.capacity, slots=slots)
+    network = partial(Transformer, sizes)
+    make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
     return recipe, jax.eval_shape(make)
 
 
@@ -71,7 +72,7 @@ def byte_size(tree):
 
 @networks
 def test_parameter_counts_equal_the_arrays(network):
-    _, params = jax.eval_shape(lambda: init_network(network, 0))
+    _, params = jax.eval_shape(lambda: init_network(partial(Transformer, network), 0))
     sizes = {
         jax.tree_util.keystr(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params)
     }
@@ -137,10 +138,15 @@ def fit_line(points):
 
 @pytest.mark.parametrize(("network", "slots"), [*((n, 20) for n in NETWORKS), (NETWORKS[0], 500)])
 def test_activation_bytes_equal_the_residuals(network, slots):
-    """Within 3 % for each row; what does not grow with rows is the matrices as they enter products."""
+    """What does not grow with rows is the matrices as they enter products.
+
+    For each row within 3 %; in bfloat16 up to 6 % too high: a loop over layers stores a little less.
+    """
     config = config_of(network, **{"prompt_slots": slots - 8, "max_actions": 8, "method": "mle"})
     row, fixed = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
-    assert memory.activation_bytes(network, 1, slots) == pytest.approx(row, rel=0.03)
+    assert memory.activation_bytes(network, 1, slots) == pytest.approx(
+        row, rel=0.06 if network.dtype == "bfloat16" else 0.03
+    )
     a, embedding = memory.ACTIVATION[network.dtype], V * network.d_model
     assert fixed == pytest.approx(a * (network.matrices - embedding) + 4 * network.gains, rel=0.01)
     assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
