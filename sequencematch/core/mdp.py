@@ -45,8 +45,7 @@ def make(
       pad: id of `<pad>`; no action, unless it is eos as well (GPT-2).
       never: other ids that are not actions (`<bos>`, ids that only pad the vocabulary, and edits of
         methods that have none).
-      edits: id of each edit -> number of tokens it pops, as in `{bkspc: 1}`; empty for methods without
-        edits.
+      edits: id of each edit -> number of tokens it pops, as in `{bkspc: 1}`; may be empty.
 
     Raises:
       ValueError: an id is not in the vocabulary, or two of these contradict each other; names both.
@@ -75,7 +74,7 @@ def _check_ids(
         if count < 1:
             raise ValueError(f"edits={{{edit}: {count}}}: an edit pops 1 token or more")
     for name, i in named:
-        if name != "eos" and name != "pad" and i == eos:
+        if name in ("never", "edits") and i == eos:
             raise ValueError(f"id {i} is both eos, which is an action, and in {name}")
         if name == "edits" and (i == pad or i in never):
             other = "pad" if i == pad else "never"

@@ -39,12 +39,7 @@ def total(x: Float[Array, " *shape"], mask: Bool[Array, " *shape"]) -> Float[Arr
 
 
 class Mean(NamedTuple):
-    """A mean that is not divided yet: parts of a batch add up, and one division is for the whole.
-
-    Attributes:
-      total: float32, a sum.
-      count: float32, what the sum is divided by.
-    """
+    """total / count, not divided yet: parts of a batch add up, and one division is for the whole."""
 
     total: Float[Array, ""]
     count: Float[Array, ""]
