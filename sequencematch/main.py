@@ -64,7 +64,8 @@ def main(argv: Sequence[str]) -> int:
     except Diverged as error:
         return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
-        if job is None:
+        # A dry run shows its plan before it says that there is no room for it.
+        if job is None or isinstance(error, memory.DoesNotFit):
             return report(error, REFUSED)
         if isinstance(error, OSError):
             return report(f"stopped: {error}; once that is fixed, {job.advice}", STOPPED)
@@ -107,9 +108,10 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     call = Call(folder, name, command, stop_requests, resources)
     if asked.mode == "train":
         has_run = workdir.check_free(folder, config, asked.resume)
+        if asked.dry_run:
+            return training.prepare_dry_run(build(config), call, has_run)
         parts = build_within_memory(config, memory.estimate_training)
-        prepare_run = training.prepare_dry_run if asked.dry_run else training.prepare_training
-        return prepare_run(parts, call, has_run)
+        return training.prepare_training(parts, call, has_run)
     workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
     if asked.mode == "evaluate":
         parts = build_within_memory(config, memory.estimate_evaluation)

@@ -47,7 +47,12 @@ def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
             facts.add_row(f"[dim]{name}[/dim]", escape(fact))
         for table in (facts, phase_table(plan, first), memory_table(parts)):
             console.print(Padding(table, (0, 0, 1, 2), expand=False))
-        console.print("All checks passed. Nothing was trained, and the folder was not touched.")
+
+
+def print_verdict() -> None:
+    """Prints that the run could begin."""
+    with ignore_write_failures(sys.stdout):
+        print("All checks passed. Nothing was trained, and the folder was not touched.")
 
 
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:

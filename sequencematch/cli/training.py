@@ -1,5 +1,6 @@
 """--mode=train: trains from step 0 or from the newest checkpoint, then writes the report."""
 
+import contextlib
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from flax import nnx
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
+from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
 from sequencematch.setup.judges import make_generator
 from sequencematch.storage.checkpoint import Checkpoints, set_aside
@@ -88,6 +90,7 @@ def train(
                 partial(results.validation_figures, parts, make_generator(parts)),
                 start.facts,
                 start.seconds,
+                memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
             )
             state, seconds = loop.train(plan, state, *data, recorder)
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
@@ -113,8 +116,18 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if state is None:
         resume.initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
-    dry_run.trace(parts, plan, *training_data(parts))
-    return Job(lambda: dry_run.print_plan(parts, plan, folder, first))
+    estimate = memory.estimate_training(parts.config, parts.tokenizer.vocab_size)
+    with contextlib.suppress(memory.DoesNotFit):
+        memory.check(parts.config, estimate)
+        # Not of a run that has no room: tracing makes a batch.
+        dry_run.trace(parts, plan, *training_data(parts))
+
+    def show() -> None:
+        dry_run.print_plan(parts, plan, folder, first)
+        memory.check(parts.config, estimate)
+        dry_run.print_verdict()
+
+    return Job(show)
 
 
 def announce(parts: Parts, folder: Path, step: int) -> None:

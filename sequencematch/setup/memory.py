@@ -62,6 +62,11 @@ class Estimate(NamedTuple):
         return permanent + max(part.size for part in self.temporary) + self.checkpoint
 
     @property
+    def step(self) -> float:
+        """The bytes in use in a training step, which is the first of the temporary parts."""
+        return sum(part.size for part in self.permanent) + self.temporary[0].size
+
+    @property
     def largest(self) -> Part:
         """The part that takes the most."""
         return max(self.permanent + self.temporary, key=lambda part: part.size)
@@ -226,11 +231,15 @@ def scoring_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     return forward_bytes(network, rows, slots) + logits
 
 
+class DoesNotFit(ValueError):
+    """A run takes more memory than the machine has."""
+
+
 def check(config: ConfigDict, estimate: Estimate) -> None:
     """Checks that the machine has the memory that a run takes.
 
     Raises:
-      ValueError: it has less; names what takes the most, and the keys to lower.
+      DoesNotFit: it has less; names what takes the most, and the keys to lower.
     """
     available, largest = available_bytes(config.mesh.data * config.mesh.model), estimate.largest
     if estimate.peak <= available:
@@ -238,7 +247,7 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)
     keys = sorted(largest.keys, key=lambda key: -given[key] / default[key])[:3]
-    raise ValueError(
+    raise DoesNotFit(
         f"the run needs about {format_bytes(estimate.peak)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
         f"{largest.name}; lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)

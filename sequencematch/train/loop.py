@@ -46,7 +46,7 @@ def train(
     with recorder.session(first):
         try:
             with recorder.interruptible():
-                compile_ahead(plan, state, data, prompts)
+                recorder.report_memory(compile_ahead(plan, state, data, prompts))
             if recorder.missed_validation(first):
                 recorder.validate(state)
             for step in range(first, plan.steps):
@@ -82,6 +82,7 @@ class Recorder:
       evaluate: state -> figures on the validation set.
       facts: saved with each state.
       seconds: duration of earlier parts of the run.
+      estimated_bytes: what a step was estimated to take on each device before it was compiled.
     """
 
     def __init__(
@@ -93,11 +94,12 @@ class Recorder:
         evaluate: Evaluator,
         facts: Mapping[str, Any] = {},
         seconds: float = 0.0,
+        estimated_bytes: float = 0.0,
     ):
         self.plan, self.checkpoints, self.metrics_log = plan, checkpoints, metrics_log
         self.stop_requests, self.evaluate, self.facts = stop_requests, evaluate, facts
         self.monitor = guard.Monitor(plan.skip_nonfinite, console.to_stdout)
-        self.earlier_seconds = seconds
+        self.earlier_seconds, self.estimated_bytes = seconds, estimated_bytes
         # Name and value of what the run is judged by, at the last validation, for the progress line.
         self.judged: tuple[str, float] | None = None
 
@@ -114,6 +116,14 @@ class Recorder:
             finally:
                 # Saves run in the background. An error must not cut the last one short.
                 self.checkpoints.wait()
+
+    def report_memory(self, compiled: int) -> None:
+        """Prints what a step takes by the compiler's account, beside the estimate."""
+        if compiled:
+            console.to_stdout(
+                f"a compiled step takes {compiled / 2**20:,.0f} MiB on each device; estimated were "
+                f"{self.estimated_bytes / 2**20:,.0f}"
+            )
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """A block of long work that changes no state: a request to stop ends it at once."""

@@ -164,17 +164,27 @@ def compile_steps(
     }, refresh
 
 
-def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches) -> None:
+def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches) -> int:
     """Compiles what the rest of the run needs, so that a compiler error shows before any step.
 
     The steps are compiled one by one: a request to stop waits for at most one compilation. Later
     calls find the compiled programs in jax's cache.
+
+    Returns:
+      The bytes on each device of the step that takes the most, by the compiler's account; 0 where it
+      gives none.
     """
-    first = int(state.step)
+    first, most = int(state.step), 0
     for phase in plan.phases:
         if phase.until <= first:
             continue
         if phase.samples:
             prompt = jax.device_put(prompts[first], plan.batch_sharding)
             plan.refresh.lower(state, *prompt).compile()
-        phase.step.lower(state, jax.device_put(data[first], plan.batch_sharding)).compile()
+        batch = jax.device_put(data[first], plan.batch_sharding)
+        found = phase.step.lower(state, batch).compile().memory_analysis()
+        if found is not None:
+            # The new state takes the memory of the old one: `alias`.
+            new = found.output_size_in_bytes - found.alias_size_in_bytes
+            most = max(most, found.argument_size_in_bytes + new + found.temp_size_in_bytes)
+    return most

@@ -31,3 +31,12 @@ def test_plan_starts_where_the_run_would_resume(crashed_run, tmp_path, capsys):
     assert contents(tmp_path) == before
     assert re.search(rf"^ *sequencematch +{SAVE_EVERY} +to +{STEPS} ", printed, re.MULTILINE)
     assert not re.search(r"^ *bc ", printed, re.MULTILINE)
+
+
+def test_a_run_without_room_shows_its_plan_before_it_is_refused(tiny_flags, tmp_path, capsys):
+    huge = ["--config.train.batch_size=1000000000", "--dry_run"]
+    assert run_command(*tiny_flags, *huge, f"--workdir={tmp_path / 'new'}") == 2
+    printed = capsys.readouterr()
+    assert "gradients and activations" in printed.out and "All checks passed" not in printed.out
+    assert "config.train.batch_size=1000000000" in printed.err
+    assert len(printed.err.splitlines()) == 1 and not list(tmp_path.iterdir())

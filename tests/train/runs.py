@@ -78,6 +78,10 @@ class UncompiledStep:
 
     def compile(self):
         """As of a lowered function."""
+        return self
+
+    def memory_analysis(self):
+        """As of a compiled function that has no account of its memory."""
 
 
 class Crash(Exception):
