@@ -101,6 +101,8 @@ class Task(NamedTuple):
         (examples, answers) -> figures by name. An answer has `text`, `actions`, `finished` and `right`.
         There is at least one answer, and of a figure that two metrics give the first one's is taken.
       judged_by: the figure that a run is judged by; `low` and `high` beside it are its interval.
+      network: (number of ids that are no edits, number of edits, which are the last ids, nnx.Rngs) -> a
+        `models.network.Network`; None for the transformer of the configuration.
     """
 
     name: str
@@ -113,6 +115,7 @@ class Task(NamedTuple):
         "accuracy",
     )
     judged_by: str = "accuracy"
+    network: Callable[[int, int, Any], Any] | None = None
 
 
 def character_task(

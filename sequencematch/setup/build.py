@@ -27,7 +27,6 @@ from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
-from sequencematch.models.config import TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import effective_objective, network_config
@@ -35,7 +34,13 @@ from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate, make_optimizer
 from sequencematch.train.plan import Phase, Plan, compile_steps
-from sequencematch.train.state import Recipe, Settings, TrainState, initial_state
+from sequencematch.train.state import (
+    MakeNetwork,
+    Recipe,
+    Settings,
+    TrainState,
+    initial_state,
+)
 
 
 class Parts(NamedTuple):
@@ -102,7 +107,7 @@ def build(config: ConfigDict) -> Parts:
         answer_actions=config.evaluate.max_actions,
     )
     metrics = make_metrics(task, tokenizer)
-    make_network = partial(Transformer, network_sizes(config, tokenizer))
+    make_network = network_maker(config, task, tokenizer)
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
     graph, _ = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
@@ -121,8 +126,8 @@ def build(config: ConfigDict) -> Parts:
     return Parts(config, task, tokenizer, data, metrics, make, settings, mesh, initial, like)
 
 
-def network_sizes(config: ConfigDict, tokenizer: Tokenizer) -> TransformerConfig:
-    """The sizes of the network, which knows edits as the last ids.
+def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:
+    """What makes the network, which knows edits as the last ids.
 
     Raises:
       ValueError: the tokenizer's edits are other ids.
@@ -130,7 +135,9 @@ def network_sizes(config: ConfigDict, tokenizer: Tokenizer) -> TransformerConfig
     V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
     if edits != [*range(V - len(edits), V)]:
         raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
-    return network_config(config, V, len(edits))
+    if task.network:
+        return partial(task.network, V - len(edits), len(edits))
+    return partial(Transformer, network_config(config, V, len(edits)))
 
 
 def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:

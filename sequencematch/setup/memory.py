@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
         return permanent + max(part.size for part in self.temporary) + self.checkpoint
 
     @property
-    def step(self) -> float:
+    def step(self) -> int:
         """The bytes in use in a training step, which is the first of the temporary parts."""
         return sum(part.size for part in self.permanent) + self.temporary[0].size
 

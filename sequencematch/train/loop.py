@@ -94,7 +94,7 @@ class Recorder:
         evaluate: Evaluator,
         facts: Mapping[str, Any] = {},
         seconds: float = 0.0,
-        estimated_bytes: float = 0.0,
+        estimated_bytes: int = 0,
     ):
         self.plan, self.checkpoints, self.metrics_log = plan, checkpoints, metrics_log
         self.stop_requests, self.evaluate, self.facts = stop_requests, evaluate, facts
