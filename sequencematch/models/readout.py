@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from sequencematch.core import likelihood, reductions
@@ -83,7 +84,7 @@ def map_states(
     mdp: Mdp,
     hidden: Float[Array, "B T D"],
     trajectories: Trajectory,
-    *steps: Array,
+    *steps: Array | np.ndarray,
     rows: object = None,
 ):
     """Reads all states, in chunks of times and, if the batch is larger than a chunk, of rows.
@@ -106,7 +107,7 @@ def map_states(
     is_state = jnp.any((start <= time) & (time <= end), axis=0)
 
     def read_rows(steps: tuple, rows: object):
-        def read_times(time: Array, *steps: Array):
+        def read_times(time: Array, *steps: Array | np.ndarray):
             hidden, *others = (x.swapaxes(0, 1) for x in steps)
             out = read(hidden, time, *others, *(() if rows is None else (rows,)))
             return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
