@@ -107,7 +107,7 @@ def map_states(
     is_state = jnp.any((start <= time) & (time <= end), axis=0)
 
     def read_rows(steps: tuple, rows: object):
-        def read_times(time: Array, *steps: Array | np.ndarray):
+        def read_times(time: Array, *steps: Array):
             hidden, *others = (x.swapaxes(0, 1) for x in steps)
             out = read(hidden, time, *others, *(() if rows is None else (rows,)))
             return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
@@ -117,6 +117,7 @@ def map_states(
         out = map_in_chunks(read_times, *by_time, size=at_once, used=is_state)
         return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
+    steps = tuple(map(jnp.asarray, steps))  # labels may be numpy arrays
     return map_in_chunks(read_rows, (hidden, *steps), rows, size=size)
 
 
