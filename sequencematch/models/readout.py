@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from sequencematch.core import likelihood, reductions
@@ -83,7 +84,7 @@ def map_states(
     mdp: Mdp,
     hidden: Float[Array, "B T D"],
     trajectories: Trajectory,
-    *steps: Array,
+    *steps: Array | np.ndarray,
     rows: object = None,
 ):
     """Reads all states, in chunks of times and, if the batch is larger than a chunk, of rows.
@@ -116,6 +117,7 @@ def map_states(
         out = map_in_chunks(read_times, *by_time, size=at_once, used=is_state)
         return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
+    steps = tuple(map(jnp.asarray, steps))  # labels may be numpy arrays
     return map_in_chunks(read_rows, (hidden, *steps), rows, size=size)
 
 

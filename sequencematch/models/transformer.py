@@ -27,6 +27,9 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 }
 
 
+Cache = list[KeyValues]
+
+
 class Block(nnx.Module):
     """One pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
@@ -51,7 +54,7 @@ def stack_blocks(blocks: list[Block]) -> Block:
 
 
 class Transformer(nnx.Module):
-    """The network of this package; a `Network` whose cache is `KeyValues` of [L, B, S, K, N].
+    """The network of this package; a `Network` whose cache is one `KeyValues` a layer.
 
     Edits have logits of their own, apart from the vocabulary's, and no embedding: a slot that an edit
     makes is seen by no other. So another edit changes no parameter and no logit that is there already.
@@ -74,7 +77,14 @@ class Transformer(nnx.Module):
 
     def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         """The hidden state of every slot; see `Network`."""
-        return self._blocks(tokens, visibility)[0]
+        graph, params = nnx.split(self.blocks)
+
+        def layer(x: Array, params: nnx.State) -> tuple[Array, None]:
+            return nnx.merge(graph, params)(x, visibility)[0], None
+
+        layer = REMAT[self.config.remat](layer)
+        x, _ = jax.lax.scan(layer, self._embed(tokens), params, unroll=UNROLL)
+        return self.norm(x)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits of final hidden states; see `Network`."""
@@ -83,42 +93,38 @@ class Transformer(nnx.Module):
             return logits
         return jnp.concatenate([logits, self.edits(hidden)], axis=-1)
 
-    def prefill(
-        self, prompt: Int[Array, "B P"], slots: int
-    ) -> tuple[Float[Array, "B S D"], KeyValues]:
+    def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
         """One causal pass over right-padded prompts; see `Network`."""
         B, P = prompt.shape
         # Prompts are right-padded and the mask is causal, so no token of a prompt sees padding.
         positions = jnp.broadcast_to(jnp.arange(P), prompt.shape)
         visibility = Visibility(positions, positions, jnp.full((B, P), P))
-        hidden, (k, v) = self._blocks(prompt, visibility, keep=True)
-        room = [(0, slots - P)]
-        k, v = (jnp.pad(x, [(0, 0), (0, 0), *room, (0, 0), (0, 0)]) for x in (k, v))
-        return jnp.pad(hidden, [(0, 0), *room, (0, 0)]), KeyValues(k, v)
+        return jax.tree.map(
+            lambda x: jnp.pad(x, [(0, 0), (0, slots - P)] + [(0, 0)] * (x.ndim - 2)),
+            self._blocks_with_cache(prompt, visibility, [None] * self.config.layers),
+        )
 
     def decode(
-        self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: KeyValues
-    ) -> tuple[Float[Array, "B D"], KeyValues]:
+        self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: Cache
+    ) -> tuple[Float[Array, "B D"], Cache]:
         """Pushes one token in every row; see `Network`."""
         # Rows differ in depth; each sees its own stack up to the token that it pushes.
-        S = cache.k.shape[2]
+        S = cache[0].k.shape[1]
         slot = depth[:, None]
         visibility = Visibility(slot, slot, jnp.full((token.shape[0], S), S))
-        hidden, cache = self._blocks(token[:, None], visibility, cache, keep=True)
+        hidden, cache = self._blocks_with_cache(token[:, None], visibility, cache)
         return hidden[:, 0], cache
 
-    def _blocks(self, tokens, visibility, cache=None, keep=False) -> tuple[Array, KeyValues | None]:
-        """Final hidden states, and what to keep of each layer for later tokens, stacked."""
-        graph, params = nnx.split(self.blocks)
+    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
         # A dead slot is embedded as any other id. One beyond the embedding would be NaN, which a mask
         # does not keep out: its weight is 0, and 0 NaN is NaN.
-        tokens = jnp.where(tokens < self.embedding.num_embeddings, tokens, 0)
+        return self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
 
-        def layer(x: Array, of_layer: tuple) -> tuple[Array, KeyValues | None]:
-            params, cache = of_layer
-            x, key_values = nnx.merge(graph, params)(x, visibility, cache)
-            return x, key_values if keep else None
-
-        layer = REMAT[self.config.remat](layer)
-        x, key_values = jax.lax.scan(layer, self.embedding(tokens), (params, cache), unroll=UNROLL)
-        return self.norm(x), key_values
+    def _blocks_with_cache(self, tokens, visibility, cache) -> tuple[Array, Cache]:
+        # Not a loop of the program: it would copy the whole cache, which is written to in place here.
+        (graph, params), x, written = nnx.split(self.blocks), self._embed(tokens), []
+        for i, key_values in enumerate(cache):
+            block = nnx.merge(graph, jax.tree.map(lambda stacked, i=i: stacked[i], params))
+            x, key_values = block(x, visibility, key_values)
+            written.append(key_values)
+        return self.norm(x), written

@@ -107,8 +107,9 @@ def test_prompt_is_never_popped(model, prompts):
         assert (generation.depth >= start).all()
         empty += (np.asarray(generation.depth) == start).sum()
         np.testing.assert_array_equal(generation.hidden[inside], first.hidden[inside])
-        for now, then in zip(generation.cache, first.cache, strict=True):  # [L, B, S, K, N]
-            np.testing.assert_array_equal(now[:, inside], then[:, inside])
+        for now, then in zip(generation.cache, first.cache, strict=True):
+            np.testing.assert_array_equal(now.k[inside], then.k[inside])
+            np.testing.assert_array_equal(now.v[inside], then.v[inside])
     assert empty > ROWS
     # The final depth is that of the stack machine.
     for row, (prompt, actions) in enumerate(rows(to_numpy(sampler._episodes(MDP, generation)))):
