@@ -15,9 +15,10 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
 from sequencematch.models import readout
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.build import make_recipe
+from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import network_config
 from sequencematch.train import step as steps
+from sequencematch.train.mesh import make_mesh
 from sequencematch.train.state import initial_state
 from tests import oracles
 from tests.setup.configs import valid_config_with
@@ -166,7 +167,7 @@ def compiled_step(name, changes):
     network = partial(Transformer, sizes)
     graph, _ = nnx.split(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
     decisions = mdp.make(LARGE_V, eos=2, pad=0, never=[1], edits={LARGE_V - 1: 1})
-    recipe = make_recipe(config, graph, decisions)
+    recipe = make_recipe(config, graph, decisions, make_mesh(1, 1), make_settings(config))
     make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
     grid, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((8, slots), (8,)))
     batch = Episode(grid, grid, jax.ShapeDtypeStruct((8, slots), bool), row, row)

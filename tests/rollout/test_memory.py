@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core import mdp
+from sequencematch.core.types import Visibility
 from sequencematch.rollout import sampler
 from sequencematch.rollout.decoding import Decoding
 from tests.rollout.samples import BOS, EOS, LETTERS, PAD, ROWS, WIDTH, rows, to_numpy
@@ -73,7 +74,8 @@ def read(model):
     @nnx.jit
     def run(model, tokens):
         slots = jnp.arange(length)[None]
-        return model.logits(model(tokens, slots, jnp.full((1, length), length)))[0]
+        everything = Visibility(slots, slots, jnp.full((1, length), length))
+        return model.logits(model.hidden(tokens, everything))[0]
 
     def logits(text):
         if tuple(text) not in known:

@@ -107,4 +107,4 @@ def test_section_in_place_of_a_value_is_reported():
     assert error_of(config).startswith("config.seed.of is not a key of this configuration")
     assert error_of(ConfigDict({1: 2})) == "config.1 is not a key of this configuration"
     config = ConfigDict(defaults().to_dict() | {"train": {}})
-    assert error_of(config).startswith("config.train.batch_size is missing")
+    assert error_of(config).startswith("config.train.accumulate is missing")

@@ -14,6 +14,8 @@ NEARLY_ONE = 1 - 1e-8  # 1 in float32
 REFUSED = {
     "method": ["", "sequencematc", "MLE"],
     "seed": [-1, 2**32],
+    "init": ["run:", "runs/mine"],
+    "train.accumulate": [0, -1],
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
     "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],

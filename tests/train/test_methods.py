@@ -62,7 +62,7 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     """-log pi(a|s) + lambda r^2, with V(s_N) = 0 of finished texts, from the first step on."""
     parts = build_with({"method": "iql_offline", "objective.td_weight": 0.3})
     batch, state = training_data(parts)[0][0], parts.initial()
-    expert = jax.vmap(partial(build_trajectory, parts.recipe.mdp))(batch)
+    expert = jax.jit(jax.vmap(partial(build_trajectory, parts.recipe.mdp)))(batch)
     values = jax.device_get(steps.action_values(parts.recipe, state.params, expert))
     t, gamma, total = jax.device_get(expert), parts.config.objective.gamma, 0.0
     for row, time in np.argwhere(t.imitate):

@@ -47,8 +47,9 @@ def small_run(spellings, tmp_path_factory):
     compiled, compile_ahead = [], loop.compile_ahead
 
     def compile_and_note(*args):
-        compile_ahead(*args)
+        found = compile_ahead(*args)
         compiled.append("ready")
+        return found
 
     def note_compilation(event, seconds, fun_name="", **_):
         if event == "/jax/core/compile/backend_compile_duration":
