@@ -16,6 +16,8 @@ REFUSED = {
     "seed": [-1, 2**32],
     "init": ["run:", "runs/mine"],
     "train.accumulate": [0, -1],
+    "model.attention": NAMES,
+    "model.remat": NAMES,
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
     "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],
