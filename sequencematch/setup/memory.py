@@ -184,19 +184,21 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
 
     For each slot, a layer stores
       in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
-      in float32: 6 D of its norms, 2 N for the angles of two rotations, and 2 H T of scores;
-      H T each of their softmax, in the activations' dtype, and of their mask, as bool.
+      in float32: 6 D of its norms, and H T of scores;
+      H T of their softmax, in the activations' dtype.
+    Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
+    H T of their mask, as bool.
     With model.remat="full" a layer stores its D inputs, and the rest exists for one layer at a time.
     The head stores the logits of one chunk of states at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
     layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
-    layer += FLOAT * (6 * n.d_model + 2 * n.head_dim)
-    layer += n.heads * slots * (2 * FLOAT + a + BOOL)
+    layer += FLOAT * 6 * n.d_model + n.heads * slots * (FLOAT + a)
+    shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
     layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
     around = 4 * FLOAT * n.d_model
     logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
-    return rows * slots * (layers + around) + logits
+    return rows * slots * (layers + shared + around) + logits
 
 
 def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
