@@ -121,7 +121,7 @@ class Transformer(nnx.Module):
         return self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
 
     def _blocks_with_cache(self, tokens, visibility, cache) -> tuple[Array, Cache]:
-        # Not a loop of the program: it would copy the whole cache, which is written to in place here.
+        # One layer after another, each with a cache of its own: layers in a loop would share one array.
         (graph, params), x, written = nnx.split(self.blocks), self._embed(tokens), []
         for i, key_values in enumerate(cache):
             block = nnx.merge(graph, jax.tree.map(lambda stacked, i=i: stacked[i], params))
