@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from experiments.cells import read_rows, unpack
 from experiments.grids import GRIDS
-from experiments.run import read_rows, unpack
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)

@@ -4,8 +4,8 @@ import jax
 import numpy as np
 import pytest
 
+from experiments.cells import advance, make_parts, pack, run, unpack
 from experiments.grids import GRIDS, Cell
-from experiments.run import advance, make_parts, pack, run, unpack
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
