@@ -86,7 +86,7 @@ def defaults() -> ConfigDict:
             rollout=dict(
                 every=10,  # steps between refreshes of the replay buffer
                 rows=64,  # episodes sampled in each refresh
-                capacity=512,  # episodes in the replay buffer
+                capacity=512,  # samples in the replay buffer
                 batch_size=64,  # episodes drawn from the buffer for each step
             ),
             mesh=dict(data=1, model=1),  # devices: data parallel x model parallel

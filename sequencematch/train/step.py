@@ -39,13 +39,13 @@ class Rows(NamedTuple):
     Attributes:
       number: int32[B], numbers of the expert's rows in the batch.
       expert: episodes of the data.
-      policy: episodes drawn from the replay buffer; None if the objective needs none.
+      policy: samples drawn from the replay buffer; None if the objective needs none.
       ages: int32, their ages in steps; None likewise.
     """
 
     number: Int[Array, " B"]
     expert: Episode
-    policy: Episode | None = None
+    policy: Trajectory | None = None
     ages: Int[Array, " samples"] | None = None
 
 
@@ -110,8 +110,7 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
         values = action_values(recipe, params, expert)
         statistics, samples = describe(values, expert, objective), None
         if rows.policy is not None:
-            policy = jax.vmap(partial(build_trajectory, recipe.mdp))(rows.policy)
-            samples = (action_values(recipe, params, policy), policy)
+            samples = (action_values(recipe, params, rows.policy), rows.policy)
             statistics |= policy_statistics(recipe.mdp, *samples, rows.ages, objective)
         statistics |= distance_from_mle(objective, (values, expert), samples)
         bc = behavioural_cloning(values, expert)
@@ -148,7 +147,8 @@ def refresh(
         random_key(recipe.seed, Purpose.ROLLOUT, state.step),
         max_actions=recipe.max_actions,
     )
-    return state._replace(replay=replay.add(state.replay, episodes, state.step))
+    samples = jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
+    return state._replace(replay=replay.add(state.replay, samples, state.step))
 
 
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
@@ -193,8 +193,8 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     return jax.vmap(partial(replace_wrong_tokens, recipe.mdp))(expert, z)
 
 
-def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Episode, Int[Array, " samples"]]:
-    """Episodes drawn from the replay buffer, and their ages in steps."""
+def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Trajectory, Int[Array, " samples"]]:
+    """Trajectories drawn from the replay buffer, and their ages in steps."""
     key = random_key(recipe.seed, Purpose.REPLAY, state.step)
     drawn = replay.draw(state.replay, key, recipe.samples, state.step)
     # The buffer is on every device. Without this, so would be all the work on what is drawn from it.
