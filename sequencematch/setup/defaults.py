@@ -69,6 +69,7 @@ def defaults() -> ConfigDict:
                 accumulate=1,  # parts of a batch that are taken one after another, to save memory
                 bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
+                frozen="",  # regular expression: parameters whose paths have it are not trained
                 skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
             ),
             objective=dict(
@@ -122,6 +123,7 @@ NEWER_KEYS = {
     "evaluate.memory": True,
     "evaluate.samples": 4,
     "train.accumulate": 1,
+    "train.frozen": "",
     "model.attention": "plain",
     "model.remat": "none",
 }

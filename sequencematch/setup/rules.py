@@ -1,6 +1,7 @@
 """The allowed values of each configuration key, and the relations that must hold between keys."""
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -72,6 +73,15 @@ def can_be_folder(text: str) -> bool:
     return os.path.isdir(path)
 
 
+def is_pattern(text: str) -> bool:
+    """Whether a string is a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
+
+
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
     "seed": seed,
@@ -121,6 +131,7 @@ RULES: dict[str, Rule] = {
     "train.accumulate": count,
     "train.bc_steps": count_or_zero,
     "train.beta_end": fraction,
+    "train.frozen": ("a regular expression", is_pattern),
     "train.skip_nonfinite": count_or_zero,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
