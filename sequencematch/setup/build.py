@@ -87,6 +87,10 @@ class Parts(NamedTuple):
         """Divides all parameters of the network into (trained, frozen)."""
         return split_parameters(self.config.train.frozen, params)
 
+    def with_frozen(self, params: nnx.State) -> "Parts":
+        """These parts, with the arrays that are not trained; `params` are all of the network's."""
+        return self._replace(frozen=self.split(params)[1])
+
     def whole(self, params: nnx.State) -> nnx.State:
         """All parameters of the network: these, which are trained, and the frozen ones."""
         return nnx.merge_state(params, self.frozen)

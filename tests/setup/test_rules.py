@@ -54,7 +54,7 @@ REFUSED = {
     "train.batch_size": COUNT,
     "train.bc_steps": COUNT_OR_ZERO,
     "train.beta_end": FRACTION,
-    "train.frozen": "[a-",
+    "train.frozen": ["[a-"],
     "train.skip_nonfinite": COUNT_OR_ZERO,
     "objective.divergence": [*NAMES, "chi2_mix"],
     "objective.alpha": POSITIVE,
