@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from sequencematch.data import prepared
-from sequencematch.data.mathematics import Questions, check, distinct_questions
+from sequencematch.data.mathematics import Questions, check, distinct_questions, twin_key
 from sequencematch.data.splits import SPLITS, keep_split
 from sequencematch.data.task import Example, Task, character_task
 
@@ -62,7 +62,8 @@ class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
         del dl_manager  # nothing to download
         config = self.builder_config
-        streams = SPLITS[config.split](distinct_questions(config.questions), config.questions.seed)
+        stream = distinct_questions(config.questions)
+        streams = SPLITS[config.split](stream, config.questions.seed, twin_key)
         # tfds exhausts one generator after the other, in this order, so they can share a stream.
         return {
             split: self._generate_examples(streams[split], size)
@@ -173,7 +174,8 @@ def _published_twins(builder: tfds.core.DatasetBuilder, data: Any) -> dict[str, 
     }
     splits = {}
     for name, size in _sizes(data)._asdict().items():
-        stream = keep_split(published["test" if name == "test" else "train"], name, data.seed)
+        examples = published["test" if name == "test" else "train"]
+        stream = keep_split(examples, name, data.seed, twin_key)
         splits[name] = list(itertools.islice(stream, size))
         if len(splits[name]) < size:
             raise ValueError(

@@ -5,11 +5,15 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-from sequencematch.data import arithmetic, jsonl
+from sequencematch.data import arithmetic, countdown, jsonl
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
-TASKS: dict[str, Callable[[Any], Task]] = {"arithmetic": arithmetic.task, "jsonl": jsonl.task}
+TASKS: dict[str, Callable[[Any], Task]] = {
+    "arithmetic": arithmetic.task,
+    "countdown": countdown.task,
+    "jsonl": jsonl.task,
+}
 
 
 def load_task(name: str, data: Any) -> Task:
