@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sequencematch.data import gym_rules, prepared
-from sequencematch.data.mathematics import preserve_global_random, twin_key
+from sequencematch.data.mathematics import twin_key
 from sequencematch.data.prepared import Sizes, characters
 from sequencematch.data.splits import SPLITS, distinct
 from sequencematch.data.task import Example, Task, character_task
@@ -218,14 +218,21 @@ def examples(name: str, seed: int) -> Iterator[Example]:
     """
     digest = hashlib.sha256(f"gym/{seed}".encode()).digest()
     first = int.from_bytes(digest[:4], "big") // 2
-    row = DATA_SETS[name]
     for stretch in itertools.count(first, _STRETCH):
         source = _source(name, stretch)
         for index in range(_STRETCH):
-            with preserve_global_random():
-                entry = source[index]
-            m = {**entry["metadata"], "answer": entry["answer"], "source": source}
-            yield Example(row.prompt(m), row.answer(m))
+            yield _example(name, source, source[index])
+
+
+def _example(name: str, source: Any, entry: Mapping[str, Any]) -> Example:
+    row, m = DATA_SETS[name], {**entry["metadata"], "answer": entry["answer"], "source": source}
+    try:
+        return Example(row.prompt(m), row.answer(m))
+    except KeyError as cause:
+        raise ValueError(
+            f"task='gym/{name}': this version of reasoning-gym tells no {cause} of its entries: "
+            "pip install reasoning-gym==0.1.25"
+        ) from cause
 
 
 def _source(name: str, seed: int) -> Any:
@@ -251,7 +258,8 @@ def _config(name: str, data: Any) -> prepared.TextsConfig:
 
 
 def _folder(name: str, data: Any) -> pathlib.Path:
-    # All that decides the content: another version of the package may make other questions.
+    # All that decides the content: another version of the package may make other questions. Whoever
+    # changes a row of DATA_SETS changes `VERSION`.
     sizes = [f"{split}{size}" for split, size in _sizes(data)._asdict().items()]
     version = importlib.metadata.version("reasoning-gym")
     parts = [name, version, f"seed{data.seed}", *sizes, data.split]

@@ -68,6 +68,7 @@ def ladders(graph: Graph) -> Rules:
     return {"check": partial(is_ladder, graph), "possible": partial(is_ladder_begun, graph)}
 
 
+# They do not tell what some expression begins with: edits are compared with the completion alone.
 EXPRESSIONS: Rules = {"check": makes_target}
 FACTORS: Rules = {"check": has_factors, "possible": has_factors_begun}
 

@@ -264,3 +264,11 @@ def test_too_few_questions_are_said_in_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(gym.DATA_SETS, "gcd", row._replace(options={"max_value": 6}))
     with pytest.raises(ValueError, match=r"^gym/gcd has only about \d+ different questions: lower"):
         load_task("gym/gcd", data_config(tmp_path, split="prompt"))
+
+
+@needs_package
+def test_another_version_of_the_package_is_said_in_one_line():
+    source = gym._source("gcd", 0)
+    entry = {"metadata": {"terms": [2, 4]}, "answer": "2"}
+    with pytest.raises(ValueError, match="^task='gym/gcd': this version .* 'numbers' .*==0.1.25$"):
+        gym._example("gcd", source, entry)
