@@ -15,7 +15,8 @@ def defaults() -> ConfigDict:
     """All keys with their defaults; a file in configs/ changes the few that its experiment needs."""
     return ConfigDict(
         dict(
-            task="arithmetic",  # "arithmetic", "jsonl", or your own as "package.module:function"
+            # "arithmetic", "countdown", "gym/NAME", "jsonl", or your own as "package.module:function"
+            task="arithmetic",
             method="sequencematch",
             seed=0,
             init="",  # random parameters; or "run:DIR", those of another run
@@ -31,6 +32,7 @@ def defaults() -> ConfigDict:
                 seed=0,
                 split="twins",  # questions about the same numbers in one split; or "prompt": each alone
                 path="",  # file of task="jsonl"
+                numbers=3,  # how many task="countdown" gives
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
@@ -118,6 +120,7 @@ def defaults() -> ConfigDict:
 NEWER_KEYS = {
     "init": "",
     "data.split": "prompt",
+    "data.numbers": 3,
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,

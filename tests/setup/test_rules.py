@@ -24,6 +24,7 @@ REFUSED = {
     "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
     "data.bases": [(1,), (10, 17), (0,)],
     "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
+    "data.numbers": [1, 5],
     "data.train": COUNT,
     "data.validation": COUNT,
     "data.test": COUNT,
