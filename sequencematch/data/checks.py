@@ -1,7 +1,7 @@
 """One pass over all examples before any training: what does not fit, and what is known of the rest."""
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -124,13 +124,12 @@ def check_examples(
         splits |= {
             s: Fitting(splits[s], surveys[s].misfits) for s, count in too_long.items() if count
         }
-    faults = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
-    if faults or (long == "refuse" and any(too_long.values())):
-        faults += _describe_misfits(task, surveys, room)
-    kept = task._replace(splits=splits)
-    ends = measure_ends(kept, tokenizer, noise, room.max_actions, max_cut)
-    if faults or ends.fault:
-        raise ValueError("; ".join([*faults, *filter(None, [ends.fault])]))
+    ends = measure_ends(task._replace(splits=splits), tokenizer, noise, room.max_actions, max_cut)
+    empty = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
+    refused = empty or (long == "refuse" and any(too_long.values()))
+    misfits = [*_describe_misfits(task, surveys, room, ends.enough)] if refused else []
+    if misfits or ends.fault:
+        raise ValueError("; ".join([*empty, *filter(None, [ends.fault]), *misfits]))
     apart = sum(survey.apart for survey in surveys.values())
     found = {"too_long": too_long, "ends_lost": ends.share, "encoded_apart": apart}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
@@ -201,26 +200,33 @@ def _name(task: Task, split: str, index: int) -> str:
     return f"{place} of {split}, {shown}"
 
 
-def _describe_misfits(task: Task, surveys: Mapping[str, Survey], room: Room) -> list[str]:
-    """For each size that is too small the longest example, and how many examples do not fit."""
-    faults = []
+def _describe_misfits(
+    task: Task, surveys: Mapping[str, Survey], room: Room, enough: int
+) -> Iterator[str]:
+    """Yields for each size that is too small its longest example, then how many examples do not fit.
+
+    Args:
+      task, surveys, room: the examples, what was found of them, and what they must fit into.
+      enough: what noise needs of max_actions.
+    """
+    needed = {"max_actions": enough} if enough > room.max_actions else {}
     for key, given in room.sizes.items():
         sizes = {split: s.largest[key] for split, s in surveys.items() if key in s.largest}
         split = max(sizes, key=lambda split: sizes[split][0], default="")
         if split and sizes[split][0] > given:
-            needed, index = sizes[split]
-            slip = (
-                f", {room.slip} of them to take a slip back" if key[0] == "e" and room.slip else ""
-            )
-            faults.append(
-                f"config.{key}={given} is too small: {_name(task, split, index)}, needs {needed}{slip}"
-            )
+            size, index = sizes[split]
+            is_answer = room.slip and key == room.key("test")
+            slip = f", {room.slip} of them to take a slip back" if is_answer else ""
+            which = _name(task, split, index)
+            yield f"config.{key}={given} is too small: {which}, needs {size}{slip}"
+            needed[key] = max(size, needed.get(key, 0))
     count = sum(len(survey.misfits) for survey in surveys.values())
     total = sum(map(len, task.splits.values()))
-    faults.append(
-        f"in all {count:,} of {total:,} examples do not fit: config.data.long=drop leaves them out"
+    flags = " ".join(f"--config.{key}={needed[key]}" for key in room.sizes if key in needed)
+    yield (
+        f"in all {count:,} of {total:,} examples do not fit: {flags} makes room for all, "
+        "--config.data.long=drop leaves them out"
     )
-    return faults
 
 
 def _kept_bytes(examples: Sequence[Example], survey: Survey) -> int:

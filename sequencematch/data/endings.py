@@ -20,11 +20,13 @@ class Ends(NamedTuple):
 
     Attributes:
       share: of the texts that have an `<eos>`, the share that loses it.
-      fault: what is wrong if that is too much, "" otherwise.
+      enough: what max_actions must be at least.
+      fault: what is wrong if it is less, "" otherwise.
     """
 
-    share: float
-    fault: str
+    share: float = 0.0
+    enough: int = 0
+    fault: str = ""
 
 
 def measure_ends(
@@ -42,18 +44,19 @@ def measure_ends(
     chosen = (examples[i * len(examples) // _TEXTS] for i in range(_TEXTS if len(examples) else 0))
     texts = [clean_ids(tokenizer, example) for example in chosen if not example.cut]
     if noise.kind == "none" or not noise.eta or not texts:
-        return Ends(0.0, "")
+        return Ends()
     reach = _REACH * max(max_actions, *map(len, texts))
     add_noise = make_noiser(task, tokenizer, noise, reach)
     rng = np.random.default_rng(host_seed(0, Purpose.EPISODES))
     lengths = sorted(len(add_noise(rng, text).executed) for text in texts)
     share = sum(length > max_actions for length in lengths) / len(lengths)
+    enough = lengths[max(len(lengths) - 1 - math.floor(max_cut * len(lengths)), 0)]
     if share <= max_cut:
-        return Ends(share, "")
-    enough = lengths[-1 - math.floor(max_cut * len(lengths))]
+        return Ends(share, enough)
     needed = f"{enough} would do" if enough < reach else f"even {reach} would not do"
     return Ends(
         share,
+        enough,
         f"config.max_actions={max_actions} is too small for noise.eta={noise.eta:g}: {share:.1%} of "
         f"the noised training texts lose their <eos>, and noise.max_cut={max_cut:g} may; {needed}, "
         "or lower noise.eta",

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import pytest
 
@@ -33,7 +34,8 @@ def test_longest_example_that_does_not_fit_is_named(limit):
     check(task, room=ROOM._replace(**{limit: needed}))
     assert error_of(task) == (
         f"config.{key}={needed - 1} is too small: example 37 of {split}, {longest.prompt!r}, needs "
-        f"{needed}; in all 1 of 75 examples do not fit: config.data.long=drop leaves them out"
+        f"{needed}; in all 1 of 75 examples do not fit: --config.{key}={needed} makes room for all, "
+        "--config.data.long=drop leaves them out"
     )
 
 
@@ -53,8 +55,9 @@ def test_one_message_says_all_sizes_that_are_needed():
         f"config.prompt_slots=96 is too small: example 4 of validation, {shown}, needs 108; "
         f"config.max_actions=32 is too small: example 8 of train, {shown}, needs 40; "
         f"config.evaluate.max_actions=40 is too small: example 4 of validation, {shown}, needs 46, "
-        "2 of them to take a slip back; in all 12 of 16 examples do not fit: config.data.long=drop "
-        "leaves them out"
+        "2 of them to take a slip back; in all 12 of 16 examples do not fit: "
+        "--config.prompt_slots=108 --config.max_actions=40 --config.evaluate.max_actions=46 makes room "
+        "for all, --config.data.long=drop leaves them out"
     )
     assert check(misfits(), room=Room(108, 40, 46, 2)).found["too_long"] == dict.fromkeys(
         ("train", "test", "validation"), 0
@@ -200,3 +203,20 @@ def test_checksum_is_of_all_that_decides_batches():
     assert sums[0] == check(TASK._replace(name="again")).checksum
     # Where they lie does not matter, so that data can be moved.
     assert sums[0] == check(TASK._replace(splits={"train": Placed(EXAMPLES)})).checksum
+
+
+def test_sizes_that_are_needed_hold_the_noise_too():
+    """All that is named in one message is enough: nothing more is refused then."""
+    noise, room = Noise("random", 0.1), Room(96, 32, 40, 2)
+    message = error_of(misfits(), room=room, noise=noise)
+    named = dict(re.findall(r"--config\.([a-z_.]+)=(\d+)", message))
+    sizes = [int(named[key]) for key in room.sizes]
+    assert "config.max_actions=32 is too small for noise.eta=0.1: " in message and sizes[1] > 40
+    check(misfits(), room=Room(*sizes, 2), noise=noise)
+
+
+def test_noise_alone_can_be_too_much():
+    message = error_of(TASK, noise=Noise("random", 0.3))
+    assert message.startswith("config.max_actions=3 is too small for noise.eta=0.3: ")
+    assert "do not fit" not in message
+    assert 0.1 < check(TASK, noise=Noise("random", 0.3), max_cut=1.0).found["ends_lost"] < 0.9
