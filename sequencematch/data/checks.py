@@ -1,12 +1,14 @@
 """One pass over all examples before any training: what does not fit, and what is known of the rest."""
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from sequencematch.data.endings import measure_ends
+from sequencematch.data.endings import Ends, measure_ends
 from sequencematch.data.episodes import answer_ids, prompt_ids
 from sequencematch.data.noise import Noise
 from sequencematch.data.progress import tell_progress
@@ -84,6 +86,7 @@ class Survey(NamedTuple):
     Attributes:
       largest: key of the configuration -> (the largest size that an example needs, which one).
       misfits: the examples that need more than there is.
+      lengths: of each completion with its `<eos>`; 0 for one that is cut.
       apart: number of examples whose completion is encoded without its prompt (`AnswerIds`).
       nbytes: bytes of all examples.
       checksum: of all splits up to this one.
@@ -91,6 +94,7 @@ class Survey(NamedTuple):
 
     largest: dict[str, tuple[int, int]]
     misfits: list[int]
+    lengths: array
     apart: int
     nbytes: int
     checksum: int
@@ -118,28 +122,52 @@ def check_examples(
     for split in task.splits:
         surveys[split] = _survey(task, split, tokenizer, room, checksum)
         checksum = surveys[split].checksum
-    too_long = {split: len(survey.misfits) for split, survey in surveys.items()}
-    splits = dict(task.splits)
-    if long == "drop":
-        splits |= {
-            s: Fitting(splits[s], surveys[s].misfits) for s, count in too_long.items() if count
-        }
-    ends = measure_ends(task._replace(splits=splits), tokenizer, noise, room.max_actions, max_cut)
-    empty = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
-    refused = empty or (long == "refuse" and any(too_long.values()))
-    misfits = [*_describe_misfits(task, surveys, room, ends.enough)] if refused else []
-    if misfits or ends.fault:
-        raise ValueError("; ".join([*empty, *filter(None, [ends.fault]), *misfits]))
+    measure = partial(measure_ends, tokenizer, noise, room.max_actions, max_cut)
+    drop = _drop_misfits if long == "drop" else _drop_none
+    splits, ends = drop(task, surveys, measure)
+    too_long = {split: len(task.splits[split]) - len(splits[split]) for split in splits}
+    faults = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
+    faults += [ends.fault] * bool(ends.fault)
+    if faults or (long == "refuse" and any(survey.misfits for survey in surveys.values())):
+        faults += _describe_misfits(task, surveys, room, ends.enough)
+        raise ValueError("; ".join(faults))
     apart = sum(survey.apart for survey in surveys.values())
     found = {"too_long": too_long, "ends_lost": ends.share, "encoded_apart": apart}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
     return DataFacts(checksum, splits, {**task.facts, **found}, nbytes)
 
 
+def _drop_none(
+    task: Task, surveys: Mapping[str, Survey], measure: Callable[[Task], Ends]
+) -> tuple[Mapping[str, Sequence[Example]], Ends]:
+    """All examples, and what noise does to the ends of the training texts."""
+    del surveys
+    return task.splits, measure(task)
+
+
+def _drop_misfits(
+    task: Task, surveys: Mapping[str, Survey], measure: Callable[[Task], Ends]
+) -> tuple[Mapping[str, Sequence[Example]], Ends]:
+    """The examples that fit, those of training with what noise adds to them."""
+    splits = {s: _leave_out(each, surveys[s].misfits) for s, each in task.splits.items()}
+    ends, lengths = measure(task._replace(splits=splits)), np.asarray(surveys["train"].lengths)
+    # Texts of other lengths are tried on each turn, so one turn may not do.
+    while ends.fault and ends.longest:
+        is_left_out = lengths > ends.longest
+        is_left_out[surveys["train"].misfits] = True
+        splits["train"] = _leave_out(task.splits["train"], np.flatnonzero(is_left_out))
+        ends = measure(task._replace(splits=splits))
+    return splits, ends
+
+
+def _leave_out(examples: Sequence[Example], which: Sequence[int]) -> Sequence[Example]:
+    return Fitting(examples, which) if len(which) else examples
+
+
 def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: int) -> Survey:
     examples, sizes, key = task.splits[split], room.sizes, room.key(split)
     allowed = (frozenset(range(tokenizer.vocab_size)), frozenset(tokenizer.ordinary))
-    largest, misfits, apart, nbytes = {}, [], 0, 0
+    largest, misfits, lengths, apart, nbytes = {}, [], array("i"), 0, 0
     seen: set[int] = set()  # texts beside the completion are often those of many examples
     what, count = f"checking {task.name}, {split}", len(examples)
     for i in tell_progress(range(count), what, lambda done: done / count):
@@ -164,9 +192,10 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: 
             largest[name] = max(largest.get(name, (0, 0)), (size, -i))
         if any(size > sizes[name] for name, size in needs.items()):
             misfits.append(i)
+        lengths.append(0 if example.cut else needed)
         apart, nbytes = apart + answer.is_apart, nbytes + example_bytes(example)
     largest = {name: (size, -i) for name, (size, i) in largest.items()}
-    return Survey(largest, misfits, apart, nbytes, checksum)
+    return Survey(largest, misfits, lengths, apart, nbytes, checksum)
 
 
 def _check_ids(
@@ -221,6 +250,8 @@ def _describe_misfits(
             yield f"config.{key}={given} is too small: {which}, needs {size}{slip}"
             needed[key] = max(size, needed.get(key, 0))
     count = sum(len(survey.misfits) for survey in surveys.values())
+    if not count:
+        return
     total = sum(map(len, task.splits.values()))
     flags = " ".join(f"--config.{key}={needed[key]}" for key in room.sizes if key in needed)
     yield (

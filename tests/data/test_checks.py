@@ -220,3 +220,16 @@ def test_noise_alone_can_be_too_much():
     assert message.startswith("config.max_actions=3 is too small for noise.eta=0.3: ")
     assert "do not fit" not in message
     assert 0.1 < check(TASK, noise=Noise("random", 0.3), max_cut=1.0).found["ends_lost"] < 0.9
+
+
+def test_what_is_dropped_leaves_texts_of_which_noise_cuts_few():
+    """Else a larger max_actions would only keep longer texts, and be too small again."""
+    texts = [Example("1=", "7" * n) for n in range(1, 60)]
+    task = TASK._replace(splits={"train": texts, "test": texts[:5]})
+    room, noise = Room(7, 32, 40, 2), Noise("random", 0.1)
+    data = check(task, room=room, noise=noise, long="drop")
+    kept = len(data.splits["train"])
+    assert 15 < kept < 30 and list(data.splits["train"]) == texts[:kept]
+    assert data.found["too_long"] == {"train": 59 - kept, "test": 0}
+    assert 0 < data.found["ends_lost"] <= 0.01
+    assert len(check(task, room=room, long="drop").splits["train"]) == 31  # without noise
