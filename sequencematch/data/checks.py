@@ -93,7 +93,7 @@ class Survey(NamedTuple):
     """
 
     largest: dict[str, tuple[int, int]]
-    misfits: list[int]
+    misfits: array
     lengths: array
     apart: int
     nbytes: int
@@ -167,7 +167,7 @@ def _leave_out(examples: Sequence[Example], which: Sequence[int]) -> Sequence[Ex
 def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: int) -> Survey:
     examples, sizes, key = task.splits[split], room.sizes, room.key(split)
     allowed = (frozenset(range(tokenizer.vocab_size)), frozenset(tokenizer.ordinary))
-    largest, misfits, lengths, apart, nbytes = {}, [], array("i"), 0, 0
+    largest, misfits, lengths, apart, nbytes = {}, array("q"), array("i"), 0, 0
     seen: set[int] = set()  # texts beside the completion are often those of many examples
     what, count = f"checking {task.name}, {split}", len(examples)
     for i in tell_progress(range(count), what, lambda done: done / count):

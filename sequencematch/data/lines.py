@@ -1,4 +1,4 @@
-"""The lines of a text file, read by index: what is kept in memory is where each begins."""
+"""The lines of a text file, read by index: where each begins is kept in memory, and a checksum."""
 
 import gzip
 import os
@@ -35,41 +35,45 @@ class Lines(Sequence[bytes]):
     def __init__(self, path: pathlib.Path):
         self.path = path
         self._starts = np.zeros(1, np.int64)  # and, last, where the file ends
+        self._sums = np.zeros(0, np.uint32)
         self._descriptor = _open(path)
         weakref.finalize(self, os.close, self._descriptor)
-        self._stamp = self._read_stamp()
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that are kept."""
-        return self._starts.nbytes
+        return self._starts.nbytes + self._sums.nbytes
 
     def scan(self) -> Iterator[tuple[int, bytes]]:
         """Yields (number of the line in the file, from 1; the line), and remembers where it begins."""
-        starts, at, size = array("q"), 0, self._stamp[0]
+        starts, sums, at, size = array("q"), array("I"), 0, os.fstat(self._descriptor).st_size
         with open(self._descriptor, "rb", closefd=False) as file:
             file.seek(0)
             what, share = f"reading {self.path}", lambda done: file.tell() / size
             for n, line in enumerate(tell_progress(file, what, share), 1):
                 if not line.isspace():
                     starts.append(at)
+                    sums.append(zlib.crc32(line))
                     yield n, line
                 at += len(line)
         self._starts = np.append(np.asarray(starts, np.int64), at)
+        self._sums = np.asarray(sums, np.uint32)
 
     def __len__(self) -> int:
         return len(self._starts) - 1
 
     def __getitem__(self, index: int) -> bytes:
-        """Line `index`, with the blank ones after it.
+        """Line `index`.
 
         Raises:
-          OSError: the file cannot be read, or has changed since it was opened.
+          OSError: the file cannot be read, or the line is not what it was; lines may be appended.
         """
         begin, end = self._starts[index : index + 2].tolist()
-        if self._read_stamp() != self._stamp:
-            raise OSError(f"{self.path} has been changed while it was in use: start again")
-        return os.pread(self._descriptor, end - begin, begin)
+        found = os.pread(self._descriptor, end - begin, begin)
+        line = found[: found.find(b"\n") + 1] or found  # without the blank ones that follow
+        if zlib.crc32(line) != self._sums[index]:
+            raise OSError(f"{self.path} has been changed while it was in use: put it back")
+        return line
 
     def place(self, index: int) -> str:
         """`FILE:NUMBER` of a line, for messages; counts the lines before it."""
@@ -78,10 +82,6 @@ class Lines(Sequence[bytes]):
             chunk = os.pread(self._descriptor, min(_CHUNK, left - at), at)
             number, at = number + chunk.count(b"\n"), at + len(chunk)
         return f"{self.path}:{number}"
-
-    def _read_stamp(self) -> tuple[int, int]:
-        status = os.fstat(self._descriptor)
-        return status.st_size, status.st_mtime_ns
 
 
 def _open(path: pathlib.Path) -> int:

@@ -280,12 +280,12 @@ def test_an_example_knows_its_file_and_line(path):
 
 
 def test_texts_are_not_kept_in_memory(tmp_path):
-    """About 24 bytes a line are, however long the lines are."""
+    """About 32 bytes a line are, however long the lines are."""
     records = [{"prompt": f"{i} " + "x" * 2000, "completion": "y" * 1000} for i in range(400)]
     path = write(tmp_path / "long.jsonl", records)
     tracemalloc.start()
     task = jsonl.task(data_config(path))
     kept = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
-    assert sum(each.nbytes for each in task.splits.values()) < 30 * 400
+    assert sum(each.nbytes for each in task.splits.values()) < 33 * 400
     assert kept < path.stat().st_size / 10

@@ -33,7 +33,7 @@ def test_lines_are_read_in_any_order(lines_and_found):
     assert found == list(zip(NUMBERS, texts, strict=True))
     assert len(lines) == 4
     for i in (3, 0, 2, 1, 0):
-        assert lines[i].strip() == found[i][1].strip()
+        assert lines[i] == found[i][1]
     assert [lines.place(i) for i in range(4)] == [f"{lines.path}:{n}" for n in NUMBERS]
 
 
@@ -50,19 +50,25 @@ def test_a_file_without_lines_is_empty(tmp_path, content):
 
 def test_only_where_lines_begin_is_kept(tmp_path):
     lines, _ = scan(tmp_path / "file.txt", b"x" * 10_000 + b"\n" + b"y\n" * 99)
-    assert lines.nbytes == 101 * 8
+    assert lines.nbytes == 101 * 8 + 100 * 4
 
 
-def test_a_file_that_changes_is_refused_and_a_replaced_one_is_the_old_one(tmp_path):
-    lines, _ = scan(tmp_path / "file.txt", CONTENT)
+def test_a_file_may_be_replaced_and_grow_while_it_is_in_use(tmp_path):
+    lines, found = scan(tmp_path / "file.txt", CONTENT + b"\n")
+    with lines.path.open("ab") as file:
+        file.write(b"more\n")
+    assert lines[3] == found[3][1]
     (tmp_path / "new").write_bytes(b"another")
     os.replace(tmp_path / "new", lines.path)
-    assert lines[0] == b"first\n  \n"
-    changed, _ = scan(tmp_path / "file.txt", CONTENT)
-    with changed.path.open("ab") as file:
-        file.write(b"more\n")
+    assert [lines[i] for i in range(4)] == [line for _, line in found]
+
+
+@pytest.mark.parametrize("content", [CONTENT.replace(b"first", b"other"), b"", b"\n" * 40])
+def test_a_line_that_is_not_what_it_was_is_refused(tmp_path, content):
+    lines, _ = scan(tmp_path / "file.txt", CONTENT)
+    lines.path.write_bytes(content)
     with pytest.raises(OSError, match="file.txt has been changed while it was in use"):
-        changed[0]
+        lines[0]
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:30] + b"\0" * 9 + b[39:]])
