@@ -168,7 +168,7 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: 
     examples, sizes, key = task.splits[split], room.sizes, room.key(split)
     allowed = (frozenset(range(tokenizer.vocab_size)), frozenset(tokenizer.ordinary))
     largest, misfits, lengths, apart, nbytes = {}, array("q"), array("i"), 0, 0
-    seen: set[int] = set()  # texts beside the completion are often those of many examples
+    seen: set[int] = set()
     what, count = f"checking {task.name}, {split}", len(examples)
     for i in tell_progress(range(count), what, lambda done: done / count):
         example = examples[i]
@@ -177,12 +177,9 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: 
         before = prompt[tokenizer.bos is not None :]
         answer = answer_ids(tokenizer, example.prompt, example.completion, before)
         _check_ids(allowed, prompt, answer.ids, task, split, i)
-        if len(example.references) > 1 or example.completion not in example.references:
-            group = hash((example.prompt, example.references))
-            for text in () if group in seen else example.references:
-                others = answer_ids(tokenizer, example.prompt, text, before).ids
-                _check_ids(allowed, prompt, others, task, split, i)
-            seen.add(group)
+        for text in _unseen_references(example, seen):
+            others = answer_ids(tokenizer, example.prompt, text, before).ids
+            _check_ids(allowed, prompt, others, task, split, i)
         needed = len(answer.ids) + (not example.cut)  # 1 for <eos>
         if not needed:
             which = _name(task, split, i)
@@ -196,6 +193,20 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: 
         apart, nbytes = apart + answer.is_apart, nbytes + example_bytes(example)
     largest = {name: (size, -i) for name, (size, i) in largest.items()}
     return Survey(largest, misfits, lengths, apart, nbytes, checksum)
+
+
+def _unseen_references(example: Example, seen: set[int]) -> Sequence[str]:
+    """The references, unless they are the completion alone or those of an earlier example.
+
+    Args:
+      example: one that may share its references with many others.
+      seen: hashes of prompts with their references, to which these are added.
+    """
+    group = hash((example.prompt, example.references))
+    if example.references == (example.completion,) or group in seen:
+        return ()
+    seen.add(group)
+    return example.references
 
 
 def _check_ids(
