@@ -2,11 +2,18 @@
 
     python -m sequencematch.main --config=jsonl[:METHOD] --config.data.path=FILE
 
-Reproduces no table: it is a start for your own data. Questions are split by prompt. Set
-data.validation and data.test to what the file can spare, prompt_slots and max_actions to its longest
-prompt and answer, and evaluate.max_actions to what an answer may take with all that it deletes (an
-error says what they need). An example has 128 slots below, against 46 in configs/arithmetic.py, so
-expect some three times its minutes on the same hardware; the accuracy to expect depends on the file.
+Reproduces no table: it is a start for your own data. Other layouts are read with data.fields:
+"question" ({"question", "answer"}, as in GSM8K), "instruction" ({"instruction", "input", "output"}) and
+"messages" (a chat, whose last turn of the assistant is the completion). FILE may be compressed
+(.jsonl.gz). All of it is used: questions are split by prompt, all completions of a prompt are right
+answers, and data.validation and data.test prompts are held out, or files of their own are asked
+(data.validation_path, data.test_path).
+
+prompt_slots must hold the longest prompt, and max_actions the longest completion with what noise adds
+to it; evaluate.max_actions is what an answer may take with all that it deletes. One error says what
+all of them need; data.long="drop" leaves out the examples that need more. An example has 128 slots
+below, against 46 in configs/arithmetic.py, so expect some three times its minutes on the same
+hardware; the accuracy to expect depends on the file.
 """
 
 from ml_collections import ConfigDict
@@ -19,6 +26,7 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config = defaults()
     config.task = "jsonl"
     config.method = method
+    config.data.train = 0  # all of the file
     config.prompt_slots = 96
     config.max_actions = 32
     config.evaluate.max_actions = 64

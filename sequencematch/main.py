@@ -126,7 +126,7 @@ def build_within_memory(config: ConfigDict, estimate: Callable[..., memory.Estim
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
     parts = build(config)
-    memory.check(config, estimate(config, parts.tokenizer.vocab_size))
+    memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
     return parts
 
 

@@ -11,6 +11,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
+from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
 from sequencematch.setup.machine import available_bytes, format_bytes
@@ -60,6 +61,7 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     c, m = parts.config, parts.config.model
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
+    yield from (("", sentence) for sentence in describe(parts.data.found))
     yield (
         "network",
         f"{parts.parameters:,} parameters: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
@@ -100,10 +102,12 @@ def phase_table(plan: Plan, first: int) -> Table:
 
 def memory_table(parts: Parts) -> Table:
     """The estimated memory of each part, and the peak against what is available."""
-    c, estimate = parts.config, memory.estimate_training(parts.config, parts.tokenizer.vocab_size)
+    c, vocab_size = parts.config, parts.tokenizer.vocab_size
+    estimate = memory.estimate_training(c, vocab_size, parts.data.nbytes)
     table = Table("memory, each device", box=None, padding=(0, 2, 0, 0), header_style="dim")
     table.add_column("", justify="right")
     rows = [(part.name, part.size, "always") for part in estimate.permanent]
+    rows += [("the examples", estimate.examples, "already")] * bool(estimate.examples)
     rows += [(part.name, part.size, "at times") for part in estimate.temporary]
     if estimate.checkpoint:
         rows.append(("a checkpoint being written", estimate.checkpoint, "at times"))

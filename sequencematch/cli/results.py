@@ -64,7 +64,7 @@ def evaluate_and_report(
         "steps": int(state.step),
         "parameters": parts.parameters,
         "judged_by": parts.task.judged_by,
-        "encoded_apart": parts.data.apart,
+        **parts.data.found,
         "seconds": spent | {"total": sum(spent.values())},
         "evaluated_by": dict(provenance()),  # may differ from what trained it
         "config": workdir.to_json(parts.config),

@@ -9,6 +9,7 @@ from flax import nnx
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
+from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
 from sequencematch.setup.judges import make_generator
@@ -116,7 +117,8 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if state is None:
         resume.initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
-    estimate = memory.estimate_training(parts.config, parts.tokenizer.vocab_size)
+    vocab_size = parts.tokenizer.vocab_size
+    estimate = memory.estimate_training(parts.config, vocab_size, parts.data.nbytes)
     with contextlib.suppress(memory.DoesNotFit):
         memory.check(parts.config, estimate)
         # Not of a run that has no room: tracing makes a batch.
@@ -136,11 +138,8 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters, steps {step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
-    if parts.data.apart:
-        to_stdout(
-            f"{parts.data.apart:,} examples have a completion that is encoded without its prompt: the "
-            "tokenizer would join the end of one and the beginning of the other"
-        )
+    for sentence in describe(parts.data.found):
+        to_stdout(sentence)
     weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
     if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
         to_stdout(

@@ -71,13 +71,20 @@ class AnswerIds(NamedTuple):
     is_apart: bool
 
 
-def answer_ids(tokenizer: Tokenizer, prompt: str, text: str) -> AnswerIds:
+def answer_ids(
+    tokenizer: Tokenizer, prompt: str, text: str, before: list[int] | None = None
+) -> AnswerIds:
     """Returns what encode(prompt + text) adds to the prompt's ids; encode(text) if it changes these.
+
+    Args:
+      tokenizer, prompt, text: the prompt, and the text after it.
+      before: encode(prompt), where it is known.
 
     Raises:
       ValueError: a text has no ids.
     """
-    before, whole = tokenizer.encode(prompt), tokenizer.encode(prompt + text)
+    before = tokenizer.encode(prompt) if before is None else before
+    whole = tokenizer.encode(prompt + text)
     if whole[: len(before)] == before:
         return AnswerIds(whole[len(before) :], False)
     return AnswerIds(tokenizer.encode(text), True)

@@ -116,6 +116,32 @@ class Decisions(NamedTuple):
     imitate: list[bool]
 
 
+def make_noiser(
+    task: Task, tokenizer: Tokenizer, noise: Noise, limit: int
+) -> Callable[[np.random.Generator, Sequence[int]], Decisions]:
+    """Returns (generator, clean text) -> its noised text, cut to `limit` decisions.
+
+    Raises:
+      ValueError: the noise has nothing to draw from.
+    """
+    # In order, so that draws are a function of the seed.
+    wrong = sorted(set(WRONG_TOKENS[noise.kind](task, tokenizer)))
+    eta = noise.eta if noise.kind != "none" else 0.0
+    # Two, so that one is left when the right one is excepted.
+    if eta and len(wrong) < 2:
+        raise ValueError(
+            f"noise.kind={noise.kind!r} needs two tokens or more to draw a wrong one from; "
+            f"task {task.name!r} gives {tokenizer.symbols(wrong)}"
+        )
+    fix = make_fix(tokenizer.pops)
+
+    def add(rng: np.random.Generator, clean: Sequence[int]) -> Decisions:
+        fixed = dict(eta=eta, run=noise.run, wrong=wrong, fix=fix, step=noise.step, limit=limit)
+        return Decisions(*(field[:limit] for field in add_noise(rng, clean, **fixed)))
+
+    return add
+
+
 def add_noise(
     rng: np.random.Generator,
     clean: Sequence[int],

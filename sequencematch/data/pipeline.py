@@ -12,7 +12,7 @@ import numpy as np
 
 from sequencematch.core.types import Episode
 from sequencematch.data.episodes import Prompts, clean_ids, encode_prompt, lay_out, prompt_ids
-from sequencematch.data.noise import WRONG_TOKENS, Noise, add_noise, make_fix
+from sequencematch.data.noise import Noise, make_noiser
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import Tokenizer
 
@@ -23,7 +23,8 @@ def episodes(
     split: str,
     *,
     batch_size: int,
-    slots: int,
+    prompt_slots: int,
+    max_actions: int,
     noise: Noise,
     seed: int,
 ) -> grain.MapDataset:
@@ -34,38 +35,19 @@ def episodes(
       tokenizer: the task's; its edits are what the expert fixes noise with.
       split: key of `task.splits`.
       batch_size: B.
-      slots: T; actions that do not fit are dropped.
+      prompt_slots: room for `<bos>` and a prompt.
+      max_actions: decisions of an episode; those beyond it are dropped. T = prompt_slots + max_actions.
       noise: the wrong tokens in the clean texts.
       seed: in [0, 2**32).
 
     Raises:
-      ValueError: the noise has nothing to draw from; on access, a prompt leaves no slot for a
-        decision.
+      ValueError: the noise has nothing to draw from; on access, a prompt does not fit.
     """
-    # In order, so that draws are a function of the seed.
-    wrong = sorted(set(WRONG_TOKENS[noise.kind](task, tokenizer)))
-    eta = noise.eta if noise.kind != "none" else 0.0
-    # Two, so that one is left when the right one is excepted.
-    if eta and len(wrong) < 2:
-        raise ValueError(
-            f"noise.kind={noise.kind!r} needs two tokens or more to draw a wrong one from; "
-            f"task {task.name!r} gives {tokenizer.symbols(wrong)}"
-        )
-    fix = make_fix(tokenizer.pops)
+    add_noise, slots = make_noiser(task, tokenizer, noise, max_actions), prompt_slots + max_actions
 
     def episode(example: Example, rng: np.random.Generator) -> Episode:
-        prompt = prompt_ids(tokenizer, example.prompt, slots - 1)
-        decisions = add_noise(
-            rng,
-            clean_ids(tokenizer, example),
-            eta=eta,
-            run=noise.run,
-            wrong=wrong,
-            fix=fix,
-            step=noise.step,
-            limit=slots,  # more would be dropped
-        )
-        return lay_out(tokenizer, prompt, decisions, slots)
+        prompt = prompt_ids(tokenizer, example.prompt, prompt_slots)
+        return lay_out(tokenizer, prompt, add_noise(rng, clean_ids(tokenizer, example)), slots)
 
     return _shuffle_forever(task.splits[split], seed).random_map(episode).batch(batch_size)
 

@@ -16,7 +16,7 @@ import tensorflow_datasets as tfds
 from absl import logging
 
 from sequencematch.data.mathematics import preserve_global_random
-from sequencematch.data.task import Example
+from sequencematch.data.task import Example, example_bytes
 from sequencematch.storage import console, files
 
 FIELDS = ("prompt", "completion")  # of `Texts`
@@ -113,6 +113,11 @@ class Records(Sequence):
         if len(self.cache) < _CACHE_SIZE:
             self.cache[index] = example
         return example
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the cache keeps."""
+        return sum(map(example_bytes, self.cache.values()))
 
     def _read(self, index: int) -> Example:
         record = self.source[index]

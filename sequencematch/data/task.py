@@ -35,12 +35,15 @@ that Python can import. Save the following as reverse.py in the working director
         return character_task("reverse", letters + ">", splits, letters, check=is_reversed)
 
 A split may be a list, or anything else with a length and `[i]`: examples can be read or made on
-demand.
+demand. If it also has `place(i)`, such as "FILE:LINE", messages name an example by it, and if it has
+`nbytes`, the memory that it keeps is counted.
 '''
 
 import dataclasses
+import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from sequencematch.data.tokenizer import CharTokenizer, Tokenizer
@@ -66,6 +69,12 @@ class Example:
     def __post_init__(self):
         if not self.references:
             object.__setattr__(self, "references", (self.completion,))  # the class is frozen
+
+
+def example_bytes(example: Example) -> int:
+    """About how many bytes of memory an example takes, references that are its completion aside."""
+    others = [text for text in example.references if text is not example.completion]
+    return sum(map(sys.getsizeof, (example, example.prompt, example.completion, *others)))
 
 
 def exact_match(example: Example, text: str) -> bool:
@@ -103,6 +112,7 @@ class Task(NamedTuple):
       judged_by: the figure that a run is judged by; `low` and `high` beside it are its interval.
       network: (number of ids that are no edits, number of edits, which are the last ids, nnx.Rngs) -> a
         `models.network.Network`; None for the transformer of the configuration.
+      facts: what is told of the data, by name of `data.facts.SENTENCES`.
     """
 
     name: str
@@ -116,6 +126,7 @@ class Task(NamedTuple):
     )
     judged_by: str = "accuracy"
     network: Callable[[int, int, Any], Any] | None = None
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def character_task(

@@ -7,6 +7,7 @@ import json
 import pathlib
 from collections.abc import Iterator
 
+from sequencematch.data.facts import describe
 from sequencematch.evaluate.plots import finite_or_nan
 from sequencematch.evaluate.records import RunFiles, read
 from sequencematch.evaluate.sections import (
@@ -84,9 +85,7 @@ def _notes(run: RunFiles) -> Iterator[str]:
     last = object_at(object_at(run.summary, "config"), "train").get("steps")
     if finite_or_nan(step) < finite_or_nan(last):
         yield f"Evaluated after {count(step)} of {count(last)} steps: this run has not finished."
-    apart = finite_or_nan(run.summary.get("encoded_apart"))
-    if apart > 0:
-        yield f"Examples whose completion is encoded without its prompt: {count(apart)}."
+    yield from describe(run.summary)
     if run.unreadable:
         yield f"Lines of metrics.jsonl and traces.jsonl left out as unreadable: {run.unreadable}."
 

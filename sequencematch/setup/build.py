@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.keys import Purpose, host_seed
 from sequencematch.data import pipeline
-from sequencematch.data.checks import DataFacts, check_examples
+from sequencematch.data.checks import DataFacts, Room, check_examples
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import Prefetched
@@ -114,13 +114,9 @@ def build(config: ConfigDict) -> Parts:
     task = load_task(config.task, config.data)
     tokenizer = task.tokenizer(tuple(config.edits))
     T = config.prompt_slots + config.max_actions
-    data = check_examples(
-        task,
-        tokenizer,
-        prompt_slots=config.prompt_slots,
-        max_actions=config.max_actions,
-        answer_actions=config.evaluate.max_actions,
-    )
+    noise, long = training_noise(config), config.data.long
+    data = check_examples(task, tokenizer, make_room(config), noise, config.noise.max_cut, long)
+    task = task._replace(splits=data.splits)
     metrics = make_metrics(task, tokenizer)
     make_network = network_maker(config, task, tokenizer)
     # Shapes only. The arrays are created by jitted functions, so that each device makes its own shard.
@@ -162,6 +158,19 @@ def on_devices(mesh: Mesh, shapes: Any) -> Any:
 def where(arrays: Any) -> Any:
     """The sharding of each array."""
     return jax.tree.map(lambda x: x.sharding, arrays)
+
+
+def make_room(config: ConfigDict) -> Room:
+    """What examples must fit into."""
+    # A slip is one wrong token and the edit that takes it back.
+    slip = 2 if METHODS[config.method].edits else 0
+    return Room(config.prompt_slots, config.max_actions, config.evaluate.max_actions, slip)
+
+
+def training_noise(config: ConfigDict) -> Noise:
+    """The noise of the training texts; none for methods that cannot take a token back."""
+    noise, has_edits = config.noise, METHODS[config.method].edits
+    return Noise(noise.kind if has_edits else "none", noise.eta, noise.run, noise.step)
 
 
 def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:
@@ -224,14 +233,14 @@ def make_plan(parts: Parts) -> Plan:
 def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
     """Returns (batches of episodes, batches of prompts); element i of each is for step i."""
     c = parts.config
-    kind = c.noise.kind if METHODS[c.method].edits else "none"
     episodes = pipeline.episodes(
         parts.task,
         parts.tokenizer,
         "train",
         batch_size=c.train.batch_size,
-        slots=parts.slots,
-        noise=Noise(kind, c.noise.eta, c.noise.run, c.noise.step),
+        prompt_slots=c.prompt_slots,
+        max_actions=c.max_actions,
+        noise=training_noise(c),
         seed=host_seed(c.seed, Purpose.EPISODES),
     )
     # A seed of their own: otherwise each refresh would complete the prompts of the step's own batch.

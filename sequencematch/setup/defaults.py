@@ -26,13 +26,17 @@ def defaults() -> ConfigDict:
                 module="arithmetic__add_or_sub_in_base",
                 bases=(10,),  # number bases, in 2..16; () for all, or for modules without bases
                 entropy=(2.0, 5.0),  # range of log10 of the number of operand pairs
-                train=20_000,
+                train=20_000,  # questions at most; of task="jsonl" 0 takes all
                 validation=500,
                 test=500,
                 seed=0,
                 split="twins",  # questions about the same numbers in one split; or "prompt": each alone
                 path="",  # file of task="jsonl"
                 numbers=3,  # how many task="countdown" gives
+                validation_path="",  # a file of its own for these questions, of which 0 takes all
+                test_path="",
+                fields="prompt",  # keys of its lines; or "question", "instruction", "messages"
+                long="refuse",  # examples that do not fit; or "drop" them, from every split
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
@@ -43,6 +47,7 @@ def defaults() -> ConfigDict:
                 kind="random",  # or "ground_truth", "policy" (hard negatives), "none"
                 eta=0.1,  # probability that a wrong token is pushed before a right one
                 run=0.0,  # probability that another wrong token follows a wrong one
+                max_cut=0.01,  # share of the training texts that may lose their <eos> by it
                 step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
@@ -121,6 +126,11 @@ NEWER_KEYS = {
     "init": "",
     "data.split": "prompt",
     "data.numbers": 3,
+    "data.validation_path": "",
+    "data.test_path": "",
+    "data.fields": "prompt",
+    "data.long": "refuse",
+    "noise.max_cut": 1.0,
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,

@@ -49,17 +49,20 @@ class Estimate(NamedTuple):
       permanent: parts that exist all the time.
       temporary: parts that exist one after the other, never two at once.
       checkpoint: bytes of this device's share of a checkpoint that is written meanwhile.
+      examples: bytes that the examples keep. They are in memory when what is free is measured.
     """
 
     permanent: tuple[Part, ...]
     temporary: tuple[Part, ...]
     checkpoint: int = 0
+    examples: int = 0
 
     @property
     def peak(self) -> int:
         """The most bytes that are in use at any time."""
         permanent = sum(part.size for part in self.permanent)
-        return permanent + max(part.size for part in self.temporary) + self.checkpoint
+        most = max(part.size for part in self.temporary)
+        return permanent + most + self.checkpoint + self.examples
 
     @property
     def step(self) -> int:
@@ -72,12 +75,13 @@ class Estimate(NamedTuple):
         return max(self.permanent + self.temporary, key=lambda part: part.size)
 
 
-def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
+def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of a training run, its validations and final evaluation included.
 
     Args:
       config: a valid configuration.
       vocab_size: V; before the task is loaded, any lower bound.
+      examples: bytes that the examples keep.
     """
     c, network, samples = config, network_config(config, vocab_size), draws_samples(config)
     T, model = c.prompt_slots + c.max_actions, c.mesh.model
@@ -90,10 +94,11 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
     state = evaluation.permanent
-    return Estimate(state, temporary, checkpoint_bytes(state, c.mesh.data))
+    checkpoint = checkpoint_bytes(state, c.mesh.data)
+    return Estimate(state, temporary, checkpoint, host_bytes(examples, c))
 
 
-def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
+def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering and scoring test questions."""
     c, network = config, network_config(config, vocab_size)
     prompt, actions = c.prompt_slots, c.evaluate.max_actions
@@ -103,17 +108,17 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
         scoring_bytes(network, rows, prompt + actions),
     )
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    return Estimate(
-        state_parts(c, network), (Part("answering questions", size // c.mesh.model, keys),)
-    )
+    answering = Part("answering questions", size // c.mesh.model, keys)
+    return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
 
 
-def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
+def estimate_answering(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering one question."""
     c, network = config, network_config(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
-    return Estimate(state_parts(c, network), (Part("answering a question", size, keys),))
+    answering = Part("answering a question", size, keys)
+    return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
@@ -144,6 +149,12 @@ def checkpoint_bytes(state: tuple[Part, ...], data: int) -> int:
     size = sum(part.size for part in state)
     # An accelerator copies the state to the host first, so its own memory is not touched.
     return 0 if devices()[0].memory_stats() else size + size // data
+
+
+def host_bytes(size: int, config: ConfigDict) -> int:
+    """The part of each device in what this process keeps; 0 if devices have memory of their own."""
+    own = devices()[0].memory_stats()
+    return 0 if own else size // (config.mesh.data * config.mesh.model)
 
 
 def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
@@ -244,13 +255,14 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
       DoesNotFit: it has less; names what takes the most, and the keys to lower.
     """
     available, largest = available_bytes(config.mesh.data * config.mesh.model), estimate.largest
-    if estimate.peak <= available:
+    needed = estimate.peak - estimate.examples
+    if needed <= available:
         return
     # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)
     keys = sorted(largest.keys, key=lambda key: -given[key] / default[key])[:3]
     raise DoesNotFit(
-        f"the run needs about {format_bytes(estimate.peak)} of memory on each device, but "
+        f"the run needs about {format_bytes(needed)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
         f"{largest.name}; lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)
     )

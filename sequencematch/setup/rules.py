@@ -11,6 +11,8 @@ from ml_collections import ConfigDict
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
+from sequencematch.data.checks import LONG
+from sequencematch.data.fields import LAYOUTS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
@@ -98,9 +100,13 @@ RULES: dict[str, Rule] = {
     ),
     # With five, finding what can be made of them takes ten minutes for 30,000 problems.
     "data.numbers": ("in [2, 4]", lambda x: 2 <= x <= 4),
-    "data.train": count,
-    "data.validation": count,
-    "data.test": count,
+    "data.validation_path": ("a path", is_path),
+    "data.test_path": ("a path", is_path),
+    "data.fields": one_of(LAYOUTS),
+    "data.long": one_of(LONG),
+    "data.train": count_or_zero,
+    "data.validation": count_or_zero,
+    "data.test": count_or_zero,
     "data.seed": seed,
     "data.split": one_of(SPLITS),
     "prompt_slots": ("in [2, 2**31)", lambda x: 2 <= x < 2**31),
@@ -110,6 +116,7 @@ RULES: dict[str, Rule] = {
     "noise.eta": fraction_below_one,
     "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
+    "noise.max_cut": fraction,
     # The initial parameters of each layer are drawn on their own.
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
@@ -168,10 +175,20 @@ RULES: dict[str, Rule] = {
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     """Yields (what must hold, the message if it does not) for keys that depend on each other."""
+    yield from _data_relations(config)
     yield from _training_relations(config)
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
     yield from _mesh_relations(config)
+
+
+def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    for split in ("validation", "test"):
+        yield (
+            c.data[split] > 0 or c.data[f"{split}_path"] != "",
+            f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
+            "a file, or a number of questions",
+        )
 
 
 def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:

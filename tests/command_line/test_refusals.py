@@ -49,7 +49,7 @@ def test_memory_is_checked_again_once_the_vocabulary_is_known(
 ):
     sizes, estimate = [], memory.estimate_training
 
-    def estimate_much(config, vocab_size=1):
+    def estimate_much(config, vocab_size=1, examples=0):
         sizes.append(vocab_size)
         return estimate(config, vocab_size if vocab_size == 1 else 10**12)
 

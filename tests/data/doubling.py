@@ -10,13 +10,14 @@ EXAMPLES = [Example(f"{i}+{i}=", str(2 * i)) for i in range(37)]
 ALPHABET, CONFUSABLE = "0123456789+=", "135"
 TASK = character_task("double", ALPHABET, {"train": EXAMPLES}, CONFUSABLE)
 TOKENIZER = TASK.tokenizer(("<bkspc>",))
-SLOTS = 40
+SLOTS, PROMPT_SLOTS = 40, 7
 HEAVY = Noise("random", 0.4, 0.4)
 
 
 def batches(noise=HEAVY, *, batch_size=8, slots=SLOTS, seed=0, task=TASK, tokenizer=TOKENIZER):
+    sizes = dict(prompt_slots=PROMPT_SLOTS, max_actions=slots - PROMPT_SLOTS)
     return episodes(
-        task, tokenizer, "train", batch_size=batch_size, slots=slots, noise=noise, seed=seed
+        task, tokenizer, "train", batch_size=batch_size, **sizes, noise=noise, seed=seed
     )
 
 

@@ -1,41 +1,144 @@
 import dataclasses
+import re
 
 import pytest
 
-from sequencematch.data.checks import check_examples
-from sequencematch.data.task import Example, character_ids, character_task
+from sequencematch.data.checks import Room, check_examples
+from sequencematch.data.noise import Noise
+from sequencematch.data.task import Example, character_ids, character_task, example_bytes
 from tests.data.doubling import ALPHABET, CONFUSABLE, EXAMPLES, TASK, TOKENIZER
 from tests.data.subwords import Subwords
 
-FITS = {"prompt_slots": 7, "max_actions": 3, "answer_actions": 3}  # "36+36=" and "72"
+ROOM = Room(prompt_slots=7, max_actions=3, answer_actions=3, slip=0)  # "36+36=" and "72"
 KEYS = {"answer_actions": "evaluate.max_actions"}
 
 
-@pytest.mark.parametrize("limit", FITS)
-def test_first_example_that_does_not_fit_is_named(limit):
+def check(task, tokenizer=TOKENIZER, room=ROOM, noise=Noise(), max_cut=0.01, long="refuse"):
+    return check_examples(task, tokenizer, room, noise, max_cut, long)
+
+
+def error_of(*args, **changes):
+    with pytest.raises(ValueError) as raised:
+        check(*args, **changes)
+    assert len(str(raised.value).splitlines()) == 1
+    return str(raised.value)
+
+
+@pytest.mark.parametrize("limit", ["prompt_slots", "max_actions", "answer_actions"])
+def test_longest_example_that_does_not_fit_is_named(limit):
     """Also an answer that could never be given: it would always count as wrong."""
     split = "test" if limit == "answer_actions" else "train"
-    task = TASK._replace(splits={split: EXAMPLES})
-    check_examples(task, TOKENIZER, **FITS)
-    less, key = FITS[limit] - 1, KEYS.get(limit, limit)
-    first = 10 if limit == "prompt_slots" else 5  # "10+10=", "10"
-    message = (
-        rf"^config.{key}={less} is too small: example {first} of {split}, .* needs {FITS[limit]}$"
+    longest = Example("100+1=", "101") if limit != "prompt_slots" else Example("100+10=", "11")
+    task = TASK._replace(splits={split: [*EXAMPLES, longest, *EXAMPLES]})
+    needed, key = getattr(ROOM, limit) + 1, KEYS.get(limit, limit)
+    check(task, room=ROOM._replace(**{limit: needed}))
+    assert error_of(task) == (
+        f"config.{key}={needed - 1} is too small: example 37 of {split}, {longest.prompt!r}, needs "
+        f"{needed}; in all 1 of 75 examples do not fit: --config.{key}={needed} makes room for all, "
+        "--config.data.long=drop leaves them out"
     )
-    with pytest.raises(ValueError, match=message):
-        check_examples(task, TOKENIZER, **FITS | {limit: less})
+
+
+def misfits():
+    """Twelve lines with prompts of 96+i characters and completions of 32+i, after one that fits."""
+    examples = [Example("1" * (96 + i), "2" * (32 + i)) for i in range(12)]
+    splits = {"train": [Example("1", "2"), *examples[:8]], "test": [Example("1", "2")] * 2}
+    splits["validation"] = [Example("1", "2"), *examples[8:]]
+    return TASK._replace(splits=splits)
+
+
+def test_one_message_says_all_sizes_that_are_needed():
+    room = Room(prompt_slots=96, max_actions=32, answer_actions=40, slip=2)
+    message = error_of(misfits(), room=room)
+    shown = repr("1" * 60 + "...")
+    assert message == (
+        f"config.prompt_slots=96 is too small: example 4 of validation, {shown}, needs 108; "
+        f"config.max_actions=32 is too small: example 8 of train, {shown}, needs 40; "
+        f"config.evaluate.max_actions=40 is too small: example 4 of validation, {shown}, needs 46, "
+        "2 of them to take a slip back; in all 12 of 16 examples do not fit: "
+        "--config.prompt_slots=108 --config.max_actions=40 --config.evaluate.max_actions=46 makes room "
+        "for all, --config.data.long=drop leaves them out"
+    )
+    assert check(misfits(), room=Room(108, 40, 46, 2)).found["too_long"] == dict.fromkeys(
+        ("train", "test", "validation"), 0
+    )
+
+
+def test_examples_that_do_not_fit_are_dropped_and_counted():
+    room = Room(prompt_slots=96, max_actions=32, answer_actions=40, slip=2)
+    data = check(misfits(), room=room, long="drop")
+    assert data.found["too_long"] == {"train": 8, "test": 0, "validation": 4}
+    assert {split: list(kept) for split, kept in data.splits.items()} == {
+        "train": [Example("1", "2")],
+        "test": [Example("1", "2")] * 2,
+        "validation": [Example("1", "2")],
+    }
+    # What decides the batches are the examples and the sizes; the sizes are in the configuration.
+    assert data.checksum == check(misfits(), room=Room(108, 40, 46, 2)).checksum
+
+
+def test_a_split_of_which_nothing_fits_is_refused_however_long_is_set():
+    task = misfits()
+    task = task._replace(splits=task.splits | {"test": task.splits["train"][1:]})
+    room = Room(prompt_slots=96, max_actions=32, answer_actions=40, slip=2)
+    message = error_of(task, room=room, long="drop")
+    assert message.startswith("no example of test fits; config.prompt_slots=96 is too small: ")
+
+
+def test_an_answer_has_room_to_take_a_slip_back():
+    task = TASK._replace(splits={"train": EXAMPLES, "test": EXAMPLES})
+    check(task, room=ROOM._replace(answer_actions=5, slip=2))
+    message = error_of(task, room=ROOM._replace(answer_actions=4, slip=2))
+    assert "config.evaluate.max_actions=4 is too small: example 5 of test" in message
+    assert "needs 5, 2 of them to take a slip back" in message
+
+
+class Placed(list):
+    """Knows where its examples come from."""
+
+    nbytes = 17
+
+    def place(self, index):
+        return f"questions.txt:{index + 1}"
+
+
+def test_an_example_that_knows_its_place_is_named_by_it():
+    task = TASK._replace(splits={"train": Placed([*EXAMPLES, Example("1", "1234")])})
+    assert ": questions.txt:38 of train, '1', needs 5" in error_of(task)
+
+
+def test_bytes_are_those_that_a_split_names_or_those_of_a_list():
+    splits = {"train": EXAMPLES, "test": Placed(EXAMPLES)}
+    count = check(TASK._replace(splits=splits)).nbytes
+    assert count == sum(map(example_bytes, EXAMPLES)) + 17
+    assert check(TASK._replace(splits={"train": Endless()})).nbytes == 0  # it keeps nothing
+
+
+class Endless:
+    """Makes its examples."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return Example(f"{index}", "1")
 
 
 def test_cut_example_needs_no_room_for_eos():
     windows = [dataclasses.replace(example, cut=True) for example in EXAMPLES]
-    check_examples(TASK._replace(splits={"train": windows}), TOKENIZER, **FITS | {"max_actions": 2})
+    check(TASK._replace(splits={"train": windows}), room=ROOM._replace(max_actions=2))
 
 
 def refuse(message, example, tokenizer=TOKENIZER):
     task = TASK._replace(splits={"train": [example]}, confusable=lambda tokenizer: [])
     with pytest.raises(ValueError, match=message) as raised:
-        check_examples(task, tokenizer, **FITS)
+        check(task, tokenizer)
     assert len(str(raised.value).splitlines()) == 1
+
+
+def test_a_reference_of_many_examples_is_checked():
+    task = TASK._replace(splits={"train": [Example("1=", c, ("1", "2", "x")) for c in "12"]})
+    assert "'x' of '1=x' are not in the alphabet" in error_of(task)
 
 
 def test_cut_example_without_a_completion_is_refused():
@@ -45,7 +148,7 @@ def test_cut_example_without_a_completion_is_refused():
 
 
 def test_empty_prompt_needs_a_bos():
-    check_examples(TASK._replace(splits={"train": [Example("", "1")]}), TOKENIZER, **FITS)
+    check(TASK._replace(splits={"train": [Example("", "1")]}))
     refuse(
         "^prompt '' has no tokens, and the tokenizer no <bos>", Example("", "a"), Subwords(("a",))
     )
@@ -78,8 +181,8 @@ def test_examples_that_are_encoded_without_their_prompt_are_counted():
     tokenizer = Subwords(("=", "1", "2", "=1"))
     examples = [Example("2=", "1"), Example("2=", "2"), Example("1=", "12"), Example("1", "=1")]
     task = TASK._replace(splits={"train": examples, "test": examples[:1]}, confusable=lambda _: [])
-    assert check_examples(task, tokenizer, **FITS).apart == 3
-    assert check_examples(TASK, TOKENIZER, **FITS).apart == 0
+    assert check(task, tokenizer).found["encoded_apart"] == 3
+    assert check(TASK).found["encoded_apart"] == 0
 
 
 def test_checksum_is_of_all_that_decides_batches():
@@ -94,7 +197,39 @@ def test_checksum_is_of_all_that_decides_batches():
         TASK._replace(splits={"train": windows}),
         TASK._replace(splits={"test": EXAMPLES}),
     ]
-    sums = [check_examples(task, task.tokenizer(("<bkspc>",)), **FITS).checksum for task in tasks]
-    sums.append(check_examples(TASK, TASK.tokenizer(("<reset>",)), **FITS).checksum)
+    sums = [check(task, task.tokenizer(("<bkspc>",))).checksum for task in tasks]
+    sums.append(check(TASK, TASK.tokenizer(("<reset>",))).checksum)
     assert len(set(sums)) == len(tasks) + 1
-    assert sums[0] == check_examples(TASK._replace(name="again"), TOKENIZER, **FITS).checksum
+    assert sums[0] == check(TASK._replace(name="again")).checksum
+    # Where they lie does not matter, so that data can be moved.
+    assert sums[0] == check(TASK._replace(splits={"train": Placed(EXAMPLES)})).checksum
+
+
+def test_sizes_that_are_needed_hold_the_noise_too():
+    """All that is named in one message is enough: nothing more is refused then."""
+    noise, room = Noise("random", 0.1), Room(96, 32, 40, 2)
+    message = error_of(misfits(), room=room, noise=noise)
+    named = dict(re.findall(r"--config\.([a-z_.]+)=(\d+)", message))
+    sizes = [int(named[key]) for key in room.sizes]
+    assert "config.max_actions=32 is too small for noise.eta=0.1: " in message and sizes[1] > 40
+    check(misfits(), room=Room(*sizes, 2), noise=noise)
+
+
+def test_noise_alone_can_be_too_much():
+    message = error_of(TASK, noise=Noise("random", 0.3))
+    assert message.startswith("config.max_actions=3 is too small for noise.eta=0.3: ")
+    assert "do not fit" not in message
+    assert 0.1 < check(TASK, noise=Noise("random", 0.3), max_cut=1.0).found["ends_lost"] < 0.9
+
+
+def test_what_is_dropped_leaves_texts_of_which_noise_cuts_few():
+    """Else a larger max_actions would only keep longer texts, and be too small again."""
+    texts = [Example("1=", "7" * n) for n in range(1, 60)]
+    task = TASK._replace(splits={"train": texts, "test": texts[:5]})
+    room, noise = Room(7, 32, 40, 2), Noise("random", 0.1)
+    data = check(task, room=room, noise=noise, long="drop")
+    kept = len(data.splits["train"])
+    assert 15 < kept < 30 and list(data.splits["train"]) == texts[:kept]
+    assert data.found["too_long"] == {"train": 59 - kept, "test": 0}
+    assert 0 < data.found["ends_lost"] <= 0.01
+    assert len(check(task, room=room, long="drop").splits["train"]) == 31  # without noise

@@ -7,7 +7,7 @@ from sequencematch.data.episodes import answer_ids, clean_ids, encode_prompt, la
 from sequencematch.data.noise import Decisions
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import ByteTokenizer
-from tests.data.doubling import EXAMPLES, TOKENIZER, batches, rows
+from tests.data.doubling import EXAMPLES, PROMPT_SLOTS, TOKENIZER, batches, rows
 from tests.data.subwords import Subwords
 
 BOS, EOS, PAD = TOKENIZER.bos, TOKENIZER.eos, TOKENIZER.pad
@@ -26,12 +26,14 @@ def test_label_of_a_decision_is_one_slot_before_its_action():
 
 
 def test_actions_that_do_not_fit_are_dropped_and_change_no_others():
+    slots = np.arange(PROMPT_SLOTS + 2)
     for whole, cut in zip(rows(batches(slots=99), 4), rows(batches(slots=9), 4), strict=True):
         assert cut.start == whole.start
-        assert cut.end == min(whole.end, 8)
-        assert (cut.tokens == np.where(np.arange(9) <= whole.end, whole.tokens[:9], PAD)).all()
-        assert (cut.labels[:8] == whole.labels[:8]).all() and cut.labels[8] == EOS
-        assert (cut.imitate[:8] == whole.imitate[:8]).all() and not cut.imitate[8]
+        end = cut.end
+        assert end == min(whole.end, cut.start + 2)
+        assert (cut.tokens == np.where(slots <= end, whole.tokens[:9], PAD)).all()
+        assert (cut.labels == np.where(slots < end, whole.labels[:9], EOS)).all()
+        assert (cut.imitate == ((slots < end) & whole.imitate[:9])).all()
 
 
 def test_prompt_of_just_the_slots_is_encoded():

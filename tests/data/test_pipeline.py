@@ -7,7 +7,7 @@ import pytest
 from sequencematch.core import mdp
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.noise import NOISE_STEPS, Noise
-from sequencematch.data.pipeline import prompts
+from sequencematch.data.pipeline import episodes, prompts
 from sequencematch.data.task import Example, character_ids
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
 from tests import oracles
@@ -15,6 +15,7 @@ from tests.data.doubling import (
     ALPHABET,
     CONFUSABLE,
     EXAMPLES,
+    PROMPT_SLOTS,
     SLOTS,
     TASK,
     TOKENIZER,
@@ -142,12 +143,29 @@ def test_cut_example_has_no_eos_and_its_trajectory_is_cut(noise):
         assert EOS not in episode.tokens and not build_trajectory(process, episode).finished
 
 
-def test_text_that_restarts_for_ever_is_cut_at_the_slots():
+def test_text_that_restarts_for_ever_is_cut_after_max_actions():
     """With this much noise hardly any text is ever complete; it ends all the same."""
     task = TASK._replace(splits={"train": [Example("0=", "0" * 30)] * 8})
     dataset = batches(Noise("random", 0.5, 0.0), task=task, tokenizer=TOKENIZERS["reset"])
     for episode in rows(dataset, 1):
-        assert episode.end == SLOTS - 1 and EOS not in episode.tokens
+        assert episode.end - episode.start == SLOTS - PROMPT_SLOTS and EOS not in episode.tokens
+
+
+def test_an_episode_has_at_most_max_actions_decisions_whatever_its_prompt():
+    """Prompts are of 5 to 7 slots; many texts need more than 6 decisions, and none has more."""
+    lengths = set()
+    for episode in rows(batches(slots=PROMPT_SLOTS + 6), 8):
+        lengths.add((int(episode.start), int(episode.end - episode.start)))
+    assert {(start, 6) for start in (4, 6)} <= lengths
+    assert max(count for _, count in lengths) == 6
+
+
+@pytest.mark.parametrize("slots", [3, 5])
+def test_a_prompt_that_does_not_fit_is_refused(slots):
+    task = TASK._replace(splits={"train": [Example("12+12=", "24")]})
+    sizes = dict(batch_size=1, prompt_slots=slots, max_actions=40, noise=Noise(), seed=0)
+    with pytest.raises(ValueError, match=f"'12[+]12=' is too long: .*at most {slots} fit"):
+        episodes(task, TOKENIZER, "train", **sizes)[0]
 
 
 @pytest.mark.parametrize("noise", [Noise("random", 0.0, 0.5), Noise("none", 0.9, 0.5)])

@@ -2,6 +2,7 @@ import html
 import pathlib
 import re
 
+from sequencematch.data.facts import SENTENCES
 from sequencematch.evaluate.sections import SCORE_ROWS
 from tests.evaluate.run_files import (
     EVIL,
@@ -133,3 +134,9 @@ def test_examples_that_are_encoded_apart_are_told_of_if_there_are_any(
     for count, told in ((1234, True), (0, False)):
         page = render_page(write_run(finished_run, SUMMARY | {"encoded_apart": count}, [], []))
         assert ("completion is encoded without its prompt: 1,234." in page) == told
+
+
+def test_all_facts_of_the_data_are_told_of(finished_run: pathlib.Path) -> None:
+    page = render_page(write_run(finished_run, SUMMARY | dict.fromkeys(SENTENCES, 7), [], []))
+    for sentence in SENTENCES.values():
+        assert html.escape(sentence.format(7)) in page

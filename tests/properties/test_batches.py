@@ -24,8 +24,8 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
 from tests.properties.given import characters, examples, message_of
 
-# One shape for all tasks, so that one program is compiled: B rows, T slots, V ids.
-B, T, V = 4, 20, 24
+# One shape for all tasks, so that one program is compiled: B rows, T slots (P for prompts), V ids.
+B, T, P, V = 4, 20, 12, 24
 SETS = [("<bkspc>",), ("<reset>",), tuple(sorted(set(EDITS) - {"<reset>"})), ()]
 NETWORK, PARAMETERS = nnx.split(
     Transformer(
@@ -89,7 +89,7 @@ def may_be_refused(task, noise):
     """Whether the noise has too few tokens, or a prompt is too long."""
     wrong = WRONG_TOKENS[noise.kind](task, task.tokenizer(()))
     few = noise.kind != "none" and noise.eta > 0 and len(set(wrong)) < 2
-    return few or any(len(example.prompt) + 1 > T - 1 for example in task.splits["train"])
+    return few or any(len(example.prompt) + 1 > P for example in task.splits["train"])
 
 
 @examples(25, 1000)
@@ -100,8 +100,8 @@ def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edit
     tokenizer = task.tokenizer(edits)
 
     def batch():
-        make = functools.partial(pipeline.episodes, batch_size=B, slots=T, noise=noise, seed=seed)
-        return make(task, tokenizer, "train")[index]
+        sizes = dict(batch_size=B, prompt_slots=P, max_actions=T - P)
+        return pipeline.episodes(task, tokenizer, "train", **sizes, noise=noise, seed=seed)[index]
 
     # Not every batch has the prompt that is too long: such a task may be refused or not.
     if may_be_refused(task, noise):
@@ -115,7 +115,7 @@ def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edit
     process, time = decisions(tokenizer), np.arange(T)
     start, end = episodes.start[:, None], episodes.end[:, None]
     decided = (start <= time) & (time < end)
-    assert ((start >= 0) & (start < end) & (end < T)).all()
+    assert ((start >= 0) & (start < end) & (end <= start + T - P)).all()
     assert (episodes.tokens[:, 0] == tokenizer.bos).all()
     assert (episodes.tokens[time > end] == tokenizer.pad).all()
     assert process.legal[episodes.tokens[np.roll(decided, 1, axis=1)]].all()

@@ -84,6 +84,7 @@ SIZES = {
     "data.train": 20,
     "data.validation": 4,
     "data.test": 4,
+    "noise.max_cut": 1.0,
     "optimizer.warmup": 1,
     "train.steps": 3,
     "log_every": 1,

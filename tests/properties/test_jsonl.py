@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from sequencematch.data import jsonl
 from sequencematch.data.episodes import encode_prompt
-from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import CharTokenizer
 from tests.properties.given import examples, message_of, texts, values, words
 
@@ -32,6 +31,9 @@ lines = st.one_of(
 )
 
 
+ONE_FILE = {"validation_path": "", "test_path": "", "fields": "prompt", "seed": 0}
+
+
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
     return tmp_path_factory.mktemp("data") / "questions.jsonl"
@@ -42,14 +44,15 @@ def path(tmp_path_factory):
 def test_file_gives_examples_or_an_error_that_names_file_and_line(path, content):
     path.write_bytes(b"\n".join(content))
     try:
-        found = jsonl.read(path)
+        file = jsonl.read(path, "prompt")
     except ValueError as error:
         assert message_of(error).startswith(f"{path}:")
         return
     objects = [json.loads(line) for line in path.read_bytes().split(b"\n") if line.strip()]
-    assert found == [Example(record["prompt"], record["completion"]) for record in objects]
+    found = [file.pair(i) for i in range(len(file.lines))]
+    assert found == [(record["prompt"], record["completion"]) for record in objects]
     # What was read can be written: to traces.jsonl, to report.html, to a terminal.
-    text = "".join(example.prompt + example.completion for example in found)
+    text = "".join(map("".join, found))
     assert text.encode().decode() == text
 
 
@@ -57,19 +60,25 @@ def test_file_gives_examples_or_an_error_that_names_file_and_line(path, content)
 @given(st.lists(st.tuples(words, words)), st.integers(0, 4), st.integers(0, 4), st.integers(0, 9))
 def test_any_examples_are_split_by_prompt_or_too_few(path, pairs, validation, test, train):
     """All lines of one prompt fall into one split, whatever the texts: empty, equal, unprintable."""
-    lines = [json.dumps(dict(zip(jsonl.FIELDS, pair, strict=True))) for pair in pairs]
+    lines = [json.dumps(dict(zip(("prompt", "completion"), pair, strict=True))) for pair in pairs]
     path.write_text("\n".join(lines), encoding="utf-8")
     sizes = {"validation": validation, "test": test, "train": train}
-    prompts = {prompt for prompt, _ in pairs}
+    prompts = {" ".join(prompt.split()) for prompt, _ in pairs}
     try:
-        task = jsonl.task(SimpleNamespace(path=str(path), seed=0, **sizes))
+        task = jsonl.task(SimpleNamespace(path=str(path), **ONE_FILE, **sizes))
     except ValueError as error:
+        if pairs and not any(completion for _, completion in pairs):
+            assert f"all {len(pairs)} completions are empty" in message_of(error)
+            return
         assert len(prompts) <= validation + test
         assert f"{len(prompts)} distinct prompts" in message_of(error)
         return
-    prompts_of = {split: {e.prompt for e in task.splits[split]} for split in sizes}
+    prompts_of = {
+        split: {" ".join(e.prompt.split()) for e in task.splits[split]} for split in sizes
+    }
     assert [len(prompts_of["validation"]), len(prompts_of["test"])] == [validation, test]
-    assert len(prompts_of["train"]) == min(train, len(prompts) - validation - test)
+    rest = len(prompts) - validation - test
+    assert len(prompts_of["train"]) == min(train or rest, rest)
     assert sum(map(len, prompts_of.values())) == len(set.union(*prompts_of.values()))
     tokenizer = task.tokenizer(())
     for example in itertools.chain(*task.splits.values()):
@@ -100,5 +109,5 @@ def test_any_prompt_is_encoded_or_refused(prompt, alphabet, slots):
 def test_any_path_without_a_file_is_refused(name):
     assume("\0" in name or not pathlib.Path(name).is_file())  # hypothesis finds some that are
     with pytest.raises(OSError) as raised:
-        jsonl.task(SimpleNamespace(path=name, seed=0, train=1, validation=1, test=1))
+        jsonl.task(SimpleNamespace(path=name, **ONE_FILE, train=1, validation=1, test=1))
     assert f"data.path={name!r} is no file" in message_of(raised.value)

@@ -106,11 +106,11 @@ def test_an_answer_of_the_task_itself_tries_its_metrics(monkeypatch):
     task = TASK._replace(splits=SPLITS, metrics=(collect,), judged_by="n")
     parts = build_task(monkeypatch, task)
     assert seen == [(EXAMPLES[0], "0", True, True)] and parts.metrics == [collect]
-    assert parts.data.apart == 0
+    assert parts.data.found["encoded_apart"] == 0
 
 
 def test_completions_that_are_encoded_apart_are_counted(monkeypatch):
     units = (*ALPHABET, "=2", "=4")
     task = Task("double", SPLITS, lambda edits: Subwords(units, edits))
     apart = sum(e.completion[0] in "24" for split in SPLITS.values() for e in split)
-    assert build_task(monkeypatch, task).data.apart == apart > 10
+    assert build_task(monkeypatch, task).data.found["encoded_apart"] == apart > 10

@@ -97,7 +97,7 @@ def test_permanent_parts_equal_the_shards_of_the_train_state(network, mesh):
     local = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), shapes, shardings
     )
-    (parameters, moments, buffer), _, checkpoint = memory.estimate_training(config, V)
+    (parameters, moments, buffer), _, checkpoint, _ = memory.estimate_training(config, V)
     assert parameters.size == byte_size(local.params)
     assert moments.size == pytest.approx(byte_size(local.opt_state), abs=32)  # two counters
     assert buffer.size == byte_size(local.replay) - 4  # a counter
@@ -245,11 +245,28 @@ def test_peak_is_all_permanent_parts_the_largest_temporary_one_and_the_checkpoin
     assert (estimate.peak, estimate.largest.name) == (48, "c")
 
 
-def test_checkpoint_takes_no_memory_of_an_accelerator(monkeypatch):
+def test_checkpoint_and_examples_take_no_memory_of_an_accelerator(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
-    cpu = memory.estimate_training(valid_config_with({}), V)
+    cpu = memory.estimate_training(valid_config_with({}), V, 2**20)
     monkeypatch.setattr(memory, "devices", lambda: [device])
-    assert memory.estimate_training(valid_config_with({}), V) == cpu._replace(checkpoint=0)
+    accelerator = memory.estimate_training(valid_config_with({}), V, 2**20)
+    assert accelerator == cpu._replace(checkpoint=0, examples=0)
+
+
+ESTIMATES = [memory.estimate_training, memory.estimate_evaluation, memory.estimate_answering]
+
+
+@pytest.mark.parametrize("estimate", ESTIMATES)
+def test_examples_count_in_the_peak_and_need_not_be_free(estimate, monkeypatch):
+    """They are in memory already when what is free is measured."""
+    config = valid_config_with({"mesh.data": 2, "mesh.model": 2})
+    without, found = estimate(config, V), estimate(config, V, 2**30)
+    assert found.peak == without.peak + 2**28  # the devices share what the machine has
+    monkeypatch.setattr(memory, "available_bytes", {4: without.peak}.get)
+    memory.check(config, found)
+    monkeypatch.setattr(memory, "available_bytes", {4: without.peak - 1}.get)
+    with pytest.raises(ValueError, match="on each device"):
+        memory.check(config, found)
 
 
 # key -> (an absurd size, the part that the message names)

@@ -25,9 +25,13 @@ REFUSED = {
     "data.bases": [(1,), (10, 17), (0,)],
     "data.entropy": [(), (1.0,), (3.0, 2.0), (-1.0, 2.0), (1.0, 2.0, 3.0), (2.0, 101.0)],
     "data.numbers": [1, 5],
-    "data.train": COUNT,
-    "data.validation": COUNT,
-    "data.test": COUNT,
+    "data.validation_path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
+    "data.test_path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
+    "data.fields": [*NAMES, "chat"],
+    "data.long": [*NAMES, "cut"],
+    "data.train": COUNT_OR_ZERO,
+    "data.validation": COUNT_OR_ZERO,
+    "data.test": COUNT_OR_ZERO,
     "data.seed": [-1, 2**32],
     "data.split": [*NAMES, "twin"],
     "prompt_slots": [1, 0, -3, 2**31],
@@ -37,6 +41,7 @@ REFUSED = {
     "noise.eta": FRACTION_BELOW_ONE,
     "noise.run": FRACTION_BELOW_ONE,
     "noise.step": NAMES,
+    "noise.max_cut": FRACTION,
     "model.layers": [0, -1, 1001],
     "model.d_model": COUNT,
     "model.heads": COUNT,
@@ -112,6 +117,8 @@ def test_refused_value_is_reported_with_what_is_allowed(key, value):
         {"data.bases": (), "data.entropy": (3.0, 3.0), "seed": 2**32 - 1, "evaluate.traces": 0},
         {"data.bases": (2, 16), "prompt_slots": 2, "max_actions": 1, "optimizer.warmup": 0},
         {"method": "bc", "train.bc_steps": 2000},
+        {"data.train": 0, "noise.max_cut": 1.0},
+        {"data.test": 0, "data.test_path": "a", "data.validation": 0, "data.validation_path": "b"},
         {"method": "mle", "train.bc_steps": 5000},
         {"objective.weighting": "uniform"},
         {"objective.weighting": "uniform", "objective.divergence": "chi2"}
@@ -138,6 +145,11 @@ def test_data_folder_need_not_exist(tmp_path):
 
 # (keys that break a relation, words that the message must contain)
 BROKEN_RELATIONS = [
+    ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),
+    (
+        {"data.test": 0, "data.validation_path": "a"},
+        ["config.data.test=0", "config.data.test_path"],
+    ),
     ({"train.bc_steps": 2000}, ["config.train.bc_steps=2000", "train.steps=2000", "sequencematch"]),
     ({"optimizer.warmup": 2000}, ["config.optimizer.warmup=2000", "config.train.steps=2000"]),
     (

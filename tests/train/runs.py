@@ -25,6 +25,7 @@ TINY = {
     "data.test": 8,
     "prompt_slots": 5,
     "max_actions": 6,
+    "noise.max_cut": 1.0,
     "model.layers": 1,
     "model.d_model": 16,
     "model.heads": 4,
