@@ -15,7 +15,8 @@ Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
   2   Refused: the command cannot be carried out as given. Nothing was changed.
   3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
-  75  Interrupted by Ctrl-C, SIGTERM or a notice of preemption, after saving. Continue with --resume.
+  75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
+      saving. Continue with --resume.
 """
 
 import os
