@@ -1,4 +1,33 @@
-"""Train a SequenceMatch model, evaluate it again, or sample from it.
+"""The command line: parses it, checks and prepares everything, runs the job, returns the exit code."""
+
+import os
+import shlex
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+
+import jax
+from absl import flags, logging
+from ml_collections import ConfigDict
+
+from sequencematch.cli import evaluation, sampling, training, workdir
+from sequencematch.cli.flags import check_workdir_name, parse_flags
+from sequencematch.cli.job import Call, Job
+from sequencematch.data.tasks import check_harmless
+from sequencematch.setup import memory
+from sequencematch.setup.build import Parts, build
+from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.machine import is_out_of_memory
+from sequencematch.storage import allocator
+from sequencematch.storage.console import open_streams, to_stderr, to_stdout
+from sequencematch.train.guard import Diverged
+from sequencematch.train.mesh import make_mesh
+from sequencematch.train.stop_requests import Interrupted, StopRequests
+
+# Not a docstring, which `python -OO` drops.
+HELP = """Train a SequenceMatch model, evaluate it again, or sample from it.
 
   python -m sequencematch.main --config=arithmetic[:METHOD] [--config.KEY=VALUE ...]
   python -m sequencematch.main --workdir=DIR --resume
@@ -18,32 +47,6 @@ Exit codes; all but 0 come with one line on stderr that says why:
   75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
       saving. Continue with --resume.
 """
-
-import os
-import shlex
-import sys
-import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
-
-import jax
-from absl import flags, logging
-from ml_collections import ConfigDict
-
-from sequencematch.cli import evaluation, sampling, training, workdir
-from sequencematch.cli.flags import check_workdir_name, choose_config, parse_flags
-from sequencematch.cli.job import Call, Job
-from sequencematch.data.tasks import check_harmless
-from sequencematch.setup import memory
-from sequencematch.setup.build import Parts, build
-from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
-from sequencematch.setup.machine import is_out_of_memory
-from sequencematch.storage import allocator
-from sequencematch.storage.console import open_streams, to_stderr, to_stdout
-from sequencematch.train.guard import Diverged
-from sequencematch.train.mesh import make_mesh
-from sequencematch.train.stop_requests import Interrupted, StopRequests
 
 DONE, REFUSED, STOPPED, INTERRUPTED = 0, 2, 3, 75
 
@@ -96,13 +99,12 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
       ValueError, OSError, flags.Error: what is wrong, where, and how to fix it.
       Interrupted: a request to stop came meanwhile.
     """
-    asked = parse_flags(argv)
+    asked, config, name, is_named = parse_flags(argv)
     if asked.help:
-        return Job(lambda: to_stdout(f"{__doc__}\n{asked.get_help()}"))
-    config, name = choose_config(asked)
+        return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     check_config(config)
     # A work directory may come from somebody else, so its config.json must not run code.
-    if asked.config is None:
+    if not is_named:
         check_harmless(config.task, config.data, defaults().data)
     folder = check_workdir_name(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
