@@ -6,12 +6,14 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from sequencematch.cli import evaluation, sampling, training, workdir
+from sequencematch.cli import answers, evaluation, resume, sampling, training, workdir
+from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
 from sequencematch.data.tasks import check_harmless
@@ -31,14 +33,21 @@ HELP = """Train a SequenceMatch model, evaluate it again, or sample from it.
 
   python -m sequencematch.main --config=arithmetic[:METHOD] [--config.KEY=VALUE ...]
   python -m sequencematch.main --workdir=DIR --resume
-  python -m sequencematch.main --workdir=DIR --mode=evaluate
+  python -m sequencematch.main --workdir=DIR --mode=evaluate [--data=FILE.jsonl]
   python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
+  python -m sequencematch.main --workdir=DIR --mode=sample --num=N --samples=K --out=FILE.jsonl
 
 Modes:
   --mode=train     Train, evaluate on the test set and write report.html (the default).
                    With --dry_run: check everything, print the plan and train nothing.
-  --mode=evaluate  Evaluate the newest checkpoint of a run again.
-  --mode=sample    Answer --prompt with the newest checkpoint, printed as it is generated.
+  --mode=evaluate  Evaluate the newest checkpoint of a run again. With --data=FILE, lines of
+                   {"prompt": ..., "completion": ...}, evaluate it on these questions; the results
+                   of these, and of another --checkpoint, go to evaluation-*.json in DIR.
+  --mode=sample    Answer --prompt, the lines of --prompts=FILE, or --num=N test questions: greedily,
+                   or --samples=K times at --temperature=T. A single answer is printed as it is
+                   generated; others are lines of JSON, printed or added to --out=FILE.jsonl, where the
+                   same command goes on if it was interrupted.
+  --checkpoint=best or a STEP is used in these two modes instead of the newest.
 
 Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
@@ -103,10 +112,16 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.help:
         return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     check_config(config)
+    folder = check_workdir_name(
+        f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
+    )
+    source, checkpoint = None, asked.checkpoint or NEWEST
+    if asked.mode != "train":
+        workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
+        source = resume.task_folder(config, folder)
     # A work directory may come from somebody else, so its config.json must not run code.
-    if not is_named:
+    if not is_named and source is None:
         check_harmless(config.task, config.data, defaults().data)
-    folder = check_workdir_name(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = Call(folder, name, command, stop_requests, resources)
     if asked.mode == "train":
@@ -115,20 +130,28 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
             return training.prepare_dry_run(build(config), call, has_run)
         parts = build_within_memory(config, memory.estimate_training)
         return training.prepare_training(parts, call, has_run)
-    workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
     if asked.mode == "evaluate":
-        parts = build_within_memory(config, memory.estimate_evaluation)
+        parts = build_within_memory(config, memory.estimate_evaluation, source)
+        if asked.data or checkpoint != NEWEST:
+            return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
         return evaluation.prepare_evaluation(parts, call)
-    parts = build_within_memory(config, memory.estimate_answering)
-    return sampling.prepare_answer(parts, folder, asked.prompt)
+    parts = build_within_memory(config, memory.estimate_answering, source)
+    if asked.prompt and not (asked.samples or asked.temperature or asked.out):
+        return sampling.prepare_answer(parts, folder, asked.prompt, checkpoint)
+    request = answers.Request(
+        asked.prompt, asked.prompts, asked.num, asked.samples, asked.temperature, asked.out
+    )
+    return answers.prepare_answers(parts, call, request, checkpoint)
 
 
-def build_within_memory(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Parts:
+def build_within_memory(
+    config: ConfigDict, estimate: Callable[..., memory.Estimate], source: Path | None = None
+) -> Parts:
     """Builds the parts of a run, after checking that its devices and memory are available."""
     make_mesh(config.mesh.data, config.mesh.model)
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
-    parts = build(config)
+    parts = build(config, source)
     memory.check(config, estimate(config, parts.tokenizer.vocab_size))
     return parts
 

@@ -1,5 +1,6 @@
 """The flags of the command line, and the configuration that they select."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +11,20 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch.cli.configuration import choose_config, join_config
 
 LONGEST = 100  # characters of a flag name
+TEXTS = {
+    "checkpoint": "newest (the default), best by validation, or a step.",
+    "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
+    "prompt": "A prompt to answer.",
+    "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
+    "out": "File of JSON lines for the answers; if it is there, it is continued.",
+}
+# Flags that go with some modes only.
+MODES = {
+    "dry_run": ("train",),
+    "data": ("evaluate",),
+    "checkpoint": ("evaluate", "sample"),
+    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "out"), ("sample",)),
+}
 
 
 class Asked(NamedTuple):
@@ -43,8 +58,16 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run", False, "Check everything, print the plan, train nothing.", flag_values=values
     )
-    flags.DEFINE_string(
-        "prompt", None, "The question that --mode=sample answers.", flag_values=values
+    for name, text in TEXTS.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "num", None, "Answer that many test questions.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "samples", None, "Answers drawn for each prompt.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "temperature", None, "Of drawn answers; default evaluate.temperature.", flag_values=values
     )
     flags.DEFINE_bool("help", False, "Print this help.", flag_values=values)
 
@@ -90,11 +113,21 @@ def parse_flags(argv: Sequence[str]) -> Asked:
 
 
 def check_modes(values: flags.FlagValues) -> None:
-    """Raises ValueError for flags that do not go with the mode."""
-    if values.mode == "sample" and not values.prompt:
-        raise ValueError('--mode=sample needs --prompt="..."')
-    if values.dry_run and values.mode != "train":
-        raise ValueError(f"--dry_run is for --mode=train; --mode={values.mode} has no plan to show")
+    """Raises ValueError for flags that do not go with the mode, or with each other."""
+    for name, modes in MODES.items():
+        if values[name].value not in (None, False) and values.mode not in modes:
+            raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")
+    if values.mode == "sample":
+        asked = [f"--{name}" for name in ("prompt", "prompts", "num") if values[name].value]
+        if len(asked) != 1:
+            raise ValueError(
+                '--mode=sample needs one of --prompt="...", --prompts=FILE and --num=N, not '
+                f"{' and '.join(asked) or 'none of them'}"
+            )
+    if values.temperature is not None and not 0 < values.temperature < math.inf:
+        raise ValueError(
+            f"--temperature={values.temperature} must be > 0; leave it out for greedy answers"
+        )
 
 
 def check_workdir_name(path: str) -> Path:

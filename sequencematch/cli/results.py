@@ -80,6 +80,39 @@ def evaluate_and_report(
         print(f"report: {report}")
 
 
+def evaluate_apart(
+    parts: Parts,
+    path: Path,
+    state: TrainState,
+    facts: Mapping[str, Any],
+    raise_if_asked: Callable[[], None],
+) -> None:
+    """Evaluates on the test set of `parts`; writes one file, and prints the result.
+
+    Args:
+      parts, state, raise_if_asked: as of `evaluate_and_report`.
+      path: the file.
+      facts: what else it says.
+    """
+    began = time.perf_counter()
+    test, traces = evaluate_test_set(parts, state, raise_if_asked)
+    record = {
+        **facts,
+        "steps": int(state.step),
+        "judged_by": parts.task.judged_by,
+        "seconds": time.perf_counter() - began,
+        "evaluated_by": dict(provenance()),
+        "config": workdir.to_json(parts.config),
+        "test": test,
+        "traces": traces,
+    }
+    workdir.write_json(path, record)
+    with console.ignore_write_failures(sys.stdout):
+        for choice, found in test.items():
+            print(f"{choice}: {describe(found, parts.task.judged_by)}")
+        print(f"results: {path}")
+
+
 def evaluate_test_set(
     parts: Parts, state: TrainState, raise_if_asked: Callable[[], None]
 ) -> tuple[dict[str, dict], list[dict]]:

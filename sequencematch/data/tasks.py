@@ -6,10 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 from sequencematch.data import arithmetic, jsonl
+from sequencematch.data.checkers import CHECKERS, Judge
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
 TASKS: dict[str, Callable[[Any], Task]] = {"arithmetic": arithmetic.task, "jsonl": jsonl.task}
+# How the answers to each of them are judged: known without its data.
+JUDGES: dict[str, Callable[[Any], Judge]] = {
+    "arithmetic": lambda data: CHECKERS["exact"],
+    "jsonl": lambda data: CHECKERS[data.checker],
+}
 
 
 def load_task(name: str, data: Any) -> Task:
@@ -32,7 +38,9 @@ def load_task(name: str, data: Any) -> Task:
             f"task={name!r}: did you mean {near!r}? Allowed: {', '.join(TASKS)}, "
             "or your own as 'package.module:function'"
         )
-    return _construct(name, constructor, data) if ":" in name else constructor(data)
+    if ":" in name:
+        return _construct(name, constructor, data)
+    return constructor(data)._replace(**JUDGES[name](data)._asdict())
 
 
 def check_harmless(name: str, data: Any, usual: Any) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -18,18 +19,18 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
 from sequencematch.data import pipeline
-from sequencematch.data.checks import DataFacts, check_examples
+from sequencematch.data.checks import DataFacts
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import Prefetched
 from sequencematch.data.task import Task
-from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import effective_objective, network_config
+from sequencematch.setup.examples import load_data, load_saved
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate, make_optimizer
@@ -85,27 +86,20 @@ class Parts(NamedTuple):
         return sum(x.size for x in jax.tree.leaves(self.like.params))
 
 
-def build(config: ConfigDict) -> Parts:
+def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     """Loads the task and works out the network's shapes; allocates no parameters.
 
     Args:
       config: a configuration that `check_config` has accepted.
+      folder: of a run that keeps its task, to be asked for answers; None to load the data.
 
     Raises:
       ValueError, OSError: the configuration, the data or the devices do not fit; says what in one line.
     """
     # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    task = load_task(config.task, config.data)
-    tokenizer = task.tokenizer(tuple(config.edits))
+    task, tokenizer, data = load_data(config) if folder is None else load_saved(config, folder)
     T = config.prompt_slots + config.max_actions
-    data = check_examples(
-        task,
-        tokenizer,
-        prompt_slots=config.prompt_slots,
-        max_actions=config.max_actions,
-        answer_actions=config.evaluate.max_actions,
-    )
     metrics = make_metrics(task, tokenizer)
     make_network = network_maker(config, task, tokenizer)
     # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.

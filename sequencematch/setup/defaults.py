@@ -31,6 +31,7 @@ def defaults() -> ConfigDict:
                 seed=0,
                 split="twins",  # questions about the same numbers in one split; or "prompt": each alone
                 path="",  # file of task="jsonl"
+                checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
@@ -106,6 +107,7 @@ def defaults() -> ConfigDict:
             checkpoint=dict(
                 every=500,  # steps
                 keep=2,  # number of newest checkpoints that are never deleted
+                best=True,  # also keep the best by validation, of the steps that have both
                 keep_every=0,  # also never delete those at multiples of this step; 0: no others
             ),
         )
@@ -117,6 +119,7 @@ def defaults() -> ConfigDict:
 NEWER_KEYS = {
     "init": "",
     "data.split": "prompt",
+    "data.checker": "exact",
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,
@@ -124,7 +127,23 @@ NEWER_KEYS = {
     "train.accumulate": 1,
     "model.attention": "plain",
     "model.remat": "none",
+    "checkpoint.best": False,
 }
+
+
+# Keys that this version no longer has -> the value with which they changed nothing, as JSON has it.
+GONE_KEYS: dict[str, Any] = {}
+
+
+def drop_gone_keys(
+    saved: Mapping[str, Any], gone: Mapping[str, Any] = GONE_KEYS, prefix: str = ""
+) -> dict[str, Any]:
+    """A saved configuration without those keys of `gone` that have the value given there."""
+    return {
+        key: drop_gone_keys(value, gone, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in saved.items()
+        if not (prefix + key in gone and gone[prefix + key] == value)
+    }
 
 
 def add_newer_keys(saved: dict[str, Any]) -> dict[str, Any]:

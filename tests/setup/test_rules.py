@@ -87,7 +87,7 @@ REFUSED = {
 
 def test_defaults_are_valid_and_every_key_has_a_rule():
     check_config(defaults())
-    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory"}
+    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory", "checkpoint.best"}
     assert set(RULES) == set(flatten(defaults())) - free
     assert set(REFUSED) == set(RULES)
 
