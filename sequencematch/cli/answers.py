@@ -96,16 +96,16 @@ def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
       ValueError, OSError: there are not so many, or the file cannot be read.
     """
     if request.prompt:
-        return [unanswered(request.prompt)]
+        return [without_answer(request.prompt)]
     if request.prompts:
-        return [*map(unanswered, read_prompts(Path(request.prompts).expanduser()))]
+        return [*map(without_answer, read_prompts(Path(request.prompts).expanduser()))]
     test = parts.task.splits["test"]
     if request.num > len(test):
         raise ValueError(f"--num={request.num}: the run has only {len(test)} test questions")
     return [test[i] for i in range(request.num)]
 
 
-def unanswered(prompt: str) -> Example:
+def without_answer(prompt: str) -> Example:
     """A prompt without a right answer."""
     return Example(prompt, "")
 

@@ -197,12 +197,12 @@ def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
 def check_known_key(key: str, known: Mapping) -> None:
     """Raises ValueError for a key that is not in `known`, and suggests the closest one."""
     if key not in known:
-        near = abbreviated(key, known)
+        near = find_abbreviated(key, known)
         advice = f"; did you mean {near!r}?" if near else suggest(key, known)
         raise ValueError(f"config.{key} is not a key of this configuration{advice}")
 
 
-def abbreviated(key: str, known: Any) -> str | None:
+def find_abbreviated(key: str, known: Any) -> str | None:
     """The known key that `key` abbreviates by initials, as `optimizer.lr` does; None if none."""
     name = key.rpartition(".")[2]
     initials = {k: "".join(w[0] for w in k.rpartition(".")[2].split("_")) for k in known}

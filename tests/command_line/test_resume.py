@@ -205,3 +205,24 @@ def test_run_cannot_become_shorter(tiny_flags, finished_run, assert_refused):
     words = ["config.train.steps=20", f"has {STEPS}", "raised"]
     flags = [f"--workdir={finished_run}", "--resume", "--config.train.steps=20"]
     assert_refused(words, *tiny_flags, *flags, unchanged=[finished_run])
+
+
+def test_data_may_lie_elsewhere_but_must_be_the_same(
+    crashed_run, finished_run, pairs_file, tmp_path, assert_refused
+):
+    """A renamed file is not another configuration; other data are, also before the first save."""
+    folder, moved = shutil.copytree(crashed_run, tmp_path / "run"), tmp_path / "moved.jsonl"
+    lines = pairs_file.read_text().splitlines()
+    moved.write_text(
+        "\n".join([*lines[1:], lines[0].replace('"completion": "', '"completion": "d')])
+    )
+    flags = [f"--workdir={folder}", "--resume", f"--config.data.path={moved}"]
+    assert_refused(["are not those that it was trained on"], *flags)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    shutil.copy(folder / "config.json", fresh)
+    assert_refused(["are not those"], f"--workdir={fresh}", *flags[1:])
+    shutil.copy(pairs_file, moved)
+    assert run_command(*flags) == 0
+    assert read_json(folder / "config.json")["config"]["data"]["path"] == str(moved)
+    assert records(folder / "metrics.jsonl") == records(finished_run / "metrics.jsonl")

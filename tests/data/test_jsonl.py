@@ -8,7 +8,14 @@ from sequencematch.data.task import Example
 
 
 def data_config(path, **changes):
-    defaults = {"path": str(path), "seed": 0, "checker": "exact", "train": 1000, "validation": 5, "test": 7}
+    defaults = {
+        "path": str(path),
+        "seed": 0,
+        "checker": "exact",
+        "train": 1000,
+        "validation": 5,
+        "test": 7,
+    }
     return SimpleNamespace(**defaults | changes)
 
 

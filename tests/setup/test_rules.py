@@ -20,6 +20,7 @@ REFUSED = {
     "model.remat": NAMES,
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
+    "data.checker": NAMES,
     "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],
     "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
     "data.bases": [(1,), (10, 17), (0,)],
