@@ -115,7 +115,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     folder = check_workdir_name(
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
     )
-    source, checkpoint = None, asked.checkpoint or NEWEST
+    source = None
     if asked.mode != "train":
         workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
         source = resume.task_folder(config, folder)
@@ -124,23 +124,41 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         check_harmless(config.task, config.data, defaults().data)
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = Call(folder, name, command, stop_requests, resources)
-    if asked.mode == "train":
-        has_run = workdir.check_free(folder, config, asked.resume)
-        if asked.dry_run:
-            return training.prepare_dry_run(build(config), call, has_run)
-        parts = build_within_memory(config, memory.estimate_training)
-        return training.prepare_training(parts, call, has_run)
-    if asked.mode == "evaluate":
-        parts = build_within_memory(config, memory.estimate_evaluation, source)
-        if asked.data or checkpoint != NEWEST:
-            return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
+    if asked.mode != "train":
+        return prepare_reading(asked, config, call, source)
+    has_run = workdir.check_free(folder, config, asked.resume)
+    if asked.dry_run:
+        return training.prepare_dry_run(build(config), call, has_run)
+    parts = build_within_memory(config, memory.estimate_training)
+    return training.prepare_training(parts, call, has_run)
+
+
+def prepare_reading(
+    asked: flags.FlagValues, config: ConfigDict, call: Call, source: Path | None
+) -> Job:
+    """Prepares a mode that trains nothing.
+
+    Args:
+      asked: the flags.
+      config: the configuration.
+      call: what the command line asked for.
+      source: the run's folder, if it keeps its task.
+
+    Raises:
+      ValueError, OSError: as of `prepare`.
+    """
+    checkpoint = asked.checkpoint or NEWEST
+    is_single = asked.prompt and not (asked.samples or asked.temperature or asked.out)
+    estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
+    parts = build_within_memory(config, estimate, source)
+    resume.report_loaded_data(config, call.folder)
+    if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:
         return evaluation.prepare_evaluation(parts, call)
-    parts = build_within_memory(config, memory.estimate_answering, source)
-    if asked.prompt and not (asked.samples or asked.temperature or asked.out):
-        return sampling.prepare_answer(parts, folder, asked.prompt, checkpoint)
-    request = answers.Request(
-        asked.prompt, asked.prompts, asked.num, asked.samples, asked.temperature, asked.out
-    )
+    if asked.mode == "evaluate":
+        return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
+    if is_single:
+        return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)
+    request = answers.Request(*(asked[name].value for name in answers.Request._fields))
     return answers.prepare_answers(parts, call, request, checkpoint)
 
 

@@ -139,21 +139,22 @@ def open_run(folder: Path, checkpoint: str = NEWEST) -> tuple[Parts, TrainState]
     if source is None:
         check_harmless(config.task, config.data, defaults().data)
     parts = build(config, source)
+    report_loaded_data(config, folder)
     return parts, restore(parts, folder, checkpoint).state
 
 
 def task_folder(config: ConfigDict, folder: Path) -> Path | None:
-    """The folder of a run, if it keeps its task; None, and a line that says so, if it keeps none.
+    """The folder of a run, if it keeps its task; None for an older run, and for a task of your own."""
+    return folder if keeps_task(config, folder) else None
 
-    A task of your own is made by its code, so no folder keeps it.
-    """
-    if keeps_task(config, folder):
-        return folder
-    if ":" not in config.task:
+
+def report_loaded_data(config: ConfigDict, folder: Path) -> None:
+    """Prints that a run was opened whose folder does not keep its questions, but could."""
+    if task_folder(config, folder) is None and ":" not in config.task:
         to_stderr(
-            f"an older version made the run in {folder}, which keeps no questions: loading its data"
+            f"the run in {folder} keeps no questions of its own, as runs of older versions: its data "
+            "were loaded"
         )
-    return None
 
 
 def initial_parameters(parts: Parts) -> nnx.State | None:

@@ -111,7 +111,7 @@ def test_a_run_of_an_older_version_loads_its_data_and_says_so(finished_run, tmp_
     (folder / "task.json").unlink()
     assert run_command(f"--workdir={folder}", "--mode=sample", "--prompt=abc>") == 0
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"{folder}" in line and "loading its data" in line
+    assert f"{folder}" in line and "its data were loaded" in line
 
 
 def test_other_questions_and_another_checkpoint_leave_the_summary_alone(
