@@ -9,6 +9,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.cli import resume
+from sequencematch.cli.choice import NEWEST
 from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
@@ -123,17 +124,18 @@ class Model:
         return self._parts._replace(config=config)
 
 
-def load(folder: str | os.PathLike) -> Model:
-    """Opens the newest sound checkpoint of a run.
+def load(folder: str | os.PathLike, checkpoint: str | int = NEWEST) -> Model:
+    """Opens a checkpoint of a run.
 
     Args:
       folder: its work directory. As on the command line, a run whose config.json asks for Python code
         (a task of your own) is not opened.
+      checkpoint: "newest" (sound) one, "best" by validation, or a step.
 
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
-    parts, state = resume.open_run(Path(folder))
+    parts, state = resume.open_run(Path(folder), str(checkpoint))
     return Model(parts, state.params, int(state.step))
 
 

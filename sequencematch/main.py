@@ -1,22 +1,4 @@
-"""Train a SequenceMatch model, evaluate it again, or sample from it.
-
-  python -m sequencematch.main --config=arithmetic[:METHOD] [--config.KEY=VALUE ...]
-  python -m sequencematch.main --workdir=DIR --resume
-  python -m sequencematch.main --workdir=DIR --mode=evaluate
-  python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
-
-Modes:
-  --mode=train     Train, evaluate on the test set and write report.html (the default).
-                   With --dry_run: check everything, print the plan and train nothing.
-  --mode=evaluate  Evaluate the newest checkpoint of a run again.
-  --mode=sample    Answer --prompt with the newest checkpoint, printed as it is generated.
-
-Exit codes; all but 0 come with one line on stderr that says why:
-  0   Done.
-  2   Refused: the command cannot be carried out as given. Nothing was changed.
-  3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
-  75  Interrupted by Ctrl-C, SIGTERM or a notice of preemption, after saving. Continue with --resume.
-"""
+"""The command line: parses it, checks and prepares everything, runs the job, returns the exit code."""
 
 import os
 import shlex
@@ -24,13 +6,15 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from sequencematch.cli import evaluation, sampling, training, workdir
-from sequencematch.cli.flags import check_workdir_name, choose_config, parse_flags
+from sequencematch.cli import answers, evaluation, resume, sampling, training, workdir
+from sequencematch.cli.choice import NEWEST
+from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
@@ -43,6 +27,35 @@ from sequencematch.storage.console import open_streams, to_stderr, to_stdout
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.stop_requests import Interrupted, StopRequests
+
+# Not a docstring, which `python -OO` drops.
+HELP = """Train a SequenceMatch model, evaluate it again, or sample from it.
+
+  python -m sequencematch.main --config=arithmetic[:METHOD] [--config.KEY=VALUE ...]
+  python -m sequencematch.main --workdir=DIR --resume
+  python -m sequencematch.main --workdir=DIR --mode=evaluate [--data=FILE.jsonl]
+  python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
+  python -m sequencematch.main --workdir=DIR --mode=sample --num=N --samples=K --out=FILE.jsonl
+
+Modes:
+  --mode=train     Train, evaluate on the test set and write report.html (the default).
+                   With --dry_run: check everything, print the plan and train nothing.
+  --mode=evaluate  Evaluate the newest checkpoint of a run again. With --data=FILE, lines of
+                   {"prompt": ..., "completion": ...}, evaluate it on these questions; the results
+                   of these, and of another --checkpoint, go to evaluation-*.json in DIR.
+  --mode=sample    Answer --prompt, the lines of --prompts=FILE, or --num=N test questions: greedily,
+                   or --samples=K times at --temperature=T. A single answer is printed as it is
+                   generated; others are lines of JSON, printed or added to --out=FILE.jsonl, where the
+                   same command goes on if it was interrupted.
+  --checkpoint=best or a STEP is used in these two modes instead of the newest.
+
+Exit codes; all but 0 come with one line on stderr that says why:
+  0   Done.
+  2   Refused: the command cannot be carried out as given. Nothing was changed.
+  3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
+  75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
+      saving. Continue with --resume.
+"""
 
 DONE, REFUSED, STOPPED, INTERRUPTED = 0, 2, 3, 75
 
@@ -95,37 +108,68 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
       ValueError, OSError, flags.Error: what is wrong, where, and how to fix it.
       Interrupted: a request to stop came meanwhile.
     """
-    asked = parse_flags(argv)
+    asked, config, name, is_named = parse_flags(argv)
     if asked.help:
-        return Job(lambda: to_stdout(f"{__doc__}\n{asked.get_help()}"))
-    config, name = choose_config(asked)
+        return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     check_config(config)
+    folder = check_workdir_name(
+        f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
+    )
+    source = None
+    if asked.mode != "train":
+        workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
+        source = resume.task_folder(config, folder)
     # A work directory may come from somebody else, so its config.json must not run code.
-    if asked.config is None:
+    if not is_named and source is None:
         check_harmless(config.task, config.data, defaults().data)
-    folder = check_workdir_name(asked.workdir or f"runs/{name}-{config.method}-{config.seed}")
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = Call(folder, name, command, stop_requests, resources)
-    if asked.mode == "train":
-        has_run = workdir.check_free(folder, config, asked.resume)
-        if asked.dry_run:
-            return training.prepare_dry_run(build(config), call, has_run)
-        parts = build_within_memory(config, memory.estimate_training)
-        return training.prepare_training(parts, call, has_run)
-    workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
-    if asked.mode == "evaluate":
-        parts = build_within_memory(config, memory.estimate_evaluation)
+    if asked.mode != "train":
+        return prepare_reading(asked, config, call, source)
+    has_run = workdir.check_free(folder, config, asked.resume)
+    if asked.dry_run:
+        return training.prepare_dry_run(build(config), call, has_run)
+    parts = build_within_memory(config, memory.estimate_training)
+    return training.prepare_training(parts, call, has_run)
+
+
+def prepare_reading(
+    asked: flags.FlagValues, config: ConfigDict, call: Call, source: Path | None
+) -> Job:
+    """Prepares a mode that trains nothing.
+
+    Args:
+      asked: the flags.
+      config: the configuration.
+      call: what the command line asked for.
+      source: the run's folder, if it keeps its task.
+
+    Raises:
+      ValueError, OSError: as of `prepare`.
+    """
+    checkpoint = asked.checkpoint or NEWEST
+    is_single = asked.prompt and not (asked.samples or asked.temperature or asked.out)
+    estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
+    parts = build_within_memory(config, estimate, source)
+    resume.report_loaded_data(config, call.folder)
+    if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:
         return evaluation.prepare_evaluation(parts, call)
-    parts = build_within_memory(config, memory.estimate_answering)
-    return sampling.prepare_answer(parts, folder, asked.prompt)
+    if asked.mode == "evaluate":
+        return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
+    if is_single:
+        return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)
+    request = answers.Request(*(asked[name].value for name in answers.Request._fields))
+    return answers.prepare_answers(parts, call, request, checkpoint)
 
 
-def build_within_memory(config: ConfigDict, estimate: Callable[..., memory.Estimate]) -> Parts:
+def build_within_memory(
+    config: ConfigDict, estimate: Callable[..., memory.Estimate], source: Path | None = None
+) -> Parts:
     """Builds the parts of a run, after checking that its devices and memory are available."""
     make_mesh(config.mesh.data, config.mesh.model)
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
-    parts = build(config)
+    parts = build(config, source)
     memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
     return parts
 

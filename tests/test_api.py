@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 import sequencematch
+from tests.command_line.command import PREVIOUS_SAVE
+from tests.train.runs import STEPS
 
 PROMPTS = ["abc>", "dab>", "bad>"]
 
@@ -97,6 +99,15 @@ def test_what_cannot_be_is_refused_in_one_line(model, call, words):
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds no run"):
         sequencematch.load(tmp_path)
+
+
+def test_a_checkpoint_can_be_chosen(folder):
+    assert sequencematch.load(folder, checkpoint=PREVIOUS_SAVE).step == PREVIOUS_SAVE
+    assert sequencematch.load(folder, checkpoint="best").step == STEPS
+    with pytest.raises(ValueError, match="no checkpoint of step 7"):
+        sequencematch.load(folder, checkpoint=7)
+    with pytest.raises(ValueError, match="must be newest, best, or a step"):
+        sequencematch.load(folder, checkpoint="last")
 
 
 def test_importing_the_package_imports_no_jax():

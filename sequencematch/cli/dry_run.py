@@ -19,7 +19,10 @@ from sequencematch.storage.console import ignore_write_failures
 from sequencematch.storage.provenance import hardware
 from sequencematch.train.plan import Batches, Phase, Plan
 
-FILES = "config.json, metrics.jsonl, tensorboard/, checkpoints/, summary.json, traces.jsonl, report"
+FILES = (
+    "config.json, task.json, questions.jsonl, metrics.jsonl, tensorboard/, checkpoints/, summary.json, "
+    "traces.jsonl, report"
+)
 BAR = 24  # characters of a bar as long as the peak
 
 

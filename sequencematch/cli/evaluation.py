@@ -1,9 +1,13 @@
-"""--mode=evaluate: evaluates the newest checkpoint of a run again."""
+"""--mode=evaluate: evaluates a run again, also another checkpoint or on other questions."""
+
+from pathlib import Path
 
 from sequencematch.cli import results, resume, workdir
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.training import count_tokens
+from sequencematch.data.saved import read_questions
 from sequencematch.setup.build import Parts, make_plan
+from sequencematch.setup.examples import check_questions
 
 
 def prepare_evaluation(parts: Parts, call: Call) -> Job:
@@ -23,3 +27,29 @@ def prepare_evaluation(parts: Parts, call: Call) -> Job:
     # The old summary also knows the command, and its seconds include the last validation.
     facts |= resume.read_summary(folder / "summary.json", int(state.step))
     return Job(lambda: results.evaluate_and_report(parts, folder, state, facts, raise_if_asked))
+
+
+def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpoint: str) -> Job:
+    """Restores a checkpoint; the job writes its results into a file of their own.
+
+    The summary, the traces and the report stay those of the newest checkpoint and the test set.
+
+    Args:
+      parts: the parts of the run.
+      call: what the command line asked for.
+      data: file of the questions; None for the test set.
+      checkpoint: the one to evaluate, as of `resume.restore`.
+
+    Raises:
+      ValueError, OSError: the run cannot be opened, or the file has questions that cannot be asked.
+    """
+    if data is not None:
+        questions = read_questions(Path(data).expanduser())
+        check_questions(parts.config, parts.tokenizer, questions, f"{data}, ")
+        splits = {**parts.task.splits, "test": questions}
+        parts = parts._replace(task=parts.task._replace(splits=splits))
+    state = resume.restore(parts, call.folder, checkpoint).state
+    words = ["evaluation", *([Path(data).stem] if data else []), str(int(state.step))]
+    path, facts = call.folder / f"{'-'.join(words)}.json", {"data": data, "command": call.command}
+    raise_if_asked = call.stop_requests.raise_if_asked
+    return Job(lambda: results.evaluate_apart(parts, path, state, facts, raise_if_asked))

@@ -1,16 +1,46 @@
 """The flags of the command line, and the configuration that they select."""
 
-import importlib.util
+import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from sequencematch.cli import workdir
-from sequencematch.setup.defaults import check_known_key, flatten, suggest
+from sequencematch.cli.configuration import choose_config, join_config
 
 LONGEST = 100  # characters of a flag name
+TEXTS = {
+    "checkpoint": "newest (the default), best by validation, or a step.",
+    "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
+    "prompt": "A prompt to answer.",
+    "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
+    "out": "File of JSON lines for the answers; if it is there, it is continued.",
+}
+# Flags that go with some modes only.
+MODES = {
+    "dry_run": ("train",),
+    "data": ("evaluate",),
+    "checkpoint": ("evaluate", "sample"),
+    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "out"), ("sample",)),
+}
+
+
+class Asked(NamedTuple):
+    """What a command line asks for.
+
+    Attributes:
+      flags: all but --config.
+      config: the configuration, with its overrides; None where help is asked for.
+      name: the configuration's.
+      is_named: whether --config names it; else it is the one of the run in --workdir.
+    """
+
+    flags: flags.FlagValues
+    config: ConfigDict | None = None
+    name: str = ""
+    is_named: bool = False
 
 
 def define_flags(values: flags.FlagValues) -> None:
@@ -28,17 +58,25 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool(
         "dry_run", False, "Check everything, print the plan, train nothing.", flag_values=values
     )
-    flags.DEFINE_string(
-        "prompt", None, "The question that --mode=sample answers.", flag_values=values
+    for name, text in TEXTS.items():
+        flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "num", None, "Answer that many test questions.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_integer(
+        "samples", None, "Answers drawn for each prompt.", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_float(
+        "temperature", None, "Of drawn answers; default evaluate.temperature.", flag_values=values
     )
     flags.DEFINE_bool("help", False, "Print this help.", flag_values=values)
 
 
-def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
-    """Parses the command line, and checks every `--config.key` against the configuration file.
+def parse_flags(argv: Sequence[str]) -> Asked:
+    """Parses the command line, and checks every `--config.key` against the configuration.
 
     It is parsed twice. The first pass only finds the file and the overrides, so that an unknown key can
-    be reported with the closest one that the file has.
+    be reported with the closest one that there is.
 
     Raises:
       ValueError, flags.Error: a flag or a key does not exist, or a value is not allowed.
@@ -46,114 +84,60 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
     for name in (arg.split("=")[0] for arg in argv[1:] if arg.startswith("-")):
         if len(name) > LONGEST:  # absl searches for similar names recursively, and would overflow
             raise ValueError(f"{name[:LONGEST]!r}... is not a flag")
-    argv = [resolve_config(arg) for arg in argv]
+    argv = [argv[0], *join_config(argv[1:])]
     named = flags.FlagValues()
     named.set_gnu_getopt()
     define_flags(named)
-    flags.DEFINE_string("config", None, "Configuration file.", flag_values=named)
-    rest = [arg.lstrip("-") for arg in named(list(argv), known_only=True)[1:]]
-    overrides = [arg.split("=")[0] for arg in rest if arg.startswith("config.")]
-    check_overrides(named.config, [name.removeprefix("config.") for name in overrides])
-    values = flags.FlagValues()
-    define_flags(values)
-    # ml_collections needs --config before its overrides; users may write them in any order.
-    ordered = sorted(argv, key=lambda arg: arg != argv[0] and not arg.startswith("--config="))
-    config_flags.DEFINE_config_file(
+    flags.DEFINE_string(
         "config",
         None,
         "NAME[:METHOD] or FILE[:METHOD]; --config.KEY=VALUE overrides a key.",
-        flag_values=values,
-        sys_argv=ordered,
+        flag_values=named,
     )
-    stray = values(ordered)[1:]
+    rest = [arg.lstrip("-") for arg in named(argv, known_only=True)[1:]]
+    if named.help:
+        return Asked(named)
+    if named.workdir is not None:
+        check_workdir_name(named.workdir)
+    overrides = [arg.split("=")[0][len("config.") :] for arg in rest if arg.startswith("config.")]
+    chosen = choose_config(named.config, named.workdir, overrides)
+    values = flags.FlagValues()
+    define_flags(values)
+    argv = [arg for arg in argv if not arg.startswith(("--config=", "-config="))]
+    config_flags.DEFINE_config_dict("config", chosen[0], flag_values=values, sys_argv=argv)
+    stray = values(argv)[1:]
     if stray:
         raise ValueError(f"{stray[0]!r} is not a flag: write --name=value")
-    if values.mode == "sample" and not values.prompt:
-        raise ValueError('--mode=sample needs --prompt="..."')
-    if values.dry_run and values.mode != "train":
-        raise ValueError(f"--dry_run is for --mode=train; --mode={values.mode} has no plan to show")
-    return values
+    check_modes(values)
+    return Asked(values, *chosen)
 
 
-def resolve_config(arg: str) -> str:
-    """Replaces the name in --config=NAME[:METHOD] by the file of that name in the package.
-
-    Any other argument is returned as it is, and so is the name of a file.
-
-    Raises:
-      ValueError: the package has no such configuration.
-    """
-    flag, _, value = arg.partition("=")
-    name, colon, method = value.partition(":")
-    if flag.lstrip("-") != "config" or not name.isidentifier() or Path(name).is_file():
-        return arg
-    spec = importlib.util.find_spec("sequencematch.configs")
-    folders = spec.submodule_search_locations if spec else []
-    files = {path.stem: path for folder in folders for path in Path(folder).glob("[!_]*.py")}
-    if name not in files:
-        names = ", ".join(sorted(files)) or "none: is sequencematch installed?"
+def check_modes(values: flags.FlagValues) -> None:
+    """Raises ValueError for flags that do not go with the mode, or with each other."""
+    for name, modes in MODES.items():
+        if values[name].value not in (None, False) and values.mode not in modes:
+            raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")
+    if values.mode == "sample":
+        asked = [f"--{name}" for name in ("prompt", "prompts", "num") if values[name].value]
+        if len(asked) != 1:
+            raise ValueError(
+                '--mode=sample needs one of --prompt="...", --prompts=FILE and --num=N, not '
+                f"{' and '.join(asked) or 'none of them'}"
+            )
+    if values.temperature is not None and not 0 < values.temperature < math.inf:
         raise ValueError(
-            f"--config={name} is no file and no configuration of the package (there are {names})"
-            f"{suggest(name, files)}"
+            f"--temperature={values.temperature} must be > 0; leave it out for greedy answers"
         )
-    return f"{flag}={files[name]}{colon}{method}"
-
-
-def check_overrides(file: str | None, keys: Sequence[str]) -> None:
-    """Raises ValueError unless the configuration file can be loaded and has all the keys."""
-    if file is None:
-        if keys:
-            raise ValueError(f"--config.{keys[0]} overrides a file: name it with --config=FILE")
-        return
-    known = flatten(load_config(file))
-    for key in keys:
-        check_known_key(key, known)
-
-
-def load_config(file: str) -> ConfigDict:
-    """Loads the configuration of a file, `path[:method]`, without overrides.
-
-    Raises:
-      ValueError: the file does not exist, or running it fails.
-    """
-    path = Path(file.split(":")[0])
-    if not path.is_file():
-        existing = map(str, [*path.parent.glob("*.py"), *Path("configs").glob("*.py")])
-        near = suggest(path, existing)
-        raise ValueError(f"--config={path}: no such file{near}")
-    values, argv = flags.FlagValues(), ["", f"--config={file}"]
-    try:
-        config_flags.DEFINE_config_file("config", None, flag_values=values, sys_argv=argv)
-        values(argv)
-        if not isinstance(values.config, ConfigDict):
-            raise TypeError("get_config() must return a ConfigDict")
-        return values.config
-    except (Exception, SystemExit) as error:  # a file is Python: it may raise anything, or exit
-        raise ValueError(f"--config={path} fails: {type(error).__name__}: {error}") from error
-
-
-def choose_config(asked: flags.FlagValues) -> tuple[ConfigDict, str]:
-    """The configuration and its name: of the file in --config, else of the run in --workdir.
-
-    Raises:
-      ValueError: there is neither, or the run's config.json cannot be read.
-    """
-    if asked.config is not None:
-        return asked.config, Path(asked["config"].config_filename.split(":")[0]).stem
-    if asked.workdir is None:
-        raise ValueError(
-            "name a configuration, such as --config=arithmetic, or a run, --workdir=DIR"
-        )
-    saved = workdir.read_config(Path(asked.workdir))
-    return saved["config"], saved["name"]
 
 
 def check_workdir_name(path: str) -> Path:
     """The work directory as a path that orbax can write checkpoints to.
 
     Raises:
-      ValueError: the path is not UTF-8.
+      ValueError: the path is empty, or not UTF-8.
     """
+    if not path:
+        raise ValueError("--workdir= is empty: name a folder")
     try:
         str(Path(path).absolute()).encode()
     except UnicodeEncodeError as error:

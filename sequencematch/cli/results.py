@@ -80,6 +80,39 @@ def evaluate_and_report(
         print(f"report: {report}")
 
 
+def evaluate_apart(
+    parts: Parts,
+    path: Path,
+    state: TrainState,
+    facts: Mapping[str, Any],
+    raise_if_asked: Callable[[], None],
+) -> None:
+    """Evaluates on the test set of `parts`; writes one file, and prints the result.
+
+    Args:
+      parts, state, raise_if_asked: as of `evaluate_and_report`.
+      path: the file.
+      facts: what else it says.
+    """
+    began = time.perf_counter()
+    test, traces = evaluate_test_set(parts, state, raise_if_asked)
+    record = {
+        **facts,
+        "steps": int(state.step),
+        "judged_by": parts.task.judged_by,
+        "seconds": time.perf_counter() - began,
+        "evaluated_by": dict(provenance()),
+        "config": workdir.to_json(parts.config),
+        "test": test,
+        "traces": traces,
+    }
+    workdir.write_json(path, record)
+    with console.ignore_write_failures(sys.stdout):
+        for choice, found in test.items():
+            print(f"{choice}: {describe(found, parts.task.judged_by, 'questions')}")
+        print(f"results: {path}")
+
+
 def evaluate_test_set(
     parts: Parts, state: TrainState, raise_if_asked: Callable[[], None]
 ) -> tuple[dict[str, dict], list[dict]]:
@@ -149,13 +182,13 @@ def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[Answer]:
     return [*edited, *plain[: count - len(edited)]]
 
 
-def describe(found: Mapping[str, Any], judged_by: str) -> str:
-    """One printed line with the figures of one way of decoding."""
+def describe(found: Mapping[str, Any], judged_by: str, asked: str = "test questions") -> str:
+    """One printed line with the figures of one way of decoding; `asked` is what was answered."""
     line = f"{judged_by} {figure(found[judged_by])}"
     if {"low", "high"} <= found.keys():
         line += f" (95 % interval {figure(found['low'])} to {figure(found['high'])})"
     if {"right", "n"} <= found.keys():
-        line += f", {found['right']} of {found['n']} test questions right"
+        line += f", {found['right']} of {found['n']} {asked} right"
     rho = found["return"]["spearman"]
     # No correlation is defined where all answers are right, or all wrong.
     return line if rho is None else f"{line}; return and correctness correlate, Spearman {rho:+.2f}"

@@ -11,12 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
+from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
+from sequencematch.setup.examples import keeps_task
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import read_records
@@ -81,10 +84,13 @@ def restore_for_training(parts: Parts, folder: Path) -> Restored | None:
     """The newest sound state; None if none was ever saved. Reports a change of provenance.
 
     Raises:
-      ValueError: checkpoints were saved but are gone, so that starting over would overwrite the rest of
-        the run; or the run cannot continue from them.
+      ValueError: the data are others than those trained on; checkpoints were saved but are gone, and
+        starting over would overwrite the rest of the run; or the run cannot continue from them.
       OSError: a checkpoint cannot be read.
     """
+    checksum = workdir.read_config(folder)["checksum"]
+    if checksum is not None:
+        workdir.check_data(folder, checksum, parts.data.checksum)
     with Checkpoints(folder) as checkpoints:
         if checkpoints.all_lost():
             raise ValueError(
@@ -118,8 +124,8 @@ def report_longer_run(parts: Parts, restored: Restored) -> None:
         )
 
 
-def open_run(folder: Path) -> tuple[Parts, TrainState]:
-    """The parts and the newest sound state of the run in a work directory, to read only.
+def open_run(folder: Path, checkpoint: str = NEWEST) -> tuple[Parts, TrainState]:
+    """The parts and a state of the run in a work directory, the newest sound one, to read only.
 
     As on the command line, a run is refused if its config.json asks for Python code (a task of your
     own).
@@ -129,9 +135,26 @@ def open_run(folder: Path) -> tuple[Parts, TrainState]:
     """
     config = workdir.read_config(folder)["config"]
     check_config(config)
-    check_harmless(config.task, config.data, defaults().data)
-    parts = build(config)
-    return parts, restore(parts, folder).state
+    source = task_folder(config, folder)
+    if source is None:
+        check_harmless(config.task, config.data, defaults().data)
+    parts = build(config, source)
+    report_loaded_data(config, folder)
+    return parts, restore(parts, folder, checkpoint).state
+
+
+def task_folder(config: ConfigDict, folder: Path) -> Path | None:
+    """The folder of a run, if it keeps its task; None for an older run, and for a task of your own."""
+    return folder if keeps_task(config, folder) else None
+
+
+def report_loaded_data(config: ConfigDict, folder: Path) -> None:
+    """Prints that a run was opened whose folder does not keep its questions, but could."""
+    if task_folder(config, folder) is None and ":" not in config.task:
+        to_stderr(
+            f"the run in {folder} keeps no questions of its own, as runs of older versions: its data "
+            "were loaded"
+        )
 
 
 def initial_parameters(parts: Parts) -> nnx.State | None:
@@ -184,8 +207,13 @@ def merge_provenance(
     return {**now, "earlier": [*saved["earlier"], before]}
 
 
-def restore(parts: Parts, folder: Path) -> Restored:
-    """The newest sound state of the run in a work directory. Reports newer, damaged checkpoints.
+def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
+    """A state of the run in a work directory: the newest sound one. Reports newer, damaged checkpoints.
+
+    Args:
+      parts: the parts of the run.
+      folder: the work directory.
+      checkpoint: the newest, "best" by validation, or a step.
 
     Raises:
       ValueError: there is none, it is of another version, or the data have changed.
@@ -197,7 +225,7 @@ def restore(parts: Parts, folder: Path) -> Restored:
     if checksum is not None:
         workdir.check_data(folder, checksum, parts.data.checksum)
     with Checkpoints(folder) as checkpoints:
-        restored = checkpoints.restore(parts.like)
+        restored = checkpoints.restore(parts.like, find_step(parts, folder, checkpoint))
     missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
     if missing:
         raise ValueError(

@@ -19,14 +19,14 @@ from sequencematch.setup.judges import configured_decodings
 from sequencematch.storage.console import ignore_write_failures
 
 
-def prepare_answer(parts: Parts, folder: Path, question: str) -> Job:
-    """Restores the newest checkpoint; the job prints its greedy answer as it is generated.
+def prepare_answer(parts: Parts, folder: Path, question: str, checkpoint: str) -> Job:
+    """Restores a checkpoint; the job prints its greedy answer as it is generated.
 
     Raises:
       ValueError, OSError: the run cannot be opened, or the prompt does not fit.
     """
     prompt, start = encode_prompt(parts.tokenizer, question, parts.config.prompt_slots)
-    state = resume.restore(parts, folder).state
+    state = resume.restore(parts, folder, checkpoint).state
     actions = stream.actions(
         parts.recipe.graph,
         parts.recipe.mdp,

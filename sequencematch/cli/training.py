@@ -7,13 +7,16 @@ from pathlib import Path
 from flax import nnx
 
 from sequencematch.cli import dry_run, results, resume, workdir
+from sequencematch.cli.choice import best_checkpoint
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
+from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
-from sequencematch.storage.checkpoint import Checkpoints, set_aside
+from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.checkpoint_folder import set_aside
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.storage.provenance import hardware
@@ -45,7 +48,7 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
 
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
-    """Locks the work directory and writes config.json."""
+    """Locks the work directory, and writes config.json and what it keeps of the task."""
     folder = call.folder
     folder.mkdir(parents=True, exist_ok=True)
     call.resources.enter_context(workdir.lock(folder))
@@ -53,6 +56,8 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
     has_run = workdir.check_free(folder, parts.config, resume=has_run)
     start = resume.find_starting_point(parts, folder, call.name, has_run)
     workdir.write_json(folder / workdir.CONFIG, start.facts)
+    # After config.json, which marks a run: a resumed run writes what a kill has left out.
+    save_task(parts.config, parts.task, parts.tokenizer, parts.data, folder)
     return start
 
 
@@ -80,7 +85,9 @@ def train(
     # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
     for step in start.damaged_steps:
         to_stdout(f"damaged checkpoint {step} was moved to {set_aside(folder, step)}/")
-    with Checkpoints(folder, keep.keep, keep.keep_every) as checkpoints:
+    best = best_checkpoint(parts, folder, start.records) if keep.best else None
+    best_step = best[0] if best else None
+    with Checkpoints(folder, keep.keep, keep.keep_every, best_step) as checkpoints:
         checkpoints.tidy()
         with MetricsLog(folder, start.records) as log:
             recorder = loop.Recorder(
@@ -92,6 +99,8 @@ def train(
                 start.facts,
                 start.seconds,
                 memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
+                best,
+                keep.best,
             )
             state, seconds = loop.train(plan, state, *data, recorder)
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)

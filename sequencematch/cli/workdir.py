@@ -11,17 +11,27 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sequencematch.setup.defaults import add_newer_keys, differences
+from sequencematch.setup.defaults import (
+    add_newer_keys,
+    defaults,
+    differences,
+    drop_gone_keys,
+    flatten,
+)
 from sequencematch.storage import files
+
+# Where the data lie. What they are is known by their checksum.
+PLACES = ("data.dir", "data.path", "data.validation_path", "data.test_path")
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
 # change what was trained.
-FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.")
+FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.", *PLACES)
 
 # Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many
-# questions are answered at a time. Batches, noise and samples do not depend on them.
+# questions are answered at a time, where the data lie. Batches, noise and samples do not depend on
+# them.
 # `train.steps` may also be raised.
-FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps")
+FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", *PLACES)
 
 LOCK, CONFIG = "lock", "config.json"
 SUBFOLDERS = ("checkpoints", "damaged", "tensorboard")
@@ -161,8 +171,10 @@ def lock(folder: Path) -> Iterator[None]:
 def read_config(folder: Path) -> dict[str, Any]:
     """The name, configuration and facts in the config.json of a run, which may be an older one.
 
+    Keys that are newer than the run, or gone since, have the values that it was made with.
+
     Raises:
-      ValueError: there is no config.json, or it is damaged.
+      ValueError: there is no config.json, it is damaged, or the run was made with a key that is gone.
     """
     path = folder / CONFIG
     if not path.is_file():
@@ -171,14 +183,22 @@ def read_config(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):
             raise TypeError("its configuration is not an object")
-        config = ConfigDict(add_newer_keys(record["config"]))
+        config = ConfigDict(add_newer_keys(drop_gone_keys(record["config"])))
         facts = {"name": record["name"]} | {
             key: record.get(key) for key in ("checksum", "revision")
         }
         version = record.get("versions", {}).get("sequencematch")
-        return facts | {"config": config, "format": record.get("format", 1), "version": version}
+        record = facts | {"config": config, "format": record.get("format", 1), "version": version}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged ({error}): the run cannot be opened") from error
+    known, given = flatten(defaults()), flatten(config)
+    for key in given:
+        if key not in known and not any(name.startswith(f"{key}.") for name in known):
+            raise ValueError(
+                f"the run in {folder} was made with {key}={given[key]!r}, a key that this version of "
+                f"sequencematch does not have: use the one that made it ({version or 'unknown'})"
+            )
+    return record
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:

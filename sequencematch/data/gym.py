@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Hashable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from sequencematch.data import gym_rules, prepared
+from sequencematch.data.checkers import Judge
 from sequencematch.data.mathematics import twin_key
 from sequencematch.data.prepared import Sizes, characters
 from sequencematch.data.splits import SPLITS, distinct
@@ -187,7 +188,6 @@ def task(name: str, data: Any) -> Task:
       OSError: the prepared files are damaged.
     """
     _check(name)
-    row = DATA_SETS[name]
     builder = prepared.open_or_prepare(
         lambda: Gym(data_dir=str(_root(data)), config=_config(name, data)),
         folder=_folder(name, data),
@@ -196,8 +196,19 @@ def task(name: str, data: Any) -> Task:
         ),
     )
     splits, prompts, completions = prepared.read_texts(builder)
-    alphabet, rules = characters(prompts, completions), row.rules(_source(name, 0))
+    alphabet, rules = characters(prompts, completions), judge(name, data)._asdict()
     return character_task(f"gym/{name}", alphabet, splits, completions, **rules)
+
+
+def judge(name: str, data: Any) -> Judge:
+    """How answers to a data set are judged; the package is needed, but no question of it.
+
+    Raises:
+      ValueError: the data set is refused, or the package is missing.
+    """
+    del data
+    _check(name)
+    return Judge(**DATA_SETS[name].rules(_source(name, 0)))
 
 
 def is_prepared(name: str, data: Any) -> bool:

@@ -6,9 +6,11 @@ They are array_record files. TensorFlow is neither needed nor imported.
 import contextlib
 import dataclasses
 import fcntl
+import io
 import itertools
 import pathlib
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, TypeVar
 
@@ -148,8 +150,12 @@ def open_or_prepare(
 
 
 def _prepare(folder: pathlib.Path, builder: tfds.core.DatasetBuilder) -> None:
+    console.to_stdout(f"preparing the data in {folder}, once")
+    # tfds prints the sizes of a download, which are unknown; its bars are for a terminal.
+    tfds.display_progress_bar(sys.stderr.isatty())
     try:
-        builder.download_and_prepare(file_format="array_record")
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(file_format="array_record")
     except RuntimeError as cause:
         # array_record raises a bare RuntimeError when the disk is full; subclasses are other faults.
         if type(cause) is RuntimeError:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 from sequencematch.data import arithmetic, countdown, gym, jsonl
+from sequencematch.data.checkers import CHECKERS, Judge
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
@@ -20,6 +21,13 @@ TASKS: dict[str, Callable[[Any], Task]] = {
 PREPARED: dict[str, Callable[[Any], bool]] = {
     "arithmetic": arithmetic.is_prepared,
     **{f"gym/{name}": partial(gym.is_prepared, name) for name in gym.DATA_SETS},
+}
+# How the answers to each of them are judged: known without its data.
+JUDGES: dict[str, Callable[[Any], Judge]] = {
+    "arithmetic": lambda data: CHECKERS["exact"],
+    "countdown": lambda data: Judge(countdown.is_right, countdown.is_beginning),
+    "jsonl": lambda data: CHECKERS[data.checker],
+    **{f"gym/{name}": partial(gym.judge, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
 }
 
 
@@ -44,7 +52,9 @@ def load_task(name: str, data: Any) -> Task:
             f"task={name!r}: did you mean {near!r}? Allowed: {plain}, gym/ and one of "
             f"{', '.join(gym.DATA_SETS)}, or your own as 'package.module:function'"
         )
-    return _construct(name, constructor, data) if ":" in name else constructor(data)
+    if ":" in name:
+        return _construct(name, constructor, data)
+    return constructor(data)._replace(**JUDGES[name](data)._asdict())
 
 
 def check_harmless(name: str, data: Any, usual: Any) -> None:

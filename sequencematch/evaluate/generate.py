@@ -118,8 +118,16 @@ class Generator:
             right = finished and self.task.check(example, text)
             yield Answer(example, actions, text, right, finished)
 
-    def actions(self, params, prompts: Sequence[str], choice: str) -> Iterator[list[int]]:
-        """Yields the ids of the actions that follow each prompt; otherwise as `answers`."""
+    def actions(
+        self, params, prompts: Sequence[str], choice: str, first: int = 0
+    ) -> Iterator[list[int]]:
+        """Yields the ids of the actions that follow each prompt; otherwise as `answers`.
+
+        Args:
+          params, choice: as of `answers`.
+          prompts: what to answer.
+          first: number of the first of them; the draws of an answer depend on its number.
+        """
         encode = partial(encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots)
         for begin in range(0, len(prompts), self._rows):
             chunk = prompts[begin : begin + self._rows]
@@ -129,7 +137,7 @@ class Generator:
             tokens, start = jax.device_put(stacked, self.sharding)
             # A row draws with the number of its prompt, so batches of any size draw the same.
             sampled = self._sample[choice](
-                params, tokens, start, self._keys[choice], np.int32(begin)
+                params, tokens, start, self._keys[choice], np.int32(first + begin)
             )
             episodes = jax.device_get(sampled)
             for row in range(len(chunk)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -11,18 +12,17 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.keys import Purpose, host_seed
 from sequencematch.data import pipeline
-from sequencematch.data.checks import DataFacts, Room, check_examples
+from sequencematch.data.checks import DataFacts
 from sequencematch.data.episodes import clean_ids
-from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import Prefetched
 from sequencematch.data.task import Task
-from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import network_config
+from sequencematch.setup.examples import load_data, load_saved, training_noise
 from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
@@ -100,23 +100,20 @@ class Parts(NamedTuple):
         return self.begin(self.split(self.draw())[0])
 
 
-def build(config: ConfigDict) -> Parts:
+def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     """Loads the task and works out the network's shapes; allocates no parameters.
 
     Args:
       config: a configuration that `check_config` has accepted.
+      folder: of a run that keeps its task, to be asked for answers; None to load the data.
 
     Raises:
       ValueError, OSError: the configuration, the data or the devices do not fit; says what in one line.
     """
     # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
-    task = load_task(config.task, config.data)
-    tokenizer = task.tokenizer(tuple(config.edits))
+    task, tokenizer, data = load_data(config) if folder is None else load_saved(config, folder)
     T = config.prompt_slots + config.max_actions
-    noise, long = training_noise(config), config.data.long
-    data = check_examples(task, tokenizer, make_room(config), noise, config.noise.max_cut, long)
-    task = task._replace(splits=data.splits)
     metrics = make_metrics(task, tokenizer)
     make_network = network_maker(config, task, tokenizer)
     # Shapes only. The arrays are created by jitted functions, so that each device makes its own shard.
@@ -158,19 +155,6 @@ def on_devices(mesh: Mesh, shapes: Any) -> Any:
 def where(arrays: Any) -> Any:
     """The sharding of each array."""
     return jax.tree.map(lambda x: x.sharding, arrays)
-
-
-def make_room(config: ConfigDict) -> Room:
-    """What examples must fit into."""
-    # A slip is one wrong token and the edit that takes it back.
-    slip = 2 if METHODS[config.method].edits else 0
-    return Room(config.prompt_slots, config.max_actions, config.evaluate.max_actions, slip)
-
-
-def training_noise(config: ConfigDict) -> Noise:
-    """The noise of the training texts; none for methods that cannot take a token back."""
-    noise, has_edits = config.noise, METHODS[config.method].edits
-    return Noise(noise.kind if has_edits else "none", noise.eta, noise.run, noise.step)
 
 
 def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:

@@ -37,6 +37,7 @@ def defaults() -> ConfigDict:
                 test_path="",
                 fields="prompt",  # keys of its lines; or "question", "instruction", "messages"
                 long="refuse",  # examples that do not fit; or "drop" them, from every split
+                checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
@@ -114,6 +115,7 @@ def defaults() -> ConfigDict:
             checkpoint=dict(
                 every=500,  # steps
                 keep=2,  # number of newest checkpoints that are never deleted
+                best=True,  # also keep the best by validation, of the steps that have both
                 keep_every=0,  # also never delete those at multiples of this step; 0: no others
             ),
         )
@@ -131,6 +133,7 @@ NEWER_KEYS = {
     "data.fields": "prompt",
     "data.long": "refuse",
     "noise.max_cut": 1.0,
+    "data.checker": "exact",
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,
@@ -139,7 +142,23 @@ NEWER_KEYS = {
     "train.frozen": "",
     "model.attention": "plain",
     "model.remat": "none",
+    "checkpoint.best": False,
 }
+
+
+# Keys that this version no longer has -> the value with which they changed nothing, as JSON has it.
+GONE_KEYS: dict[str, Any] = {}
+
+
+def drop_gone_keys(
+    saved: Mapping[str, Any], gone: Mapping[str, Any] = GONE_KEYS, prefix: str = ""
+) -> dict[str, Any]:
+    """A saved configuration without those keys of `gone` that have the value given there."""
+    return {
+        key: drop_gone_keys(value, gone, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in saved.items()
+        if not (prefix + key in gone and gone[prefix + key] == value)
+    }
 
 
 def add_newer_keys(saved: dict[str, Any]) -> dict[str, Any]:
@@ -193,7 +212,17 @@ def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
 def check_known_key(key: str, known: Mapping) -> None:
     """Raises ValueError for a key that is not in `known`, and suggests the closest one."""
     if key not in known:
-        raise ValueError(f"config.{key} is not a key of this configuration{suggest(key, known)}")
+        near = find_abbreviated(key, known)
+        advice = f"; did you mean {near!r}?" if near else suggest(key, known)
+        raise ValueError(f"config.{key} is not a key of this configuration{advice}")
+
+
+def find_abbreviated(key: str, known: Any) -> str | None:
+    """The known key that `key` abbreviates by initials, as `optimizer.lr` does; None if none."""
+    name = key.rpartition(".")[2]
+    initials = {k: "".join(w[0] for w in k.rpartition(".")[2].split("_")) for k in known}
+    found = [k for k in known if len(name) > 1 and initials[k] == name]
+    return next(iter(difflib.get_close_matches(key, found, n=1, cutoff=0)), None)
 
 
 def suggest(word: Any, words: Any) -> str:

@@ -11,6 +11,7 @@ from ml_collections import ConfigDict
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS
+from sequencematch.data.checkers import CHECKERS
 from sequencematch.data.checks import LONG
 from sequencematch.data.fields import LAYOUTS
 from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
@@ -90,6 +91,7 @@ RULES: dict[str, Rule] = {
     "data.dir": ("a folder that exists or can be created", can_be_folder),
     "data.source": one_of(("generator", "tfds")),
     "data.path": ("a path", is_path),
+    "data.checker": one_of(CHECKERS),
     "data.module": ("an identifier of letters, digits and _", str.isidentifier),
     "data.bases": ("in 2..16", lambda bases: all(b in range(2, 17) for b in bases)),
     # Entropy is log10 of the number of operand pairs, so at 100 the numbers have about 100 digits;

@@ -1,19 +1,25 @@
 """Checkpoints that hold everything a run needs to resume, and are verified when they are restored."""
 
 import contextlib
+import dataclasses
 import json
 import re
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
-import tensorstore
-from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, EveryNSteps, LatestN
+from orbax.checkpoint.checkpoint_managers import (
+    AnyPreservationPolicy,
+    EveryNSteps,
+    LatestN,
+    PreservationPolicy,
+)
 
 from sequencematch.storage import allocator, files
+from sequencematch.storage.checkpoint_folder import check_readable, saved_steps
 from sequencematch.storage.fingerprint import fingerprints
 
 _T = TypeVar("_T")
@@ -42,6 +48,21 @@ class Restored(NamedTuple):
     damaged: dict[int, str]
 
 
+@dataclasses.dataclass
+class Best(PreservationPolicy):
+    """Preserves the checkpoint of one step, beside what other policies preserve.
+
+    Attributes:
+      step: of the best checkpoint; None while none is known.
+    """
+
+    step: int | None = None
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Whether each checkpoint is that one."""
+        return [checkpoint.step == self.step for checkpoint in checkpoints]
+
+
 class Checkpoints:
     """The checkpoints of one work directory; saving does not block training.
 
@@ -51,13 +72,24 @@ class Checkpoints:
       workdir: the run's folder.
       keep: how many of the newest checkpoints remain after a save; None to read only.
       keep_every: older ones also remain if their step is a multiple of this; 0 for none.
+      best: step of one more that remains; None for none yet.
     """
 
-    def __init__(self, workdir: Path, keep: int | None = None, keep_every: int = 0):
+    def __init__(
+        self,
+        workdir: Path,
+        keep: int | None = None,
+        keep_every: int = 0,
+        best: int | None = None,
+    ):
         self.folder = workdir.absolute() / "checkpoints"
         writes = keep is not None
-        self._keep, self._keep_every = keep, keep_every
-        policies = [LatestN(keep), *([EveryNSteps(keep_every)] if keep_every else [])]
+        self._keep, self._keep_every, self._best = keep, keep_every, Best(best)
+        policies = [
+            LatestN(keep),
+            self._best,
+            *([EveryNSteps(keep_every)] if keep_every else []),
+        ]
         options = ocp.CheckpointManagerOptions(
             preservation_policy=AnyPreservationPolicy(policies) if writes else None,
             async_options=ocp.AsyncOptions(post_finalization_callback=self._flush),
@@ -158,37 +190,57 @@ class Checkpoints:
         assert self._keep, "opened to read only"
         self._mark()
         for step in sorted(self._manager.all_steps())[: -self._keep]:
-            if not self._keep_every or step % self._keep_every:
+            if step != self._best.step and (not self._keep_every or step % self._keep_every):
                 self._manager.delete(step)
 
-    def restore(self, like: State) -> Restored:
+    def keep_best(self, step: int) -> None:
+        """Keeps the checkpoint of this step, in place of the one that was the best before.
+
+        Raises:
+          OSError: a save in progress could not be written.
+        """
+        former, self._best.step = self._best.step, step
+        if former is not None:
+            self.wait()  # the new one must be on disk before the former is removed
+            self.tidy()
+
+    def restore(self, like: State, step: int | None = None) -> Restored:
         """Restores the newest intact state, placed and sharded as `like`.
 
         Args:
           like: arrays, or `jax.ShapeDtypeStruct`s with shardings.
+          step: the step to restore, and no other; None for the newest.
 
         Raises:
           ValueError: there is none.
           OSError: a checkpoint cannot be read now, which does not mean that it is damaged.
         """
         damaged: dict[int, str] = {}
+        if step is not None and step not in (kept := saved_steps(self.folder)):
+            raise ValueError(
+                f"no checkpoint of step {step} in {self.folder}: there are those of steps "
+                f"{', '.join(map(str, sorted(kept))) or 'none'}"
+            )
         # Listed again each time: a run that trains may have replaced the one just tried by a newer one.
-        while left := _steps(self.folder) - damaged.keys():
-            step = max(left)
+        while left := saved_steps(self.folder, step) - damaged.keys():
+            newest = max(left)
             try:
                 return Restored(
-                    *self._read(step, like), {n: damaged[n] for n in damaged if n > step}
+                    *self._read(newest, like), {n: damaged[n] for n in damaged if n > newest}
                 )
             except Exception as error:  # whatever the storage layers raise, as above
-                self._raise_if_io_failure(step, error)
-                damaged[step] = (
-                    f"checkpoint {self.folder / str(step)} is damaged or of another model "
+                self._raise_if_io_failure(newest, error)
+                damaged[newest] = (
+                    f"checkpoint {self.folder / str(newest)} is damaged or of another model "
                     f"({type(error).__name__}: {_reason(error)})"
                 )
         if damaged:
             first, *others = damaged.values()
             rest = f", and so are the {len(others)} before it" if others else ""
-            raise ValueError(f"{first}{rest}: start again in another --workdir")
+            advice = (
+                "start again in another --workdir" if step is None else "name another --checkpoint"
+            )
+            raise ValueError(f"{first}{rest}: {advice}")
         raise ValueError(f"no checkpoint in {self.folder}: train first, or name another --workdir")
 
     def _raise_if_io_failure(self, step: int, error: Exception) -> None:
@@ -204,7 +256,7 @@ class Checkpoints:
             ) from error
 
     def _read(self, step: int, like: State) -> tuple[State, dict[str, Any]]:
-        _check_readable(self.folder / str(step) / "state")
+        check_readable(self.folder / str(step) / "state")
         items = ocp.args.Composite(
             state=ocp.args.StandardRestore(like), meta=ocp.args.JsonRestore()
         )
@@ -220,34 +272,6 @@ class Checkpoints:
         return state, facts
 
 
-def set_aside(workdir: Path, step: int) -> Path:
-    """Moves a damaged checkpoint to damaged/, so that its step can be saved again; returns the path.
-
-    Call it before `Checkpoints` are opened to write: orbax fails when it lists a damaged one again.
-    """
-    place = workdir / "damaged" / str(step)
-    while place.exists():
-        place = place.with_name(place.name + "+")
-    place.parent.mkdir(exist_ok=True)
-    return (workdir / "checkpoints" / str(step)).rename(place)
-
-
-def _steps(folder: Path) -> set[int]:
-    """The steps in a folder, from the names.
-
-    When orbax lists checkpoints again it reads their metadata, and damage in one would hide all.
-    """
-    try:
-        names = [path.name for path in folder.iterdir()]
-    except FileNotFoundError:
-        return set()
-    except OSError as error:
-        raise OSError(
-            f"checkpoints in {folder} cannot be read ({error.strerror}): when that is fixed, try again"
-        ) from error
-    return {int(name) for name in names if name.isdecimal() and str(int(name)) == name}
-
-
 def _fingerprints(state: State, facts: Mapping[str, Any]) -> dict[str, int]:
     """Fingerprints of every array by its path, and of the facts."""
     prints = {name: int(x) for name, x in jax.device_get(fingerprints(state)).items()}
@@ -261,16 +285,3 @@ def _reason(error: Exception) -> str:
     """
     lines = str(error).strip().splitlines() or [""]
     return re.split(r" \[\w+='", lines[0])[0].rsplit('": ', 1)[-1][-160:]
-
-
-def _check_readable(folder: Path) -> None:
-    """Reads every part once, one after another.
-
-    orbax reads all at once, and for a damaged checkpoint floods stderr with errors.
-    """
-    base = {"driver": "file", "path": f"{folder}/"}
-    store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
-    keys = store.list().result()
-    lost = [key for key in keys if store.read(key).result().state != "value"]
-    if lost or not keys:
-        raise ValueError(f"{len(lost)} of {len(keys)} parts are lost")

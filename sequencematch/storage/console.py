@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 def to_stderr(what: object) -> None:
@@ -22,7 +22,7 @@ def to_stdout(line: str) -> None:
 
 
 def open_streams() -> None:
-    """Opens those of stdin, stdout and stderr that are closed on /dev/null.
+    """Opens those of stdin, stdout and stderr that are closed on /dev/null, and guards the last two.
 
     Otherwise errors would be printed on stdout, and the next file opened would get the descriptor of a
     standard stream.
@@ -30,14 +30,41 @@ def open_streams() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
+    sys.stdout, sys.stderr = Guard(sys.stdout), Guard(sys.stderr)
+
+
+class Guard:
+    """A text stream that ignores failures to write: libraries and tasks of your own print, too.
+
+    Args:
+      file: the stream to write to, which does everything else.
+    """
+
+    def __init__(self, file: TextIO):
+        self._file = file
+
+    def write(self, text: str) -> int:
+        """Writes a text, or drops it."""
+        with ignore_write_failures(self._file, flush=False):
+            self._file.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Writes what is in the buffer, or drops it."""
+        with ignore_write_failures(self._file):
+            pass
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
 
 
 @contextlib.contextmanager
-def ignore_write_failures(file: TextIO) -> Iterator[None]:
+def ignore_write_failures(file: TextIO, flush: bool = True) -> Iterator[None]:
     """Ignores failures to print on a file: a run must not stop because its output is not read."""
     try:
         yield
-        file.flush()
+        if flush:
+            file.flush()
     except (OSError, SystemExit):  # rich raises SystemExit when a pipe is broken
         _drop(file)
 

@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from pathlib import Path
 
 from tensorboardX.event_file_writer import EventsWriter
@@ -42,6 +42,28 @@ def read_records(workdir: Path, step: int) -> list[dict]:
                 f"{path}:{number} is damaged ({type(error).__name__}): remove that line to continue"
             ) from error
     return records
+
+
+def best_validation(
+    records: Sequence[dict], name: str, steps: Container[int]
+) -> tuple[int, float] | None:
+    """(step, figure) of the validation with the largest figure, the first of equal ones.
+
+    Args:
+      records: as `read_records` returns them.
+      name: the figure.
+      steps: those that count.
+
+    Returns:
+      None if there is none with a number.
+    """
+    found = [
+        (record["step"], record[name])
+        for record in records
+        if record["kind"] == "validation" and record["step"] in steps
+        if isinstance(record.get(name), int | float)
+    ]
+    return max(found, key=lambda each: (each[1], -each[0]), default=None)
 
 
 def _parse_record(line: str) -> dict:

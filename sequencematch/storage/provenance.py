@@ -46,7 +46,10 @@ def devices() -> list[jax.Device]:
     try:
         return jax.devices()
     except Exception as error:  # the type depends on the backend
-        raise ValueError(f"jax finds no device ({type(error).__name__}: {error})") from error
+        asked = jax.config.jax_platforms
+        advice = f" with JAX_PLATFORMS={asked}: unset it, or install what it needs" if asked else ""
+        why = ": ".join(filter(None, [type(error).__name__, str(error)]))
+        raise ValueError(f"jax finds no device ({why}){advice}") from error
 
 
 @functools.cache

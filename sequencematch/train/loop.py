@@ -83,6 +83,9 @@ class Recorder:
       facts: saved with each state.
       seconds: duration of earlier parts of the run.
       estimated_bytes: what a step was estimated to take on each device before it was compiled.
+      best: (step, figure) of the best validation of earlier parts of the run, of those steps that are
+        saved as well; None if there was none.
+      keep_best: whether the checkpoint of the best validation is kept.
     """
 
     def __init__(
@@ -95,11 +98,14 @@ class Recorder:
         facts: Mapping[str, Any] = {},
         seconds: float = 0.0,
         estimated_bytes: int = 0,
+        best: tuple[int, float] | None = None,
+        keep_best: bool = False,
     ):
         self.plan, self.checkpoints, self.metrics_log = plan, checkpoints, metrics_log
         self.stop_requests, self.evaluate, self.facts = stop_requests, evaluate, facts
         self.monitor = guard.Monitor(plan.skip_nonfinite, console.to_stdout)
         self.earlier_seconds, self.estimated_bytes = seconds, estimated_bytes
+        self.best, self.keep_best = best, keep_best
         # Name and value of what the run is judged by, at the last validation, for the progress line.
         self.judged: tuple[str, float] | None = None
 
@@ -169,6 +175,15 @@ class Recorder:
         seconds = self.seconds()
         self.metrics_log.write({"kind": "validation", "step": step, **figures, "seconds": seconds})
         self.last_record = (step, time.perf_counter())  # validation does not count as slow training
+        # Steps that an interruption saved do not compete: which is best must not depend on it.
+        if self.keep_best and self.plan.is_due(step, self.plan.save_every):
+            self.compare_with_best(step, self.judged[1])
+
+    def compare_with_best(self, step: int, figure: float) -> None:
+        """Keeps the checkpoint of this validation, if it is better than all before."""
+        if np.isfinite(figure) and (self.best is None or figure > self.best[1]):
+            self.best = (step, figure)
+            self.checkpoints.keep_best(step)
 
     def save(self, state: TrainState) -> None:
         """Saves the state, once the records that lead to it are on disk."""

@@ -1,13 +1,15 @@
-"""Stops a run on request: Ctrl-C, SIGTERM, or a notice of preemption that jax receives.
+"""Stops a run on request: a signal, or a notice of preemption that jax receives.
 
-The first signal asks the run to stop. A second Ctrl-C kills the process at once; a second SIGTERM is
-ignored, because schedulers send several. While a step is taken or a checkpoint written, a request
-waits; anywhere else it raises `Interrupted` at once.
+Signals that ask are Ctrl-C, SIGTERM, SIGHUP (the terminal was closed), and SIGUSR1 and SIGUSR2 (the
+warning that SLURM and other schedulers send). Once one has come, Ctrl-C kills the process at once; the
+others are ignored, because schedulers send several. While a step is taken or a checkpoint written, a
+request waits; anywhere else it raises `Interrupted` at once.
 """
 
 import contextlib
 import os
 import signal
+import threading
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
@@ -16,7 +18,13 @@ import jax
 from jax.experimental import multihost_utils
 
 # Signals that ask to stop -> their handler once one of them has come.
-SECOND_HANDLERS = {signal.SIGINT: signal.SIG_DFL, signal.SIGTERM: signal.SIG_IGN}
+SECOND_HANDLERS = {
+    signal.SIGINT: signal.SIG_DFL,
+    signal.SIGTERM: signal.SIG_IGN,
+    signal.SIGHUP: signal.SIG_IGN,
+    signal.SIGUSR1: signal.SIG_IGN,
+    signal.SIGUSR2: signal.SIG_IGN,
+}
 
 
 class Interrupted(KeyboardInterrupt):
@@ -30,7 +38,8 @@ class StopRequests:
     """Listens for requests to stop, as a context manager.
 
     In a pod, jax takes SIGTERM itself and tells all processes, so that they stop at the same step.
-    Then no handler is installed here, and `check` asks jax.
+    Then no handler is installed here, and `check` asks jax. Nor is one in a thread, where Python allows
+    none: signals do there what the main thread has them do.
     """
 
     def __init__(self):
@@ -39,7 +48,8 @@ class StopRequests:
         self._original_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequests":
-        if not jax.distributed.is_initialized():
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main and not jax.distributed.is_initialized():
             # What a shell or nohup ignores for its child stays ignored.
             handled = [
                 n for n in SECOND_HANDLERS if signal.getsignal(n) not in (signal.SIG_IGN, None)

@@ -167,3 +167,26 @@ def test_resuming_may_change_devices_and_checkpoints_but_not_training(tmp_path):
     config.train.batch_size = 128
     with pytest.raises(ValueError, match="train.batch_size: 64 -> 128"):
         workdir.check_free(tmp_path, config, resume=True)
+
+
+def test_data_may_lie_elsewhere(tmp_path):
+    config = defaults()
+    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.to_json(config)})
+    config.data.path, config.data.dir = "/new/file.jsonl", "/new"
+    for free in (workdir.FREE_TO_RESUME, workdir.FREE_TO_EVALUATE):
+        workdir.check_same(tmp_path, config, free)
+    config.data.seed = 5
+    with pytest.raises(ValueError, match=r"another configuration \(data.seed: 0 -> 5\)"):
+        workdir.check_same(tmp_path, config, workdir.FREE_TO_RESUME)
+
+
+def test_a_run_made_with_a_key_that_is_gone_is_refused_and_its_version_named(tmp_path):
+    config = workdir.to_json(defaults())
+    config["data"]["novel"] = [3]
+    record = {"name": "x", "config": config, "versions": {"sequencematch": "9.1"}}
+    workdir.write_json(tmp_path / "config.json", record)
+    with pytest.raises(
+        ValueError, match=r"data.novel=\(?\[?3.*does not have.* \(9.1\)$"
+    ) as refusal:
+        workdir.read_config(tmp_path)
+    assert len(str(refusal.value).splitlines()) == 1

@@ -3,6 +3,9 @@
 import json
 import shutil
 
+import pytest
+
+from sequencematch.setup import examples
 from tests.command_line.command import (
     PREVIOUS_SAVE,
     SAVE_EVERY,
@@ -80,3 +83,91 @@ def test_damaged_summary_is_refused(assert_refused, finished_run, tmp_path):
         (folder / "summary.json").write_text(text)
         words = [str(folder / "summary.json"), "damaged"]
         assert_refused(words, "--mode=evaluate", f"--workdir={folder}")
+
+
+@pytest.fixture
+def moved_run(finished_run, tmp_path, monkeypatch):
+    """A copy of the finished run in another place, where its data cannot be loaded."""
+
+    def fail(*_):
+        pytest.fail("the data were loaded")
+
+    monkeypatch.setattr(examples, "load_task", fail)
+    return shutil.copytree(finished_run, tmp_path / "moved")
+
+
+def test_a_run_is_evaluated_and_asked_without_its_data(moved_run, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = read_json(moved_run / "summary.json")["test"]
+    flags = [f"--workdir={moved_run.name}", "--config.data.path=/nowhere"]
+    assert run_command(*flags, "--mode=evaluate") == 0
+    assert read_json(moved_run / "summary.json")["test"] == before
+    assert run_command(*flags, "--mode=sample", "--prompt=abc>") == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_a_run_of_an_older_version_loads_its_data_and_says_so(finished_run, tmp_path, capsys):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "task.json").unlink()
+    assert run_command(f"--workdir={folder}", "--mode=sample", "--prompt=abc>") == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{folder}" in line and "its data were loaded" in line
+
+
+def test_other_questions_and_another_checkpoint_leave_the_summary_alone(
+    moved_run, tmp_path, capsys
+):
+    """As many questions as the test set has, in the words of the test set: the same figures."""
+    before = contents(moved_run)
+    lines = (moved_run / "questions.jsonl").read_text().splitlines()
+    data = tmp_path / "others.jsonl"
+    data.write_text("\n".join(line for line in lines if '"split": "test"' in line))
+    run = [f"--workdir={moved_run}", "--mode=evaluate"]
+    assert run_command(*run, f"--data={data}") == 0
+    assert run_command(*run, f"--checkpoint={PREVIOUS_SAVE}") == 0
+    other, older = (
+        read_json(moved_run / f"evaluation-{name}.json")
+        for name in (f"others-{STEPS}", PREVIOUS_SAVE)
+    )
+    assert other["test"] == read_json(moved_run / "summary.json")["test"]
+    assert (other["steps"], older["steps"]) == (STEPS, PREVIOUS_SAVE)
+    assert other["test"] != older["test"] and len(older["traces"]) == len(other["traces"])
+    after = contents(moved_run)
+    assert {name: after[name] for name in before} == before and len(after) == len(before) + 2
+    assert f"results: {moved_run / 'evaluation-'}" in capsys.readouterr().out
+
+
+def test_the_best_checkpoint_is_the_one_with_the_best_validation(finished_run, tmp_path):
+    """Here only the last step has both a validation and a checkpoint."""
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    assert run_command(f"--workdir={folder}", "--mode=evaluate", "--checkpoint=best") == 0
+    assert read_json(folder / f"evaluation-{STEPS}.json")["steps"] == STEPS
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ('{"prompt": "xyz>", "completion": "a"}', ["question 0", "not in the alphabet"]),
+        ('{"prompt": "abc>", "completion": "%s"}' % ("a" * 8), ["max_actions=8", "needs 9"]),
+        ('{"question": "abc>", "answer": "a"}', [":1: expected", "question, answer"]),
+    ],
+)
+def test_questions_that_cannot_be_asked_are_refused(
+    assert_refused, finished_run, tmp_path, line, words
+):
+    path = tmp_path / "q.jsonl"
+    path.write_text(line)
+    flags = ["--mode=evaluate", f"--data={path}", f"--workdir={finished_run}"]
+    assert_refused([str(path), *words], *flags, unchanged=[finished_run])
+
+
+def test_a_checkpoint_that_is_not_there_is_refused(assert_refused, finished_run, tmp_path):
+    flags = ["--mode=evaluate", f"--workdir={finished_run}"]
+    assert_refused(
+        ["no checkpoint of step 7", f"{PREVIOUS_SAVE}, {STEPS}"], *flags, "--checkpoint=7"
+    )
+    assert_refused(["must be newest, best, or a step"], *flags, "--checkpoint=last")
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / "metrics.jsonl").unlink()
+    flags = ["--mode=evaluate", f"--workdir={folder}", "--checkpoint=best"]
+    assert_refused(["--checkpoint=best", "no checkpoint", "was validated"], *flags)

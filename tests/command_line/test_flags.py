@@ -1,9 +1,14 @@
 """Flags and configuration files: wrong ones are refused in one line, with a suggestion."""
 
+import shutil
+import subprocess
+import sys
+
 import pytest
 
+from sequencematch.cli.flags import parse_flags
 from sequencematch.setup import machine
-from tests.command_line.command import ROOT, run_command
+from tests.command_line.command import ROOT, TINY, run_command
 
 BAD_FLAGS = [
     (["--config.train.stepz=3"], ["config.train.stepz", "did you mean 'train.steps'"]),
@@ -37,6 +42,8 @@ BAD_FLAGS = [
     (["--config.task=nowhere:task"], ["nowhere:task"]),
     (["--config.data.path=nowhere.jsonl"], ["data.path='nowhere.jsonl'"]),
     (["--config.data.test=60"], ["data.test=60"]),
+    (["--config.optimizer.lr=3"], ["config.optimizer.lr", "'optimizer.learning_rate'"]),
+    (["--workdir="], ["--workdir= is empty", "name a folder"]),
     (["--wrokdir=x"], ["wrokdir", "workdir"]),
     (["--mode=trian"], ["--mode=trian", "train|evaluate|sample"]),
     (["stray"], ["'stray' is not a flag"]),
@@ -96,7 +103,8 @@ def test_missing_configuration_file_gets_a_suggestion(assert_refused, tmp_path, 
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("1 / 0", ["ZeroDivisionError", "division by zero"]),
+        ("1 / 0", ["fails in line 1", "ZeroDivisionError", "division by zero"]),
+        ("def get_config():\n    return defaultz()", ["in line 2", "NameError", "defaultz"]),
         ("def get_config(:", ["SyntaxError"]),
         ("raise SystemExit(0)", ["SystemExit: 0"]),
         ("import nowhere_at_all", ["ModuleNotFoundError", "nowhere_at_all"]),
@@ -128,6 +136,36 @@ def test_flags_may_be_in_any_order(tiny_flags, finished_run, capsys):
     flags = ["--config.seed", "7", *overrides, "--resume", f"--workdir={finished_run}", file]
     assert run_command(*flags) == 2
     assert "(seed: 0 -> 7)" in capsys.readouterr().err
+
+
+def test_a_colon_in_the_path_of_a_configuration(tmp_path):
+    folder = tmp_path / "a:b"
+    folder.mkdir()
+    path = shutil.copy(ROOT / "configs" / "arithmetic.py", folder / "c.py")
+    for given, method in ((f"{path}:bc", "bc"), (path, "sequencematch")):
+        asked = parse_flags(["main.py", f"--config={given}"])
+        assert (asked.name, asked.config.method) == ("c", method)
+
+
+def test_a_configuration_may_be_named_anywhere_and_after_a_space():
+    flags = ["--config.seed", "7", "--config", "arithmetic:bc", "--dry_run"]
+    asked = parse_flags(["main.py", *flags])
+    assert (asked.config.method, asked.config.seed, asked.flags.dry_run) == ("bc", 7, True)
+
+
+def test_a_run_keeps_its_configuration_and_takes_overrides(finished_run):
+    flags = [f"--workdir={finished_run}", "--config.edits=<reset>", "--config.data.path=/new"]
+    asked = parse_flags(["main.py", *flags])
+    assert (asked.name, asked.is_named) == ("arithmetic", False)
+    assert (asked.config.edits, asked.config.data.path) == (("<reset>",), "/new")
+    assert asked.config.train.steps == TINY["train.steps"]
+
+
+def test_help_is_there_without_docstrings():
+    """As with `python -OO`, which drops them."""
+    code = "from sequencematch.main import main; raise SystemExit(main(['main', '--help']))"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "--mode=evaluate" in done.stdout and "--workdir" in done.stdout
 
 
 def test_help_is_printed_on_stdout(capsys):

@@ -68,9 +68,17 @@ def test_damaged_config_json_is_refused(assert_refused, finished_run, tmp_path):
 
 
 @pytest.mark.parametrize("mode", READING_MODES)
+@pytest.mark.parametrize("name", ["task.json", "questions.jsonl"])
+def test_damaged_task_of_a_run_is_refused(assert_refused, finished_run, tmp_path, mode, name):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (folder / name).write_text("{")
+    assert_refused([str(folder / name)], f"--workdir={folder}", *mode)
+
+
+@pytest.mark.parametrize("mode", READING_MODES)
 def test_run_without_a_checkpoint_is_refused(assert_refused, finished_run, tmp_path, mode):
-    shutil.copy(finished_run / "config.json", tmp_path)
-    (tmp_path / "lock").touch()
+    for name in ("config.json", "task.json", "questions.jsonl", "lock"):
+        shutil.copy(finished_run / name, tmp_path)
     assert_refused([f"no checkpoint in {tmp_path / 'checkpoints'}"], f"--workdir={tmp_path}", *mode)
 
 

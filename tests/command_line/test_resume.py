@@ -105,8 +105,8 @@ def test_run_of_another_version_is_refused(
     folder = shutil.copytree(finished_run, tmp_path / "run")
     restore = training.Checkpoints.restore
 
-    def restore_older(self, like):
-        found = restore(self, like)
+    def restore_older(self, like, step):
+        found = restore(self, like, step)
         return found._replace(facts={k: x for k, x in found.facts.items() if k != "records"})
 
     monkeypatch.setattr(training.Checkpoints, "restore", restore_older)
@@ -156,13 +156,14 @@ def test_changed_data_are_refused(tiny_flags, assert_refused, tmp_path, pairs_fi
         run_command(*tiny_flags, f"--config.data.path={words}", f"--workdir={folder}")
     for line in ('{"prompt": "dd>", "completion": "dd"}', '{"prompt": "z>", "completion": "z"}'):
         words.write_text(pairs_file.read_text() + "\n" + line)
-        for mode in (*READING_MODES, ["--resume"], ["--resume", "--dry_run"]):
+        assert run_command(f"--workdir={folder}", *READING_MODES[1]) == 0  # needs no data
+        for mode in (["--resume"], ["--resume", "--dry_run"]):
             assert_refused([f"the data of the run in {folder}"], f"--workdir={folder}", *mode)
     record = read_json(folder / "config.json")
     del record["checksum"]  # the checkpoint has it, too
     (folder / "config.json").write_text(json.dumps(record))
     words.write_text(pairs_file.read_text() + '\n{"prompt": "dd>", "completion": "dd"}')
-    for mode in (*READING_MODES, ["--resume"], ["--resume", "--dry_run"]):
+    for mode in (["--resume"], ["--resume", "--dry_run"]):
         assert_refused([f"the data of the run in {folder}"], f"--workdir={folder}", *mode)
     shutil.copy(pairs_file, words)
     assert run_command(f"--workdir={folder}", "--mode=evaluate") == 0
@@ -205,3 +206,25 @@ def test_run_cannot_become_shorter(tiny_flags, finished_run, assert_refused):
     words = ["config.train.steps=20", f"has {STEPS}", "raised"]
     flags = [f"--workdir={finished_run}", "--resume", "--config.train.steps=20"]
     assert_refused(words, *tiny_flags, *flags, unchanged=[finished_run])
+
+
+def test_data_may_lie_elsewhere_but_must_be_the_same(
+    crashed_run, finished_run, pairs_file, tmp_path, assert_refused
+):
+    """A renamed file is not another configuration; other data are, also before the first save."""
+    folder, moved = shutil.copytree(crashed_run, tmp_path / "run"), tmp_path / "moved.jsonl"
+    lines = pairs_file.read_text().splitlines()
+    moved.write_text(
+        "\n".join([*lines[1:], lines[0].replace('"completion": "', '"completion": "d')])
+    )
+    flags = [f"--workdir={folder}", "--resume", f"--config.data.path={moved}"]
+    assert_refused(["are not those that it was trained on"], *flags)
+    fresh = tmp_path / "fresh"
+    fresh.mkdir()
+    for name in ("config.json", "lock"):
+        shutil.copy(folder / name, fresh)
+    assert_refused(["are not those"], f"--workdir={fresh}", *flags[1:])
+    shutil.copy(pairs_file, moved)
+    assert run_command(*flags) == 0
+    assert read_json(folder / "config.json")["config"]["data"]["path"] == str(moved)
+    assert records(folder / "metrics.jsonl") == records(finished_run / "metrics.jsonl")

@@ -3,7 +3,7 @@
 import pytest
 
 from sequencematch.cli import sampling
-from tests.command_line.command import records, run_command
+from tests.command_line.command import TINY, records, run_command
 
 
 def test_prints_prompt_symbols_and_surviving_text(finished_run, capsys):
@@ -33,3 +33,49 @@ def test_prints_edits_as_symbols(finished_run, monkeypatch, capsys):
 def test_prompt_that_cannot_be_answered_is_refused(assert_refused, finished_run, prompt, words):
     flags = ["--mode=sample", f"--workdir={finished_run}", f"--prompt={prompt}"]
     assert_refused(words, *flags, unchanged=[finished_run])
+
+
+def test_many_answers_are_those_of_the_evaluation_and_go_on_where_they_stopped(
+    finished_run, tmp_path, capsys
+):
+    traces = [t for t in records(finished_run / "traces.jsonl") if t["decode"] == "greedy"]
+    out, flags = tmp_path / "o.jsonl", ["--mode=sample", f"--workdir={finished_run}"]
+    assert run_command(*flags, f"--num={TINY['data.test']}", f"--out={out}") == 0
+    text = out.read_text()
+    found = {line["prompt"]: line for line in records(out)}
+    assert [line["sample"] for line in records(out)] == [0] * TINY["data.test"]
+    for trace in traces:
+        line = found[trace["prompt"]]
+        assert (line["text"], line["right"]) == (trace["text"], trace["right"])
+        assert line["symbols"] == trace["actions"]
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("abc>\nbad>\n\n")
+    drawn = [*flags, f"--prompts={prompts}", "--samples=3", "--temperature=2"]
+    assert run_command(*drawn, f"--out={out.with_name('whole')}") == 0
+    whole = out.with_name("whole").read_text()
+    out.write_text(whole[: whole.index("\n") + 5])  # one line, and what a kill left of the next
+    assert run_command(*drawn, f"--out={out}") == 0
+    assert out.read_text() == whole and len({line["text"] for line in records(out)}) > 1
+    capsys.readouterr()
+    assert run_command(*drawn) == 0
+    assert capsys.readouterr().out == whole
+    assert run_command(*drawn, f"--out={out}", "--temperature=1") == 2
+    assert f"--out={out}:1 answers something else" in capsys.readouterr().err
+    assert out.read_text() == whole != text
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--num=9"], ["--num=9", "only 8 test questions"]),
+        (["--num=0"], ["num"]),
+        (["--num=2", "--prompt=abc>"], ["one of", "--prompt and --num"]),
+        (["--num=2", "--temperature=0"], ["--temperature=0.0 must be > 0", "greedy"]),
+        (["--num=2", "--data=x"], ["--data is for --mode=evaluate only"]),
+        (["--prompts=nowhere.txt"], ["--prompts=nowhere.txt", "No such file"]),
+        (["--num=2", "--out=/nowhere/x.jsonl"], ["--out=/nowhere/x.jsonl cannot be written"]),
+    ],
+)
+def test_what_cannot_be_asked_for_is_refused(assert_refused, finished_run, flags, words):
+    run = ["--mode=sample", f"--workdir={finished_run}"]
+    assert_refused(words, *run, *flags, unchanged=[finished_run])

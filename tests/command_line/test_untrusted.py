@@ -37,5 +37,20 @@ def test_config_json_runs_no_code_and_prepares_no_data(
     ):
         changed_record = record | {"config": record["config"] | changes}
         (folder / "config.json").write_text(json.dumps(changed_record))
+        # Reading needs no data, unless the folder keeps no task.
+        (folder / "task.json").unlink(missing_ok=True)
         for mode in (*READING_MODES, ["--resume"], ["--resume", "--dry_run"]):
             assert_refused(words, f"--workdir={folder}", *mode)
+
+
+def test_a_folder_that_keeps_its_task_runs_no_code_either(
+    assert_refused, finished_run, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(finished_run, tmp_path / "run")
+    (tmp_path / "payload.py").write_text("raise AssertionError('code was run')")
+    monkeypatch.syspath_prepend(tmp_path)
+    record = read_json(folder / "config.json")
+    record["config"]["task"] = "payload:task"
+    (folder / "config.json").write_text(json.dumps(record))
+    for mode in READING_MODES:
+        assert_refused(["Python code"], f"--workdir={folder}", *mode)

@@ -11,7 +11,13 @@ from sequencematch.data.task import Example
 
 
 def data_config(path, **changes):
-    paths = {"path": str(path), "validation_path": "", "test_path": "", "fields": "prompt"}
+    paths = {
+        "path": str(path),
+        "validation_path": "",
+        "test_path": "",
+        "fields": "prompt",
+        "checker": "exact",
+    }
     defaults = {"seed": 0, "train": 1000, "validation": 5, "test": 7}
     return SimpleNamespace(**paths | defaults | changes)
 

@@ -106,3 +106,12 @@ def test_tensorflow_is_not_imported(tmp_path):
         "task.splits['test'][0]; sys.exit('tensorflow' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+def test_preparing_says_one_line_and_nothing_of_a_download(tmp_path, capsys):
+    arithmetic.task(data_config(tmp_path))
+    printed = capsys.readouterr()
+    (line,) = printed.out.splitlines()
+    assert line.startswith(f"preparing the data in {tmp_path}") and printed.err == ""
+    arithmetic.task(data_config(tmp_path))
+    assert capsys.readouterr().out == ""

@@ -98,9 +98,10 @@ def summary(run: Path) -> Facts:
     return [(k, json.dumps(v)) for k, v in known.items() if k.split(".")[0] not in CLOCK]
 
 
-def configuration(run: Path) -> Facts:
-    """The text of config.json."""
-    return [("", (run / "config.json").read_text())]
+def text(run: Path, name: str) -> Facts:
+    """The text of a file."""
+    path = run / name
+    return [("", path.read_text() if path.is_file() else ABSENT)]
 
 
 def scalars(run: Path) -> Facts:
@@ -134,7 +135,9 @@ def _read_events(path: Path) -> Iterator[Event]:
 
 
 KINDS = {
-    "config.json": configuration,
+    "config.json": lambda run: text(run, "config.json"),
+    "task.json": lambda run: text(run, "task.json"),
+    "questions.jsonl": lambda run: text(run, "questions.jsonl"),
     "arrays": arrays,
     "metrics.jsonl": lambda run: lines(run, "metrics.jsonl"),
     "traces.jsonl": lambda run: lines(run, "traces.jsonl"),

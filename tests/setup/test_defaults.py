@@ -7,11 +7,13 @@ import pytest
 from ml_collections import ConfigDict
 
 from sequencematch.setup.defaults import (
+    GONE_KEYS,
     NEWER_KEYS,
     add_newer_keys,
     check_known_key,
     defaults,
     differences,
+    drop_gone_keys,
     flatten,
 )
 
@@ -54,3 +56,10 @@ def test_a_key_that_is_there_stays_and_what_is_no_section_is_left_alone():
     assert added["evaluate"]["memory"] is False and added["evaluate"]["temperature"] == 1.0
     assert added["data"] == 3 and "temperature" not in saved["evaluate"]
     assert add_newer_keys({}) == {"init": ""}  # sections are left for the check to miss
+
+
+def test_keys_that_are_gone_are_dropped_where_they_changed_nothing():
+    saved = {"a": {"b": 1, "c": 2}, "d": [3], "e": 5}
+    assert drop_gone_keys(saved, {"a.b": 1, "d": [3]}) == {"a": {"c": 2}, "e": 5}
+    assert drop_gone_keys(saved, {"a.b": 2, "d": [4], "b": 1}) == saved
+    assert not GONE_KEYS.keys() & flatten(defaults()).keys()

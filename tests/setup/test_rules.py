@@ -20,6 +20,7 @@ REFUSED = {
     "model.remat": NAMES,
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
     "data.source": NAMES,
+    "data.checker": NAMES,
     "data.module": ["", "arithmetic/mul", "../arithmetic__mul", "a\0b"],
     "data.path": ["~nobody-of-this-name/file", "a\0b", "~\0"],
     "data.bases": [(1,), (10, 17), (0,)],
@@ -94,7 +95,7 @@ REFUSED = {
 
 def test_defaults_are_valid_and_every_key_has_a_rule():
     check_config(defaults())
-    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory"}
+    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory", "checkpoint.best"}
     assert set(RULES) == set(flatten(defaults())) - free
     assert set(REFUSED) == set(RULES)
 

@@ -100,6 +100,38 @@ def test_tidy_removes_what_a_kill_during_a_removal_left(tiny_run, tmp_path, keep
     assert saved_steps(tmp_path) == left
 
 
+def test_the_best_remains_beside_the_newest_until_there_is_a_better_one(tiny_run, tmp_path):
+    state = tiny_run.parts.initial()
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        for step, is_best in ((3, True), (6, False), (9, False), (12, False)):
+            save_steps(checkpoints, state, [step])
+            if is_best:
+                checkpoints.keep_best(step)
+        checkpoints.wait()
+        assert saved_steps(tmp_path) == [3, 9, 12]
+        checkpoints.keep_best(12)
+        assert saved_steps(tmp_path) == [9, 12]
+        save_steps(checkpoints, state, [15, 18, 21])
+    assert saved_steps(tmp_path) == [12, 18, 21]
+    with Checkpoints(tmp_path, 1, best=12) as checkpoints:
+        checkpoints.tidy()
+        assert int(checkpoints.restore(tiny_run.parts.like, 12).state.step) == 12
+    assert saved_steps(tmp_path) == [12, 21]
+
+
+def test_a_step_that_is_not_there_or_damaged_is_refused(tiny_run, tmp_path):
+    like = tiny_run.parts.like
+    with Checkpoints(tmp_path, 2) as checkpoints:
+        save_steps(checkpoints, tiny_run.parts.initial(), (3, 6))
+    shutil.rmtree(tmp_path / "checkpoints" / "3" / "meta")
+    with Checkpoints(tmp_path) as checkpoints:
+        with pytest.raises(ValueError, match="no checkpoint of step 4 .* of steps 3, 6$"):
+            checkpoints.restore(like, 4)
+        with pytest.raises(ValueError, match="3 is damaged .*: name another --checkpoint"):
+            checkpoints.restore(like, 3)
+        assert int(checkpoints.restore(like).state.step) == 6
+
+
 def test_lost_checkpoints_are_distinguished_from_none_saved(tiny_run, tmp_path):
     def all_lost():
         with Checkpoints(tmp_path) as checkpoints:

@@ -28,3 +28,24 @@ with ignore_write_failures(sys.stdout):
         done = subprocess.run(command, env=env, stdout=out, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_what_libraries_print_goes_through_the_same_guard(full):
+    """A print that they flush, one that they do not, and one after the first failure."""
+    source = """
+import sys
+from sequencematch.storage.console import open_streams
+open_streams()
+for file in (sys.stdout, sys.stderr):
+    print("x" * 10_000, file=file, flush=True)
+    print("x", file=file)
+sys.exit(3)
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as disk:
+        out = disk if full else writer
+        done = subprocess.run([sys.executable, "-c", source], stdout=out, stderr=out)
+    os.close(writer)
+    assert done.returncode == 3

@@ -10,7 +10,7 @@ import jax
 import pytest
 from orbax.checkpoint._src.serialization import serialization
 
-from sequencematch.storage import checkpoint
+from sequencematch.storage import checkpoint_folder
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 from tests.storage.damages import DAMAGES, flip_bit, halve, remove
@@ -64,7 +64,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_saved_again(tiny_run, whole_run, 
     for times in (1, 2):
         DAMAGES["half the data"](copied_run / "checkpoints" / str(STEPS))
         found = restore(tiny_run, copied_run)
-        places = [checkpoint.set_aside(copied_run, step) for step in found.damaged]
+        places = [checkpoint_folder.set_aside(copied_run, step) for step in found.damaged]
         with Checkpoints(copied_run, 2) as checkpoints:
             assert [place.parent.name for place in places] == ["damaged"] and places[0].is_dir()
             checkpoints.save(whole_run[1], found.facts)

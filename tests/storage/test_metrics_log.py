@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from sequencematch.storage.metrics_log import MetricsLog, read_records
+from sequencematch.storage.metrics_log import MetricsLog, best_validation, read_records
 from tests.train.events import events, scalars
 
 RECORDS = [
@@ -127,3 +127,12 @@ def test_a_failure_to_close_names_the_file_unless_another_error_says_more(
         monkeypatch.setattr(log._board, "close", raise_disk_full)
         if error:
             raise error
+
+
+def test_the_best_validation_is_the_first_of_the_largest_figures_at_the_given_steps():
+    figures = {1: 0.9, 2: None, 3: 0.5, 4: 0.7, 5: 0.7, 6: "x"}
+    records = [{"kind": "validation", "step": s, "a": x} for s, x in figures.items()]
+    records += [{"kind": "train", "step": 3, "a": 1.0}, {"kind": "validation", "step": 3}]
+    assert best_validation(records, "a", range(2, 9)) == (4, 0.7)
+    assert best_validation(records, "a", [1]) == (1, 0.9)
+    assert best_validation(records, "b", range(9)) is best_validation([], "a", [1]) is None

@@ -11,7 +11,7 @@ from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.storage.checkpoint import Checkpoints
-from sequencematch.storage.metrics_log import MetricsLog, read_records
+from sequencematch.storage.metrics_log import MetricsLog, best_validation, read_records
 from sequencematch.train import loop
 from sequencematch.train.plan import Batches, Plan
 from sequencematch.train.stop_requests import StopRequests
@@ -126,6 +126,7 @@ def train(
     data=None,
     prompts=None,
     evaluate=step_as_accuracy,
+    keep_best=False,
 ):
     """Trains in a folder, from the start or from its newest checkpoint; returns the last state."""
     parts, plan, seconds = tiny_run.parts, tiny_run.plan._replace(save_every=save_every), 0.0
@@ -134,13 +135,26 @@ def train(
         with Checkpoints(folder) as checkpoints:
             state, facts, _ = checkpoints.restore(parts.like)
         seconds, earlier_records = facts["seconds"], read_records(folder, int(state.step))
+    best = best_validation(earlier_records, "accuracy/greedy", range(0, STEPS + 1, save_every))
     with (
         StopRequests() as stop_requests,
-        Checkpoints(folder, keep) as checkpoints,
+        Checkpoints(folder, keep, best=best[0] if best and keep_best else None) as checkpoints,
         MetricsLog(folder, earlier_records) as log,
     ):
         facts = {"name": "tiny"}
-        recorder = loop.Recorder(plan, checkpoints, log, stop_requests, evaluate, facts, seconds)
+        recorder = loop.Recorder(
+            plan,
+            checkpoints,
+            log,
+            stop_requests,
+            evaluate,
+            facts,
+            seconds,
+            best=best,
+            keep_best=keep_best,
+        )
+        if resume and keep_best:
+            checkpoints.tidy()
         data, prompts = data or tiny_run.episodes, prompts or tiny_run.prompts
         return loop.train(plan, state, data, prompts, recorder)[0]
 

@@ -4,10 +4,12 @@ import json
 import os
 import signal
 
+import numpy as np
 import pytest
 
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.stop_requests import Interrupted
+from tests.storage.folders import saved_steps
 from tests.train.events import scalars
 from tests.train.runs import (
     CLONING,
@@ -165,3 +167,33 @@ def test_a_signal_during_a_save_waits(tiny_run, whole_run, tmp_path, monkeypatch
         assert int(checkpoints.restore(tiny_run.parts.like).state.step) == 6
     assert bits(train(tiny_run, tmp_path, save_every=3, resume=True)) == bits(whole_run[1])
     assert records(tmp_path) == records(whole_run[0])
+
+
+FIGURES = {3: 0.1, 6: 0.7, 9: 0.5, 12: 0.7, 15: 0.2, 18: 0.8, 21: float("nan"), 24: 0.3}
+
+
+@pytest.mark.parametrize("figures", [FIGURES, {**FIGURES, 18: 0.6}], ids=["late", "early"])
+@pytest.mark.parametrize("at", [4, 8, 14, 20])
+def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, figures, at):
+    """The newest and the best, however often the run is killed; of equal ones the first."""
+    tiny_run = tiny_run._replace(plan=tiny_run.plan._replace(evaluate_every=3))
+    judge = {"evaluate": lambda state: {"accuracy/greedy": figures[int(state.step)]}}
+    options = {"save_every": 3, "keep": 1, "keep_best": True} | judge
+    with pytest.raises(Crash):
+        train(tiny_run, tmp_path, **options, data=BatchesWithEvent(tiny_run.episodes, at, crash))
+    assert saved_steps(tmp_path)[-1] == at // 3 * 3
+    train(tiny_run, tmp_path, **options, resume=True)
+    best = max((step for step in figures), key=lambda step: np.nan_to_num(figures[step]))
+    assert saved_steps(tmp_path) == [best, STEPS]
+
+
+def test_a_step_that_only_an_interruption_saved_does_not_compete(tiny_run, tmp_path):
+    """Validations at 9 and 18, saves at 8 and 16: an interruption at 9 saves what the run would not."""
+    options = {"save_every": 8, "keep": 1, "keep_best": True}
+    falls = {"evaluate": lambda state: {"accuracy/greedy": -float(state.step)}}
+    with pytest.raises(Interrupted):
+        data = BatchesWithEvent(tiny_run.episodes, 8, request_stop)
+        train(tiny_run, tmp_path, **options, **falls, data=data)
+    assert saved_steps(tmp_path) == [9]
+    train(tiny_run, tmp_path, **options, **falls, resume=True)
+    assert saved_steps(tmp_path) == [STEPS]

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -173,3 +174,29 @@ def test_a_notice_of_preemption_from_jax_stops_the_run():
     process.send_signal(signal.SIGTERM)
     assert process.stdout.readline() == "notice of preemption True\n"
     assert process.wait(timeout=20) == 0
+
+
+def test_a_hangup_that_nohup_ignores_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with StopRequests() as stop_requests:
+            signal.raise_signal(signal.SIGHUP)
+            stop_requests.raise_if_asked()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_thread_runs_without_signals():
+    """Python lets only the main thread set handlers."""
+    handlers = []
+
+    def work():
+        before = [signal.getsignal(number) for number in SECOND_HANDLERS]
+        with StopRequests() as stop_requests, stop_requests.deferred():
+            stop_requests.check(1)
+            handlers.append([signal.getsignal(number) for number in SECOND_HANDLERS] == before)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [True]

@@ -1,0 +1,227 @@
+"""--mode=sample with many prompts or samples: each answer is a line of JSON, printed or in a file."""
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, TextIO
+
+from rich.console import Console
+from rich.progress import Progress
+
+from sequencematch.cli import resume
+from sequencematch.cli.job import Call, Job
+from sequencematch.data.episodes import encode_prompt
+from sequencematch.data.saved import parse_object
+from sequencematch.data.task import Example
+from sequencematch.evaluate.generate import surviving_text
+from sequencematch.setup.build import Parts
+from sequencematch.setup.judges import make_generator
+from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
+
+SECONDS = 10  # between lines of progress where there is no terminal
+
+
+class Request(NamedTuple):
+    """What to answer, and how; None for what the command line does not say.
+
+    Attributes:
+      prompt, prompts, num: a prompt, a file of prompts, or a number of test questions.
+      samples: answers drawn for each prompt; None for a greedy one.
+      temperature: of drawn answers.
+      out: file of the answers.
+    """
+
+    prompt: str | None = None
+    prompts: str | None = None
+    num: int | None = None
+    samples: int | None = None
+    temperature: float | None = None
+    out: str | None = None
+
+    @property
+    def draws(self) -> bool:
+        """Whether answers are drawn, and not greedy."""
+        return self.samples is not None or self.temperature is not None
+
+
+def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str) -> Job:
+    """Restores a checkpoint; the job answers all prompts that the file has no answer to yet.
+
+    Raises:
+      ValueError, OSError: the run or a file cannot be opened, a prompt does not fit, or the file has
+        answers to something else.
+    """
+    questions = find_questions(parts, request)
+    for i, question in enumerate(questions):
+        try:
+            encode_prompt(parts.tokenizer, question.prompt, parts.config.prompt_slots)
+        except ValueError as error:
+            raise ValueError(f"prompt {i}: {error}") from error
+    parts = configure(parts, request, len(questions) * (request.samples or 1))
+    state = resume.restore(parts, call.folder, checkpoint).state
+    temperature = parts.config.evaluate.temperature if request.draws else None
+    heads = [
+        {"prompt": q.prompt, "sample": i, "step": int(state.step), "temperature": temperature}
+        for q in questions
+        for i in range(request.samples or 1)
+    ]
+    path = Path(request.out).expanduser() if request.out else None
+    done, size = count_answers(path, heads) if path else (0, 0)
+    asked = [question for question in questions for _ in range(request.samples or 1)]
+
+    def answer_all() -> None:
+        lines = answer(parts, state.params, asked, heads, done, request)
+        with open_output(path, size) as file, tell_progress(len(heads), done) as advance:
+            for line in lines:
+                call.stop_requests.raise_if_asked()
+                with ignore_write_failures(file) if path is None else contextlib.nullcontext():
+                    file.write(line)
+                advance()
+        if path:
+            to_stdout(f"{len(heads)} answers in {path}")
+
+    return Job(
+        answer_all, "the same command goes on where it stopped" if path else "nothing is lost"
+    )
+
+
+def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
+    """The prompts to answer; only test questions have references.
+
+    Raises:
+      ValueError, OSError: there are not so many, or the file cannot be read.
+    """
+    if request.prompt:
+        return [without_answer(request.prompt)]
+    if request.prompts:
+        return [*map(without_answer, read_prompts(Path(request.prompts).expanduser()))]
+    test = parts.task.splits["test"]
+    if request.num > len(test):
+        raise ValueError(f"--num={request.num}: the run has only {len(test)} test questions")
+    return [test[i] for i in range(request.num)]
+
+
+def without_answer(prompt: str) -> Example:
+    """A prompt without a right answer."""
+    return Example(prompt, "")
+
+
+def read_prompts(path: Path) -> list[str]:
+    """The prompts of a file: of each JSON line its "prompt" if it ends in .jsonl, else each line.
+
+    Raises:
+      ValueError: a line has no prompt, or there is none; names file and line.
+      OSError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except OSError as error:
+        raise OSError(f"--prompts={path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts={path} is not UTF-8: {error.reason}") from error
+    numbered = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"--prompts={path} has no prompts")
+    if path.suffix != ".jsonl":
+        return [line for _, line in numbered]
+    prompts = [parse_object(line, f"{path}:{n}").get("prompt") for n, line in numbered]
+    for (n, _), prompt in zip(numbered, prompts, strict=True):
+        if not isinstance(prompt, str):
+            raise ValueError(f'{path}:{n}: expected {{"prompt": "..."}}')
+    return prompts
+
+
+def configure(parts: Parts, request: Request, count: int) -> Parts:
+    """The parts, to answer at the temperature asked for, and no more rows at once than there are."""
+    config = parts.config.copy_and_resolve_references()
+    config.evaluate.rows = min(count, config.evaluate.rows)
+    if request.temperature is not None:
+        config.evaluate.temperature = request.temperature
+    return parts._replace(config=config)
+
+
+def answer(
+    parts: Parts,
+    params: Any,
+    asked: Sequence[Example],
+    heads: Sequence[Mapping[str, Any]],
+    done: int,
+    request: Request,
+) -> Iterator[str]:
+    """Yields the line of each answer from number `done` on.
+
+    Args:
+      parts, params: the model.
+      asked: the question of each answer.
+      heads: what each line begins with.
+      done: number of answers that are there already; each draws with its own number.
+      request: how to answer.
+    """
+    generator, mdp, tokenizer = make_generator(parts), parts.recipe.mdp, parts.tokenizer
+    prompts = [question.prompt for question in asked[done:]]
+    choice = "sampled" if request.draws else "greedy"
+    all_actions = generator.actions(params, prompts, choice, first=done)
+    for question, head, actions in zip(asked[done:], heads[done:], all_actions, strict=True):
+        text, finished = tokenizer.decode(surviving_text(mdp, actions)), actions[-1] == mdp.eos
+        record = {**head, "text": text, "finished": finished}
+        record["symbols"] = tokenizer.symbols(actions)
+        if request.num:
+            record["right"] = finished and parts.task.check(question, text)
+        yield json.dumps(record) + "\n"
+
+
+def count_answers(path: Path, heads: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """(Number of answers, bytes of their lines) in a file that is to be continued.
+
+    A last line without its newline, which a kill cut short, does not count.
+
+    Raises:
+      ValueError: a line is no answer to what is asked now, or the file cannot be written.
+    """
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise ValueError(f"--out={path} cannot be written: name a file in a folder of yours")
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    for number, line in enumerate(lines):
+        place = f"--out={path}:{number + 1}"
+        record = parse_object(line.decode(errors="replace"), place)
+        if number >= len(heads) or {key: record.get(key) for key in heads[0]} != heads[number]:
+            raise ValueError(f"{place} answers something else than is asked now: name another file")
+    return len(lines), sum(len(line) + 1 for line in lines)
+
+
+@contextlib.contextmanager
+def open_output(path: Path | None, size: int) -> Iterator[TextIO]:
+    """The file, cut to `size` bytes, to add whole lines to; stdout if there is no path."""
+    if path is None:
+        yield sys.stdout
+        return
+    with path.open("ab") as file:
+        file.truncate(size)
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def tell_progress(total: int, done: int) -> Iterator[Any]:
+    """Shows on stderr how many of `total` answers are there; yields what counts one more.
+
+    In a terminal it is a live bar, elsewhere a line now and then.
+    """
+    console, told, began = Console(stderr=True), time.monotonic(), done
+    bar = Progress(console=console, disable=not console.is_terminal, transient=True)
+    task = bar.add_task("answers", total=total, completed=done)
+
+    def advance() -> None:
+        nonlocal told, began
+        began += 1
+        bar.update(task, completed=began)
+        if not console.is_terminal and time.monotonic() - told > SECONDS:
+            told = time.monotonic()
+            to_stderr(f"{began} of {total} answers")
+
+    with bar:
+        yield advance

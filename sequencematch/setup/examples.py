@@ -1,0 +1,100 @@
+"""The examples of a run: from the data, or as the run's folder keeps them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ml_collections import ConfigDict
+
+from sequencematch.data import saved
+from sequencematch.data.checks import DataFacts, Room, check_examples
+from sequencematch.data.episodes import clean_ids, encode_prompt
+from sequencematch.data.noise import Noise
+from sequencematch.data.task import Example, Task
+from sequencematch.data.tasks import JUDGES, load_task
+from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.train.methods import METHODS
+
+
+def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
+    """Loads the examples of a configuration, and checks that they fit.
+
+    Raises:
+      ValueError, OSError: they do not fit, or cannot be made or read.
+    """
+    task = load_task(config.task, config.data)
+    tokenizer = task.tokenizer(tuple(config.edits))
+    noise, long = training_noise(config), config.data.long
+    data = check_examples(task, tokenizer, make_room(config), noise, config.noise.max_cut, long)
+    return task._replace(splits=data.splits), tokenizer, data
+
+
+def make_room(config: ConfigDict) -> Room:
+    """What examples must fit into."""
+    # A slip is one wrong token and the edit that takes it back.
+    slip = 2 if METHODS[config.method].edits else 0
+    return Room(config.prompt_slots, config.max_actions, config.evaluate.max_actions, slip)
+
+
+def training_noise(config: ConfigDict) -> Noise:
+    """The noise of the training texts; none for methods that cannot take a token back."""
+    noise, has_edits = config.noise, METHODS[config.method].edits
+    return Noise(noise.kind if has_edits else "none", noise.eta, noise.run, noise.step)
+
+
+def load_saved(config: ConfigDict, folder: Path) -> tuple[Task, Tokenizer, DataFacts]:
+    """Reads the task that a run's folder keeps; it has questions to ask, and nothing to train on.
+
+    Raises:
+      ValueError, OSError: a file is damaged or cannot be read, or a question does not fit.
+    """
+    edits = tuple(config.edits)
+    kept = saved.load(folder, JUDGES[config.task](config.data), edits)
+    tokenizer = kept.task.tokenizer(edits)
+    for examples in kept.task.splits.values():
+        check_questions(config, tokenizer, examples)
+    return kept.task, tokenizer, DataFacts(kept.checksum, kept.task.splits, kept.facts, 0)
+
+
+def check_questions(
+    config: ConfigDict, tokenizer: Tokenizer, examples: Sequence[Example], source: str = ""
+) -> None:
+    """Checks that questions can be asked, and that their completions fit into an answer.
+
+    Args:
+      config: the configuration.
+      tokenizer: encodes them.
+      examples: the questions.
+      source: what to call the file that they come from.
+
+    Raises:
+      ValueError: one cannot; says which.
+    """
+    limit = config.evaluate.max_actions
+    for i, example in enumerate(examples):
+        try:
+            encode_prompt(tokenizer, example.prompt, config.prompt_slots)
+            needed = len(clean_ids(tokenizer, example))
+        except ValueError as error:
+            raise ValueError(f"{source}question {i}: {error}") from error
+        if needed > limit:
+            raise ValueError(
+                f"config.evaluate.max_actions={limit} is too small: {source}question {i}, "
+                f"{example.prompt!r}, needs {needed}"
+            )
+
+
+def keeps_task(config: ConfigDict, folder: Path) -> bool:
+    """Whether the folder of a run keeps its task, so that answers need nothing else."""
+    return config.task in JUDGES and saved.is_saved(folder)
+
+
+def save_task(
+    config: ConfigDict, task: Task, tokenizer: Tokenizer, data: DataFacts, folder: Path
+) -> None:
+    """Keeps the task in the folder of a run; one of your own needs its code, and is not kept.
+
+    Raises:
+      OSError: a file cannot be written.
+    """
+    if config.task in JUDGES and saved.can_save(tokenizer):
+        saved.save(saved.SavedTask(task, data.checksum, dict(data.found)), tokenizer, folder)

@@ -1,0 +1,72 @@
+"""Prompts from files, and files of answers that are continued."""
+
+import json
+
+import pytest
+
+from sequencematch.cli.answers import count_answers, open_output, read_prompts
+
+HEADS = [{"prompt": "é", "sample": i, "step": 5, "temperature": None} for i in range(3)]
+
+
+def line(head):
+    return json.dumps({**head, "text": "x"}).encode() + b"\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "prompts"),
+    [
+        ("p.txt", "a b \n\n\u2028c\r\n", ["a b ", "\u2028c"]),
+        ("p", '{"prompt": "a"}', ['{"prompt": "a"}']),
+        ("p.jsonl", '{"prompt": "a\\n"}\n\n{"prompt": "", "id": 3}\n', ["a\n", ""]),
+    ],
+)
+def test_prompts_are_lines_or_the_prompts_of_json_lines(tmp_path, name, text, prompts):
+    path = tmp_path / name
+    path.write_text(text, newline="")
+    assert read_prompts(path) == prompts
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"\n", "has no prompts"),
+        (b"\xff\xfe", "is not UTF-8"),
+        (b'{"prompt": "a"}\n{"question": "b"}', ":2: expected"),
+        (b"a", ":1 is not JSON"),
+    ],
+)
+def test_a_file_without_prompts_is_refused(tmp_path, data, words):
+    path = tmp_path / "p.jsonl"
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=words) as refusal:
+        read_prompts(path)
+    assert str(path) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("whole", range(4))
+@pytest.mark.parametrize("torn", [b"", b'{"prompt": "\xc3'])
+def test_whole_lines_count_and_a_torn_one_is_written_again(tmp_path, whole, torn):
+    path, lines = tmp_path / "o.jsonl", [*map(line, HEADS)]
+    path.write_bytes(b"".join(lines[:whole]) + torn)
+    done, size = count_answers(path, HEADS)
+    assert done == whole
+    with open_output(path, size) as file:
+        file.writelines(each.decode() for each in lines[done:])
+    assert path.read_bytes() == b"".join(lines)
+
+
+@pytest.mark.parametrize(
+    "lines", [[HEADS[1]], [HEADS[0] | {"step": 6}], [*HEADS, HEADS[0]], [{}], [HEADS[0], {}]]
+)
+def test_a_file_of_other_answers_is_left_alone(tmp_path, lines):
+    path = tmp_path / "o.jsonl"
+    path.write_bytes(b"".join(map(line, lines)))
+    with pytest.raises(ValueError, match=rf"{path}:{len(lines)} answers something else"):
+        count_answers(path, HEADS)
+
+
+def test_a_file_that_cannot_be_written_is_refused(tmp_path):
+    for path in (tmp_path, tmp_path / "none" / "o.jsonl"):
+        with pytest.raises(ValueError, match="cannot be written"):
+            count_answers(path, HEADS)
