@@ -11,6 +11,8 @@ from tests.train.runs import CLONING, STEPS, VALIDATIONS
 def test_training_writes_every_file_of_a_run(finished_run):
     assert {path.name for path in finished_run.iterdir()} == {
         "config.json",
+        "task.json",
+        "questions.jsonl",
         "metrics.jsonl",
         "summary.json",
         "traces.jsonl",
