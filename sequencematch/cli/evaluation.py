@@ -44,12 +44,16 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
       ValueError, OSError: the run cannot be opened, or the file has questions that cannot be asked.
     """
     if data is not None:
-        questions = read_questions(Path(data).expanduser())
+        questions = read_questions(Path(data).expanduser(), parts.config.data.fields)
         check_questions(parts.config, parts.tokenizer, questions, f"{data}, ")
         splits = {**parts.task.splits, "test": questions}
         parts = parts._replace(task=parts.task._replace(splits=splits))
     state = resume.restore(parts, call.folder, checkpoint).state
-    words = ["evaluation", *([Path(data).stem] if data else []), str(int(state.step))]
+    words = [
+        "evaluation",
+        *([Path(data.removesuffix(".gz")).stem] if data else []),
+        str(int(state.step)),
+    ]
     path, facts = call.folder / f"{'-'.join(words)}.json", {"data": data, "command": call.command}
     raise_if_asked = call.stop_requests.raise_if_asked
     return Job(lambda: results.evaluate_apart(parts, path, state, facts, raise_if_asked))

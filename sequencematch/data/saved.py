@@ -4,6 +4,7 @@ task.json has the tokenizer, and what is known of the data; questions.jsonl has 
 validation questions, in the lines that `--data` takes as well.
 """
 
+import gzip
 import json
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sequencematch.data.checkers import Judge
+from sequencematch.data.fields import LAYOUTS, explain_misfit
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from sequencematch.storage import files
@@ -149,24 +151,30 @@ def example_record(example: Example) -> dict[str, Any]:
     return record | ({"cut": True} if example.cut else {})
 
 
-def read_questions(path: Path) -> list[Example]:
-    """Reads a file of lines {"prompt": ..., "completion": ...}, as questions to be asked.
+def read_questions(path: Path, fields: str = "prompt") -> list[Example]:
+    """Reads a file of JSON lines, which may be compressed (.gz), as questions to be asked.
 
     All completions of a prompt are right answers to it, and so are a line's "references", if it has
     such a list. Each prompt is asked once.
+
+    Args:
+      path: the file.
+      fields: how a line is laid out, a key of `LAYOUTS`; one that a run has kept is read in any case.
 
     Raises:
       ValueError: a line is damaged, or there is none; names file and line.
       OSError: the file cannot be read.
     """
     try:
-        text = path.read_bytes().decode()
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode()
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    except OSError as error:
-        raise OSError(f"{path} cannot be read: {error.strerror}") from error
+    except (OSError, EOFError, zlib.error) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path} cannot be read: {reason}") from error
     found: dict[str, Example] = {}
-    for _, example in _parse_questions(text, path):
+    for _, example in _parse_questions(text, path, fields):
         before = found.get(example.prompt, example)
         references = dict.fromkeys([*before.references, *example.references])
         found[example.prompt] = Example(
@@ -177,23 +185,24 @@ def read_questions(path: Path) -> list[Example]:
     return [*found.values()]
 
 
-def _parse_questions(text: str, path: Path) -> Iterator[tuple[str, Example]]:
+def _parse_questions(
+    text: str, path: Path, fields: str = "prompt"
+) -> Iterator[tuple[str, Example]]:
     """Yields (split, example) of each line that is not empty; "test" where no split is named."""
     # Not splitlines: a JSON string may contain U+2028 and other characters that it splits at.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             record = parse_object(line, f"{path}:{number}")
-            yield _parse_question(record, f"{path}:{number}")
+            yield _parse_question(record, f"{path}:{number}", fields)
 
 
-def _parse_question(record: Mapping[str, Any], place: str) -> tuple[str, Example]:
+def _parse_question(record: Mapping[str, Any], place: str, fields: str) -> tuple[str, Example]:
     split, references = record.get("split", "test"), record.get("references", [])
-    texts = [record.get("prompt"), record.get("completion")]
-    if not _are_texts(texts) or not isinstance(references, list) or not _are_texts(references):
-        raise ValueError(
-            f'{place}: expected {{"prompt": "...", "completion": "..."}}, both text, and not the keys '
-            f"{', '.join(record) or 'none'}"
-        )
+    texts = LAYOUTS[fields].read(record) or LAYOUTS["prompt"].read(record)
+    if texts is None:
+        raise ValueError(f"{place}: {explain_misfit(record, fields)}")
+    if not isinstance(references, list) or not _are_texts([*texts, *references]):
+        raise ValueError(f'{place}: "references" must be a list of texts, and all texts UTF-8')
     if split not in ASKED:
         raise ValueError(f"{place}: split={split!r} must be one of {', '.join(ASKED)}")
     return split, Example(*texts, tuple(references), record.get("cut") is True)

@@ -1,5 +1,6 @@
 """What a folder keeps of a task is the task again; anything else is refused in one line."""
 
+import gzip
 import json
 import random
 
@@ -114,9 +115,10 @@ def test_all_completions_of_a_prompt_are_right_and_it_is_asked_once(tmp_path):
     ("text", "words"),
     [
         ('{"prompt": "a", "completion": "b"}\n{', ":2 is not JSON"),
-        ('\n{"question": "a"}', r":2: expected .* keys question$"),
+        ('\n{"question": "a"}', r':2: expected .* keys "question" \(text\)$'),
         ('{"prompt": "a", "completion": 3}', ":1: expected"),
-        ('{"prompt": "\\ud800", "completion": "b"}', ":1: expected"),
+        ('{"prompt": "\\ud800", "completion": "b"}', ":1: .* UTF-8"),
+        ('{"question": "a", "answer": "b"}', ":1: .*data.fields=question reads it"),
         ('{"prompt": "a", "completion": "b", "split": "x"}', ":1: split='x'"),
         ("\n", "has no questions"),
     ],
@@ -127,6 +129,19 @@ def test_a_file_of_questions_is_refused_with_its_line(tmp_path, text, words):
     with pytest.raises(ValueError, match=words) as refusal:
         saved.read_questions(path)
     assert str(path) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
+
+
+def test_questions_are_laid_out_as_the_data_or_as_kept_and_may_be_compressed(tmp_path):
+    records = [{"question": "a", "answer": "x"}, {"prompt": "b", "completion": "y"}]
+    plain = write_lines(tmp_path / "q.jsonl", *records)
+    compressed = tmp_path / "q.jsonl.gz"
+    compressed.write_bytes(gzip.compress(plain.read_bytes()))
+    expected = [Example("a", "x"), Example("b", "y")]
+    assert saved.read_questions(plain, "question") == expected
+    assert saved.read_questions(compressed, "question") == expected
+    compressed.write_bytes(compressed.read_bytes()[:-9])
+    with pytest.raises(OSError, match="cannot be read: .*end-of-stream"):
+        saved.read_questions(compressed)
 
 
 def test_a_file_that_is_not_utf_8_or_not_there_is_refused(tmp_path):
