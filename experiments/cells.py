@@ -89,13 +89,15 @@ def judge(parts: Parts, state: TrainState, split: str) -> dict[str, Any]:
     generator, examples = make_generator(parts), parts.task.splits[split]
     figures: dict[str, Any] = {}
     for choice in generator.decodings:
-        answers = list(generator.answers(state.params, examples, choice))
+        answers = list(generator.answers(parts.whole(state.params), examples, choice))
         figures[choice] = accuracy(answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "questions": pack([a.right for a in answers]),
         }
     if split == "test":
-        figures["auc"] = policy_statistics(parts, make_scorer(parts), state, lambda: None)
+        figures["auc"] = policy_statistics(
+            parts, make_scorer(parts), parts.whole(state.params), lambda: None
+        )
     return figures
 
 

@@ -136,7 +136,7 @@ def load(folder: str | os.PathLike, checkpoint: str | int = NEWEST) -> Model:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
     parts, state = resume.open_run(Path(folder), str(checkpoint))
-    return Model(parts, state.params, int(state.step))
+    return Model(parts, parts.whole(state.params), int(state.step))
 
 
 def _check_texts(name: str, texts: Sequence[str]) -> None:

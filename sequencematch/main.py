@@ -150,7 +150,7 @@ def prepare_reading(
     checkpoint = asked.checkpoint or NEWEST
     is_single = asked.prompt and not (asked.samples or asked.temperature or asked.out)
     estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
-    parts = build_within_memory(config, estimate, source)
+    parts = resume.fill_frozen(build_within_memory(config, estimate, source))
     resume.report_loaded_data(config, call.folder)
     if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:
         return evaluation.prepare_evaluation(parts, call)

@@ -74,7 +74,7 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
     asked = [question for question in questions for _ in range(request.samples or 1)]
 
     def answer_all() -> None:
-        lines = answer(parts, state.params, asked, heads, done, request)
+        lines = answer(parts, parts.whole(state.params), asked, heads, done, request)
         with open_output(path, size) as file, tell_progress(len(heads), done) as advance:
             for line in lines:
                 call.stop_requests.raise_if_asked()

@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from flax import nnx
+
 from sequencematch.cli import workdir
 from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import right_within
@@ -32,8 +34,9 @@ def validation_figures(parts: Parts, generator: Generator, state: TrainState) ->
     examples = parts.task.splits["validation"]
     examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
     figures, name = {}, parts.task.judged_by
+    params = parts.whole(state.params)
     for choice in VALIDATED:
-        found = measure(parts.metrics, list(generator.answers(state.params, examples, choice)))
+        found = measure(parts.metrics, list(generator.answers(params, examples, choice)))
         figures[f"{name}/{choice}"] = found[name]
         figures |= {f"{name}/{choice}_{end}": found[end] for end in ("low", "high") if end in found}
     return figures
@@ -56,7 +59,7 @@ def evaluate_and_report(
       raise_if_asked: called between answers; raises Interrupted if the run was asked to stop.
     """
     began = time.perf_counter()
-    test, traces = evaluate_test_set(parts, state, raise_if_asked)
+    test, traces = evaluate_test_set(parts, parts.whole(state.params), raise_if_asked)
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
     summary = dict(facts) | {
         "method": parts.config.method,
@@ -95,7 +98,7 @@ def evaluate_apart(
       facts: what else it says.
     """
     began = time.perf_counter()
-    test, traces = evaluate_test_set(parts, state, raise_if_asked)
+    test, traces = evaluate_test_set(parts, parts.whole(state.params), raise_if_asked)
     record = {
         **facts,
         "steps": int(state.step),
@@ -114,20 +117,18 @@ def evaluate_apart(
 
 
 def evaluate_test_set(
-    parts: Parts, state: TrainState, raise_if_asked: Callable[[], None]
+    parts: Parts, params: nnx.State, raise_if_asked: Callable[[], None]
 ) -> tuple[dict[str, dict], list[dict]]:
     """Returns (figures of each way of decoding the test set, traces of some answers)."""
     examples = parts.task.splits["test"]
     generator, scorer = make_generator(parts), make_scorer(parts)
     test, traces, all_answers = {}, [], {}
     for choice in generator.decodings:
-        answers = answer_all(generator, state, examples, choice, raise_if_asked)
+        answers = answer_all(generator, params, examples, choice, raise_if_asked)
         all_answers[choice] = answers
         test[choice] = measure(parts.metrics, answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
-            "return": correlation(
-                scorer.returns(state.params, answers), [a.right for a in answers]
-            ),
+            "return": correlation(scorer.returns(params, answers), [a.right for a in answers]),
         }
         traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
     # Retries cost actions: every way is also given what each of the others takes on average.
@@ -135,12 +136,12 @@ def evaluate_test_set(
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
     for choice, answers in all_answers.items():
         test[choice]["within"] = right_within(answers, budgets)
-    test["sampled"]["auc"] = policy_statistics(parts, scorer, state, raise_if_asked)
+    test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
     return test, traces
 
 
 def policy_statistics(
-    parts: Parts, scorer: Scorer, state: TrainState, raise_if_asked: Callable[[], None]
+    parts: Parts, scorer: Scorer, params: nnx.State, raise_if_asked: Callable[[], None]
 ) -> dict[str, dict[str, float | None]]:
     """How well scores tell right answers from wrong ones, over several samples of each question.
 
@@ -150,22 +151,22 @@ def policy_statistics(
     questions = [i for i in range(min(c.examples, len(examples))) for _ in range(c.samples)]
     generator = make_generator(parts, {"policy": None})
     asked = [examples[i] for i in questions]
-    answers = answer_all(generator, state, asked, "policy", raise_if_asked)
-    scores = list(scorer.score_answers(state.params, answers))
+    answers = answer_all(generator, params, asked, "policy", raise_if_asked)
+    scores = list(scorer.score_answers(params, answers))
     right = [answer.right for answer in answers]
     return value_statistics(scores, right, questions, parts.recipe.objective.gamma)
 
 
 def answer_all(
     generator: Generator,
-    state: TrainState,
+    params: nnx.State,
     examples: Sequence[Example],
     choice: str,
     raise_if_asked: Callable[[], None],
 ) -> list[Answer]:
     """The answers to examples, in order; raises Interrupted if the run is asked to stop."""
     answers = []
-    for answer in generator.answers(state.params, examples, choice):
+    for answer in generator.answers(params, examples, choice):
         raise_if_asked()
         answers.append(answer)
     return answers

@@ -4,6 +4,7 @@ Anything that is not as it was when the run stopped is reported, or refused.
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,12 +17,13 @@ from ml_collections import ConfigDict
 from sequencematch.cli import workdir
 from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
-from sequencematch.setup.build import Parts, build
+from sequencematch.setup.build import Parts, build, where
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
+from sequencematch.storage.fingerprint import fingerprints
 from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, provenance
 from sequencematch.train.optimizer import learning_rate
@@ -70,7 +72,7 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
             f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
         )
     facts = {"name": name, "checksum": parts.data.checksum, "config": workdir.to_json(parts.config)}
-    facts["format"] = FORMAT
+    facts |= {"format": FORMAT, "frozen": frozen_checksum(parts)}
     is_done = step == parts.config.train.steps
     facts |= merge_provenance(saved, current_provenance(parts), is_done)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
@@ -138,7 +140,7 @@ def open_run(folder: Path, checkpoint: str = NEWEST) -> tuple[Parts, TrainState]
     source = task_folder(config, folder)
     if source is None:
         check_harmless(config.task, config.data, defaults().data)
-    parts = build(config, source)
+    parts = fill_frozen(build(config, source))
     report_loaded_data(config, folder)
     return parts, restore(parts, folder, checkpoint).state
 
@@ -174,13 +176,42 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
             f"config.init={parts.config.init!r}: that run has another tokenizer, so its ids mean other "
             "tokens; use its data and edits, or start from random parameters with config.init=''"
         )
-    ours, found = (jax.tree.map(jnp.shape, x.like.params) for x in (parts, theirs))
-    if ours != found:
+    like, found = parts.whole(parts.like.params), theirs.whole(state.params)
+    if jax.tree.map(jnp.shape, like) != jax.tree.map(jnp.shape, found):
         raise ValueError(
             f"config.init={parts.config.init!r}: that run has a network of other sizes: set "
             f"config.model to {workdir.to_json(theirs.config)['model']}"
         )
-    return jax.device_put(state.params, jax.tree.map(lambda x: x.sharding, parts.like.params))
+    return jax.device_put(found, where(like))
+
+
+def first_parameters(parts: Parts) -> nnx.State:
+    """All parameters that the run begins with: those of `config.init`, else new ones.
+
+    Raises:
+      ValueError, OSError: as of `initial_parameters`.
+    """
+    found = initial_parameters(parts)
+    return parts.draw() if found is None else found
+
+
+def fill_frozen(parts: Parts) -> Parts:
+    """The parts with arrays for the parameters that are not trained, which no checkpoint has.
+
+    They are what the run began with.
+
+    Raises:
+      ValueError, OSError: as of `initial_parameters`.
+    """
+    return parts.with_frozen(first_parameters(parts)) if jax.tree.leaves(parts.frozen) else parts
+
+
+def frozen_checksum(parts: Parts) -> int | None:
+    """Checksum of the parameters that are not trained; None where all are."""
+    found = fingerprints(parts.frozen)
+    if not found:
+        return None
+    return zlib.crc32(repr(sorted((name, int(x)) for name, x in found.items())).encode())
 
 
 def current_provenance(parts: Parts) -> dict[str, Any]:
@@ -226,6 +257,11 @@ def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
         workdir.check_data(folder, checksum, parts.data.checksum)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(parts.like, find_step(parts, folder, checkpoint))
+    if restored.facts.get("frozen") != frozen_checksum(parts):
+        raise ValueError(
+            f"the parameters that the run in {folder} does not train are not those that it began with: "
+            f"put back what config.init={parts.config.init!r} names"
+        )
     missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
     if missing:
         raise ValueError(

@@ -30,7 +30,7 @@ def prepare_answer(parts: Parts, folder: Path, question: str, checkpoint: str) -
     actions = stream.actions(
         parts.recipe.graph,
         parts.recipe.mdp,
-        state.params,
+        parts.whole(state.params),
         prompt,
         int(start),
         max_actions=parts.config.evaluate.max_actions,

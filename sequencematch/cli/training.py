@@ -37,14 +37,14 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
     Raises:
       ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
     """
-    plan, data = make_plan(parts), training_data(parts)
-    params = (
-        None if has_run else resume.initial_parameters(parts)
-    )  # refused before the folder exists
+    data = training_data(parts)
+    # What cannot be read is refused before the folder exists.
+    first = None if has_run else resume.first_parameters(parts)
+    parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
-    if has_run and start.state is None:
-        params = resume.initial_parameters(parts)
-    return Job(lambda: train(parts, call, plan, data, start, params), "continue with --resume")
+    if start.state is None and first is None:
+        first = resume.first_parameters(parts)
+    return Job(lambda: train(parts, call, data, start, first), "continue with --resume")
 
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
@@ -64,23 +64,20 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
 def train(
     parts: Parts,
     call: Call,
-    plan: Plan,
     data: tuple,
     start: StartingPoint,
-    params: nnx.State | None,
+    first: nnx.State | None,
 ) -> None:
     """Trains to the end of the plan, evaluates the test set and writes the results.
 
     Args:
       parts, call: the run.
-      plan, data: what to do at which step, and with which batches.
+      data: batches of episodes and of prompts.
       start: where to begin.
-      params: parameters to begin with at step 0; None to draw them.
+      first: all parameters at step 0; needed only there.
     """
-    folder, keep = call.folder, parts.config.checkpoint
-    state = parts.initial() if start.state is None else start.state
-    if params is not None:
-        state = state._replace(params=params)
+    folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
+    state = start.state or parts.begin(parts.split(first)[0])
     announce(parts, folder, int(state.step))
     # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
     for step in start.damaged_steps:
@@ -122,6 +119,7 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     folder = call.folder
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
+    parts = resume.fill_frozen(parts)
     state = resume.find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
         resume.initial_parameters(parts)

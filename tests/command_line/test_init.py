@@ -1,5 +1,7 @@
 """config.init=run:DIR starts from the parameters of another run, and from nothing else of it."""
 
+import shutil
+
 import jax
 import numpy as np
 
@@ -18,6 +20,25 @@ def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tm
     parts, state = resume.open_run(finished_run)
     parts.config.init = f"run:{finished_run}"
     jax.tree.map(np.testing.assert_array_equal, resume.initial_parameters(parts), state.params)
+
+
+def test_what_is_not_trained_stays_that_of_the_other_run_and_is_read_from_there(
+    tiny_flags, finished_run, crashed_run, tmp_path, capfd
+):
+    source, folder = shutil.copytree(finished_run, tmp_path / "source"), tmp_path / "run"
+    more = [f"--config.init=run:{source}", "--config.train.frozen=embedding|blocks"]
+    flags = [*tiny_flags, *more, "--config.train.steps=6", f"--workdir={folder}"]
+    assert run_command(*flags) == 0, capfd.readouterr().err
+    (theirs, before), (ours, after) = resume.open_run(source), resume.open_run(folder)
+    trained, frozen = ours.split(theirs.whole(before.params))
+    jax.tree.map(np.testing.assert_array_equal, ours.frozen, frozen)
+    assert jax.tree.structure(after.params) == jax.tree.structure(trained)
+    assert not np.array_equal(after.params["head"]["kernel"], trained["head"]["kernel"])
+    # A run of the same sizes with other parameters.
+    shutil.rmtree(source)
+    shutil.copytree(crashed_run, source)
+    assert run_command(f"--workdir={folder}", "--mode=evaluate") == 2
+    assert "not those that it began with: put back what config.init=" in capfd.readouterr().err
 
 
 def test_another_tokenizer_is_refused(tiny_flags, finished_run, assert_refused, tmp_path):
