@@ -149,7 +149,7 @@ def test_the_best_checkpoint_is_the_one_with_the_best_validation(finished_run, t
     [
         ('{"prompt": "xyz>", "completion": "a"}', ["question 0", "not in the alphabet"]),
         ('{"prompt": "abc>", "completion": "%s"}' % ("a" * 8), ["max_actions=8", "needs 9"]),
-        ('{"question": "abc>", "answer": "a"}', [":1: expected", "question, answer"]),
+        ('{"question": "abc>", "answer": "a"}', [":1: expected", "data.fields=question reads it"]),
     ],
 )
 def test_questions_that_cannot_be_asked_are_refused(
