@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers.pre_tokenizers import ByteLevel
 
-from sequencematch.data.tokenizer import EDITS
+from sequencematch.data.tokenizer import EDITS, Tokenizer
 
 JSON = dict[str, Any]
 
@@ -192,3 +192,18 @@ def fast_config(config: JSON, names: Mapping[str, str | None], adds_bos: bool) -
         **{name: token for name, token in names.items() if token is not None},
         "add_bos_token": adds_bos,
     }
+
+
+def generation_config(tokenizer: Tokenizer, rows: int) -> JSON:
+    """The generation_config.json of an exported model, which `generate()` of transformers follows.
+
+    It keeps from it what the model was not trained to choose, and edits, which it cannot follow.
+
+    Args:
+      tokenizer: the model's.
+      rows: number of ids that have a logit.
+    """
+    chosen = {tokenizer.eos, *tokenizer.ordinary}
+    ids = {"bos": tokenizer.bos, "eos": tokenizer.eos, "pad": tokenizer.pad}
+    found = {f"{name}_token_id": i for name, i in ids.items() if i is not None}
+    return found | {"suppress_tokens": [i for i in range(rows) if i not in chosen]}

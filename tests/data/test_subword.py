@@ -9,6 +9,7 @@ from sequencematch.data.episodes import answer_ids, prompt_ids
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import character_ids
 from sequencematch.data.tokenizer import EDITS
+from sequencematch.data.tokenizer_files import generation_config
 from tests.data import tokenizer_folders as folders
 
 MAKERS = {"bytes": folders.byte_level, "pieces": folders.sentence_piece}
@@ -232,6 +233,14 @@ def test_a_token_named_as_an_edit_is_refused_where_it_is_no_last_one(tmp_path):
     assert read_tokenizer(folder).symbols([1]) == ["<reset>"]
     with pytest.raises(ValueError, match="has a token <reset> of its own: leave it out of"):
         read_tokenizer(folder, ("<reset>",))
+
+
+def test_generation_is_kept_from_what_is_never_chosen(tokenizer):
+    found = generation_config(tokenizer, rows := tokenizer.vocab_size + 3)
+    assert found["eos_token_id"] == tokenizer.eos and found.get("bos_token_id") == tokenizer.bos
+    suppressed = set(found["suppress_tokens"])
+    assert suppressed == {*range(rows)} - {*tokenizer.ordinary, tokenizer.eos}
+    assert {*tokenizer.pops, rows - 1} <= suppressed
 
 
 # Chats
