@@ -121,7 +121,7 @@ class TransformerConfig:
         return self.head_width or self.d_model // self.heads
 
     @property
-    def pushed(self) -> int:
+    def embedding_rows(self) -> int:
         """Number of ids that have an embedding: all but the edits."""
         return self.vocab_size - self.edits
 
@@ -139,7 +139,7 @@ class TransformerConfig:
         # Query and output are D x HN, key and value D x KN, gate, up and down D x F.
         heads = 2 * (self.heads + self.kv_heads) * self.head_dim
         block = heads + (2 + MLPS[self.mlp].gated) * self.d_ff
-        rows = self.vocab_size + (0 if self.tied else self.pushed) + self.position_rows
+        rows = self.vocab_size + (0 if self.tied else self.embedding_rows) + self.position_rows
         return self.d_model * (self.layers * block + rows)
 
     @property

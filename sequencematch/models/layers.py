@@ -89,7 +89,7 @@ def table(rows: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Embed:
     return nnx.Embed(rows, config.d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
 
 
-def scale_as_llama3(frequency: Float[Array, " N/2"], s: RopeScaling) -> Float[Array, " N/2"]:
+def scale_as_llama3(frequency: Float[Array, " half"], s: RopeScaling) -> Float[Array, " half"]:
     """Divides low frequencies by the factor, high ones not, those between in part (Llama 3.1)."""
     periods = s.context * frequency / (2 * jnp.pi)  # in a text of pretraining's length
     kept = jnp.clip((periods - s.low) / (s.high - s.low), 0, 1)
@@ -104,7 +104,7 @@ ROPE_SCALINGS = {
 }
 
 
-def rope_frequencies(config: TransformerConfig) -> Float[Array, " N/2"]:
+def rope_frequencies(config: TransformerConfig) -> Float[Array, " half"]:
     """Angle by which each pair of a head is rotated from one position to the next."""
     half = config.head_dim // 2
     frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
@@ -114,7 +114,7 @@ def rope_frequencies(config: TransformerConfig) -> Float[Array, " N/2"]:
 def rotate(
     x: Float[Array, "B T heads N"],
     positions: Int[Array, "B T"],
-    frequency: Float[Array, " N/2"],
+    frequency: Float[Array, " half"],
 ) -> Float[Array, "B T heads N"]:
     """Rotary positions (Su et al. 2021): rotates the pair (x_i, x_{i+N/2}) by p frequency_i.
 

@@ -4,6 +4,7 @@ Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -67,20 +68,16 @@ class Transformer(nnx.Module):
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         self.config = config
-        self.embedding = table(config.pushed, config, rngs)
-        rows = config.position_rows
-        self.positions = table(rows, config, rngs) if rows else None
+        self.embedding = table(config.embedding_rows, config, rngs)
+        self.positions = table(config.position_rows, config, rngs) if config.position_rows else None
         self.blocks = stack_blocks([Block(config, rngs) for _ in range(config.layers)])
         self.norm = norm(config.d_model, config, rngs)
         # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
         # of .06, which is as large as the loss.
-        self.head = (
-            None if config.tied else linear(config.d_model, config.pushed, config, rngs, "float32")
-        )
+        D, rows = config.d_model, config.embedding_rows
+        self.head = None if config.tied else linear(D, rows, config, rngs, "float32")
         # Last, so that what is drawn for the others does not depend on it.
-        self.edits = (
-            linear(config.d_model, config.edits, config, rngs, "float32") if config.edits else None
-        )
+        self.edits = linear(D, config.edits, config, rngs, "float32") if config.edits else None
 
     def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         """The hidden state of every slot; see `Network`."""
@@ -146,3 +143,13 @@ class Transformer(nnx.Module):
             x, key_values = block(x, visibility, key_values)
             written.append(key_values)
         return self.norm(x), written
+
+
+def parameter_shapes(config: TransformerConfig) -> nnx.State:
+    """Shapes and dtypes of a network's parameters; no array is made."""
+    one = replace(config, layers=1)  # to trace all layers of a large model takes seconds
+    shapes = nnx.eval_shape(lambda: nnx.state(Transformer(one, nnx.Rngs(0))))
+    shapes["blocks"] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.layers, *x.shape[1:]), x.dtype), shapes["blocks"]
+    )
+    return shapes

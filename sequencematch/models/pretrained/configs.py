@@ -104,8 +104,10 @@ def transformer_config(
     _check_only(config, family)
     given = {our: _value(config, key, family.defaults) for our, key in family.sizes.items()}
     D, H = given["d_model"], given["heads"]
-    follows = dict(kv_heads=H, d_ff=4 * D, head_width=D // H)
+    follows = dict(kv_heads=H, d_ff=4 * D, head_width=0)
     sizes = {key: follows[key] if x is None else x for key, x in given.items()} | family.fixed
+    if sizes.get("head_width", 0) * H == D:
+        sizes["head_width"] = 0
     base, scaling = read_rope(config)
     scale = D**0.5 if family.scales_embedding else 1.0
     return TransformerConfig(
@@ -170,7 +172,9 @@ def family_with(sizes: TransformerConfig) -> str:
     for name, family in FAMILIES.items():
         scale = sizes.d_model**0.5 if family.scales_embedding else 1.0
         fixed = dict(family.fixed) | dict(embedding_scale=scale)
-        if all(getattr(sizes, key) == value for key, value in fixed.items()):
+        found = {(key, getattr(sizes, ours)) for ours, key in family.sizes.items()}
+        consistent = len(found) == len(set(family.sizes.values()))  # one value for each key
+        if consistent and all(getattr(sizes, key) == x for key, x in fixed.items()):
             return name
     raise ValueError("no family of pretrained models has such a network")
 

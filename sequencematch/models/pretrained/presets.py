@@ -46,7 +46,7 @@ def llama_scaling(factor: float) -> dict[str, Any]:
     }
 
 
-def llama3(width: int, layers: int, heads: int, ff: int, factor: float = 0, **other: Any):
+def llama3(width: int, layers: int, heads: int, ff: int, factor: float = 0.0, **other: Any):
     """A Llama 3; with a factor a Llama 3.1 or later."""
     scaling = llama_scaling(factor) if factor else None
     context = 131_072 if factor else 8192
@@ -81,9 +81,9 @@ PRESETS = {
     # meta-llama/Llama-2-7b-hf
     "llama2-7b": llama(32_000, 4096, 32, 32, 11_008, max_position_embeddings=4096),
     "llama3-8b": llama3(4096, 32, 32, 14_336),  # meta-llama/Meta-Llama-3-8B
-    "llama3.1-8b": llama3(4096, 32, 32, 14_336, factor=8),  # meta-llama/Llama-3.1-8B
+    "llama3.1-8b": llama3(4096, 32, 32, 14_336, factor=8.0),  # meta-llama/Llama-3.1-8B
     # meta-llama/Llama-3.2-1B
-    "llama3.2-1b": llama3(2048, 16, 32, 8192, factor=32, tie_word_embeddings=True),
+    "llama3.2-1b": llama3(2048, 16, 32, 8192, factor=32.0, tie_word_embeddings=True),
     "smollm2-135m": smollm2(576, 30, 9, 3, 1536),  # HuggingFaceTB/SmolLM2-135M
     "smollm2-360m": smollm2(960, 32, 15, 5, 2560),  # HuggingFaceTB/SmolLM2-360M
     "smollm2-1.7b": smollm2(2048, 24, 32, 32, 8192, 1.3e5),  # HuggingFaceTB/SmolLM2-1.7B

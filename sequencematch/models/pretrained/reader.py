@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jaxtyping import ArrayLike
 from safetensors import SafetensorError, safe_open
 
 from sequencematch.models.pretrained.families import (
@@ -176,9 +177,9 @@ def _fits(shape: tuple[int, ...], stored: Stored) -> bool:
 
 def _is_tied(weights: Weights, embedding: str, step: int = 4096) -> bool:
     """Whether the head that a checkpoint of a tied model holds is its embedding once more."""
-    rows = weights.shapes[embedding][0]
-    return weights.shapes["lm_head.weight"] == weights.shapes[embedding] and all(
-        np.array_equal(*(weights.read(name, i, i + step) for name in ("lm_head.weight", embedding)))
+    head, rows = "lm_head.weight", weights.shapes[embedding][0]
+    return weights.shapes[head] == weights.shapes[embedding] and all(
+        np.array_equal(*(weights.read(name, i, min(i + step, rows)) for name in (head, embedding)))
         for i in range(0, rows, step)
     )
 
@@ -229,7 +230,7 @@ def fill(
         on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 0, stored.transpose))
         return _convert(stored.transpose, leaf.dtype, sharding)(on_device)
     if found is None:
-        found = jax.jit(partial(jnp.zeros, leaf.shape, leaf.dtype), out_shardings=sharding)()
+        found = _zeros(leaf.shape, leaf.dtype, sharding)()
     on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 1, stored.transpose))
     # Waits, so that no more than one tensor is on its way.
     return jax.block_until_ready(
@@ -247,6 +248,12 @@ def part_sharding(
     return NamedSharding(sharding.mesh, PartitionSpec(*(spec[::-1] if transpose else spec)))
 
 
+# Programs are kept, one for each shape: compiling them takes longer than reading a small model.
+@cache
+def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Callable:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
 @cache
 def _convert(transpose: bool, dtype: Any, sharding: Sharding | None) -> Callable:
     def convert(part: jax.Array) -> jax.Array:
@@ -257,7 +264,7 @@ def _convert(transpose: bool, dtype: Any, sharding: Sharding | None) -> Callable
 
 @cache
 def _set_layer(transpose: bool, sharding: Sharding | None) -> Callable:
-    def set_layer(stacked: jax.Array, part: jax.Array, layer: int) -> jax.Array:
+    def set_layer(stacked: jax.Array, part: jax.Array, layer: ArrayLike) -> jax.Array:
         part = (part.T if transpose else part).astype(stacked.dtype)
         return stacked.at[layer].set(part)
 

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import ml_dtypes
 import numpy as np
+from jaxtyping import ArrayLike
 from safetensors.numpy import save_file
 
 from sequencematch.models.pretrained.configs import stored_dtype
@@ -92,7 +93,7 @@ def spare_rows(weights: Weights, family: str, like: Any) -> dict[str, np.ndarray
     return {
         name: weights.read(names[name], stored.shape[0], weights.shapes[names[name]][0])
         for name, stored in tensors.items()
-        if stored.has_vocabulary
+        if stored.has_vocabulary and stored.shape[0] < weights.shapes[names[name]][0]
     }
 
 
@@ -164,7 +165,7 @@ def fetch(leaf: jax.Array, layer: int | None) -> np.ndarray:
 
 
 @jax.jit
-def _layer_of(leaf: jax.Array, layer: int) -> jax.Array:
+def _layer_of(leaf: jax.Array, layer: ArrayLike) -> jax.Array:
     return leaf[layer]
 
 
