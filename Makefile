@@ -9,7 +9,7 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic test stress fuzz crash soak lint bench setup clean
+.PHONY: help arithmetic test parity stress fuzz crash soak lint bench setup clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -26,6 +26,9 @@ stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` lea
 	$(PY) -m tests.dependability.crash_test --devices=4
 	$(PY) -m tests.dependability.crash_test --small --kills=20 --signal=TERM
 	$(MAKE) soak
+
+parity: $(VENV)/.ready-parity  ## compare networks with transformers (on Python 3.11; installs torch)
+	$(PY) -m pytest -m "stress or not stress" tests/parity tests/models/pretrained $(ARGS)
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
 	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
@@ -69,3 +72,9 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(INSTALL) -e '.[test]'
 	@rm $(VENV)/.unfinished
 	@touch $(VENV)/.ready $@
+
+$(VENV)/.ready-parity: $(VENV)/.ready-test
+	@touch $(VENV)/.unfinished; rm $(VENV)/.ready $(VENV)/.ready-test
+	$(INSTALL) -e '.[test,parity]'
+	@rm $(VENV)/.unfinished
+	@touch $(VENV)/.ready $(VENV)/.ready-test $@

@@ -164,14 +164,14 @@ def draws_samples(config: ConfigDict) -> bool:
 
 
 def parameter_bytes(network: TransformerConfig, model: int) -> int:
-    """Bytes of the parameters, float32: the model axis splits the matrices, not the norms' gains."""
-    return FLOAT * (network.matrices // model + network.gains)
+    """Bytes of the parameters: the model axis splits the matrices, not gains and biases."""
+    return ACTIVATION[network.param_dtype] * (network.matrices // model + network.vectors)
 
 
 def cast_bytes(network: TransformerConfig) -> int:
     """Bytes of the matrices cast to the activations' dtype; 0 if that is their own."""
     a = ACTIVATION[network.dtype]
-    return 0 if a == FLOAT else a * network.matrices
+    return 0 if network.dtype == network.param_dtype else a * network.matrices
 
 
 def replay_bytes(capacity: int, slots: int) -> int:
