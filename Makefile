@@ -9,13 +9,16 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic test parity stress fuzz crash soak lint bench setup clean
+.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench setup clean
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (the main job)
 	$(PY) -m sequencematch.main --config=configs/arithmetic.py $(ARGS)
+
+smollm2: $(VENV)/.ready  ## fetch a small language model, SmolLM2-135M, to finetune (93 MB)
+	$(PY) -m sequencematch.cli.smollm2 $(ARGS)
 
 test: $(VENV)/.ready-test  ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
