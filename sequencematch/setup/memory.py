@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.readout import chunk_size
-from sequencematch.setup.build import make_objective, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
+from sequencematch.setup.recipe import make_objective, make_settings
 from sequencematch.storage.provenance import devices
 from sequencematch.train.methods import METHODS
 

@@ -82,7 +82,7 @@ def unlikelihood_step(
 
     def loss(params: nnx.State, rows: Rows) -> tuple[Mean, Statistics]:
         expert = expert_trajectories(recipe, state, rows)
-        model = nnx.merge(recipe.graph, params)
+        model = recipe.network(params)
         # One pass through the network; both terms of the loss are read from its hidden states.
         hidden = readout.states(model, expert)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
@@ -140,7 +140,7 @@ def refresh(
     """
     # At temperature 1 and without truncation or bias: J's expectations are under rho_pi itself.
     episodes, _ = sampler.sample(
-        nnx.merge(recipe.graph, state.params),
+        recipe.network(state.params),
         recipe.mdp,
         prompts,
         start,
@@ -153,7 +153,7 @@ def refresh(
 
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
     """Q(s_t, a_t) and V(s_t) of every step of a batch, [B, T]."""
-    model = nnx.merge(recipe.graph, params)
+    model = recipe.network(params)
     hidden = readout.states(model, trajectories)
     return readout.action_values(model, recipe.mdp, hidden, trajectories)
 
@@ -179,7 +179,7 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     key = random_key(recipe.seed, Purpose.NOISE, state.step)
     # One pass without gradient, over the batch with its placeholders: before a first wrong token a
     # state holds clean text only, so it is the same as after the placeholders are replaced.
-    model = nnx.merge(recipe.graph, jax.lax.stop_gradient(state.params))
+    model = recipe.network(jax.lax.stop_gradient(state.params))
 
     def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
         # A key for each row and time: draws do not depend on how the batch is divided.

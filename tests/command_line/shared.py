@@ -14,6 +14,7 @@ from sequencematch.evaluate.generate import Generator
 from sequencematch.evaluate.values import Scorer
 from sequencematch.setup import build, judges
 from sequencematch.setup.defaults import flatten
+from sequencematch.train.plan import Program
 
 # Keys that no compiled step depends on.
 FREE = ("data.", "evaluate.", "checkpoint.", "log_every", "init")
@@ -25,14 +26,16 @@ def mdp_key(mdp):
     return tuple(x.tobytes() if isinstance(x, np.ndarray) else x for x in mdp)
 
 
-def compile_steps(make, settings, mesh, shardings):
+def compile_steps(make, settings, frozen, mesh, shardings):
     """As of train.plan, once for all equal configurations."""
     config, _, mdp, _ = make.args
     keys = [(k, repr(v)) for k, v in flatten(config).items() if not k.startswith(FREE)]
     key = ("steps", *sorted(keys), mdp_key(mdp), mesh)
     if key not in PROGRAMS:
-        PROGRAMS[key] = real_compile_steps(make, settings, mesh, shardings)
-    return PROGRAMS[key]
+        PROGRAMS[key] = real_compile_steps(make, settings, frozen, mesh, shardings)
+    steps, refresh = PROGRAMS[key]
+    steps = {name: Program(step.function, settings, frozen) for name, step in steps.items()}
+    return steps, Program(refresh.function, settings, frozen)
 
 
 real_compile_steps = build.compile_steps
