@@ -17,6 +17,7 @@ from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
+from sequencematch.setup.pretrained import check_parameters, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import read_records
@@ -135,15 +136,16 @@ def open_run(folder: Path) -> tuple[Parts, TrainState]:
 
 
 def initial_parameters(parts: Parts) -> nnx.State | None:
-    """The parameters of another run that `config.init` names; None where it names none.
+    """The parameters of another run that `config.init` names, or of the model in `config.model.path`.
 
-    Only these are taken: step, moments and schedules start anew.
+    None where they are to be drawn. Only they are taken: step, moments and schedules start anew.
 
     Raises:
-      ValueError, OSError: that run cannot be opened, or has another tokenizer or network.
+      ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
+        cannot be read.
     """
     if not parts.config.init:
-        return None
+        return read_parameters(parts) if parts.config.model.path else None
     folder = Path(parts.config.init.removeprefix("run:"))
     theirs, state = open_run(folder)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
@@ -158,6 +160,18 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
             f"config.model to {workdir.to_json(theirs.config)['model']}"
         )
     return jax.device_put(state.params, jax.tree.map(lambda x: x.sharding, parts.like.params))
+
+
+def check_initial_parameters(parts: Parts) -> None:
+    """Checks what `initial_parameters` would read; of a pretrained model its names and shapes alone.
+
+    Raises:
+      ValueError, OSError: as there.
+    """
+    if parts.config.model.path and not parts.config.init:
+        check_parameters(parts)
+    else:
+        initial_parameters(parts)
 
 
 def current_provenance(parts: Parts) -> dict[str, Any]:

@@ -72,9 +72,9 @@ def train(
       params: parameters to begin with at step 0; None to draw them.
     """
     folder, keep = call.folder, parts.config.checkpoint
-    state = parts.initial() if start.state is None else start.state
-    if params is not None:
-        state = state._replace(params=params)
+    state = start.state
+    if state is None:
+        state = parts.initial() if params is None else parts.begin(params)
     announce(parts, folder, int(state.step))
     # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
     for step in start.damaged_steps:
@@ -114,7 +114,7 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
         call.resources.enter_context(workdir.lock(folder))
     state = resume.find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
-        resume.initial_parameters(parts)
+        resume.check_initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
     estimate = memory.estimate_training(parts.config, parts.tokenizer.vocab_size)
     with contextlib.suppress(memory.DoesNotFit):

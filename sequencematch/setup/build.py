@@ -15,6 +15,7 @@ from sequencematch.data.checks import DataFacts, check_examples
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.noise import Noise
 from sequencematch.data.pipeline import Prefetched
+from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Task
 from sequencematch.data.tasks import load_task
 from sequencematch.data.tokenizer import Tokenizer
@@ -112,6 +113,8 @@ def build(config: ConfigDict) -> Parts:
     # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
     task = load_task(config.task, config.data)
+    if config.model.path:
+        task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
     T = config.prompt_slots + config.max_actions
     data = check_examples(

@@ -8,6 +8,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.pretrained.configs import read_config, transformer_config
 from sequencematch.train.methods import METHODS
 
 
@@ -46,6 +47,7 @@ def defaults() -> ConfigDict:
                 step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
+                path="",  # directory of a pretrained model: its sizes, parameters and tokenizer
                 layers=4,
                 d_model=128,
                 heads=4,
@@ -127,6 +129,7 @@ NEWER_KEYS = {
     "evaluate.samples": 4,
     "train.accumulate": 1,
     "train.frozen": "",
+    "model.path": "",
     "model.attention": "plain",
     "model.remat": "none",
 }
@@ -156,7 +159,7 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
 
 
 def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
-    """The sizes of the network.
+    """The sizes of the network: those of the model in `model.path`, or the configuration's own.
 
     Args:
       config: the configuration.
@@ -164,9 +167,15 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
       edits: how many of these ids, the last, are edits.
 
     Raises:
-      ValueError: the width does not divide into heads, or the heads into groups.
+      ValueError: the width does not divide into heads, or the heads into groups; or there is no such
+        directory, or no model in it that is read here.
     """
-    return TransformerConfig(vocab_size=vocab_size, edits=edits, **config.model)
+    sizes = dict(config.model)
+    path = sizes.pop("path")
+    if not path:
+        return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
+    precision = {key: sizes[key] for key in ("dtype", "attention", "remat")}
+    return transformer_config(read_config(path), vocab_size - edits, edits, **precision)
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

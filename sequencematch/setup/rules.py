@@ -111,6 +111,7 @@ RULES: dict[str, Rule] = {
     "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
     # The initial parameters of each layer are drawn on their own.
+    "model.path": ("a directory, or ''", lambda path: "\0" not in path),
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
