@@ -58,7 +58,8 @@ def print_verdict() -> None:
 
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
     """Yields (name, facts in words) of the data, network, devices, schedule and folder."""
-    c, m = parts.config, network_config(parts.config, parts.tokenizer.vocab_size)
+    c = parts.config
+    m = network_config(c, parts.tokenizer.vocab_size, len(parts.tokenizer.pops))
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield (

@@ -79,7 +79,7 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
       config: a valid configuration.
       vocab_size: V; before the task is loaded, any lower bound.
     """
-    c, network, samples = config, network_config(config, vocab_size), draws_samples(config)
+    c, network, samples = config, network_sizes(config, vocab_size), draws_samples(config)
     T, model = c.prompt_slots + c.max_actions, c.mesh.model
     rows = c.train.batch_size + samples * c.rollout.batch_size
     rows //= c.mesh.data * c.train.accumulate
@@ -95,7 +95,7 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     """The memory of answering and scoring test questions."""
-    c, network = config, network_config(config, vocab_size)
+    c, network = config, network_sizes(config, vocab_size)
     prompt, actions = c.prompt_slots, c.evaluate.max_actions
     rows = -(-c.evaluate.rows // c.mesh.data)
     size = max(
@@ -110,10 +110,15 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     """The memory of answering one question."""
-    c, network = config, network_config(config, vocab_size)
+    c, network = config, network_sizes(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
     return Estimate(state_parts(c, network), (Part("answering a question", size, keys),))
+
+
+def network_sizes(config: ConfigDict, vocab_size: int) -> TransformerConfig:
+    """The sizes of the network whose last ids are the edits."""
+    return network_config(config, vocab_size, min(len(set(config.edits)), vocab_size - 1))
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
