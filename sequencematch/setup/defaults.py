@@ -8,6 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.pretrained.configs import transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.train.methods import METHODS
 
 
@@ -44,13 +46,14 @@ def defaults() -> ConfigDict:
                 step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
+                preset="",  # sizes of a known model, such as "smollm2-135m", instead of those below
                 layers=4,
                 d_model=128,
                 heads=4,
                 kv_heads=2,
                 d_ff=256,
                 rope_base=10_000.0,
-                dtype="float32",
+                dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
             ),
@@ -122,6 +125,7 @@ NEWER_KEYS = {
     "evaluate.memory": True,
     "evaluate.samples": 4,
     "train.accumulate": 1,
+    "model.preset": "",
     "model.attention": "plain",
     "model.remat": "none",
 }
@@ -150,8 +154,12 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     return objective
 
 
+# Keys of `model` that hold for any sizes.
+PRECISION = ("dtype", "attention", "remat")
+
+
 def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
-    """The sizes of the network.
+    """The sizes of the network: those of `model.preset`, or the configuration's own.
 
     Args:
       config: the configuration.
@@ -161,7 +169,23 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
     Raises:
       ValueError: the width does not divide into heads, or the heads into groups.
     """
-    return TransformerConfig(vocab_size=vocab_size, edits=edits, **config.model)
+    sizes = dict(config.model)
+    preset = sizes.pop("preset")
+    if not preset:
+        return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
+    precision = {key: sizes[key] for key in PRECISION}
+    return transformer_config(PRESETS[preset], vocab_size - edits, edits, **precision)
+
+
+def resolve_dtype(config: ConfigDict, platform: str) -> None:
+    """Writes down what model.dtype="auto" means where a run begins.
+
+    Args:
+      config: the configuration; it is changed.
+      platform: what jax calls the devices. On CPUs bfloat16 is slower than float32.
+    """
+    if config.model.dtype == "auto":
+        config.model.dtype = {"cpu": "float32"}.get(platform, "bfloat16")
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:
