@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.pretrained.configs import read_config, transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.train.methods import METHODS
 
 
@@ -48,13 +49,14 @@ def defaults() -> ConfigDict:
             ),
             model=dict(
                 path="",  # directory of a pretrained model: its sizes, parameters and tokenizer
+                preset="",  # sizes of a known model, such as "smollm2-135m", instead of those below
                 layers=4,
                 d_model=128,
                 heads=4,
                 kv_heads=2,
                 d_ff=256,
                 rope_base=10_000.0,
-                dtype="float32",
+                dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
             ),
@@ -130,6 +132,7 @@ NEWER_KEYS = {
     "train.accumulate": 1,
     "train.frozen": "",
     "model.path": "",
+    "model.preset": "",
     "model.attention": "plain",
     "model.remat": "none",
 }
@@ -158,8 +161,12 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     return objective
 
 
+# Keys of `model` that hold for any sizes.
+PRECISION = ("dtype", "attention", "remat")
+
+
 def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
-    """The sizes of the network: those of the model in `model.path`, or the configuration's own.
+    """The sizes of the network: those of `model.path`, of `model.preset`, or the given ones.
 
     Args:
       config: the configuration.
@@ -171,11 +178,23 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
         directory, or no model in it that is read here.
     """
     sizes = dict(config.model)
-    path = sizes.pop("path")
-    if not path:
+    path, preset = sizes.pop("path"), sizes.pop("preset")
+    if not path and not preset:
         return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
-    precision = {key: sizes[key] for key in ("dtype", "attention", "remat")}
-    return transformer_config(read_config(path), vocab_size - edits, edits, **precision)
+    precision = {key: sizes[key] for key in PRECISION}
+    known = read_config(path) if path else PRESETS[preset]
+    return transformer_config(known, vocab_size - edits, edits, **precision)
+
+
+def resolve_dtype(config: ConfigDict, platform: str) -> None:
+    """Writes down what model.dtype="auto" means where a run begins.
+
+    Args:
+      config: the configuration; it is changed.
+      platform: what jax calls the devices. On CPUs bfloat16 is slower than float32.
+    """
+    if config.model.dtype == "auto":
+        config.model.dtype = {"cpu": "float32"}.get(platform, "bfloat16")
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -15,8 +15,15 @@ from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.transformer import REMAT
-from sequencematch.setup.defaults import effective_objective, flatten
+from sequencematch.setup.defaults import (
+    PRECISION,
+    defaults,
+    effective_objective,
+    flatten,
+    network_config,
+)
 from sequencematch.train.methods import METHODS
 
 Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
@@ -112,13 +119,17 @@ RULES: dict[str, Rule] = {
     "noise.step": one_of(NOISE_STEPS),
     # The initial parameters of each layer are drawn on their own.
     "model.path": ("a directory, or ''", lambda path: "\0" not in path),
+    "model.preset": (
+        "'' or one of " + ", ".join(PRESETS),
+        lambda name: name == "" or name in PRESETS,
+    ),
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
     "model.kv_heads": count,
     "model.d_ff": count,
     "model.rope_base": (">= 1", lambda x: x >= 1),
-    "model.dtype": one_of(("float32", "bfloat16")),
+    "model.dtype": one_of(("auto", "float32", "bfloat16")),
     "model.attention": one_of(ATTENTION),
     "model.remat": one_of(REMAT),
     "optimizer.learning_rate": positive,
@@ -169,10 +180,31 @@ RULES: dict[str, Rule] = {
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     """Yields (what must hold, the message if it does not) for keys that depend on each other."""
+    yield from _network_relations(config)
     yield from _training_relations(config)
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
     yield from _mesh_relations(config)
+
+
+def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    own = defaults().model
+    names = [key for key in ("path", "preset") if c.model[key]]
+    known = " and ".join(f"config.model.{key}={c.model[key]!r}" for key in names)
+    yield len(names) < 2, f"{known} name two models: leave one out"
+    others = ("path", "preset", *PRECISION)
+    changed = [key for key in own if key not in others and c.model[key] != own[key]]
+    yield (
+        not names or not changed,
+        f"{known} has sizes of its own, so that none can be set: leave "
+        f"out {', '.join(f'config.model.{key}' for key in changed)}",
+    )
+    network, slots = network_config(c, vocab_size=1), c.prompt_slots + c.max_actions
+    yield (
+        network.positions != "learned" or slots <= network.context,
+        f"config.prompt_slots + max_actions = {slots} is more than the {network.context} positions of "
+        f"{known}",
+    )
 
 
 def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
@@ -240,7 +272,9 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 
 def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    values = flatten(c)
+    network = network_config(c, vocab_size=1)
+    sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
+    values = flatten(c) | sizes
     for part, whole in (
         ("mesh.data", "train.batch_size"),
         ("mesh.data", "rollout.rows"),
@@ -259,7 +293,7 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
             f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
         )
     yield (
-        c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,
+        network.kv_heads * network.head_dim % c.mesh.model == 0,
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
-        "model.kv_heads * model.d_model / model.heads",
+        f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
     )

@@ -83,7 +83,7 @@ def test_parameter_counts_equal_the_arrays(network):
         jax.tree_util.keystr(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params)
     }
     gains = sum(size for name, size in sizes.items() if "scale" in name)
-    assert (network.matrices, network.gains) == (sum(sizes.values()) - gains, gains)
+    assert (network.matrices, network.vectors) == (sum(sizes.values()) - gains, gains)
 
 
 @networks
@@ -149,7 +149,9 @@ def test_activation_bytes_equal_the_residuals(network, slots):
     row, fixed = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
     assert memory.activation_bytes(network, 1, slots) == pytest.approx(row, rel=0.03)
     a, embedding = memory.ACTIVATION[network.dtype], V * network.d_model
-    assert fixed == pytest.approx(a * (network.matrices - embedding) + 4 * network.gains, rel=0.01)
+    assert fixed == pytest.approx(
+        a * (network.matrices - embedding) + 4 * network.vectors, rel=0.01
+    )
     assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
 
 

@@ -34,7 +34,7 @@ CASES = {
     "qwen3": dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=8, **SIZES)
     | dict(tie_word_embeddings=True),
     "gemma": dict(architectures=["GemmaForCausalLM"], model_type="gemma", head_dim=8, **SIZES)
-    | dict(hidden_activation=None, hidden_act="gelu", pad_token_id=0),
+    | dict(hidden_activation=None, hidden_act="gelu", pad_token_id=None),
 }
 FILE = Path(__file__).parents[1] / "figures" / "pretrained.json"  # by tests/parity/make_figures.py
 TOKENS = np.random.RandomState(7).randint(0, ROWS, (2, 40)).astype(np.int32)
