@@ -120,8 +120,14 @@ def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 
 def network_sizes(config: ConfigDict, vocab_size: int) -> TransformerConfig:
-    """The sizes of the network whose last ids are the edits."""
-    return network_config(config, vocab_size, min(len(set(config.edits)), vocab_size - 1))
+    """The sizes of the network.
+
+    A known model has rows for its own ids only. Where sizes are given, edits count as any other ids:
+    their rows make up far less than a percent.
+    """
+    is_known = config.model.path or config.model.preset
+    edits = min(len(set(config.edits)), vocab_size - 1) if is_known else 0
+    return network_config(config, vocab_size, edits)
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:

@@ -39,7 +39,9 @@ networks = pytest.mark.parametrize("network", NETWORKS)
 
 def config_of(network, **changes):
     """A valid configuration with this network."""
-    sizes = {name: getattr(network, name) for name in defaults().model if name != "preset"}
+    sizes = {
+        name: getattr(network, name) for name in defaults().model if name not in ("path", "preset")
+    }
     return valid_config_with({f"model.{name}": size for name, size in sizes.items()} | changes)
 
 
