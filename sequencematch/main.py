@@ -4,12 +4,14 @@
   python -m sequencematch.main --workdir=DIR --resume
   python -m sequencematch.main --workdir=DIR --mode=evaluate
   python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
+  python -m sequencematch.main --workdir=DIR --mode=export --out=NEW
 
 Modes:
   --mode=train     Train, evaluate on the test set and write report.html (the default).
                    With --dry_run: check everything, print the plan and train nothing.
   --mode=evaluate  Evaluate the newest checkpoint of a run again.
   --mode=sample    Answer --prompt with the newest checkpoint, printed as it is generated.
+  --mode=export    Write the newest checkpoint of a finetuned model as a directory for transformers.
 
 Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
@@ -29,7 +31,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from sequencematch.cli import evaluation, sampling, training, workdir
+from sequencematch.cli import evaluation, exporting, sampling, training, workdir
 from sequencematch.cli.flags import check_workdir_name, choose_config, parse_flags
 from sequencematch.cli.job import Call, Job
 from sequencematch.data.tasks import check_harmless
@@ -119,6 +121,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         parts = build_within_memory(config, memory.estimate_evaluation)
         return evaluation.prepare_evaluation(parts, call)
     parts = build_within_memory(config, memory.estimate_answering)
+    if asked.mode == "export":
+        return exporting.prepare_export(parts, folder, asked.out)
     return sampling.prepare_answer(parts, folder, asked.prompt)
 
 

@@ -15,9 +15,8 @@ LONGEST = 100  # characters of a flag name
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines all flags except --config."""
-    flags.DEFINE_enum(
-        "mode", "train", ["train", "evaluate", "sample"], "What to do.", flag_values=values
-    )
+    modes = ["train", "evaluate", "sample", "export"]
+    flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -31,6 +30,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_string(
         "prompt", None, "The question that --mode=sample answers.", flag_values=values
     )
+    flags.DEFINE_string("out", None, "The directory that --mode=export makes.", flag_values=values)
     flags.DEFINE_bool("help", False, "Print this help.", flag_values=values)
 
 
@@ -70,6 +70,8 @@ def parse_flags(argv: Sequence[str]) -> flags.FlagValues:
         raise ValueError(f"{stray[0]!r} is not a flag: write --name=value")
     if values.mode == "sample" and not values.prompt:
         raise ValueError('--mode=sample needs --prompt="..."')
+    if values.mode == "export" and not values.out:
+        raise ValueError("--mode=export needs --out=DIR, a new directory")
     if values.dry_run and values.mode != "train":
         raise ValueError(f"--dry_run is for --mode=train; --mode={values.mode} has no plan to show")
     return values
