@@ -175,10 +175,15 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
 
     Raises:
       ValueError: the width does not divide into heads, or the heads into groups; or there is no such
-        directory, or no model in it that is read here.
+        directory, or no model in it that is read here; or two models are named.
     """
     sizes = dict(config.model)
     path, preset = sizes.pop("path"), sizes.pop("preset")
+    if path and preset:
+        raise ValueError(
+            f"config.model.path={path!r} and config.model.preset={preset!r} name two models: leave "
+            "one out"
+        )
     if not path and not preset:
         return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
     precision = {key: sizes[key] for key in PRECISION}

@@ -189,13 +189,11 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     own = defaults().model
-    names = [key for key in ("path", "preset") if c.model[key]]
-    known = " and ".join(f"config.model.{key}={c.model[key]!r}" for key in names)
-    yield len(names) < 2, f"{known} name two models: leave one out"
-    others = ("path", "preset", *PRECISION)
+    key = "model.path" if c.model.path else "model.preset"
+    known, others = f"config.{key}={flatten(c)[key]!r}", ("path", "preset", *PRECISION)
     changed = [key for key in own if key not in others and c.model[key] != own[key]]
     yield (
-        not names or not changed,
+        not (c.model.path or c.model.preset) or not changed,
         f"{known} has sizes of its own, so that none can be set: leave "
         f"out {', '.join(f'config.model.{key}' for key in changed)}",
     )

@@ -126,3 +126,15 @@ def test_only_what_began_with_a_pretrained_model_is_exported(spellings, tmp_path
 def test_what_is_no_directory_is_refused(path, fault):
     with pytest.raises(ValueError, match=fault):
         valid_config_with({"model.path": path})
+
+
+def test_two_models_are_refused(directory):
+    with pytest.raises(
+        ValueError, match=r"model\.path=.* and config\.model\.preset='gpt2' name two"
+    ):
+        valid_config_with({"model.path": str(directory), "model.preset": "gpt2"})
+
+
+def test_sizes_of_its_own_are_kept(directory):
+    with pytest.raises(ValueError, match=r"model\.path=.* leave out config\.model\.layers$"):
+        valid_config_with({"model.path": str(directory), "model.layers": 3})

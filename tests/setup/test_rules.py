@@ -16,6 +16,7 @@ REFUSED = {
     "seed": [-1, 2**32],
     "init": ["run:", "runs/mine"],
     "train.accumulate": [0, -1],
+    "model.path": ["a\0b"],
     "model.preset": ["gpt3", "llama2-70b"],
     "model.attention": NAMES,
     "model.remat": NAMES,
@@ -187,7 +188,8 @@ BROKEN_RELATIONS = [
     (
         {"model.preset": "gpt2", "prompt_slots": 1020},
         [
-            "prompt_slots + max_actions = 1032 is more than the 1024 positions of model.preset='gpt2'"
+            "prompt_slots + max_actions = 1032 is more than the 1024 positions of",
+            "config.model.preset='gpt2'",
         ],
     ),
     ({"model.preset": "smollm2-135m", "mesh.model": 5}, ["config.model.d_model=576"]),
