@@ -9,13 +9,16 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic test stress fuzz crash soak lint bench setup clean
+.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench setup clean
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (the main job)
 	$(PY) -m sequencematch.main --config=configs/arithmetic.py $(ARGS)
+
+smollm2: $(VENV)/.ready  ## fetch a small language model, SmolLM2-135M, to finetune (93 MB)
+	$(PY) -m sequencematch.cli.smollm2 $(ARGS)
 
 test: $(VENV)/.ready-test  ## run the tests
 	$(PY) -m pytest -n 2 --dist loadfile $(ARGS)
@@ -26,6 +29,9 @@ stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` lea
 	$(PY) -m tests.dependability.crash_test --devices=4
 	$(PY) -m tests.dependability.crash_test --small --kills=20 --signal=TERM
 	$(MAKE) soak
+
+parity: $(VENV)/.ready-parity  ## compare networks with transformers (on Python 3.11; installs torch)
+	$(PY) -m pytest -m "stress or not stress" tests/parity tests/models/pretrained $(ARGS)
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
 	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
@@ -69,3 +75,9 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(INSTALL) -e '.[test]'
 	@rm $(VENV)/.unfinished
 	@touch $(VENV)/.ready $@
+
+$(VENV)/.ready-parity: $(VENV)/.ready-test
+	@touch $(VENV)/.unfinished; rm $(VENV)/.ready $(VENV)/.ready-test
+	$(INSTALL) -e '.[test,parity]'
+	@rm $(VENV)/.unfinished
+	@touch $(VENV)/.ready $(VENV)/.ready-test $@

@@ -1,4 +1,4 @@
-"""A trained run from Python: `sequencematch.load(DIR)` answers prompts and scores answers."""
+"""A trained run from Python: `sequencematch.load(DIR)` answers prompts, scores answers, exports."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import NamedTuple
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sequencematch.cli import resume
+from sequencematch.cli import exporting, resume
 from sequencematch.cli.choice import NEWEST
 from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import surviving_text
@@ -90,6 +90,17 @@ class Model:
         actions = [self._actions(*pair) for pair in zip(prompts, answers, strict=True)]
         scorer = make_scorer(self._with_rows(len(prompts)))
         return list(scorer.score(self._params, prompts, actions))
+
+    def export(self, out: str | os.PathLike) -> None:
+        """Writes the model as a directory that transformers reads, a model card and a loop beside it.
+
+        Args:
+          out: the directory; it must not exist, or be empty.
+
+        Raises:
+          ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
+        """
+        exporting.export(self._parts, self._params, self.step, Path(out))
 
     def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""

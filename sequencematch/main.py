@@ -12,7 +12,7 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from sequencematch.cli import answers, evaluation, resume, sampling, training, workdir
+from sequencematch.cli import answers, evaluation, exporting, resume, sampling, training, workdir
 from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
@@ -20,10 +20,11 @@ from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.defaults import defaults, resolve_dtype
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
+from sequencematch.storage.provenance import devices
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.stop_requests import Interrupted, StopRequests
@@ -36,6 +37,7 @@ HELP = """Train a SequenceMatch model, evaluate it again, or sample from it.
   python -m sequencematch.main --workdir=DIR --mode=evaluate [--data=FILE.jsonl]
   python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
   python -m sequencematch.main --workdir=DIR --mode=sample --num=N --samples=K --out=FILE.jsonl
+  python -m sequencematch.main --workdir=DIR --mode=export --out=NEW_DIR
 
 Modes:
   --mode=train     Train, evaluate on the test set and write report.html (the default).
@@ -47,7 +49,8 @@ Modes:
                    or --samples=K times at --temperature=T. A single answer is printed as it is
                    generated; others are lines of JSON, printed or added to --out=FILE.jsonl, where the
                    same command goes on if it was interrupted.
-  --checkpoint=best or a STEP is used in these two modes instead of the newest.
+  --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
+  --checkpoint=best or a STEP is used in these three modes instead of the newest.
 
 Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
@@ -112,6 +115,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.help:
         return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     check_config(config)
+    resolve_dtype(config, devices()[0].platform)
     folder = check_workdir_name(
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
     )
@@ -156,6 +160,8 @@ def prepare_reading(
         return evaluation.prepare_evaluation(parts, call)
     if asked.mode == "evaluate":
         return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
+    if asked.mode == "export":
+        return exporting.prepare_export(parts, call.folder, asked.out, checkpoint)
     if is_single:
         return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)
     request = answers.Request(*(asked[name].value for name in answers.Request._fields))

@@ -4,7 +4,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
@@ -14,6 +13,7 @@ from rich.table import Table
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
+from sequencematch.setup.defaults import network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.storage.console import ignore_write_failures
 from sequencematch.storage.provenance import hardware
@@ -29,9 +29,9 @@ BAR = 24  # characters of a bar as long as the peak
 def trace(parts: Parts, plan: Plan, episodes: Batches, prompts: Batches) -> None:
     """Traces each step of the plan on the shapes of the first batch; compiles and computes nothing."""
     for phase, _, _ in remaining_phases(plan, 0):
-        jax.eval_shape(phase.step, parts.like, episodes[0])
+        phase.step.trace(parts.like, episodes[0])
         if phase.samples:
-            jax.eval_shape(plan.refresh, parts.like, *prompts[0])
+            plan.refresh.trace(parts.like, *prompts[0])
 
 
 def remaining_phases(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
@@ -61,7 +61,8 @@ def print_verdict() -> None:
 
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
     """Yields (name, facts in words) of the data, network, devices, schedule and folder."""
-    c, m = parts.config, parts.config.model
+    c = parts.config
+    m = network_config(c, parts.tokenizer.vocab_size, len(parts.tokenizer.pops))
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield from (("", sentence) for sentence in describe(parts.data.found))

@@ -1,6 +1,8 @@
 """--mode=evaluate: evaluates a run again, also another checkpoint or on other questions."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 from sequencematch.cli import results, resume, workdir
 from sequencematch.cli.job import Call, Job
@@ -25,7 +27,7 @@ def prepare_evaluation(parts: Parts, call: Call) -> Job:
     facts = {key: saved[key] for key in resume.PROVENANCE} | count_tokens(make_plan(parts), state)
     facts |= {"seconds": {"train": saved["seconds"]}}
     # The old summary also knows the command, and its seconds include the last validation.
-    facts |= resume.read_summary(folder / "summary.json", int(state.step))
+    facts |= read_summary(folder / "summary.json", int(state.step))
     return Job(lambda: results.evaluate_and_report(parts, folder, state, facts, raise_if_asked))
 
 
@@ -57,3 +59,25 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
     path, facts = call.folder / f"{'-'.join(words)}.json", {"data": data, "command": call.command}
     raise_if_asked = call.stop_requests.raise_if_asked
     return Job(lambda: results.evaluate_apart(parts, path, state, facts, raise_if_asked))
+
+
+def read_summary(path: Path, step: int) -> dict[str, Any]:
+    """The command and training time in the summary of a step; empty if there is none of that step.
+
+    Raises:
+      ValueError: the summary is damaged, or is of a later step and would be overwritten.
+    """
+    if not path.is_file():
+        return {}
+    try:
+        summary = json.loads(path.read_text())
+        evaluated, command = int(summary["steps"]), summary["command"]
+        seconds = float(summary["seconds"]["train"])
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
+    if evaluated > step:
+        raise ValueError(
+            f"{path} is of step {evaluated}, but the newest sound checkpoint is of step {step}: "
+            "continue with --resume, or remove the summary to evaluate that checkpoint"
+        )
+    return {"command": command, "seconds": {"train": seconds}} if evaluated == step else {}

@@ -16,14 +16,15 @@ TEXTS = {
     "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
     "prompt": "A prompt to answer.",
     "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
-    "out": "File of JSON lines for the answers; if it is there, it is continued.",
+    "out": "--mode=sample: a file of JSON lines, continued if it is there; --mode=export: a new directory.",
 }
 # Flags that go with some modes only.
 MODES = {
     "dry_run": ("train",),
     "data": ("evaluate",),
-    "checkpoint": ("evaluate", "sample"),
-    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "out"), ("sample",)),
+    "checkpoint": ("evaluate", "sample", "export"),
+    "out": ("sample", "export"),
+    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature"), ("sample",)),
 }
 
 
@@ -45,9 +46,8 @@ class Asked(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines all flags except --config."""
-    flags.DEFINE_enum(
-        "mode", "train", ["train", "evaluate", "sample"], "What to do.", flag_values=values
-    )
+    modes = ["train", "evaluate", "sample", "export"]
+    flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir",
         None,
@@ -117,6 +117,8 @@ def check_modes(values: flags.FlagValues) -> None:
     for name, modes in MODES.items():
         if values[name].value not in (None, False) and values.mode not in modes:
             raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")
+    if values.mode == "export" and not values.out:
+        raise ValueError("--mode=export needs --out=DIR, a new directory")
     if values.mode == "sample":
         asked = [f"--{name}" for name in ("prompt", "prompts", "num") if values[name].value]
         if len(asked) != 1:

@@ -3,7 +3,6 @@
 Anything that is not as it was when the run stopped is reported, or refused.
 """
 
-import json
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from sequencematch.setup.build import Parts, build, where
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task
+from sequencematch.setup.pretrained import check_parameters, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.fingerprint import fingerprints
@@ -160,15 +160,16 @@ def report_loaded_data(config: ConfigDict, folder: Path) -> None:
 
 
 def initial_parameters(parts: Parts) -> nnx.State | None:
-    """The parameters of another run that `config.init` names; None where it names none.
+    """The parameters of another run that `config.init` names, or of the model in `config.model.path`.
 
-    Only these are taken: step, moments and schedules start anew.
+    None where they are to be drawn. Only they are taken: step, moments and schedules start anew.
 
     Raises:
-      ValueError, OSError: that run cannot be opened, or has another tokenizer or network.
+      ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
+        cannot be read.
     """
     if not parts.config.init:
-        return None
+        return read_parameters(parts) if parts.config.model.path else None
     folder = Path(parts.config.init.removeprefix("run:"))
     theirs, state = open_run(folder)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
@@ -186,7 +187,7 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
 
 
 def first_parameters(parts: Parts) -> nnx.State:
-    """All parameters that the run begins with: those of `config.init`, else new ones.
+    """All parameters that the run begins with: those that it names, else new ones.
 
     Raises:
       ValueError, OSError: as of `initial_parameters`.
@@ -208,10 +209,24 @@ def fill_frozen(parts: Parts) -> Parts:
 
 def frozen_checksum(parts: Parts) -> int | None:
     """Checksum of the parameters that are not trained; None where all are."""
+    if not all(isinstance(x, jax.Array) for x in jax.tree.leaves(parts.frozen)):
+        return None  # a dry run has shapes only
     found = fingerprints(parts.frozen)
     if not found:
         return None
     return zlib.crc32(repr(sorted((name, int(x)) for name, x in found.items())).encode())
+
+
+def check_initial_parameters(parts: Parts) -> None:
+    """Checks what `initial_parameters` would read; of a pretrained model its names and shapes alone.
+
+    Raises:
+      ValueError, OSError: as there.
+    """
+    if parts.config.model.path and not parts.config.init:
+        check_parameters(parts)
+    else:
+        initial_parameters(parts)
 
 
 def current_provenance(parts: Parts) -> dict[str, Any]:
@@ -260,7 +275,8 @@ def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
     if restored.facts.get("frozen") != frozen_checksum(parts):
         raise ValueError(
             f"the parameters that the run in {folder} does not train are not those that it began with: "
-            f"put back what config.init={parts.config.init!r} names"
+            f"put back what config.init={parts.config.init!r} or "
+            f"config.model.path={parts.config.model.path!r} names"
         )
     missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
     if missing:
@@ -273,25 +289,3 @@ def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
     for damage in restored.damaged.values():
         to_stderr(f"{damage}: falling back to the one of step {int(restored.state.step)}")
     return restored
-
-
-def read_summary(path: Path, step: int) -> dict[str, Any]:
-    """The command and training time in the summary of a step; empty if there is none of that step.
-
-    Raises:
-      ValueError: the summary is damaged, or is of a later step and would be overwritten.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        summary = json.loads(path.read_text())
-        evaluated, command = int(summary["steps"]), summary["command"]
-        seconds = float(summary["seconds"]["train"])
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise ValueError(f"{path} is damaged ({error}): remove it to evaluate the run") from error
-    if evaluated > step:
-        raise ValueError(
-            f"{path} is of step {evaluated}, but the newest sound checkpoint is of step {step}: "
-            "continue with --resume, or remove the summary to evaluate that checkpoint"
-        )
-    return {"command": command, "seconds": {"train": seconds}} if evaluated == step else {}

@@ -119,10 +119,10 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     folder = call.folder
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
-    parts = resume.fill_frozen(parts)
+    parts = resume.fill_frozen(parts) if has_run else parts
     state = resume.find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
-        resume.initial_parameters(parts)
+        resume.check_initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
     vocab_size = parts.tokenizer.vocab_size
     estimate = memory.estimate_training(parts.config, vocab_size, parts.data.nbytes)

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from sequencematch.core.types import Episode
 from sequencematch.data.noise import Decisions
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.data.tokenizer import Tokenizer, encode_within
 
 
 class Prompts(NamedTuple):
@@ -74,7 +74,7 @@ class AnswerIds(NamedTuple):
 def answer_ids(
     tokenizer: Tokenizer, prompt: str, text: str, before: list[int] | None = None
 ) -> AnswerIds:
-    """Returns what encode(prompt + text) adds to the prompt's ids; encode(text) if it changes these.
+    """Returns what encode(prompt + text) adds to the prompt's ids; the text's own if it changes these.
 
     Args:
       tokenizer, prompt, text: the prompt, and the text after it.
@@ -85,9 +85,10 @@ def answer_ids(
     """
     before = tokenizer.encode(prompt) if before is None else before
     whole = tokenizer.encode(prompt + text)
-    if whole[: len(before)] == before:
+    if before and whole[: len(before)] == before:
         return AnswerIds(whole[len(before) :], False)
-    return AnswerIds(tokenizer.encode(text), True)
+    # After an empty prompt too: a space that the tokenizer writes first is no part of the text.
+    return AnswerIds(encode_within(tokenizer, text), bool(before))
 
 
 def clean_ids(tokenizer: Tokenizer, example: Example) -> list[int]:

@@ -13,12 +13,20 @@ from typing import Any, NamedTuple
 
 from sequencematch.data.checkers import Judge
 from sequencematch.data.fields import LAYOUTS, explain_misfit
+from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
 from sequencematch.storage import files
 
-TASK, QUESTIONS = "task.json", "questions.jsonl"
+TASK, QUESTIONS, TOKENIZER = "task.json", "questions.jsonl", "tokenizer"
 ASKED = ("test", "validation")  # the splits that are kept
+
+
+def save_files(tokenizer: SubwordTokenizer, folder: Path) -> dict[str, Any]:
+    """Writes the files of a tokenizer of subwords; task.json says no more of it."""
+    folder.mkdir(exist_ok=True)
+    tokenizer.save(folder)
+    return {}
 
 
 class Kind(NamedTuple):
@@ -45,6 +53,11 @@ KINDS: dict[str, Kind] = {
         ByteTokenizer,
         lambda tokenizer, folder: {},
         lambda facts, folder, edits: ByteTokenizer(edits),
+    ),
+    "subwords": Kind(
+        SubwordTokenizer,
+        lambda tokenizer, folder: save_files(tokenizer, folder / TOKENIZER),
+        lambda facts, folder, edits: read_tokenizer(folder / TOKENIZER, edits),
     ),
 }
 

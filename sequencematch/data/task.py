@@ -46,7 +46,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from sequencematch.data.tokenizer import CharTokenizer, Tokenizer
+from sequencematch.data.tokenizer import CharTokenizer, Tokenizer, encode_within
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +89,7 @@ def ordinary_ids(tokenizer: Tokenizer) -> Sequence[int]:
 
 def character_ids(characters: str) -> Callable[[Tokenizer], list[int]]:
     """Returns the function tokenizer -> ids of these characters, for `Task.confusable`."""
-    return lambda tokenizer: sorted({i for c in characters for i in tokenizer.encode(c)})
+    return lambda tokenizer: sorted({i for c in characters for i in encode_within(tokenizer, c)})
 
 
 class Task(NamedTuple):

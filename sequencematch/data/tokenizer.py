@@ -53,6 +53,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, ordinary ones alone.
 
+        A tokenizer that writes the beginning of a prompt in its own way has another function,
+        `encode_within`, for texts that follow others.
+
         Raises:
           ValueError: the text has no ids.
         """
@@ -77,6 +80,15 @@ class Tokenizer(Protocol):
           ValueError: a symbol has no id.
         """
         ...
+
+
+def encode_within(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Returns the ids of a text that follows others, `encode(text)` for most tokenizers.
+
+    Raises:
+      ValueError: the text has no ids.
+    """
+    return getattr(tokenizer, "encode_within", tokenizer.encode)(text)
 
 
 class _Table:

@@ -1,4 +1,4 @@
-"""Grouped-query attention with rotary positions, over a trajectory or a cache.
+"""Grouped-query attention, over a trajectory or a cache.
 
 Axes: B batch, T queries in time, S keys (slots), H query heads, K key heads, N width of a head.
 """
@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core.types import Visibility
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.layers import linear, rotate
+from sequencematch.models.layers import linear, norm, rope_frequencies, rotate
 
 
 class KeyValues(NamedTuple):
@@ -53,16 +53,26 @@ def attend_plainly(
 ATTENTION = {"plain": attend_plainly}
 
 
+# Name -> (queries or keys, positions, configuration) -> the same, told of their positions. Learned ones
+# are part of the embedding.
+POSITIONS = {
+    "rotary": lambda x, positions, config: rotate(x, positions, rope_frequencies(config)),
+    "learned": lambda x, positions, config: x,
+}
+
+
 class Attention(nnx.Module):
-    """Grouped-query self-attention with rotary positions, by a kernel of `ATTENTION`."""
+    """Grouped-query self-attention, by a kernel of `ATTENTION`."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        width, N = config.d_model, config.head_dim
+        width, N, bias = config.d_model, config.head_dim, config.qkv_bias
         self.config = config
-        self.query = linear(width, config.heads * N, config, rngs)
-        self.key = linear(width, config.kv_heads * N, config, rngs)
-        self.value = linear(width, config.kv_heads * N, config, rngs)
-        self.out = linear(config.heads * N, width, config, rngs)
+        self.query = linear(width, config.heads * N, config, rngs, bias=bias)
+        self.key = linear(width, config.kv_heads * N, config, rngs, bias=bias)
+        self.value = linear(width, config.kv_heads * N, config, rngs, bias=bias)
+        self.out = linear(config.heads * N, width, config, rngs, bias=config.out_bias)
+        self.query_norm = norm(N, config, rngs) if config.qk_norm else None
+        self.key_norm = norm(N, config, rngs) if config.qk_norm else None
 
     def __call__(
         self,
@@ -80,11 +90,12 @@ class Attention(nnx.Module):
         Returns:
           (output [B, T, D], the keys and values that were attended to).
         """
-        B, T, _ = x.shape
-        N, base, positions = self.config.head_dim, self.config.rope_base, visibility.positions
-        q = rotate(self.query(x).reshape(B, T, -1, N), positions, base)
-        k = rotate(self.key(x).reshape(B, T, -1, N), positions, base)
-        v = self.value(x).reshape(B, T, -1, N)
+        (B, T, _), N = x.shape, self.config.head_dim
+        tell = POSITIONS[self.config.positions]
+        q, k, v = (y(x).reshape(B, T, -1, N) for y in (self.query, self.key, self.value))
+        if self.query_norm is not None:
+            q, k = self.query_norm(q), self.key_norm(k)
+        q, k = (tell(y, visibility.positions, self.config) for y in (q, k))
         if cache is not None:
             # Keys are rotated by depth before they are stored, so a token that is pushed again at the
             # same depth overwrites the popped one. A full row has no slot left: its write is dropped.

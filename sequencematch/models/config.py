@@ -1,22 +1,74 @@
 """Configuration of the transformer."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
+
+import jax
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """How rotary frequencies are lowered for texts longer than those of pretraining.
+
+    Attributes:
+      kind: a key of `layers.ROPE_SCALINGS`.
+      factor: by how much low frequencies are divided.
+      low, high: a wavelength above context/low is scaled in full, one below context/high not at all.
+      context: tokens of the longest text in pretraining.
+    """
+
+    kind: str = "none"
+    factor: float = 1.0
+    low: float = 1.0
+    high: float = 4.0
+    context: int = 8192
+
+
+class Mlp(NamedTuple):
+    """The feed-forward half of a block.
+
+    Attributes:
+      activate: the function of the hidden layer.
+      gated: whether it is multiplied by a second linear map of the input.
+    """
+
+    activate: Callable[[jax.Array], jax.Array]
+    gated: bool
+
+
+# Name -> the feed-forward half (Shazeer 2020). Every gelu is the tanh form, as in GPT-2 and Gemma.
+gelu = partial(jax.nn.gelu, approximate=True)
+MLPS = {"swiglu": Mlp(jax.nn.silu, True), "geglu": Mlp(gelu, True), "gelu": Mlp(gelu, False)}
 
 
 @dataclass(frozen=True)
 class TransformerConfig:
-    """Sizes of a decoder-only transformer.
+    """Sizes of a decoder-only transformer, and the few choices that tell families apart.
 
     Attributes:
       vocab_size: V, number of ids.
       edits: how many of them, the last, are edits: they have logits, but no embedding.
       layers: number of blocks.
-      d_model: D, width of the residual stream; a multiple of heads.
+      d_model: D, width of the residual stream.
       heads: H, query heads; a multiple of kv_heads.
       kv_heads: K, key and value heads, each shared by heads/kv_heads query heads.
-      d_ff: width of the SwiGLU hidden layer.
+      head_width: N, width of one head, an even number; 0 for d_model/heads.
+      d_ff: F, width of the hidden layer of the feed-forward half.
       rope_base: base of the rotary frequencies; wavelengths go up to about 2 pi rope_base tokens.
-      dtype: dtype of the activations; parameters, logits and sums stay float32.
+      rope_scaling: how these are lowered for long texts.
+      positions: a key of `POSITIONS`.
+      context: the most tokens of a text; 0 for any number. Learned positions need it.
+      norm: a key of `layers.NORMS`.
+      norm_eps: what is added to a variance.
+      mlp: a key of `MLPS`.
+      qkv_bias, out_bias, mlp_bias: whether these linear maps have biases.
+      qk_norm: whether queries and keys are normalised, head by head.
+      tied: whether the logits of what has an embedding are read with the embedding's rows.
+      embedding_scale: what embeddings are multiplied by.
+      dtype: dtype of the activations; logits and sums are float32.
+      param_dtype: dtype of the parameters.
       attention: name of the kernel, a key of `attention.ATTENTION`.
       remat: what the backward pass computes again, a key of `transformer.REMAT`.
 
@@ -31,13 +83,27 @@ class TransformerConfig:
     kv_heads: int
     d_ff: int
     edits: int = 0
+    head_width: int = 0
     rope_base: float = 10_000.0
+    rope_scaling: RopeScaling = field(default_factory=RopeScaling)
+    positions: str = "rotary"
+    context: int = 0
+    norm: str = "rms"
+    norm_eps: float = 1e-6
+    mlp: str = "swiglu"
+    qkv_bias: bool = False
+    out_bias: bool = False
+    mlp_bias: bool = False
+    qk_norm: bool = False
+    tied: bool = False
+    embedding_scale: float = 1.0
     dtype: str = "float32"
+    param_dtype: str = "float32"
     attention: str = "plain"
     remat: str = "none"
 
     def __post_init__(self):
-        if self.d_model % (2 * self.heads):
+        if not self.head_width and self.d_model % (2 * self.heads):
             raise ValueError(
                 f"model.d_model={self.d_model} must be a multiple of twice model.heads={self.heads}: "
                 "each head needs an even width for rotary positions"
@@ -52,17 +118,37 @@ class TransformerConfig:
     @property
     def head_dim(self) -> int:
         """N, width of one head."""
-        return self.d_model // self.heads
+        return self.head_width or self.d_model // self.heads
+
+    @property
+    def embedding_rows(self) -> int:
+        """Number of ids that have an embedding: all but the edits."""
+        return self.vocab_size - self.edits
+
+    @property
+    def position_rows(self) -> int:
+        """Number of learned positions; 0 where positions are not learned."""
+        return self.context if self.positions == "learned" else 0
 
     @property
     def matrices(self) -> int:
-        """Parameters in matrices: L (2 D^2 + 2 D K N + 3 D F) + (2 V - edits) D, for d_ff = F."""
-        # Query and output are D x D; key and value D x KN; gate, up and down D x F.
-        keys = self.kv_heads * self.head_dim
-        block = 2 * self.d_model + 2 * keys + 3 * self.d_ff
-        return self.d_model * (self.layers * block + 2 * self.vocab_size - self.edits)
+        """Parameters in matrices: L D (2 H N + 2 K N + 3 F) + (2 V - edits) D, for d_ff = F.
+
+        Without a gate 2 F; tied (V - edits) D less; and the learned positions.
+        """
+        # Query and output are D x HN, key and value D x KN, gate, up and down D x F.
+        heads = 2 * (self.heads + self.kv_heads) * self.head_dim
+        block = heads + (2 + MLPS[self.mlp].gated) * self.d_ff
+        rows = self.vocab_size + (0 if self.tied else self.embedding_rows) + self.position_rows
+        return self.d_model * (self.layers * block + rows)
 
     @property
-    def gains(self) -> int:
-        """Parameters of the norms, D each: two per block and one at the end."""
-        return self.d_model * (2 * self.layers + 1)
+    def vectors(self) -> int:
+        """Parameters in vectors: gains of the norms, two a block and one at the end, and biases."""
+        norm = 2 if self.norm == "layer" else 1  # a gain, and in LayerNorm a bias
+        keys = self.kv_heads * self.head_dim
+        block = 2 * norm * self.d_model + 2 * norm * self.head_dim * self.qk_norm
+        block += (self.heads * self.head_dim + 2 * keys) * self.qkv_bias
+        block += self.d_model * self.out_bias
+        block += ((1 + MLPS[self.mlp].gated) * self.d_ff + self.d_model) * self.mlp_bias
+        return self.layers * block + norm * self.d_model

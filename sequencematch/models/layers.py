@@ -1,11 +1,13 @@
-"""Parts of a block: linear maps, rotary positions, SwiGLU."""
+"""Parts of a block: linear maps, norms, rotary positions, the feed-forward half."""
+
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from sequencematch.models.config import TransformerConfig
+from sequencematch.models.config import MLPS, RopeScaling, TransformerConfig
 
 
 def linear(
@@ -14,20 +16,23 @@ def linear(
     config: TransformerConfig,
     rngs: nnx.Rngs,
     result: str | None = None,
+    bias: bool = False,
 ) -> nnx.Linear:
-    """A linear map without bias, float32 parameters and activations in the model's dtype.
+    """A linear map, with parameters and activations in the model's dtypes.
 
     Args:
       inputs, outputs: widths.
-      config: gives the dtype.
+      config: gives the dtypes.
       rngs: source of the initial parameters.
       result: dtype of the result, and of the sums that make it; None for the model's dtype.
+      bias: whether a bias is added.
     """
     return nnx.Linear(
         inputs,
         outputs,
-        use_bias=False,
+        use_bias=bias,
         dtype=jnp.dtype(config.dtype),
+        param_dtype=jnp.dtype(config.param_dtype),
         # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
         kernel_init=nnx.initializers.normal(inputs**-0.5),
         dot_general=flat_dot_general,
@@ -49,18 +54,75 @@ def flat_dot_general(
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+class OffsetRMSNorm(nnx.Module):
+    """RMSNorm that multiplies by 1 + scale (Gemma): a scale of 0 changes nothing."""
+
+    def __init__(self, width: int, *, epsilon: float, dtype, param_dtype, rngs: nnx.Rngs):
+        self.scale = nnx.Param(jnp.zeros(width, param_dtype))
+        self.epsilon, self.dtype = epsilon, dtype
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        y, gain = x.astype(jnp.float32), 1 + self.scale[...].astype(jnp.float32)
+        variance = jnp.mean(jnp.square(y), axis=-1, keepdims=True)
+        return (y * jax.lax.rsqrt(variance + self.epsilon) * gain).astype(self.dtype)
+
+
+# Name -> norm of the last axis. Activations of GPT-2 have means far from 0, where the mean of squares
+# less the square of the mean is not exact in float32.
+NORMS = {
+    "rms": nnx.RMSNorm,
+    "rms_plus_one": OffsetRMSNorm,
+    "layer": partial(nnx.LayerNorm, use_fast_variance=False),
+}
+
+
+def norm(width: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Module:
+    """The configuration's norm, of vectors of a width."""
+    dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+    make = NORMS[config.norm]
+    return make(width, epsilon=config.norm_eps, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def table(rows: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Embed:
+    """A table of rows of the model's width."""
+    dtype, param_dtype = jnp.dtype(config.dtype), jnp.dtype(config.param_dtype)
+    return nnx.Embed(rows, config.d_model, dtype=dtype, param_dtype=param_dtype, rngs=rngs)
+
+
+def scale_as_llama3(frequency: Float[Array, " half"], s: RopeScaling) -> Float[Array, " half"]:
+    """Divides low frequencies by the factor, high ones not, those between in part (Llama 3.1)."""
+    periods = s.context * frequency / (2 * jnp.pi)  # in a text of pretraining's length
+    kept = jnp.clip((periods - s.low) / (s.high - s.low), 0, 1)
+    return kept * frequency + (1 - kept) * frequency / s.factor
+
+
+# Name -> (frequencies, scaling) -> frequencies.
+ROPE_SCALINGS = {
+    "none": lambda frequency, _: frequency,
+    "linear": lambda frequency, scaling: frequency / scaling.factor,  # Chen et al. 2023
+    "llama3": scale_as_llama3,
+}
+
+
+def rope_frequencies(config: TransformerConfig) -> Float[Array, " half"]:
+    """Angle by which each pair of a head is rotated from one position to the next."""
+    half = config.head_dim // 2
+    frequency = config.rope_base ** (-jnp.arange(half, dtype=jnp.float32) / half)
+    return ROPE_SCALINGS[config.rope_scaling.kind](frequency, config.rope_scaling)
+
+
 def rotate(
-    x: Float[Array, "B T heads N"], positions: Int[Array, "B T"], base: float
+    x: Float[Array, "B T heads N"],
+    positions: Int[Array, "B T"],
+    frequency: Float[Array, " half"],
 ) -> Float[Array, "B T heads N"]:
-    """Rotary positions (Su et al. 2021): rotates the pair (x_i, x_{i+N/2}) by p / base^(2i/N).
+    """Rotary positions (Su et al. 2021): rotates the pair (x_i, x_{i+N/2}) by p frequency_i.
 
     Args:
       x: queries or keys, [B, T, heads, N].
       positions: int32[B, T], the position p of each token.
-      base: the configuration's `rope_base`.
+      frequency: [N/2], such as base^(-2i/N).
     """
-    half = x.shape[-1] // 2
-    frequency = base ** (-jnp.arange(half, dtype=jnp.float32) / half)
     # In float32 whatever the dtype of x: bfloat16 cannot tell neighbouring large positions apart.
     angle = positions[..., None, None].astype(jnp.float32) * frequency
     sin, cos = jnp.sin(angle), jnp.cos(angle)
@@ -69,12 +131,19 @@ def rotate(
 
 
 class FeedForward(nnx.Module):
-    """SwiGLU (Shazeer 2020): (silu(x W_gate) * x W_up) W_down."""
+    """The feed-forward half: (f(x W_gate) * x W_up) W_down, or f(x W_up) W_down without a gate.
+
+    SwiGLU (Shazeer 2020) is the first with f = silu.
+    """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.gate = linear(config.d_model, config.d_ff, config, rngs)
-        self.up = linear(config.d_model, config.d_ff, config, rngs)
-        self.down = linear(config.d_ff, config.d_model, config, rngs)
+        D, F, bias = config.d_model, config.d_ff, config.mlp_bias
+        self.activate, gated = MLPS[config.mlp]
+        self.gate = linear(D, F, config, rngs, bias=bias) if gated else None
+        self.up = linear(D, F, config, rngs, bias=bias)
+        self.down = linear(F, D, config, rngs, bias=bias)
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
-        return self.down(jax.nn.silu(self.gate(x)) * self.up(x))
+        if self.gate is None:
+            return self.down(self.activate(self.up(x)))
+        return self.down(self.activate(self.gate(x)) * self.up(x))

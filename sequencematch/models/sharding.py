@@ -4,6 +4,8 @@ import jax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+COLUMNS = ("query", "key", "value", "gate", "up")
+
 # Parameter name -> partitions of its last axes, of which the first that divides the array is taken.
 # Layers into attention or feed-forward are column-parallel and layers out of them row-parallel, so each
 # needs one all-reduce only. The head is split over the vocabulary, so that each device has its share of
@@ -11,16 +13,22 @@ from jax.sharding import PartitionSpec as P
 # along D, as the embedding is. Optimiser moments have the same names, so they are split in the same
 # way. Everything else is replicated, the few logits of edits as well.
 RULES = {
-    "query/kernel": [P(None, "model")],
-    "key/kernel": [P(None, "model")],
-    "value/kernel": [P(None, "model")],
-    "gate/kernel": [P(None, "model")],
-    "up/kernel": [P(None, "model")],
+    **{f"{name}/kernel": [P(None, "model")] for name in COLUMNS},
+    **{f"{name}/bias": [P("model")] for name in COLUMNS},
     "out/kernel": [P("model", None)],
     "down/kernel": [P("model", None)],
     "head/kernel": [P(None, "model"), P("model", None)],
     "embedding/embedding": [P(None, "model")],
+    "positions/embedding": [P(None, "model")],
 }
+
+
+def path_name(path: tuple) -> str:
+    """The path of an array in a tree, such as blocks/attention/query/kernel."""
+    names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
+    # flax may add a last name `value` for the array of a parameter. (A layer of ours is called
+    # `value` too, but is never last.)
+    return "/".join(names[:-1] if names[-1:] == ["value"] else names)
 
 
 def state_shardings(mesh: Mesh, state) -> object:
@@ -35,11 +43,7 @@ def state_shardings(mesh: Mesh, state) -> object:
     """
 
     def sharding(path, leaf) -> NamedSharding:
-        names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
-        # flax may add a last name `value` for the array of a parameter. (A layer of ours is called
-        # `value` too, but is never last.)
-        names = names[:-1] if names[-1:] == ["value"] else names
-        name = "/".join(names[-2:])
+        name = "/".join(path_name(path).split("/")[-2:])
         for last_axes in RULES.get(name, [P()]):
             # The parameters of all layers are stacked along a first axis, which is not split.
             spec = P(*[None] * (leaf.ndim - len(last_axes)), *last_axes) if last_axes else P()

@@ -1,9 +1,10 @@
-"""A decoder-only transformer: pre-norm, RMSNorm, rotary positions, SwiGLU, grouped-query attention.
+"""A decoder-only transformer; its configuration makes it a GPT-2, a Llama, a Qwen or a Gemma.
 
 Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from sequencematch.core.types import Visibility
 from sequencematch.models.attention import Attention, KeyValues
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.layers import FeedForward, linear
+from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
 
 # Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
 # up to this many layers there is no loop at all.
@@ -34,10 +35,9 @@ class Block(nnx.Module):
     """One pre-norm block: x + attention(norm(x)), then x + feed_forward(norm(x))."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
-        self.attention_norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.attention_norm = norm(config.d_model, config, rngs)
         self.attention = Attention(config, rngs)
-        self.feed_forward_norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = norm(config.d_model, config, rngs)
         self.feed_forward = FeedForward(config, rngs)
 
     def __call__(self, x, visibility, cache=None) -> tuple[Float[Array, "B T D"], KeyValues]:
@@ -53,6 +53,12 @@ def stack_blocks(blocks: list[Block]) -> Block:
     return nnx.merge(graph, jax.tree.map(lambda *x: jnp.stack(x), *states))
 
 
+def check_length(slots: int, config: TransformerConfig) -> None:
+    """Raises ValueError if learned positions do not reach as far as a text of so many slots."""
+    if config.positions == "learned" and slots > config.context:
+        raise ValueError(f"{slots} slots are more than the {config.context} positions of the model")
+
+
 class Transformer(nnx.Module):
     """The network of this package; a `Network` whose cache is one `KeyValues` a layer.
 
@@ -61,19 +67,17 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
         self.config = config
-        pushed = config.vocab_size - config.edits
-        self.embedding = nnx.Embed(pushed, config.d_model, dtype=dtype, rngs=rngs)
+        self.embedding = table(config.embedding_rows, config, rngs)
+        self.positions = table(config.position_rows, config, rngs) if config.position_rows else None
         self.blocks = stack_blocks([Block(config, rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.d_model, dtype=dtype, rngs=rngs)
+        self.norm = norm(config.d_model, config, rngs)
         # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
         # of .06, which is as large as the loss.
-        self.head = linear(config.d_model, pushed, config, rngs, result="float32")
+        D, rows = config.d_model, config.embedding_rows
+        self.head = None if config.tied else linear(D, rows, config, rngs, "float32")
         # Last, so that what is drawn for the others does not depend on it.
-        self.edits = (
-            linear(config.d_model, config.edits, config, rngs, "float32") if config.edits else None
-        )
+        self.edits = linear(D, config.edits, config, rngs, "float32") if config.edits else None
 
     def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         """The hidden state of every slot; see `Network`."""
@@ -83,12 +87,12 @@ class Transformer(nnx.Module):
             return nnx.merge(graph, params)(x, visibility)[0], None
 
         layer = REMAT[self.config.remat](layer)
-        x, _ = jax.lax.scan(layer, self._embed(tokens), params, unroll=UNROLL)
+        x, _ = jax.lax.scan(layer, self._embed(tokens, visibility), params, unroll=UNROLL)
         return self.norm(x)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         """Logits of final hidden states; see `Network`."""
-        logits = self.head(hidden)
+        logits = self._tied_logits(hidden) if self.head is None else self.head(hidden)
         if self.edits is None:
             return logits
         return jnp.concatenate([logits, self.edits(hidden)], axis=-1)
@@ -96,6 +100,7 @@ class Transformer(nnx.Module):
     def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
         """One causal pass over right-padded prompts; see `Network`."""
         B, P = prompt.shape
+        check_length(slots, self.config)
         # Prompts are right-padded and the mask is causal, so no token of a prompt sees padding.
         positions = jnp.broadcast_to(jnp.arange(P), prompt.shape)
         visibility = Visibility(positions, positions, jnp.full((B, P), P))
@@ -115,16 +120,36 @@ class Transformer(nnx.Module):
         hidden, cache = self._blocks_with_cache(token[:, None], visibility, cache)
         return hidden[:, 0], cache
 
-    def _embed(self, tokens: Int[Array, "B T"]) -> Float[Array, "B T D"]:
+    def _embed(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
+        check_length(tokens.shape[1], self.config)
         # A dead slot is embedded as any other id. One beyond the embedding would be NaN, which a mask
         # does not keep out: its weight is 0, and 0 NaN is NaN.
-        return self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
+        x = self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
+        x = x * self.config.embedding_scale
+        if self.positions is None:
+            return x
+        # A full row of a cache is at a depth beyond the last: what is pushed there is dropped.
+        return x + self.positions(jnp.minimum(visibility.positions, self.config.context - 1))
+
+    def _tied_logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
+        rows = self.embedding.embedding[...].astype(self.config.dtype)
+        return flat_dot_general(hidden, rows.T, preferred_element_type=jnp.float32)
 
     def _blocks_with_cache(self, tokens, visibility, cache) -> tuple[Array, Cache]:
         # One layer after another, each with a cache of its own: layers in a loop would share one array.
-        (graph, params), x, written = nnx.split(self.blocks), self._embed(tokens), []
+        (graph, params), x, written = nnx.split(self.blocks), self._embed(tokens, visibility), []
         for i, key_values in enumerate(cache):
             block = nnx.merge(graph, jax.tree.map(lambda stacked, i=i: stacked[i], params))
             x, key_values = block(x, visibility, key_values)
             written.append(key_values)
         return self.norm(x), written
+
+
+def parameter_shapes(config: TransformerConfig) -> nnx.State:
+    """Shapes and dtypes of a network's parameters; no array is made."""
+    one = replace(config, layers=1)  # to trace all layers of a large model takes seconds
+    shapes = nnx.eval_shape(lambda: nnx.state(Transformer(one, nnx.Rngs(0))))
+    shapes["blocks"] = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((config.layers, *x.shape[1:]), x.dtype), shapes["blocks"]
+    )
+    return shapes

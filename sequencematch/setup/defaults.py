@@ -8,6 +8,8 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.pretrained.configs import read_config, transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.train.methods import METHODS
 
 
@@ -52,13 +54,15 @@ def defaults() -> ConfigDict:
                 step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
+                path="",  # directory of a pretrained model: its sizes, parameters and tokenizer
+                preset="",  # sizes of a known model, such as "smollm2-135m", instead of those below
                 layers=4,
                 d_model=128,
                 heads=4,
                 kv_heads=2,
                 d_ff=256,
                 rope_base=10_000.0,
-                dtype="float32",
+                dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
             ),
@@ -140,6 +144,8 @@ NEWER_KEYS = {
     "evaluate.samples": 4,
     "train.accumulate": 1,
     "train.frozen": "",
+    "model.path": "",
+    "model.preset": "",
     "model.attention": "plain",
     "model.remat": "none",
     "checkpoint.best": False,
@@ -184,8 +190,12 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     return objective
 
 
+# Keys of `model` that hold for any sizes.
+PRECISION = ("dtype", "attention", "remat")
+
+
 def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
-    """The sizes of the network.
+    """The sizes of the network: those of `model.path`, of `model.preset`, or the given ones.
 
     Args:
       config: the configuration.
@@ -193,9 +203,32 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
       edits: how many of these ids, the last, are edits.
 
     Raises:
-      ValueError: the width does not divide into heads, or the heads into groups.
+      ValueError: the width does not divide into heads, or the heads into groups; or there is no such
+        directory, or no model in it that is read here; or two models are named.
     """
-    return TransformerConfig(vocab_size=vocab_size, edits=edits, **config.model)
+    sizes = dict(config.model)
+    path, preset = sizes.pop("path"), sizes.pop("preset")
+    if path and preset:
+        raise ValueError(
+            f"config.model.path={path!r} and config.model.preset={preset!r} name two models: leave "
+            "one out"
+        )
+    if not path and not preset:
+        return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
+    precision = {key: sizes[key] for key in PRECISION}
+    known = read_config(path) if path else PRESETS[preset]
+    return transformer_config(known, vocab_size - edits, edits, **precision)
+
+
+def resolve_dtype(config: ConfigDict, platform: str) -> None:
+    """Writes down what model.dtype="auto" means where a run begins.
+
+    Args:
+      config: the configuration; it is changed.
+      platform: what jax calls the devices. On CPUs bfloat16 is slower than float32.
+    """
+    if config.model.dtype == "auto":
+        config.model.dtype = {"cpu": "float32"}.get(platform, "bfloat16")
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

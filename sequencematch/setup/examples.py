@@ -1,6 +1,7 @@
 """The examples of a run: from the data, or as the run's folder keeps them."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from ml_collections import ConfigDict
@@ -9,6 +10,7 @@ from sequencematch.data import saved
 from sequencematch.data.checks import DataFacts, Room, check_examples
 from sequencematch.data.episodes import clean_ids, encode_prompt
 from sequencematch.data.noise import Noise
+from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tasks import JUDGES, load_task
 from sequencematch.data.tokenizer import Tokenizer
@@ -22,6 +24,8 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
     task = load_task(config.task, config.data)
+    if config.model.path:
+        task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
     noise, long = training_noise(config), config.data.long
     data = check_examples(task, tokenizer, make_room(config), noise, config.noise.max_cut, long)

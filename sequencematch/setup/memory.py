@@ -23,6 +23,9 @@ from sequencematch.train.methods import METHODS
 FLOAT, BOOL = 4, 1
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 
+# Arrays of width F that the feed-forward half of a block stores, by kind.
+WIDE = {"swiglu": 6, "geglu": 8, "gelu": 6}
+
 # Configuration keys that a part of the estimate grows with.
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
@@ -83,7 +86,7 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
       vocab_size: V; before the task is loaded, any lower bound.
       examples: bytes that the examples keep.
     """
-    c, network, samples = config, network_config(config, vocab_size), draws_samples(config)
+    c, network, samples = config, network_sizes(config, vocab_size), draws_samples(config)
     T, model = c.prompt_slots + c.max_actions, c.mesh.model
     rows = c.train.batch_size + samples * c.rollout.batch_size
     rows //= c.mesh.data * c.train.accumulate
@@ -100,7 +103,7 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering and scoring test questions."""
-    c, network = config, network_config(config, vocab_size)
+    c, network = config, network_sizes(config, vocab_size)
     prompt, actions = c.prompt_slots, c.evaluate.max_actions
     rows = -(-c.evaluate.rows // c.mesh.data)
     size = max(
@@ -114,11 +117,22 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int =
 
 def estimate_answering(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering one question."""
-    c, network = config, network_config(config, vocab_size)
+    c, network = config, network_sizes(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
     answering = Part("answering a question", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
+
+
+def network_sizes(config: ConfigDict, vocab_size: int) -> TransformerConfig:
+    """The sizes of the network.
+
+    A known model has rows for its own ids only. Where sizes are given, edits count as any other ids:
+    their rows make up far less than a percent.
+    """
+    is_known = config.model.path or config.model.preset
+    edits = min(len(set(config.edits)), vocab_size - 1) if is_known else 0
+    return network_config(config, vocab_size, edits)
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
@@ -175,14 +189,14 @@ def draws_samples(config: ConfigDict) -> bool:
 
 
 def parameter_bytes(network: TransformerConfig, model: int) -> int:
-    """Bytes of the parameters, float32: the model axis splits the matrices, not the norms' gains."""
-    return FLOAT * (network.matrices // model + network.gains)
+    """Bytes of the parameters: the model axis splits the matrices, not gains and biases."""
+    return ACTIVATION[network.param_dtype] * (network.matrices // model + network.vectors)
 
 
 def cast_bytes(network: TransformerConfig) -> int:
     """Bytes of the matrices cast to the activations' dtype; 0 if that is their own."""
     a = ACTIVATION[network.dtype]
-    return 0 if a == FLOAT else a * network.matrices
+    return 0 if network.dtype == network.param_dtype else a * network.matrices
 
 
 def replay_bytes(capacity: int, slots: int) -> int:
@@ -194,8 +208,8 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
 
     For each slot, a layer stores
-      in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
-      in float32: 6 D of its norms, and H T of scores;
+      in the activations' dtype: 6 F of SwiGLU, 5 D, 2 H N and 2 K N that enter matrix products;
+      in float32: 6 D of its norms, 3 H N and 3 K N of those of queries and keys, H T of scores;
       H T of their softmax, in the activations' dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
     H T of their mask, as bool.
@@ -203,8 +217,9 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     The head stores the logits of one chunk of states at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
-    layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
-    layer += FLOAT * 6 * n.d_model + n.heads * slots * (FLOAT + a)
+    heads = (n.heads + n.kv_heads) * n.head_dim
+    layer = a * (WIDE[n.mlp] * n.d_ff + 5 * n.d_model + 2 * heads)
+    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
     shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
     layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
     around = 4 * FLOAT * n.d_model

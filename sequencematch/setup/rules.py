@@ -1,12 +1,11 @@
-"""The allowed values of each configuration key, and the relations that must hold between keys."""
+"""The allowed values of each configuration key."""
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
@@ -18,8 +17,8 @@ from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.transformer import REMAT
-from sequencematch.setup.defaults import effective_objective, flatten
 from sequencematch.train.methods import METHODS
 
 Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
@@ -120,13 +119,18 @@ RULES: dict[str, Rule] = {
     "noise.step": one_of(NOISE_STEPS),
     "noise.max_cut": fraction,
     # The initial parameters of each layer are drawn on their own.
+    "model.path": ("a directory, or ''", lambda path: "\0" not in path),
+    "model.preset": (
+        "'' or one of " + ", ".join(PRESETS),
+        lambda name: name == "" or name in PRESETS,
+    ),
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
     "model.kv_heads": count,
     "model.d_ff": count,
     "model.rope_base": (">= 1", lambda x: x >= 1),
-    "model.dtype": one_of(("float32", "bfloat16")),
+    "model.dtype": one_of(("auto", "float32", "bfloat16")),
     "model.attention": one_of(ATTENTION),
     "model.remat": one_of(REMAT),
     "optimizer.learning_rate": positive,
@@ -173,111 +177,3 @@ RULES: dict[str, Rule] = {
     "checkpoint.keep": count,
     "checkpoint.keep_every": count_or_zero,
 }
-
-
-def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
-    """Yields (what must hold, the message if it does not) for keys that depend on each other."""
-    yield from _data_relations(config)
-    yield from _training_relations(config)
-    yield from _noise_relations(config)
-    yield from _rollout_relations(config)
-    yield from _mesh_relations(config)
-
-
-def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    for split in ("validation", "test"):
-        yield (
-            c.data[split] > 0 or c.data[f"{split}_path"] != "",
-            f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
-            "a file, or a number of questions",
-        )
-
-
-def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    objective = effective_objective(c)
-    yield (
-        c.train.bc_steps < c.train.steps or not METHODS[c.method].clones,
-        f"config.train.bc_steps={c.train.bc_steps} must be less than "
-        f"config.train.steps={c.train.steps}: no steps would be left for method={c.method}",
-    )
-    yield (
-        c.optimizer.warmup < c.train.steps,
-        f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
-        f"config.train.steps={c.train.steps}",
-    )
-    # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
-    # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
-    yield (
-        WEIGHTINGS[objective.weighting].telescopes
-        or objective.policy_weight == 0
-        or objective.divergence == "chi2_mixture",
-        f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs "
-        f"divergence='chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
-        "policy's steps",
-    )
-
-
-def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    yield (
-        c.noise.kind != "policy" or c.noise.run == 0,
-        f"config.noise.run={c.noise.run} must be 0 with noise.kind='policy': a second wrong token "
-        "would be drawn at a state that one forward pass does not visit",
-    )
-    yield (
-        c.noise.kind != "policy" or c.noise.step != "imitate",
-        "config.noise.step='imitate' cannot be used with noise.kind='policy': the wrong token is drawn "
-        "anew, so it is not the one that is imitated",
-    )
-    objective, method = effective_objective(c), METHODS[c.method]
-    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
-    yield (
-        c.noise.step != "skip" or not (method.edits and method.matches and has_policy_terms),
-        f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
-        f"{objective.policy_weight}) and a divergence without samples (it is "
-        f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
-    )
-    # Every noised text can be fixed: by one reset, or by single pops whatever the number of tokens.
-    yield (
-        set(c.edits) == {"<reset>"} or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
-        f"config.edits={c.edits!r} must be '<reset>' alone, or have '<bkspc>' and no '<reset>'",
-    )
-
-
-def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    yield (
-        c.rollout.rows <= c.rollout.capacity,
-        f"config.rollout.rows={c.rollout.rows} must be at most "
-        f"config.rollout.capacity={c.rollout.capacity}",
-    )
-    refreshes = -(-c.train.steps // c.rollout.every)
-    yield (
-        c.rollout.rows * refreshes < 2**31,
-        f"config.rollout.rows={c.rollout.rows} in {refreshes} refreshes are more episodes than an "
-        "int32 counts: raise config.rollout.every",
-    )
-
-
-def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    values = flatten(c)
-    for part, whole in (
-        ("mesh.data", "train.batch_size"),
-        ("mesh.data", "rollout.rows"),
-        ("mesh.data", "rollout.batch_size"),
-        ("mesh.model", "model.d_model"),
-        ("mesh.model", "model.d_ff"),
-    ):
-        yield (
-            values[whole] % values[part] == 0,
-            f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}",
-        )
-    for whole in ("train.batch_size", "rollout.batch_size"):
-        yield (
-            values[whole] % (c.train.accumulate * c.mesh.data) == 0,
-            f"config.{whole}={values[whole]} must be a multiple of config.train.accumulate="
-            f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
-        )
-    yield (
-        c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,
-        f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
-        "model.kv_heads * model.d_model / model.heads",
-    )

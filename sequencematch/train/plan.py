@@ -124,6 +124,10 @@ class Program:
     def __call__(self, *args: Any) -> Any:
         return self.function(self.settings, self.frozen, *args)
 
+    def trace(self, *args: Any) -> jax.stages.Traced:
+        """As of a jitted function; arrays may be given by their shapes."""
+        return self.function.trace(self.settings, self.frozen, *args)
+
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """As of a jitted function."""
         return self.function.lower(self.settings, self.frozen, *args)

@@ -11,7 +11,7 @@ from flax import nnx
 from sequencematch.core.types import Visibility
 from sequencematch.models.attention import Attention, KeyValues, is_visible
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.layers import rotate
+from sequencematch.models.layers import rope_frequencies, rotate
 
 B, T, D = 2, 7, 32
 
@@ -118,7 +118,8 @@ def test_attention_equals_the_loop():
     def split(linear):
         return (x @ linear.kernel[...]).reshape(B, T, -1, N)
 
-    q, k = (rotate(split(m), positions, 1e4) for m in (module.query, module.key))
+    frequency = rope_frequencies(config())
+    q, k = (rotate(split(m), positions, frequency) for m in (module.query, module.key))
     q, k, v = (np.asarray(y, np.float64) for y in (q, k, split(module.value)))
     mixed = np.zeros((B, T, heads, N))
     for b in range(B):

@@ -15,6 +15,8 @@ from sequencematch.setup.defaults import (
     differences,
     drop_gone_keys,
     flatten,
+    network_config,
+    resolve_dtype,
 )
 
 OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"
@@ -63,3 +65,30 @@ def test_keys_that_are_gone_are_dropped_where_they_changed_nothing():
     assert drop_gone_keys(saved, {"a.b": 1, "d": [3]}) == {"a": {"c": 2}, "e": 5}
     assert drop_gone_keys(saved, {"a.b": 2, "d": [4], "b": 1}) == saved
     assert not GONE_KEYS.keys() & flatten(defaults()).keys()
+
+
+def test_a_preset_gives_the_sizes_and_the_configuration_the_precision():
+    config = defaults()
+    own = network_config(config, 33, edits=2)
+    assert (own.vocab_size, own.edits, own.layers, own.d_model) == (33, 2, 4, 128)
+    config.model.update(preset="qwen3-0.6b", dtype="bfloat16", remat="full")
+    known = network_config(config, 33, edits=2)
+    assert (known.vocab_size, known.edits, known.layers, known.head_dim) == (33, 2, 28, 128)
+    assert (known.qk_norm, known.dtype, known.remat) == (True, "bfloat16", "full")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "platform", "expected"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "gpu", "bfloat16"),
+        ("auto", "tpu", "bfloat16"),
+        ("bfloat16", "cpu", "bfloat16"),
+        ("float32", "tpu", "float32"),
+    ],
+)
+def test_an_automatic_dtype_is_written_down(dtype, platform, expected):
+    config = defaults()
+    config.model.dtype = dtype
+    resolve_dtype(config, platform)
+    assert config.model.dtype == expected

@@ -16,6 +16,8 @@ REFUSED = {
     "seed": [-1, 2**32],
     "init": ["run:", "runs/mine"],
     "train.accumulate": [0, -1],
+    "model.path": ["a\0b"],
+    "model.preset": ["gpt3", "llama2-70b"],
     "model.attention": NAMES,
     "model.remat": NAMES,
     "data.dir": [__file__, f"{__file__}/data", "~nobody-of-this-name", "a\0b", "~\0"],
@@ -192,6 +194,18 @@ BROKEN_RELATIONS = [
     ),
     ({"mesh.model": 3, "model.d_ff": 255}, ["config.model.d_model=128", "config.mesh.model=3"]),
     ({"mesh.model": 4, "model.d_ff": 250}, ["config.model.d_ff=250", "config.mesh.model=4"]),
+    (
+        {"model.preset": "gpt2", "model.layers": 3},
+        ["config.model.preset='gpt2' has sizes of its own", "leave out config.model.layers"],
+    ),
+    (
+        {"model.preset": "gpt2", "prompt_slots": 1020},
+        [
+            "prompt_slots + max_actions = 1032 is more than the 1024 positions of",
+            "config.model.preset='gpt2'",
+        ],
+    ),
+    ({"model.preset": "smollm2-135m", "mesh.model": 5}, ["config.model.d_model=576"]),
     ({"mesh.model": 128}, ["config.mesh.model=128 must divide", "model.kv_heads"]),
 ]
 

@@ -1,0 +1,50 @@
+"""--mode=export: a finetuned model goes back to the Hugging Face world."""
+
+from pathlib import Path
+
+from flax import nnx
+
+from sequencematch.cli import resume
+from sequencematch.cli.choice import NEWEST
+from sequencematch.cli.job import Job
+from sequencematch.models.pretrained.writer import check_new
+from sequencematch.setup import pretrained
+from sequencematch.setup.build import Parts
+from sequencematch.storage.console import to_stdout
+
+
+def prepare_export(parts: Parts, folder: Path, out: str, checkpoint: str = NEWEST) -> Job:
+    """Restores a checkpoint, the newest sound one; the job writes it as a model directory.
+
+    Raises:
+      ValueError, OSError: the run cannot be opened, did not begin with a pretrained model, or the
+        directory holds something.
+    """
+    pretrained.tokenizer_of(parts)
+    check_new(Path(out).expanduser())
+    state = resume.restore(parts, folder, checkpoint).state
+
+    def write() -> None:
+        export(parts, parts.whole(state.params), int(state.step), out)
+        to_stdout(
+            f"{out}/ holds the model of step {int(state.step):,}; its README.md says how to use it"
+        )
+
+    return Job(write)
+
+
+def export(parts: Parts, params: nnx.State, step: int, out: str | Path) -> None:
+    """Writes a model directory, with what its card tells of the run.
+
+    Raises:
+      ValueError, OSError: as of `pretrained.export`.
+    """
+    config = parts.config
+    facts = {
+        "finetuned from": Path(config.model.path).name,
+        "task": parts.task.name,
+        "method": config.method,
+        "steps": f"{step:,} of {config.train.steps:,}",
+        "noise": f"{config.noise.kind}, {config.noise.eta} a token",
+    }
+    pretrained.export(parts, params, out, facts)

@@ -1,0 +1,272 @@
+"""Weights of a pretrained model, read tensor by tensor onto the devices that hold them."""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec, Sharding
+from jaxtyping import ArrayLike
+from safetensors import SafetensorError, safe_open
+
+from sequencematch.models.pretrained.families import (
+    EDITS,
+    EMBEDDING,
+    FAMILIES,
+    HEAD,
+    Stored,
+    layout,
+    leaves_by_path,
+)
+
+Tree = TypeVar("Tree")
+
+READABLE = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+INDEX = "model.safetensors.index.json"
+# Buffers that older checkpoints hold: masks and frequencies, which follow from the sizes.
+BUFFERS = re.compile(r"(\.rotary_emb\.inv_freq|\.attn\.(masked_)?bias)$")
+
+
+class Weights(NamedTuple):
+    """Tensors of a pretrained model by name.
+
+    Attributes:
+      source: where they are, for messages.
+      shapes: of each, without reading it.
+      read: (name, first row, row after the last) -> these rows of a tensor; nothing else is read.
+    """
+
+    source: str
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str, int, int | None], np.ndarray]
+
+
+def open_weights(folder: str | Path) -> Weights:
+    """The weights of a model directory: model.safetensors, or several files and their index.
+
+    Raises:
+      ValueError, OSError: there are none, or a file is damaged; says which.
+    """
+    path = Path(folder).expanduser()
+    files = [path / name for name in _file_names(path)]
+    opened = {file: _open(file) for file in files}
+    place = {name: file for file, tensors in opened.items() for name in tensors.offset_keys()}
+    slices = {name: opened[file].get_slice(name) for name, file in place.items()}
+    for name, tensor in slices.items():
+        if tensor.get_dtype() not in READABLE:
+            raise ValueError(
+                f"{name} in {place[name]} is stored as {tensor.get_dtype()}; weights may be "
+                f"{', '.join(READABLE.values())}"
+            )
+
+    def read(name: str, first: int = 0, end: int | None = None) -> np.ndarray:
+        # A tensor as a whole is read without the copy that a slice takes.
+        if first == 0 and end is None:
+            return opened[place[name]].get_tensor(name)
+        return slices[name][first:end]
+
+    shapes = {name: tuple(tensor.get_shape()) for name, tensor in slices.items()}
+    return Weights(str(path), shapes, read)
+
+
+def _file_names(path: Path) -> list[str]:
+    """The files of a directory that hold its weights."""
+    if (path / "model.safetensors").is_file():
+        return ["model.safetensors"]
+    if (path / INDEX).is_file():
+        try:
+            return sorted(set(json.loads((path / INDEX).read_text())["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise ValueError(f"{path / INDEX} is damaged: it has no weight_map") from error
+    pickled = sorted(file.name for kind in PICKLED for file in path.glob(kind))
+    if pickled:
+        raise ValueError(
+            f"{path} holds pickled weights ({pickled[0]}), which can run any code when they are read: "
+            "where you trust them, convert them with transformers, "
+            "AutoModelForCausalLM.from_pretrained(DIR).save_pretrained(NEW_DIR), and name NEW_DIR"
+        )
+    raise ValueError(f"{path} has no weights: neither model.safetensors nor {INDEX}")
+
+
+def _open(file: Path) -> Any:
+    try:
+        return safe_open(file, framework="np")
+    except FileNotFoundError as error:
+        raise ValueError(
+            f"{file} is missing, though {INDEX} names it: download it again"
+        ) from error
+    except SafetensorError as error:
+        raise ValueError(f"{file} is truncated or damaged ({error}): download it again") from error
+
+
+def read_params(weights: Weights, family: str, like: Tree, edits_stored: bool = False) -> Tree:
+    """The parameters of a pretrained model, placed and sharded as `like`.
+
+    The host holds one tensor at a time.
+
+    Args:
+      weights: from `open_weights`, or from a GGUF file.
+      family: a key of `families.FAMILIES`.
+      like: shapes, dtypes and shardings of the parameters; their vocabulary has no spare rows.
+      edits_stored: whether the rows after the tokenizer's are those of edits, where `writer` puts them.
+        If not, every edit starts from the mean row of the head.
+
+    Raises:
+      ValueError: tensors are missing, left over or of another shape; names all of them.
+    """
+    leaves = leaves_by_path(like)
+    tensors = layout(family, leaves)
+    names = find_tensors(weights, family, tensors)
+    found: dict[str, jax.Array] = {}
+    for name, stored in tensors.items():
+        parts = read_parts(weights, names[name], stored, [leaves[path] for path in stored.paths])
+        for path, part in zip(stored.paths, parts, strict=True):
+            found[path] = fill(leaves[path], found.get(path), part, stored)
+    if EDITS in leaves:
+        head = head_name(tensors)
+        rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
+        found[EDITS] = jax.device_put(rows.astype(leaves[EDITS].dtype), leaves[EDITS].sharding)
+    return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in leaves])
+
+
+def find_tensors(weights: Weights, family: str, tensors: Mapping[str, Stored]) -> dict[str, str]:
+    """Name in the family's table -> name in the checkpoint, of all tensors; checks their shapes.
+
+    Raises:
+      ValueError: tensors are missing, left over or of another shape; names all of them.
+    """
+    prefix = FAMILIES[family].prefix
+    names = {name if name in tensors else prefix + name: name for name in weights.shapes}
+    names = {ours: name for ours, name in names.items() if not BUFFERS.search(name)}
+    wrong = [
+        f"{names[name]} is {weights.shapes[names[name]]}, not {stored.shape}"
+        for name, stored in tensors.items()
+        if name in names and not _fits(weights.shapes[names[name]], stored)
+    ]
+    surplus = [name for ours, name in names.items() if ours not in tensors]
+    if not wrong and surplus == ["lm_head.weight"] and _is_tied(weights, names[head_name(tensors)]):
+        surplus = []
+    missing = [name for name in tensors if name not in names]
+    if missing or surplus or wrong:
+        lists = {"missing": missing, "left over": surplus, "of another shape": wrong}
+        words = "; ".join(f"{what}: {', '.join(found)}" for what, found in lists.items() if found)
+        raise ValueError(
+            f"the tensors of {weights.source} are not those of its config.json: {words}"
+        )
+    return names
+
+
+def head_name(tensors: Mapping[str, Stored]) -> str:
+    """The tensor whose rows logits are read with: the head, or the embedding that is tied to it."""
+    tables = {stored.paths: name for name, stored in tensors.items() if stored.has_vocabulary}
+    return tables.get((HEAD,), tables.get((EMBEDDING,), ""))
+
+
+def _fits(shape: tuple[int, ...], stored: Stored) -> bool:
+    """Whether a shape is what is expected; a table of tokens may have spare rows."""
+    if not stored.has_vocabulary:
+        return shape == stored.shape
+    return shape[1:] == stored.shape[1:] and shape[0] >= stored.shape[0]
+
+
+def _is_tied(weights: Weights, embedding: str, step: int = 4096) -> bool:
+    """Whether the head that a checkpoint of a tied model holds is its embedding once more."""
+    head, rows = "lm_head.weight", weights.shapes[embedding][0]
+    return weights.shapes[head] == weights.shapes[embedding] and all(
+        np.array_equal(*(weights.read(name, i, min(i + step, rows)) for name in (head, embedding)))
+        for i in range(0, rows, step)
+    )
+
+
+def read_parts(
+    weights: Weights, name: str, stored: Stored, leaves: list[jax.ShapeDtypeStruct]
+) -> list[np.ndarray]:
+    """One tensor without its spare rows, cut into the parameters that it holds."""
+    rows = stored.shape[0]
+    tensor = weights.read(name, 0, None if weights.shapes[name][0] == rows else rows)
+    cuts = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
+    return np.split(tensor, cuts, axis=0 if stored.transpose else -1)
+
+
+def read_edits(
+    weights: Weights, name: str, stored: Stored, leaf: jax.ShapeDtypeStruct, edits_stored: bool
+) -> np.ndarray:
+    """The head rows of edits, [D, edits]: those that are stored, or the mean of all other rows."""
+    ids, (_, edits) = stored.shape[0], leaf.shape
+    if not edits_stored:
+        return np.repeat(mean_row(weights.read(name, 0, ids))[:, None], edits, axis=1)
+    if weights.shapes[name][0] < ids + edits:
+        raise ValueError(
+            f"{weights.source} has {ids} tokens and {edits} edits in its tokenizer, but "
+            f"{weights.shapes[name][0]} rows in {name}"
+        )
+    return weights.read(name, ids, ids + edits).T
+
+
+def mean_row(rows: np.ndarray) -> np.ndarray:
+    """The mean of the rows of a table, summed in float64."""
+    return np.mean(rows, axis=0, dtype=np.float64).astype(np.float32)
+
+
+def fill(
+    leaf: jax.ShapeDtypeStruct, found: jax.Array | None, part: np.ndarray, stored: Stored
+) -> jax.Array:
+    """A parameter with one more of its layers, or all of one that has no layers.
+
+    Args:
+      leaf: what the parameter is to be.
+      found: what of it has been filled; it is used up.
+      part: of the checkpoint.
+      stored: says which layer it is, and whether it is transposed.
+    """
+    sharding = leaf.sharding
+    if stored.layer is None:
+        on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 0, stored.transpose))
+        return _convert(stored.transpose, leaf.dtype, sharding)(on_device)
+    if found is None:
+        found = _zeros(leaf.shape, leaf.dtype, sharding)()
+    on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 1, stored.transpose))
+    # Waits, so that no more than one tensor is on its way.
+    return jax.block_until_ready(
+        _set_layer(stored.transpose, sharding)(found, on_device, stored.layer)
+    )
+
+
+def part_sharding(
+    sharding: Sharding | None, axes: int, stacked: int, transpose: bool
+) -> Sharding | None:
+    """The sharding of a tensor in the checkpoint's layout, for that of the parameter it belongs to."""
+    if not isinstance(sharding, NamedSharding):
+        return sharding
+    spec = [*sharding.spec, *[None] * (axes - len(sharding.spec))][stacked:]
+    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[::-1] if transpose else spec)))
+
+
+# Programs are kept, one for each shape: compiling them takes longer than reading a small model.
+@cache
+def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Callable:
+    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@cache
+def _convert(transpose: bool, dtype: Any, sharding: Sharding | None) -> Callable:
+    def convert(part: jax.Array) -> jax.Array:
+        return (part.T if transpose else part).astype(dtype)
+
+    return jax.jit(convert, out_shardings=sharding)
+
+
+@cache
+def _set_layer(transpose: bool, sharding: Sharding | None) -> Callable:
+    def set_layer(stacked: jax.Array, part: jax.Array, layer: ArrayLike) -> jax.Array:
+        part = (part.T if transpose else part).astype(stacked.dtype)
+        return stacked.at[layer].set(part)
+
+    # In place: the array that is filled exists once.
+    return jax.jit(set_layer, out_shardings=sharding, donate_argnums=0)

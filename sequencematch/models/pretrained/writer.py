@@ -1,0 +1,182 @@
+"""A network as a model directory that the Hugging Face world reads.
+
+Inside, the rows of edits stand apart. In a checkpoint they follow those of the tokenizer's ids: they
+take the place of spare rows, or are new. In the head they are what was trained. In the embedding they
+are its mean row, since no edit is ever fed; in a tied model one row is both, and it is the head's.
+"""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import ml_dtypes
+import numpy as np
+from jaxtyping import ArrayLike
+from safetensors.numpy import save_file
+
+from sequencematch.models.pretrained.configs import stored_dtype
+from sequencematch.models.pretrained.families import EDITS, HEAD, Stored, layout, leaves_by_path
+from sequencematch.models.pretrained.reader import INDEX, Weights, find_tensors, mean_row
+from sequencematch.storage.files import write as write_text
+
+DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+FILE_BYTES = 2 * 2**30  # of one file of weights, and of the host's memory while it is written
+
+
+def write_model(
+    out: str | Path,
+    params: Any,
+    family: str,
+    config: Mapping[str, Any],
+    *,
+    spare: Mapping[str, np.ndarray] | None = None,
+    files: Mapping[str, str] | None = None,
+    file_bytes: int = FILE_BYTES,
+) -> dict[str, Any]:
+    """Writes a model directory; returns its config.json.
+
+    The directory appears when it is complete.
+
+    Args:
+      out: the directory; it must not exist, or be empty.
+      params: the network's parameters.
+      family: a key of `families.FAMILIES`.
+      config: config.json of the model that the parameters come from; its dtype is what they are
+        stored in.
+      spare: rows after the tokenizer's, from `spare_rows`.
+      files: other files, name -> text.
+      file_bytes: the most in one file of weights.
+
+    Raises:
+      ValueError, OSError: the directory holds something, or cannot be written.
+    """
+    out = Path(out).expanduser()
+    check_new(out)
+    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    unfinished.mkdir(parents=True)
+    try:
+        rows = write_weights(unfinished, params, family, stored_dtype(config), spare, file_bytes)
+        written = dict(config) | {"vocab_size": rows}
+        text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+        for name, content in {"config.json": text, **(files or {})}.items():
+            write_text(unfinished / name, content)
+        if out.exists():
+            out.rmdir()  # it is empty
+        unfinished.rename(out)
+    except BaseException:
+        shutil.rmtree(unfinished)
+        raise
+    return written
+
+
+def check_new(out: Path) -> None:
+    """Raises ValueError if a directory holds something already, or a file has its name."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ValueError(f"{out} exists and is not empty: name a new directory")
+
+
+def spare_rows(weights: Weights, family: str, like: Any) -> dict[str, np.ndarray]:
+    """The rows of a checkpoint's tables of tokens that the network has not, by the table's name.
+
+    Args:
+      weights: the checkpoint.
+      family: a key of `families.FAMILIES`.
+      like: the network's parameters, or their shapes.
+    """
+    tensors = layout(family, leaves_by_path(like))
+    names = find_tensors(weights, family, tensors)
+    return {
+        name: weights.read(names[name], stored.shape[0], weights.shapes[names[name]][0])
+        for name, stored in tensors.items()
+        if stored.has_vocabulary and stored.shape[0] < weights.shapes[names[name]][0]
+    }
+
+
+def write_weights(
+    folder: Path,
+    params: Any,
+    family: str,
+    dtype: str,
+    spare: Mapping[str, np.ndarray] | None = None,
+    file_bytes: int = FILE_BYTES,
+) -> int:
+    """Writes the weights as safetensors, in files of some size; returns the rows of the embedding.
+
+    Args:
+      folder, params, family, spare, file_bytes: as in `write_model`.
+      dtype: what they are stored in.
+    """
+    leaves, kind = leaves_by_path(params), np.dtype(DTYPES[dtype])
+    tensors = layout(family, leaves)
+    edits = leaves[EDITS].shape[1] if EDITS in leaves else 0
+    added = max([edits, *(len(rows) for rows in (spare or {}).values())])
+    shapes = {
+        name: (stored.shape[0] + added * stored.has_vocabulary, *stored.shape[1:])
+        for name, stored in tensors.items()
+    }
+    sizes = {name: kind.itemsize * math.prod(shape) for name, shape in shapes.items()}
+    groups, weight_map = split_names(sizes, file_bytes), {}
+    for i, names in enumerate(groups):
+        many = f"model-{i + 1:05}-of-{len(groups):05}.safetensors"
+        file = folder / (many if len(groups) > 1 else "model.safetensors")
+        content = {}
+        for name in names:
+            rows = (spare or {}).get(name, np.zeros((0, *shapes[name][1:])))
+            parts = tensor_rows(tensors[name], leaves, rows)
+            # safetensors writes the memory as it lies, whatever the order of the axes.
+            content[name] = np.ascontiguousarray(np.concatenate([x.astype(kind) for x in parts]))
+        save_file(content, file, metadata={"format": "pt"})
+        file.chmod(0o644)  # safetensors makes it readable by its owner only
+        weight_map |= dict.fromkeys(names, file.name)
+    if len(groups) > 1:
+        index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
+        write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
+    return next(shapes[name][0] for name, stored in tensors.items() if stored.has_vocabulary)
+
+
+def tensor_rows(
+    stored: Stored, leaves: Mapping[str, jax.Array], spare: np.ndarray
+) -> list[np.ndarray]:
+    """A tensor as a checkpoint has it, in parts along its first axis: edits and spare rows follow.
+
+    Args:
+      stored: which parameters it holds, and how.
+      leaves: the parameters by path.
+      spare: rows of the checkpoint that the parameters come from; edits take the first of them.
+    """
+    whole = np.concatenate([fetch(leaves[path], stored.layer) for path in stored.paths], axis=-1)
+    whole = whole.T if stored.transpose else whole
+    if not stored.has_vocabulary or EDITS not in leaves:
+        return [whole, spare] if stored.has_vocabulary else [whole]
+    edits = fetch(leaves[EDITS], None).T
+    if stored.paths != (HEAD,) and HEAD in leaves:
+        edits = np.repeat(mean_row(whole)[None], len(edits), axis=0)
+    return [whole, edits, spare[len(edits) :]]
+
+
+def fetch(leaf: jax.Array, layer: int | None) -> np.ndarray:
+    """A parameter, or one layer of a stacked one, in the host's memory."""
+    return np.asarray(leaf if layer is None else _layer_of(leaf, layer))
+
+
+@jax.jit
+def _layer_of(leaf: jax.Array, layer: ArrayLike) -> jax.Array:
+    return leaf[layer]
+
+
+def split_names(sizes: Mapping[str, int], most: int) -> list[list[str]]:
+    """Names in groups of at most `most` bytes together, or of one name that is larger."""
+    groups: list[list[str]] = [[]]
+    left = most
+    for name, size in sizes.items():
+        if groups[-1] and size > left:
+            groups.append([])
+            left = most
+        groups[-1].append(name)
+        left -= size
+    return groups

@@ -1,0 +1,145 @@
+"""What must hold between keys of the configuration."""
+
+from collections.abc import Iterator
+
+from ml_collections import ConfigDict
+
+from sequencematch.core.divergences import DIVERGENCES
+from sequencematch.core.objective import WEIGHTINGS
+from sequencematch.setup.defaults import (
+    PRECISION,
+    defaults,
+    effective_objective,
+    flatten,
+    network_config,
+)
+from sequencematch.train.methods import METHODS
+
+
+def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
+    """Yields (what must hold, the message if it does not) for keys that depend on each other."""
+    yield from _data_relations(config)
+    yield from _network_relations(config)
+    yield from _training_relations(config)
+    yield from _noise_relations(config)
+    yield from _rollout_relations(config)
+    yield from _mesh_relations(config)
+
+
+def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    for split in ("validation", "test"):
+        yield (
+            c.data[split] > 0 or c.data[f"{split}_path"] != "",
+            f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
+            "a file, or a number of questions",
+        )
+
+
+def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    own = defaults().model
+    key = "model.path" if c.model.path else "model.preset"
+    known, others = f"config.{key}={flatten(c)[key]!r}", ("path", "preset", *PRECISION)
+    changed = [key for key in own if key not in others and c.model[key] != own[key]]
+    yield (
+        not (c.model.path or c.model.preset) or not changed,
+        f"{known} has sizes of its own, so that none can be set: leave "
+        f"out {', '.join(f'config.model.{key}' for key in changed)}",
+    )
+    network, slots = network_config(c, vocab_size=1), c.prompt_slots + c.max_actions
+    yield (
+        network.positions != "learned" or slots <= network.context,
+        f"config.prompt_slots + max_actions = {slots} is more than the {network.context} positions of "
+        f"{known}",
+    )
+
+
+def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    objective = effective_objective(c)
+    yield (
+        c.train.bc_steps < c.train.steps or not METHODS[c.method].clones,
+        f"config.train.bc_steps={c.train.bc_steps} must be less than "
+        f"config.train.steps={c.train.steps}: no steps would be left for method={c.method}",
+    )
+    yield (
+        c.optimizer.warmup < c.train.steps,
+        f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
+        f"config.train.steps={c.train.steps}",
+    )
+    # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
+    # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
+    yield (
+        WEIGHTINGS[objective.weighting].telescopes
+        or objective.policy_weight == 0
+        or objective.divergence == "chi2_mixture",
+        f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs "
+        f"divergence='chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
+        "policy's steps",
+    )
+
+
+def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    yield (
+        c.noise.kind != "policy" or c.noise.run == 0,
+        f"config.noise.run={c.noise.run} must be 0 with noise.kind='policy': a second wrong token "
+        "would be drawn at a state that one forward pass does not visit",
+    )
+    yield (
+        c.noise.kind != "policy" or c.noise.step != "imitate",
+        "config.noise.step='imitate' cannot be used with noise.kind='policy': the wrong token is drawn "
+        "anew, so it is not the one that is imitated",
+    )
+    objective, method = effective_objective(c), METHODS[c.method]
+    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
+    yield (
+        c.noise.step != "skip" or not (method.edits and method.matches and has_policy_terms),
+        f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
+        f"{objective.policy_weight}) and a divergence without samples (it is "
+        f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
+    )
+    # Every noised text can be fixed: by one reset, or by single pops whatever the number of tokens.
+    yield (
+        set(c.edits) == {"<reset>"} or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
+        f"config.edits={c.edits!r} must be '<reset>' alone, or have '<bkspc>' and no '<reset>'",
+    )
+
+
+def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    yield (
+        c.rollout.rows <= c.rollout.capacity,
+        f"config.rollout.rows={c.rollout.rows} must be at most "
+        f"config.rollout.capacity={c.rollout.capacity}",
+    )
+    refreshes = -(-c.train.steps // c.rollout.every)
+    yield (
+        c.rollout.rows * refreshes < 2**31,
+        f"config.rollout.rows={c.rollout.rows} in {refreshes} refreshes are more episodes than an "
+        "int32 counts: raise config.rollout.every",
+    )
+
+
+def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    network = network_config(c, vocab_size=1)
+    sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
+    values = flatten(c) | sizes
+    for part, whole in (
+        ("mesh.data", "train.batch_size"),
+        ("mesh.data", "rollout.rows"),
+        ("mesh.data", "rollout.batch_size"),
+        ("mesh.model", "model.d_model"),
+        ("mesh.model", "model.d_ff"),
+    ):
+        yield (
+            values[whole] % values[part] == 0,
+            f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}",
+        )
+    for whole in ("train.batch_size", "rollout.batch_size"):
+        yield (
+            values[whole] % (c.train.accumulate * c.mesh.data) == 0,
+            f"config.{whole}={values[whole]} must be a multiple of config.train.accumulate="
+            f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
+        )
+    yield (
+        network.kv_heads * network.head_dim % c.mesh.model == 0,
+        f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
+        f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
+    )

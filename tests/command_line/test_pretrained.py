@@ -1,0 +1,63 @@
+"""From a pretrained model to a finetuned one that others read, at toy size, with random weights."""
+
+import pytest
+
+import sequencematch
+from sequencematch.data.subword import read_tokenizer
+from tests.command_line.command import ROOT, TINY, read_json, records, run_command
+from tests.data import tokenizer_folders
+from tests.models.pretrained import tiny
+
+SIZES = {key: value for key, value in TINY.items() if not key.startswith("model.")}
+SIZES |= {"prompt_slots": 10, "train.steps": 6, "train.bc_steps": 4, "evaluate.every": 6}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A tiny Llama with a tokenizer of bytes."""
+    folder = tokenizer_folders.byte_level(tmp_path_factory.mktemp("model"))
+    sizes = {"vocab_size": read_tokenizer(folder).own_size, "eos_token_id": 0}
+    return tiny.write(folder, tiny.CASES["llama, scaled"] | sizes)
+
+
+def flags_of(name, directory, folder, **changes):
+    values = SIZES | {"model.path": directory, **changes}
+    flags = [f"--config.{key}={value}" for key, value in values.items()]
+    return [f"--config={ROOT / 'configs' / name}", *flags, f"--workdir={folder}"]
+
+
+def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
+    folder, out = tmp_path / "run", tmp_path / "mine"
+    flags = flags_of("pretrained.py:bc", directory, folder, **{"data.path": pairs_file})
+    assert run_command(*flags) == 0, capfd.readouterr().err
+    assert records(folder / "metrics.jsonl")
+    here = [f"--workdir={folder}"]
+    assert run_command(*here, "--mode=export", f"--out={out}") == 0, capfd.readouterr().err
+    card = (out / "README.md").read_text()
+    assert "- method: bc\n" in card and "- task: words\n" in card
+    sequencematch.load(folder).export(tmp_path / "again")
+    for path in out.iterdir():
+        expected = path.read_bytes().replace(b"# mine", b"# again")
+        assert (tmp_path / "again" / path.name).read_bytes() == expected, path.name
+    assert read_json(out / "config.json")["vocab_size"] == read_tokenizer(directory).vocab_size
+    assert run_command(*here, "--mode=export", f"--out={out}") == 2
+    assert "is not empty" in capfd.readouterr().err
+
+
+def test_a_run_of_another_network_is_not_exported(finished_run, assert_refused, tmp_path):
+    where = [f"--workdir={finished_run}", "--mode=export"]
+    words = ["did not begin with a pretrained model", "config.model.path"]
+    assert_refused(words, *where, f"--out={tmp_path / 'out'}")
+    assert_refused(["--mode=export needs --out=DIR"], *where)
+
+
+@pytest.mark.stress
+def test_the_papers_arithmetic_runs(directory, tmp_path, capfd):
+    flags = flags_of(
+        "llama_arithmetic.py:sequencematch",
+        directory,
+        tmp_path / "run",
+        **{"data.dir": tmp_path, "task": "arithmetic", "data.bases": "(10,)", "prompt_slots": 48},
+        **{"max_actions": 20, "evaluate.max_actions": 40, "noise.kind": "ground_truth"},
+    )
+    assert run_command(*flags) == 0, capfd.readouterr().err

@@ -1,0 +1,35 @@
+import ast
+
+from sequencematch.data.tokenizer import EDITS
+from sequencematch.models.pretrained.card import card_files
+
+FILES = card_files("mine", ("<bkspc>", "<reset>"), 50, 40, {"method": "bc", "accuracy": "90 %"})
+
+
+def test_the_loop_is_short_and_in_the_card():
+    loop = FILES["generate.py"]
+    assert len(loop.splitlines()) <= 40
+    assert f"```python\n{loop}```" in FILES["README.md"]
+
+
+def test_the_loop_pops_as_we_do():
+    body = ast.parse(FILES["generate.py"]).body
+    (table,) = [node.value for node in body if isinstance(node, ast.Assign)]
+    pops = [eval_power(value) for value in table.values]
+    assert dict(zip(map(ast.literal_eval, table.keys), pops, strict=True)) == EDITS
+
+
+def eval_power(node):
+    """A number, or one to the power of another."""
+    if isinstance(node, ast.BinOp):
+        return eval_power(node.left) ** eval_power(node.right)
+    return ast.literal_eval(node)
+
+
+def test_the_card_says_what_it_is_about():
+    card = FILES["README.md"]
+    for words in ("# mine\n", "`<bkspc>`, `<reset>`:", "- method: bc\n- accuracy: 90 %\n"):
+        assert words in card
+    for words in ("go on attending", "resize_token_embeddings(50)", "from row 40 on"):
+        assert words in card
+    assert "$" not in card

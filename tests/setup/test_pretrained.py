@@ -1,0 +1,140 @@
+"""A run that begins with a pretrained model, and its way back."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+from scipy.special import logsumexp
+
+from sequencematch.core.types import Visibility
+from sequencematch.data.subword import read_tokenizer
+from sequencematch.models.pretrained.families import leaves_by_path
+from sequencematch.setup import pretrained
+from sequencematch.setup.build import build, training_data
+from tests.data import tokenizer_folders
+from tests.models.pretrained import tiny
+from tests.setup.configs import valid_config_with
+
+SPARE, ETA = 2, 0.1
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A tiny Llama with a tokenizer of bytes; two rows are spare."""
+    folder = tokenizer_folders.byte_level(tmp_path_factory.mktemp("model"))
+    rows = read_tokenizer(folder).own_size + SPARE
+    config = tiny.CASES["llama, scaled"] | {"vocab_size": rows, "eos_token_id": 0}
+    return tiny.write(folder, config)
+
+
+def parts_of(directory, spellings, **changes):
+    split = {f"data.{name}": 10 for name in ("train", "validation", "test")}
+    changes = {"task": "jsonl", "data.path": spellings, "method": "bc", **split, **changes}
+    return build(valid_config_with({"model.path": str(directory), "noise.eta": ETA, **changes}))
+
+
+@pytest.fixture(scope="module")
+def parts(directory, spellings):
+    return parts_of(directory, spellings, edits=("<bkspc>", "<bkspc2>"))
+
+
+@pytest.fixture(scope="module")
+def params(parts):
+    return pretrained.read_parameters(parts)
+
+
+@nnx.jit
+def logits_of(model, episodes):
+    positions = jax.numpy.broadcast_to(np.arange(episodes.tokens.shape[1]), episodes.tokens.shape)
+    everything = Visibility(positions, positions, episodes.tokens.shape[1] + 0 * positions)
+    return model.logits(model.hidden(episodes.tokens, everything))
+
+
+def test_old_logits_are_those_of_the_model_and_edits_have_the_noise_rate(directory, parts, params):
+    config, own = json.loads((directory / "config.json").read_text()), parts.tokenizer.own_size
+    original = tiny.network(config, tiny.read(directory, own), own)
+    episodes = jax.tree.map(jax.numpy.asarray, training_data(parts)[0][0])
+    expected = np.asarray(logits_of(original, episodes))
+    found = np.asarray(logits_of(nnx.merge(parts.recipe.graph, params), episodes))
+    np.testing.assert_array_equal(found[..., :own], expected)
+    edits = logsumexp(found[..., own:], axis=-1)
+    values = logsumexp(np.where(parts.recipe.mdp.legal[:own], expected, -np.inf), axis=-1)
+    prompts = np.arange(found.shape[1]) <= np.asarray(episodes.start)[:, None]
+    assert ETA / 2 < np.median(np.exp(edits - values)[prompts]) < 2 * ETA
+
+
+def test_export_and_import_are_inverse(parts, params, spellings, tmp_path):
+    out = tmp_path / "mine"
+    pretrained.export(parts, params, out, {"method": "bc"})
+    again = parts_of(out, spellings, edits=("<bkspc>", "<bkspc2>"))
+    assert again.tokenizer.fingerprint == parts.tokenizer.fingerprint
+    assert again.tokenizer.edits_saved and not parts.tokenizer.edits_saved
+    found = leaves_by_path(pretrained.read_parameters(again))
+    for path, x in leaves_by_path(params).items():
+        np.testing.assert_array_equal(found[path], x, err_msg=path)
+    names = {path.name for path in out.iterdir()}
+    assert {"README.md", "generate.py", "generation_config.json", "tokenizer.json"} <= names
+    # The edits have taken the spare rows.
+    config = json.loads((out / "config.json").read_text())
+    assert config["vocab_size"] == parts.tokenizer.own_size + SPARE == parts.tokenizer.vocab_size
+    assert "# mine\n" in (out / "README.md").read_text()
+
+
+def test_a_method_without_edits_reads_the_same_model(directory, parts, params, spellings):
+    plain = parts_of(directory, spellings, method="mle")
+    found = leaves_by_path(pretrained.read_parameters(plain))
+    for path, x in leaves_by_path(params).items():
+        if "edits" not in path:
+            np.testing.assert_array_equal(found[path], x, err_msg=path)
+
+
+def test_tensors_are_checked_without_being_read(directory, parts, spellings, tmp_path):
+    pretrained.check_parameters(parts)
+    folder = tokenizer_folders.byte_level(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    tiny.write(folder, config, **{"model.norm.weight": None})
+    with pytest.raises(ValueError, match=r"missing: model\.norm\.weight"):
+        pretrained.check_parameters(parts_of(folder, spellings))
+
+
+def test_an_id_beyond_the_embedding_is_refused(directory, spellings, tmp_path):
+    folder = tokenizer_folders.byte_level(tmp_path / "model")
+    config = json.loads((directory / "config.json").read_text())
+    tiny.write(folder, config | {"vocab_size": 20})
+    with pytest.raises(ValueError, match="tokenizer has the id .* but the embedding has 20 rows"):
+        parts_of(folder, spellings)
+
+
+def test_only_what_began_with_a_pretrained_model_is_exported(spellings, tmp_path):
+    drawn = build(
+        valid_config_with(
+            {"task": "jsonl", "data.path": spellings, "data.test": 5, "data.validation": 5}
+        )
+    )
+    with pytest.raises(
+        ValueError, match=r"did not begin with a pretrained model.*config\.model\.path"
+    ):
+        pretrained.export(drawn, drawn.like.params, tmp_path / "out", {})
+
+
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [("meta/llama", "hf download meta/llama"), ("/nowhere/at/all", "is not a directory")],
+)
+def test_what_is_no_directory_is_refused(path, fault):
+    with pytest.raises(ValueError, match=fault):
+        valid_config_with({"model.path": path})
+
+
+def test_two_models_are_refused(directory):
+    with pytest.raises(
+        ValueError, match=r"model\.path=.* and config\.model\.preset='gpt2' name two"
+    ):
+        valid_config_with({"model.path": str(directory), "model.preset": "gpt2"})
+
+
+def test_sizes_of_its_own_are_kept(directory):
+    with pytest.raises(ValueError, match=r"model\.path=.* leave out config\.model\.layers$"):
+        valid_config_with({"model.path": str(directory), "model.layers": 3})
