@@ -125,9 +125,8 @@ def read_params(weights: Weights, family: str, like: Tree, edits_stored: bool = 
     names = find_tensors(weights, family, tensors)
     found: dict[str, jax.Array] = {}
     for name, stored in tensors.items():
-        parts = read_parts(weights, names[name], stored, [leaves[path] for path in stored.paths])
-        for path, part in zip(stored.paths, parts, strict=True):
-            found[path] = fill(leaves[path], found.get(path), part, stored)
+        # In a call of its own, which lets go of a tensor before the next is read.
+        found |= read_tensor(weights, names[name], stored, leaves, found)
     if EDITS in leaves:
         head = head_name(tensors)
         rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
@@ -184,14 +183,29 @@ def _is_tied(weights: Weights, embedding: str, step: int = 4096) -> bool:
     )
 
 
-def read_parts(
-    weights: Weights, name: str, stored: Stored, leaves: list[jax.ShapeDtypeStruct]
-) -> list[np.ndarray]:
-    """One tensor without its spare rows, cut into the parameters that it holds."""
-    rows = stored.shape[0]
+def read_tensor(
+    weights: Weights,
+    name: str,
+    stored: Stored,
+    leaves: Mapping[str, jax.ShapeDtypeStruct],
+    found: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The parameters that a tensor holds, with what it holds of them; spare rows are not read.
+
+    Args:
+      weights, name: the tensor.
+      stored: what it holds.
+      leaves: what the parameters are to be.
+      found: what of them has been filled; it is used up.
+    """
+    rows, shapes = stored.shape[0], [leaves[path] for path in stored.paths]
     tensor = weights.read(name, 0, None if weights.shapes[name][0] == rows else rows)
-    cuts = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
-    return np.split(tensor, cuts, axis=0 if stored.transpose else -1)
+    cuts = np.cumsum([leaf.shape[-1] for leaf in shapes])[:-1]
+    parts = np.split(tensor, cuts, axis=0 if stored.transpose else -1)
+    return {
+        path: fill(leaf, found.get(path), part, stored)
+        for path, leaf, part in zip(stored.paths, shapes, parts, strict=True)
+    }
 
 
 def read_edits(
