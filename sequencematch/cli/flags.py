@@ -16,7 +16,7 @@ TEXTS = {
     "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
     "prompt": "A prompt to answer.",
     "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
-    "out": "--mode=sample: a file of JSON lines, continued if it is there; --mode=export: a new folder.",
+    "out": "--mode=sample: file of JSON lines, continued if there is one; --mode=export: a new folder.",
 }
 # Flags that go with some modes only.
 MODES = {

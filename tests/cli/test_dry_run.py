@@ -16,6 +16,7 @@ def plan_of(*phases):
     return Plan(phases, refresh, 7, 2, 3, 1, 1, 1, 0, everywhere)
 
 
+@jax.jit
 def refresh(state, tokens, start):
     assert tokens.shape == (3, 4) and start.shape == (3,)
     raise InterruptedError("the refresh was traced")
@@ -24,6 +25,7 @@ def refresh(state, tokens, start):
 def traced_step(name, traced):
     """A step that notes that it was traced, with shapes and no values."""
 
+    @jax.jit
     def step(state, batch):
         assert isinstance(state @ batch, jax.core.Tracer)
         traced.append(name)

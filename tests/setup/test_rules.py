@@ -4,7 +4,8 @@ import pytest
 
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, flatten
-from sequencematch.setup.rules import RULES, relations
+from sequencematch.setup.relations import relations
+from sequencematch.setup.rules import RULES
 from tests.setup.configs import config_with, error_of
 
 # key -> values that its rule refuses
