@@ -67,9 +67,11 @@ def write(folder: Path, config: dict, dtype: str = "float32", **changes: np.ndar
     return folder
 
 
-def network(config: dict, params, ids: int | None = None, edits: int = 0) -> Transformer:
+def network(
+    config: dict, params, ids: int | None = None, edits: int = 0, **precision
+) -> Transformer:
     """The network of parameters that have been read."""
-    sizes = configs.transformer_config(config, ids, edits)
+    sizes = configs.transformer_config(config, ids, edits, **precision)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     return nnx.merge(graph, params)
 
