@@ -8,6 +8,7 @@ Everything here runs on the host and is a function of the generator alone. See d
 section 6.
 """
 
+import bisect
 import functools
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
@@ -160,7 +161,7 @@ def add_noise(
       clean: the expert's text, `<eos>` last unless it is cut.
       eta: probability in [0, 1) that a push goes wrong, at each attempt.
       run: probability in [0, 1) that another wrong token follows a wrong one.
-      wrong: ids that z is drawn from uniformly, the right one excepted.
+      wrong: ids that z is drawn from uniformly, the right one excepted; in ascending order.
       fix: how they are removed.
       step: what a noise step teaches, a key of `NOISE_STEPS`.
       limit: number of actions after which no new noise or push is begun. With restarts and a high
@@ -184,10 +185,15 @@ def add_noise(
 def _draw_wrong_tokens(
     rng: np.random.Generator, right: int, run: float, wrong: Sequence[int], most: int
 ) -> list[int]:
-    """Draws one wrong token, with probability `run` another, and so on, up to `most`."""
-    # Only the first may not be the right one: after a wrong token, every token is wrong.
-    first = [z for z in wrong if z != right]
-    tokens = [first[rng.integers(len(first))]]
+    """Draws one wrong token, with probability `run` another, and so on, up to `most`.
+
+    Only the first may not be the right one: after a wrong token, every token is wrong.
+    """
+    # Without a copy of the others: there may be 100,000 of them, in ascending order.
+    place = bisect.bisect_left(wrong, right)
+    is_there = place < len(wrong) and wrong[place] == right
+    drawn = int(rng.integers(len(wrong) - is_there))
+    tokens = [wrong[drawn + (is_there and drawn >= place)]]
     while len(tokens) < most and rng.random() < run:
         tokens.append(wrong[rng.integers(len(wrong))])
     return tokens
