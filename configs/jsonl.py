@@ -9,11 +9,11 @@ Reproduces no table: it is a start for your own data. Other layouts are read wit
 answers, and data.validation and data.test prompts are held out, or files of their own are asked
 (data.validation_path, data.test_path).
 
-prompt_slots must hold the longest prompt, and max_actions the longest completion with what noise adds
-to it; evaluate.max_actions is what an answer may take with all that it deletes. One error says what
-all of them need; data.long="drop" leaves out the examples that need more. An example has 128 slots
-below, against 46 in configs/arithmetic.py, so expect some three times its minutes on the same
-hardware; the accuracy to expect depends on the file.
+The sizes are what the file takes: prompt_slots holds the longest prompt, max_actions the longest
+completion with what noise adds to it, evaluate.max_actions what an answer may take with all that it
+deletes. Where one long line makes them too large, set them, and data.long="drop" leaves out what needs
+more. Minutes grow with prompt_slots + max_actions, which is 46 in configs/arithmetic.py, faster than
+in proportion; the accuracy to expect depends on the file.
 """
 
 from ml_collections import ConfigDict
@@ -27,7 +27,8 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config.task = "jsonl"
     config.method = method
     config.data.train = 0  # all of the file
-    config.prompt_slots = 96
-    config.max_actions = 32
-    config.evaluate.max_actions = 64
+    config.prompt_slots = config.max_actions = config.evaluate.max_actions = (
+        0  # what the file takes
+    )
+    config.train.accumulate = 2  # texts of 1,300 tokens in 10 GiB
     return config

@@ -120,6 +120,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
     )
     source = None
+    if asked.mode != "train" or asked.resume:
+        workdir.take_sizes(folder, config)
     if asked.mode != "train":
         workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
         source = resume.task_folder(config, folder)

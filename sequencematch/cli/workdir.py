@@ -33,6 +33,9 @@ FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.", *PLACES)
 # `train.steps` may also be raised.
 FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", *PLACES)
 
+# Sizes that were settled when the run began, if its configuration had 0.
+SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
+
 LOCK, CONFIG = "lock", "config.json"
 SUBFOLDERS = ("checkpoints", "damaged", "tensorboard")
 LEFTOVERS = {LOCK, CONFIG + ".tmp"}  # of a run that was killed before it wrote config.json
@@ -113,6 +116,15 @@ def check_data(folder: Path, trained: int, current: int) -> None:
             "trained on: put them back, use the version that trained it, or start again in another "
             "--workdir"
         )
+
+
+def take_sizes(folder: Path, config: ConfigDict) -> None:
+    """Sets sizes that are 0, which means what the data take, to those of the run in the folder."""
+    if (folder / CONFIG).is_file():
+        theirs = read_config(folder)["config"]
+        for key in SIZES:
+            if flatten(config)[key] == 0:
+                config.update_from_flattened_dict({key: flatten(theirs)[key]})
 
 
 def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:

@@ -17,6 +17,7 @@ from sequencematch.data.tokenizer import Tokenizer
 
 LONG = ("refuse", "drop")  # what may be done about examples that do not fit
 _LETTERS = 60  # of a prompt in messages
+_ANY = 2**31  # more than any text takes
 
 
 class Room(NamedTuple):
@@ -135,6 +136,25 @@ def check_examples(
     found = {"too_long": too_long, "ends_lost": ends.share, "encoded_apart": apart}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
     return DataFacts(checksum, splits, {**task.facts, **found}, nbytes)
+
+
+def needed_room(task: Task, tokenizer: Tokenizer, room: Room, noise: Noise, max_cut: float) -> Room:
+    """The same room, with what all examples and their noise take where it has 0.
+
+    An answer may take as much as a training text with its noise.
+
+    Args and Raises: as of `check_examples`.
+    """
+    anything = Room(_ANY, _ANY, _ANY, room.slip)
+    largest = dict.fromkeys(room.sizes, 0)
+    for split in task.splits:
+        for key, (size, _) in _survey(task, split, tokenizer, anything, 0).largest.items():
+            largest[key] = max(largest[key], size)
+    slots, actions, answer = largest.values()
+    actions = max(actions, measure_ends(tokenizer, noise, actions, max_cut, task).enough)
+    needed = (max(slots, 2), actions, max(answer, actions))
+    given = (room.prompt_slots, room.max_actions, room.answer_actions)
+    return Room(*(size or need for size, need in zip(given, needed, strict=True)), room.slip)
 
 
 def _drop_none(

@@ -41,7 +41,9 @@ def defaults() -> ConfigDict:
                 long="refuse",  # examples that do not fit; or "drop" them, from every split
                 checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
-            prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
+            # <bos> and the longest prompt; T = prompt_slots + max_actions. Where these are 0, and
+            # evaluate.max_actions, they are what the data take.
+            prompt_slots=34,
             max_actions=12,  # decisions after the prompt, edits included
             # Used by methods with edits. ("<reset>",) pops the whole answer at once; "<bkspc>" pops
             # one token, and "<bkspc2>" and "<bkspc4>" may be added to pop several.

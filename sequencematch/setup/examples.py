@@ -7,7 +7,7 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sequencematch.data import saved
-from sequencematch.data.checks import DataFacts, Room, check_examples
+from sequencematch.data.checks import DataFacts, Room, check_examples, needed_room
 from sequencematch.data.episodes import clean_ids, encode_prompt
 from sequencematch.data.noise import Noise
 from sequencematch.data.subword import read_tokenizer
@@ -20,6 +20,8 @@ from sequencematch.train.methods import METHODS
 def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     """Loads the examples of a configuration, and checks that they fit.
 
+    Sizes of the configuration that are 0 are set to what the examples take.
+
     Raises:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
@@ -27,8 +29,13 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     if config.model.path:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
-    noise, long = training_noise(config), config.data.long
-    data = check_examples(task, tokenizer, make_room(config), noise, config.noise.max_cut, long)
+    noise, cut = training_noise(config), config.noise.max_cut
+    room = make_room(config)
+    if not all(room.sizes.values()):
+        room = needed_room(task, tokenizer, room, noise, cut)
+    # Written down: a run keeps its sizes, and so does its config.json.
+    config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
+    data = check_examples(task, tokenizer, room, noise, cut, config.data.long)
     return task._replace(splits=data.splits), tokenizer, data
 
 

@@ -228,3 +228,17 @@ def test_data_may_lie_elsewhere_but_must_be_the_same(
     assert run_command(*flags) == 0
     assert read_json(folder / "config.json")["config"]["data"]["path"] == str(moved)
     assert records(folder / "metrics.jsonl") == records(finished_run / "metrics.jsonl")
+
+
+def test_sizes_that_are_0_are_what_the_data_take_and_stay(tiny_flags, tmp_path, capfd):
+    folder = tmp_path / "run"
+    sizes = {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0, "train.steps": 5}
+    flags = [*tiny_flags, *(f"--config.{key}={value}" for key, value in sizes.items())]
+    assert run_command(*flags, f"--workdir={folder}") == 0, capfd.readouterr().err
+    config = read_json(folder / "config.json")["config"]
+    assert config["prompt_slots"] == 5  # <bos>, three letters and >
+    assert (
+        config["evaluate"]["max_actions"] >= config["max_actions"] >= 4
+    )  # three letters and <eos>
+    assert run_command(*flags, f"--workdir={folder}", "--resume") == 0, capfd.readouterr().err
+    assert run_command(*flags, f"--workdir={folder}", "--mode=evaluate") == 0

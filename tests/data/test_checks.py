@@ -3,7 +3,7 @@ import re
 
 import pytest
 
-from sequencematch.data.checks import Room, check_examples
+from sequencematch.data.checks import Room, check_examples, needed_room
 from sequencematch.data.noise import Noise
 from sequencematch.data.task import Example, character_ids, character_task, example_bytes
 from tests.data.doubling import ALPHABET, CONFUSABLE, EXAMPLES, TASK, TOKENIZER
@@ -62,6 +62,22 @@ def test_one_message_says_all_sizes_that_are_needed():
     assert check(misfits(), room=Room(108, 40, 46, 2)).found["too_long"] == dict.fromkeys(
         ("train", "test", "validation"), 0
     )
+
+
+@pytest.mark.parametrize("eta", [0.0, 0.3])
+def test_needed_room_holds_all_examples_and_their_noise_and_no_less_does(eta):
+    noise = Noise("random", eta)
+    room = needed_room(misfits(), TOKENIZER, Room(0, 0, 0, 2), noise, 0.01)
+    assert (room.prompt_slots, room.slip) == (108, 2) and room.answer_actions >= room.max_actions
+    assert (room.max_actions == 40) == (eta == 0)
+    found = check(misfits(), room=room, noise=noise).found
+    assert found["ends_lost"] <= 0.01 and not any(found["too_long"].values())
+    for name in ("prompt_slots", "max_actions"):
+        less = {name: getattr(room, name) - 1}
+        assert "is too small" in error_of(misfits(), room=room._replace(**less), noise=noise)
+    # What is given stays.
+    given = needed_room(misfits(), TOKENIZER, Room(7, 0, 9, 2), noise, 0.01)
+    assert given == Room(7, room.max_actions, 9, 2)
 
 
 def test_examples_that_do_not_fit_are_dropped_and_counted():
