@@ -218,8 +218,12 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
     if not path and not preset:
         return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
     precision = {key: sizes[key] for key in PRECISION}
-    known = read_config(path) if path else PRESETS[preset]
-    return transformer_config(known, vocab_size - edits, edits, **precision)
+    if preset:
+        return transformer_config(PRESETS[preset], vocab_size - edits, edits, **precision)
+    try:
+        return transformer_config(read_config(path), vocab_size - edits, edits, **precision)
+    except ValueError as error:
+        raise ValueError(f"config.model.path={path!r}: {error}") from error
 
 
 def resolve_dtype(config: ConfigDict, platform: str) -> None:
