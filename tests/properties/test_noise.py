@@ -15,7 +15,7 @@ pops = st.just({RESET: EVERYTHING}) | st.dictionaries(
     st.sampled_from(FURTHER), st.integers(2, 6), max_size=3
 ).map(lambda further: {BKSPC: 1} | further)
 cleans = st.lists(st.sampled_from(LETTERS), max_size=12).map(lambda text: [*text, EOS])
-wrongs = st.lists(st.sampled_from(LETTERS), min_size=2, unique=True)
+wrongs = st.lists(st.sampled_from(LETTERS), min_size=2, unique=True).map(sorted)
 # With higher ones, a text that restarts after each error is hardly ever complete.
 chances = st.floats(0, 0.5)
 
