@@ -3,80 +3,28 @@
 They are stored in `<data.dir>/mathematics/<parameters>/1.0.0`.
 """
 
-import dataclasses
 import difflib
 import importlib.util
 import itertools
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import tensorflow_datasets as tfds
 
 from sequencematch.data import prepared
-from sequencematch.data.mathematics import Questions, check, distinct_questions
+from sequencematch.data.mathematics import Questions, check, distinct_questions, twin_key
+from sequencematch.data.prepared import Sizes, characters
 from sequencematch.data.splits import SPLITS, keep_split
-from sequencematch.data.task import Example, Task, character_task
+from sequencematch.data.task import Task, character_task
 
 PUBLISHED = "math_dataset"  # its name in tensorflow-datasets
 _PUBLISHED_FIELDS = ("question", "answer")
-_FIELDS = ("prompt", "completion")  # of ours
 _DIGITS = "0123456789abcdef"  # as mathematics_dataset writes them
 
 
-class Sizes(NamedTuple):
-    """Numbers of questions, in the order in which they are taken from the stream.
-
-    The test set comes first, so that it does not depend on the size of the training set, even where
-    the splits are stretches of one stream.
-    """
-
-    test: int
-    validation: int
-    train: int
-
-
-@dataclasses.dataclass(eq=False, kw_only=True)
-class MathematicsConfig(tfds.core.BuilderConfig):
-    """One set of parameters; its name is the name of the folder."""
-
-    questions: Questions
-    sizes: Sizes
-    split: str  # a key of SPLITS
-
-
-class Mathematics(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class Mathematics(prepared.Texts, skip_registration=True):
     """Disjoint splits of one stream of distinct questions, divided as `SPLITS` says."""
-
-    VERSION = tfds.core.Version("1.0.0")
-
-    def _info(self) -> tfds.core.DatasetInfo:
-        return self.dataset_info_from_configs(
-            features=tfds.features.FeaturesDict(
-                {"prompt": tfds.features.Text(), "completion": tfds.features.Text()}
-            ),
-            metadata=tfds.core.MetadataDict(),
-            disable_shuffling=True,  # the pipeline shuffles
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
-        del dl_manager  # nothing to download
-        config = self.builder_config
-        streams = SPLITS[config.split](distinct_questions(config.questions), config.questions.seed)
-        # tfds exhausts one generator after the other, in this order, so they can share a stream.
-        return {
-            split: self._generate_examples(streams[split], size)
-            for split, size in config.sizes._asdict().items()
-        }
-
-    def _generate_examples(self, stream: Iterator[Example], size: int) -> Iterator:
-        for key, example in enumerate(itertools.islice(stream, size)):
-            features = {"prompt": example.prompt, "completion": example.completion}
-            for field, text in features.items():
-                # The alphabet is stored with the data, so that opening it need not read all texts.
-                seen = self.info.metadata.get(field, "")
-                self.info.metadata[field] = _characters(seen, text)
-            yield key, features
 
 
 def task(data: Any) -> Task:
@@ -108,20 +56,17 @@ def is_prepared(data: Any) -> bool:
 
 def generator_task(data: Any) -> Task:
     """Returns questions of the PyPI package `mathematics_dataset`, a few thousand a second."""
-    config = _config(data)
-    questions = config.questions
+    questions = _questions(data)
     builder = prepared.open_or_prepare(
-        lambda: Mathematics(data_dir=_root(data), config=config),
+        lambda: Mathematics(data_dir=_root(data), config=_config(data)),
         folder=_folder(data),
         check=lambda: check(questions),
     )
-    prompts, completions = prepared.read_or_explain(
-        builder.data_path, lambda: [builder.info.metadata[field] for field in _FIELDS]
-    )
+    splits, prompts, completions = prepared.read_texts(builder)
     return character_task(
         data.module,
-        _characters(prompts, completions),
-        {name: prepared.read_split(builder, name, *_FIELDS) for name in Sizes._fields},
+        characters(prompts, completions),
+        splits,
         _confusable_characters(questions.bases, completions),
     )
 
@@ -143,10 +88,10 @@ def published_task(data: Any) -> Task:
     )
     splits = PUBLISHED_SPLITS[data.split](builder, data)
     examples = list(itertools.chain.from_iterable(splits.values()))
-    completions = _characters(*(example.completion for example in examples))
+    completions = characters(*(example.completion for example in examples))
     return character_task(
         data.module,
-        _characters(completions, *(example.prompt for example in examples)),
+        characters(completions, *(example.prompt for example in examples)),
         splits,
         _confusable_characters((), completions),
     )
@@ -173,7 +118,8 @@ def _published_twins(builder: tfds.core.DatasetBuilder, data: Any) -> dict[str, 
     }
     splits = {}
     for name, size in _sizes(data)._asdict().items():
-        stream = keep_split(published["test" if name == "test" else "train"], name, data.seed)
+        examples = published["test" if name == "test" else "train"]
+        stream = keep_split(examples, name, data.seed, twin_key)
         splits[name] = list(itertools.islice(stream, size))
         if len(splits[name]) < size:
             raise ValueError(
@@ -217,10 +163,14 @@ def _sizes(data: Any) -> Sizes:
     return Sizes(data.test, data.validation, data.train)
 
 
-def _config(data: Any) -> MathematicsConfig:
+def _questions(data: Any) -> Questions:
     bases, entropy = tuple(sorted(set(data.bases))), tuple(map(float, data.entropy))
-    questions = Questions(data.module, bases, entropy, data.seed)
-    sizes = _sizes(data)
+    return Questions(data.module, bases, entropy, data.seed)
+
+
+def _config(data: Any) -> prepared.TextsConfig:
+    questions, sizes = _questions(data), _sizes(data)
+    bases, entropy = questions.bases, questions.entropy
     # All parameters that decide the content are in the name: different ones never share a folder.
     parts = [
         questions.module,
@@ -231,9 +181,11 @@ def _config(data: Any) -> MathematicsConfig:
         # Data from before there was a choice have no word for it.
         *([data.split] if data.split != "prompt" else []),
     ]
-    return MathematicsConfig(
-        name="-".join(parts), questions=questions, sizes=sizes, split=data.split
-    )
+
+    def streams():
+        return SPLITS[data.split](distinct_questions(questions), questions.seed, twin_key)
+
+    return prepared.TextsConfig(name="-".join(parts), streams=streams, sizes=sizes)
 
 
 def _check_published(module: str) -> None:
@@ -260,7 +212,3 @@ def _confusable_characters(bases: tuple[int, ...], completions: str) -> str:
         return _DIGITS[: max(bases)]
     # Only letters and digits, so that noise looks like a wrong digit, as it does with bases.
     return "".join(filter(str.isalnum, completions))
-
-
-def _characters(*texts: str) -> str:
-    return "".join(sorted(set("".join(texts))))

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sequencematch.data.splits import distinct
 from sequencematch.data.task import Example
 
 BASES = range(2, 17)  # those that the package draws from
@@ -23,7 +24,6 @@ _BASE = re.compile(r"In base (\d+), ")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 _NUMBER_IN_BASE = re.compile(r"\b[0-9a-f]+\b")
 _PROBES = 100  # questions drawn to see whether a module works
-_PATIENCE = 1000  # repetitions in a row after which there are no more new questions
 
 
 class Questions(NamedTuple):
@@ -54,25 +54,18 @@ def preserve_global_random() -> Iterator[None]:
 
 
 def distinct_questions(questions: Questions) -> Iterator[Example]:
-    """Yields distinct questions without end.
+    """Returns distinct questions without end.
 
     Raises:
       ValueError: there are no more (1000 repetitions in a row), or the module fails.
     """
     sample = question_maker(questions)
-    seen, repeats = set(), 0
-    for index in itertools.count():
-        example = question(questions, sample, index)
-        repeats = repeats + 1 if example.prompt in seen else 0
-        if repeats == _PATIENCE:
-            raise ValueError(
-                f"data.module={questions.module!r} with bases {questions.bases} and entropy "
-                f"{questions.entropy} has only about {len(seen)} different questions: widen "
-                "data.entropy, or lower data.train, data.validation, data.test"
-            )
-        if not repeats:
-            seen.add(example.prompt)
-            yield example
+    return distinct(
+        (question(questions, sample, index) for index in itertools.count()),
+        f"data.module={questions.module!r} with bases {questions.bases} and entropy "
+        f"{questions.entropy}",
+        "widen data.entropy, or lower data.train, data.validation, data.test",
+    )
 
 
 def question(questions: Questions, sample: Callable[[], Any], index: int) -> Example:

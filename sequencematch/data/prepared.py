@@ -6,10 +6,11 @@ They are array_record files. TensorFlow is neither needed nor imported.
 import contextlib
 import dataclasses
 import fcntl
+import itertools
 import pathlib
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -18,8 +19,70 @@ from sequencematch.data.mathematics import preserve_global_random
 from sequencematch.data.task import Example
 from sequencematch.storage import console, files
 
+FIELDS = ("prompt", "completion")  # of `Texts`
 _T = TypeVar("_T")
 _CACHE_SIZE = 200_000  # examples, of a few hundred bytes each
+
+
+class Sizes(NamedTuple):
+    """Numbers of questions, in the order in which they are taken from the stream.
+
+    The test set comes first, so that it does not depend on the size of the training set, even where
+    the splits are stretches of one stream.
+    """
+
+    test: int
+    validation: int
+    train: int
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class TextsConfig(tfds.core.BuilderConfig):
+    """What is prepared; its name, which has all that decides this, is the name of the folder.
+
+    Attributes:
+      streams: -> the examples of each split, or of all splits one after another.
+      sizes: how many of them each split gets.
+    """
+
+    streams: Callable[[], Mapping[str, Iterator[Example]]]
+    sizes: Sizes
+
+
+class Texts(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Prompts and completions. The name of a subclass is the name of its folder."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict(dict.fromkeys(FIELDS, tfds.features.Text())),
+            metadata=tfds.core.MetadataDict(),
+            disable_shuffling=True,  # the pipeline shuffles
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator]:
+        del dl_manager  # nothing to download
+        streams = self.builder_config.streams()
+        # tfds exhausts one generator after the other, in this order, so they can share a stream.
+        return {
+            split: self._generate_examples(streams[split], size)
+            for split, size in self.builder_config.sizes._asdict().items()
+        }
+
+    def _generate_examples(self, stream: Iterator[Example], size: int) -> Iterator:
+        for key, example in enumerate(itertools.islice(stream, size)):
+            features = {field: getattr(example, field) for field in FIELDS}
+            for field, text in features.items():
+                # The alphabet is stored with the data, so that opening it need not read all texts.
+                seen = self.info.metadata.get(field, "")
+                self.info.metadata[field] = characters(seen, text)
+            yield key, features
+
+
+def characters(*texts: str) -> str:
+    """Returns the characters that texts are made of, each once."""
+    return "".join(sorted(set("".join(texts))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,6 +156,19 @@ def read_split(builder: tfds.core.DatasetBuilder, split: str, *fields: str) -> R
     """Returns the examples of a split; `fields` names their prompt and completion."""
     source = read_or_explain(builder.data_path, lambda: builder.as_data_source(split))
     return Records(source, fields, builder.data_path)
+
+
+def read_texts(builder: Texts) -> tuple[dict[str, Records], str, str]:
+    """Returns the splits, and the characters of all prompts and of all completions.
+
+    Raises:
+      OSError: the files are damaged.
+    """
+    prompts, completions = read_or_explain(
+        builder.data_path, lambda: [builder.info.metadata[field] for field in FIELDS]
+    )
+    splits = {name: read_split(builder, name, *FIELDS) for name in Sizes._fields}
+    return splits, prompts, completions
 
 
 def read_or_explain(folder: pathlib.Path, read: Callable[[], _T]) -> _T:

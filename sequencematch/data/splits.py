@@ -1,44 +1,82 @@
 """How questions are divided into test, validation and training questions.
 
-Twins, questions about the same numbers (`mathematics.twin_key`), are nearly one question: whoever has
-learnt `37 + 5` knows `-5 - 37` too. A test set whose twins are in the training set measures memory.
+Twins, questions about the same numbers (such as `mathematics.twin_key` tells), are nearly one question:
+whoever has learnt `37 + 5` knows `-5 - 37` too. A test set whose twins are in the training set measures
+memory.
 """
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
-from sequencematch.data.mathematics import twin_key
 from sequencematch.data.task import Example
 
 # Split -> share of the groups of twins. Sizes in these proportions reach equally deep into the stream,
 # and so the splits are alike: deeper in a stream of distinct questions small numbers are rarer, since
 # they have had their turn.
 SHARES = {"test": 0.2, "validation": 0.1, "train": 0.7}
-_PATIENCE = 1000  # questions of other splits in a row after which none of this one is expected
+_PATIENCE = (
+    1000  # repeated questions in a row, or ones of other splits, before a stream is given up
+)
+
+TwinKey = Callable[[Example], Hashable]  # what twins have in common; its repr is hashed
 
 
-def by_prompt(stream: Iterator[Example], seed: int) -> Mapping[str, Iterator[Example]]:
+def by_prompt(
+    stream: Iterator[Example], seed: int, twin_key: TwinKey
+) -> Mapping[str, Iterator[Example]]:
     """The same stream for all splits: each goes on where the one before it has stopped."""
-    del seed
+    del seed, twin_key
     return dict.fromkeys(SHARES, stream)
 
 
-def by_twins(stream: Iterator[Example], seed: int) -> Mapping[str, Iterator[Example]]:
+def by_twins(
+    stream: Iterator[Example], seed: int, twin_key: TwinKey
+) -> Mapping[str, Iterator[Example]]:
     """For each split the questions of its groups of twins, in the order of the stream."""
     copies = itertools.tee(stream, len(SHARES))
     return {
-        split: keep_split(copy, split, seed) for split, copy in zip(SHARES, copies, strict=True)
+        split: keep_split(copy, split, seed, twin_key)
+        for split, copy in zip(SHARES, copies, strict=True)
     }
 
 
-SPLITS: Mapping[str, Callable[[Iterator[Example], int], Mapping[str, Iterator[Example]]]] = {
+SPLITS: Mapping[
+    str, Callable[[Iterator[Example], int, TwinKey], Mapping[str, Iterator[Example]]]
+] = {
     "twins": by_twins,
     "prompt": by_prompt,
 }
 
 
-def keep_split(examples: Iterable[Example], split: str, seed: int) -> Iterator[Example]:
+def distinct(
+    examples: Iterable[Example],
+    what: str,
+    advice: str = "lower data.train, data.validation, data.test",
+) -> Iterator[Example]:
+    """Yields the examples whose prompt was not there before.
+
+    Args:
+      examples: in the order of the stream, without end.
+      what: makes them, in words.
+      advice: what to do if there are too few.
+
+    Raises:
+      ValueError: 1000 repetitions in a row: there are no more.
+    """
+    seen, repeats = set(), 0
+    for example in examples:
+        repeats = repeats + 1 if example.prompt in seen else 0
+        if repeats == _PATIENCE:
+            raise ValueError(f"{what} has only about {len(seen)} different questions: {advice}")
+        if not repeats:
+            seen.add(example.prompt)
+            yield example
+
+
+def keep_split(
+    examples: Iterable[Example], split: str, seed: int, twin_key: TwinKey
+) -> Iterator[Example]:
     """Yields the examples whose group of twins belongs to a split.
 
     Raises:
@@ -46,17 +84,18 @@ def keep_split(examples: Iterable[Example], split: str, seed: int) -> Iterator[E
     """
     misses = 0
     for example in examples:
-        if split_of(example, seed) == split:
+        if split_of(example, seed, twin_key) == split:
             misses = 0
             yield example
         elif (misses := misses + 1) == _PATIENCE:
             raise ValueError(
                 f"data.split='twins' finds no further {split} questions: too many are about the same "
-                "numbers; widen data.entropy, or set data.split to 'prompt'"
+                "numbers; draw from more (data.entropy of arithmetic, data.numbers of countdown), or "
+                "set data.split to 'prompt'"
             )
 
 
-def split_of(example: Example, seed: int) -> str:
+def split_of(example: Example, seed: int, twin_key: TwinKey) -> str:
     """The split of an example's twins, by a hash of the seed and what they have in common.
 
     Not by which group comes first in the stream: the groups that come often would be held out, and

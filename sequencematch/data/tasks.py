@@ -3,13 +3,24 @@
 import difflib
 import importlib
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-from sequencematch.data import arithmetic, jsonl
+from sequencematch.data import arithmetic, countdown, gym, jsonl
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
-TASKS: dict[str, Callable[[Any], Task]] = {"arithmetic": arithmetic.task, "jsonl": jsonl.task}
+TASKS: dict[str, Callable[[Any], Task]] = {
+    "arithmetic": arithmetic.task,
+    "countdown": countdown.task,
+    "jsonl": jsonl.task,
+    **{f"gym/{name}": partial(gym.task, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
+}
+# Those that write files into data.dir -> whether they are there already.
+PREPARED: dict[str, Callable[[Any], bool]] = {
+    "arithmetic": arithmetic.is_prepared,
+    **{f"gym/{name}": partial(gym.is_prepared, name) for name in gym.DATA_SETS},
+}
 
 
 def load_task(name: str, data: Any) -> Task:
@@ -28,9 +39,10 @@ def load_task(name: str, data: Any) -> Task:
     constructor = _import(name) if ":" in name else TASKS.get(name)
     if constructor is None:
         near = difflib.get_close_matches(name, TASKS, n=1, cutoff=0)[0]
+        plain = ", ".join(task for task in TASKS if "/" not in task)
         raise ValueError(
-            f"task={name!r}: did you mean {near!r}? Allowed: {', '.join(TASKS)}, "
-            "or your own as 'package.module:function'"
+            f"task={name!r}: did you mean {near!r}? Allowed: {plain}, gym/ and one of "
+            f"{', '.join(gym.DATA_SETS)}, or your own as 'package.module:function'"
         )
     return _construct(name, constructor, data) if ":" in name else constructor(data)
 
@@ -50,8 +62,7 @@ def check_harmless(name: str, data: Any, usual: Any) -> None:
     advice = "if that is yours, name the configuration again, with --config=FILE and its changes"
     if ":" in name:
         raise ValueError(f"config.json asks to run Python code, task={name!r}: {advice}")
-    # Only arithmetic writes files; jsonl just reads one.
-    if name == "arithmetic" and data.dir != usual.dir and not arithmetic.is_prepared(data):
+    if name in PREPARED and data.dir != usual.dir and not PREPARED[name](data):
         raise ValueError(f"config.json asks to prepare data in data.dir={data.dir!r}: {advice}")
 
 

@@ -2,21 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-import optax
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from sequencematch.core import mdp
-from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.keys import Purpose, host_seed
-from sequencematch.core.mdp import Mdp
-from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
-from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
 from sequencematch.data import pipeline
 from sequencematch.data.checks import DataFacts, check_examples
 from sequencematch.data.episodes import clean_ids
@@ -29,17 +22,19 @@ from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.defaults import effective_objective, network_config
+from sequencematch.setup.defaults import network_config
+from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
-from sequencematch.train.optimizer import learning_rate, make_optimizer
 from sequencematch.train.plan import Phase, Plan, compile_steps
 from sequencematch.train.state import (
     MakeNetwork,
     Recipe,
     Settings,
     TrainState,
+    init_parameters,
     initial_state,
+    split_parameters,
 )
 
 
@@ -54,8 +49,10 @@ class Parts(NamedTuple):
       make: settings -> what a training step closes over.
       settings: those of the configuration.
       mesh: the devices.
-      initial: () -> the first train state, created on the devices it is sharded over.
+      draw: () -> all parameters of a new network, created on the devices they are sharded over.
+      begin: parameters to train, which it takes over -> the train state before the first step.
       like: shapes, dtypes and shardings of that state.
+      frozen: the parameters that are not trained; shapes, until there are arrays.
     """
 
     config: ConfigDict
@@ -66,8 +63,10 @@ class Parts(NamedTuple):
     make: Callable[[Settings], Recipe]
     settings: Settings
     mesh: Mesh
-    initial: Callable[[], TrainState]
+    draw: Callable[[], nnx.State]
+    begin: Callable[[nnx.State], TrainState]
     like: TrainState
+    frozen: nnx.State
 
     @property
     def recipe(self) -> Recipe:
@@ -82,7 +81,23 @@ class Parts(NamedTuple):
     @property
     def parameters(self) -> int:
         """Number of parameters of the network."""
-        return sum(x.size for x in jax.tree.leaves(self.like.params))
+        return sum(x.size for x in jax.tree.leaves((self.like.params, self.frozen)))
+
+    def split(self, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+        """Divides all parameters of the network into (trained, frozen)."""
+        return split_parameters(self.config.train.frozen, params)
+
+    def with_frozen(self, params: nnx.State) -> "Parts":
+        """These parts, with the arrays that are not trained; `params` are all of the network's."""
+        return self._replace(frozen=self.split(params)[1])
+
+    def whole(self, params: nnx.State) -> nnx.State:
+        """All parameters of the network: these, which are trained, and the frozen ones."""
+        return nnx.merge_state(params, self.frozen)
+
+    def initial(self) -> TrainState:
+        """The state before the first step, with new parameters."""
+        return self.begin(self.split(self.draw())[0])
 
 
 def build(config: ConfigDict) -> Parts:
@@ -108,22 +123,45 @@ def build(config: ConfigDict) -> Parts:
     )
     metrics = make_metrics(task, tokenizer)
     make_network = network_maker(config, task, tokenizer)
-    # Shapes only. The arrays are created by `initial`, jitted, so that each device makes its own shard.
-    graph, _ = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
+    # Shapes only. The arrays are created by jitted functions, so that each device makes its own shard.
+    graph, shapes = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
-    settings = make_settings(config)
+    settings, params = make_settings(config), on_devices(mesh, shapes)
+    trained, frozen = split_parameters(config.train.frozen, params)
 
-    def initial(settings: Settings) -> TrainState:
-        recipe = make(settings)
-        return initial_state(make_network, recipe, capacity=config.rollout.capacity, slots=T)
+    def begin(params: nnx.State) -> TrainState:
+        return initial_state(params, make(settings), capacity=config.rollout.capacity, slots=T)
 
-    shapes = jax.eval_shape(initial, settings)
-    shardings = state_shardings(mesh, shapes)
-    like = jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    like = on_devices(mesh, jax.eval_shape(begin, trained))
+    draw = jax.jit(partial(init_parameters, make_network), out_shardings=where(params))
+    return Parts(
+        config=config,
+        task=task,
+        tokenizer=tokenizer,
+        data=data,
+        metrics=metrics,
+        make=make,
+        settings=settings,
+        mesh=mesh,
+        draw=partial(draw, settings.seed),
+        begin=jax.jit(begin, out_shardings=where(like), donate_argnums=0),
+        like=like,
+        frozen=frozen,
     )
-    initial = partial(jax.jit(initial, out_shardings=shardings), settings)
-    return Parts(config, task, tokenizer, data, metrics, make, settings, mesh, initial, like)
+
+
+def on_devices(mesh: Mesh, shapes: Any) -> Any:
+    """Shapes and dtypes of arrays, with where each is to be."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def where(arrays: Any) -> Any:
+    """The sharding of each array."""
+    return jax.tree.map(lambda x: x.sharding, arrays)
 
 
 def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:
@@ -153,79 +191,12 @@ def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:
     return metrics
 
 
-def make_mdp(config: ConfigDict, tokenizer: Tokenizer) -> Mdp:
-    """The decision process: actions are ordinary tokens, `<eos>`, and edits if the method has them."""
-    edits = tokenizer.pops if METHODS[config.method].edits else {}
-    actions = {*tokenizer.ordinary, tokenizer.eos, *edits}
-    return mdp.make(
-        tokenizer.vocab_size,
-        eos=tokenizer.eos,
-        pad=tokenizer.pad,
-        # Such as `<bos>`, and the edits of methods that have none.
-        never=[i for i in range(tokenizer.vocab_size) if i not in actions and i != tokenizer.pad],
-        edits=edits,
-    )
-
-
-def make_settings(config: ConfigDict) -> Settings:
-    """The numbers of a configuration and its method that compiled steps take as arguments."""
-    objective, rate = effective_objective(config), config.optimizer.learning_rate
-    alpha, gamma = objective.alpha, objective.gamma
-    return Settings(np.uint32(config.seed), alpha, gamma, rate, config.train.beta_end)
-
-
-def make_objective(config: ConfigDict, settings: Settings) -> Objective:
-    """The objective J (docs/mathematics.md, sections 2 to 4) of a configuration and its method."""
-    c = effective_objective(config)
-    next_value, weighting = NEXT_VALUES[c.next_value], WEIGHTINGS[c.weighting]
-    if c.bound:
-        next_value = bound_value(settings.alpha, settings.gamma, next_value)
-    if config.noise.step == "skip":
-        weighting = without_noise_steps(weighting)
-    return Objective(
-        divergence=DIVERGENCES[c.divergence],
-        alpha=settings.alpha,
-        gamma=settings.gamma,
-        policy_weight=c.policy_weight,
-        weighting=weighting,
-        terminal=TERMINALS[c.terminal],
-        next_value=next_value,
-        t_max=c.t_max,
-    )
-
-
-def make_recipe(
-    config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh, settings: Settings
-) -> Recipe:
-    """What the training step closes over."""
-    c, method, steps = config, METHODS[config.method], config.train.steps
-    objective, rate = make_objective(config, settings), settings.learning_rate
-    # beta falls linearly from 1 after the imitation phase. Methods of one phase may have
-    # bc_steps >= steps; they do not use this schedule, but optax needs a positive length.
-    annealed = optax.linear_schedule(
-        1.0, settings.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
-    )
-    return Recipe(
-        graph=graph,
-        mdp=decisions,
-        optimizer=make_optimizer(c.optimizer, steps, rate),
-        learning_rate=learning_rate(c.optimizer, steps, rate),
-        objective=objective,
-        beta=annealed if method.clones else optax.constant_schedule(0.0),
-        samples=c.rollout.batch_size if method.matches and objective.needs_samples else 0,
-        max_actions=c.max_actions,
-        hard_negatives=method.edits and c.noise.kind == "policy",
-        seed=settings.seed,
-        parts=c.train.accumulate,
-        rows=meshes.batch_sharding(mesh),
-    )
-
-
 def make_plan(parts: Parts) -> Plan:
     """The phases of the method, and how often the run logs, samples, validates and saves."""
     c, recipe, method = parts.config, parts.recipe, METHODS[parts.config.method]
-    shardings = jax.tree.map(lambda x: x.sharding, parts.like)
-    steps, refresh = compile_steps(parts.make, parts.settings, parts.mesh, shardings)
+    steps, refresh = compile_steps(
+        parts.make, parts.settings, parts.frozen, parts.mesh, where(parts.like)
+    )
     # Rows of the batch that pass through the network: hard negatives take one more forward pass.
     own = c.train.batch_size * (1 + recipe.hard_negatives)
     names = {"imitation": "bc" if method.edits else "mle", "matching": c.method}

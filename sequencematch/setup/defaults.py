@@ -15,7 +15,8 @@ def defaults() -> ConfigDict:
     """All keys with their defaults; a file in configs/ changes the few that its experiment needs."""
     return ConfigDict(
         dict(
-            task="arithmetic",  # "arithmetic", "jsonl", or your own as "package.module:function"
+            # "arithmetic", "countdown", "gym/NAME", "jsonl", or your own as "package.module:function"
+            task="arithmetic",
             method="sequencematch",
             seed=0,
             init="",  # random parameters; or "run:DIR", those of another run
@@ -31,6 +32,7 @@ def defaults() -> ConfigDict:
                 seed=0,
                 split="twins",  # questions about the same numbers in one split; or "prompt": each alone
                 path="",  # file of task="jsonl"
+                numbers=3,  # how many task="countdown" gives
             ),
             prompt_slots=34,  # <bos> and the longest prompt; T = prompt_slots + max_actions
             max_actions=12,  # decisions after the prompt, edits included
@@ -69,6 +71,7 @@ def defaults() -> ConfigDict:
                 accumulate=1,  # parts of a batch that are taken one after another, to save memory
                 bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
+                frozen="",  # regular expression: parameters whose paths have it are not trained
                 skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
             ),
             objective=dict(
@@ -86,7 +89,7 @@ def defaults() -> ConfigDict:
             rollout=dict(
                 every=10,  # steps between refreshes of the replay buffer
                 rows=64,  # episodes sampled in each refresh
-                capacity=512,  # episodes in the replay buffer
+                capacity=512,  # samples in the replay buffer
                 batch_size=64,  # episodes drawn from the buffer for each step
             ),
             mesh=dict(data=1, model=1),  # devices: data parallel x model parallel
@@ -117,11 +120,13 @@ def defaults() -> ConfigDict:
 NEWER_KEYS = {
     "init": "",
     "data.split": "prompt",
+    "data.numbers": 3,
     "evaluate.edit_threshold": 0.5,
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,
     "evaluate.samples": 4,
     "train.accumulate": 1,
+    "train.frozen": "",
     "model.attention": "plain",
     "model.remat": "none",
 }

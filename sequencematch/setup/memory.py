@@ -14,9 +14,9 @@ from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.readout import chunk_size
-from sequencematch.setup.build import make_objective, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
+from sequencematch.setup.recipe import make_objective, make_settings
 from sequencematch.storage.provenance import devices
 from sequencematch.train.methods import METHODS
 
@@ -175,8 +175,8 @@ def cast_bytes(network: TransformerConfig) -> int:
 
 
 def replay_bytes(capacity: int, slots: int) -> int:
-    """Bytes of the replay buffer: each slot has two int32 and a bool, each episode three int32."""
-    return capacity * (slots * (2 * FLOAT + BOOL) + 3 * FLOAT)
+    """Bytes of the replay buffer: each slot has 5 int32 and 2 bools, each sample 3 int32 and a bool."""
+    return capacity * (slots * (5 * FLOAT + 2 * BOOL) + 3 * FLOAT + BOOL)
 
 
 def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
+from flax import nnx
 from jax.sharding import Mesh
 
 from sequencematch.train import mesh as meshes
@@ -109,32 +110,38 @@ class Plan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Program:
-    """A jitted function of (settings, ...) at the settings of one run.
+    """A jitted function of (settings, frozen parameters, ...) for one run.
 
     Attributes:
       function: jitted.
-      settings: its first argument.
+      settings, frozen: its first arguments; they outlive each call.
     """
 
     function: jax.stages.Wrapped
     settings: Settings
+    frozen: nnx.State
 
     def __call__(self, *args: Any) -> Any:
-        return self.function(self.settings, *args)
+        return self.function(self.settings, self.frozen, *args)
 
     def lower(self, *args: Any) -> jax.stages.Lowered:
         """As of a jitted function."""
-        return self.function.lower(self.settings, *args)
+        return self.function.lower(self.settings, self.frozen, *args)
 
 
 def compile_steps(
-    make: Callable[[Settings], Recipe], settings: Settings, mesh: Mesh, shardings: TrainState
+    make: Callable[[Settings], Recipe],
+    settings: Settings,
+    frozen: nnx.State,
+    mesh: Mesh,
+    shardings: TrainState,
 ) -> tuple[dict[str, Program], Program]:
     """Jits every step and the refresh; each is compiled when it is first called.
 
     Args:
       make: settings -> what the steps close over.
       settings: those of the run.
+      frozen: the parameters that are not trained.
       mesh: the devices.
       shardings: where each array of the state lives, before and after a step.
 
@@ -142,21 +149,22 @@ def compile_steps(
       (step by name, refresh).
     """
     rows, everywhere = meshes.batch_sharding(mesh), meshes.replicated_sharding(mesh)
+    where_frozen = jax.tree.map(lambda x: x.sharding, frozen)
 
     def jit(function: Callable, inputs: tuple, outputs: Any) -> Program:
         @functools.wraps(function)  # for its name, in messages and profiles
-        def run(settings: Settings, state: TrainState, *inputs: Any) -> Any:
-            return function(make(settings), state, *inputs)
+        def run(settings: Settings, frozen: nnx.State, state: TrainState, *inputs: Any) -> Any:
+            return function(make(settings)._replace(frozen=frozen), state, *inputs)
 
         program = jax.jit(
             run,
-            in_shardings=(everywhere, shardings, *inputs),
+            in_shardings=(everywhere, where_frozen, shardings, *inputs),
             # Fixed, or XLA might choose others, for which the next call would compile again.
             out_shardings=outputs,
             # The new state takes the memory of the old one, which must not be read afterwards.
-            donate_argnums=1,
+            donate_argnums=2,
         )
-        return Program(program, settings)
+        return Program(program, settings, frozen)
 
     refresh = jit(steps.refresh, (rows, rows), shardings)
     return {

@@ -1,7 +1,8 @@
 """What a training step closes over (`Recipe`), and what it changes (`TrainState`)."""
 
+import re
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -49,6 +50,7 @@ class Recipe(NamedTuple):
 
     Attributes:
       graph: the network without its parameters.
+      frozen: the parameters that are not trained; empty where all are.
       mdp: the decision process.
       optimizer: the update rule.
       learning_rate: step -> learning rate, for the metrics.
@@ -63,6 +65,7 @@ class Recipe(NamedTuple):
     """
 
     graph: nnx.GraphDef
+    frozen: nnx.State
     mdp: Mdp
     optimizer: optax.GradientTransformation
     learning_rate: optax.Schedule
@@ -75,13 +78,17 @@ class Recipe(NamedTuple):
     parts: int
     rows: NamedSharding
 
+    def network(self, params: nnx.State) -> Network:
+        """The network with these trained parameters."""
+        return nnx.merge(self.graph, params, self.frozen)
+
 
 class TrainState(NamedTuple):
     """All that changes in training; exactly what a checkpoint has to hold to resume bit for bit.
 
     Attributes:
       step: int32, steps done; also the index of the next batch.
-      params: the network's parameters.
+      params: the parameters that are trained.
       opt_state: the optimiser's state.
       replay: the replay buffer; None for a run that draws no samples.
       guard: counts of steps that were skipped because they were not finite.
@@ -94,23 +101,39 @@ class TrainState(NamedTuple):
     guard: Guard
 
 
-def init_network(make: MakeNetwork, seed: ArrayLike) -> tuple[nnx.GraphDef, nnx.State]:
-    """A freshly initialised network, as its structure and its parameters."""
-    return nnx.split(make(nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
+def init_parameters(make: MakeNetwork, seed: ArrayLike) -> nnx.State:
+    """The parameters of a freshly initialised network, trained and frozen ones.
+
+    A pure function of the seed: jitted with shardings, it makes each array on its devices.
+    """
+    return nnx.state(make(nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
 
 
-def initial_state(make: MakeNetwork, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:
-    """The state before the first step.
-
-    A pure function of the recipe's seed: jitted with shardings, it makes each array on its devices.
+def split_parameters(frozen: str, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+    """Divides parameters into (trained, frozen).
 
     Args:
-      make: makes the network.
-      recipe: its seed, its optimiser, and whether samples are drawn.
-      capacity: episodes that the replay buffer holds.
-      slots: T, slots of an episode.
+      frozen: regular expression; a parameter is frozen if it is found in its path, such as
+        `blocks/attention/query/kernel`. Empty: all are trained.
+      params: all parameters.
     """
-    _, params = init_network(make, recipe.seed)
+
+    def is_frozen(path: tuple, _: Any) -> bool:
+        return bool(frozen and re.search(frozen, "/".join(map(str, path))))
+
+    found, rest = nnx.split_state(params, is_frozen, ...)
+    return rest, found
+
+
+def initial_state(params: nnx.State, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      params: the parameters to train.
+      recipe: its optimiser, and whether samples are drawn.
+      capacity: samples that the replay buffer holds.
+      slots: T, slots of a sample.
+    """
     # Without samples there is no buffer, neither in memory nor in checkpoints.
     buffer = replay.empty_buffer(capacity, slots) if recipe.samples else None
     opt_state = recipe.optimizer.init(params)

@@ -39,13 +39,13 @@ class Rows(NamedTuple):
     Attributes:
       number: int32[B], numbers of the expert's rows in the batch.
       expert: episodes of the data.
-      policy: episodes drawn from the replay buffer; None if the objective needs none.
+      policy: samples drawn from the replay buffer; None if the objective needs none.
       ages: int32, their ages in steps; None likewise.
     """
 
     number: Int[Array, " B"]
     expert: Episode
-    policy: Episode | None = None
+    policy: Trajectory | None = None
     ages: Int[Array, " samples"] | None = None
 
 
@@ -82,7 +82,7 @@ def unlikelihood_step(
 
     def loss(params: nnx.State, rows: Rows) -> tuple[Mean, Statistics]:
         expert = expert_trajectories(recipe, state, rows)
-        model = nnx.merge(recipe.graph, params)
+        model = recipe.network(params)
         # One pass through the network; both terms of the loss are read from its hidden states.
         hidden = readout.states(model, expert)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
@@ -110,8 +110,7 @@ def matching_step(recipe: Recipe, state: TrainState, batch: Episode) -> tuple[Tr
         values = action_values(recipe, params, expert)
         statistics, samples = describe(values, expert, objective), None
         if rows.policy is not None:
-            policy = jax.vmap(partial(build_trajectory, recipe.mdp))(rows.policy)
-            samples = (action_values(recipe, params, policy), policy)
+            samples = (action_values(recipe, params, rows.policy), rows.policy)
             statistics |= policy_statistics(recipe.mdp, *samples, rows.ages, objective)
         statistics |= distance_from_mle(objective, (values, expert), samples)
         bc = behavioural_cloning(values, expert)
@@ -141,19 +140,20 @@ def refresh(
     """
     # At temperature 1 and without truncation or bias: J's expectations are under rho_pi itself.
     episodes, _ = sampler.sample(
-        nnx.merge(recipe.graph, state.params),
+        recipe.network(state.params),
         recipe.mdp,
         prompts,
         start,
         random_key(recipe.seed, Purpose.ROLLOUT, state.step),
         max_actions=recipe.max_actions,
     )
-    return state._replace(replay=replay.add(state.replay, episodes, state.step))
+    samples = jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
+    return state._replace(replay=replay.add(state.replay, samples, state.step))
 
 
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
     """Q(s_t, a_t) and V(s_t) of every step of a batch, [B, T]."""
-    model = nnx.merge(recipe.graph, params)
+    model = recipe.network(params)
     hidden = readout.states(model, trajectories)
     return readout.action_values(model, recipe.mdp, hidden, trajectories)
 
@@ -179,7 +179,7 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     key = random_key(recipe.seed, Purpose.NOISE, state.step)
     # One pass without gradient, over the batch with its placeholders: before a first wrong token a
     # state holds clean text only, so it is the same as after the placeholders are replaced.
-    model = nnx.merge(recipe.graph, jax.lax.stop_gradient(state.params))
+    model = recipe.network(jax.lax.stop_gradient(state.params))
 
     def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
         # A key for each row and time: draws do not depend on how the batch is divided.
@@ -193,8 +193,8 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     return jax.vmap(partial(replace_wrong_tokens, recipe.mdp))(expert, z)
 
 
-def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Episode, Int[Array, " samples"]]:
-    """Episodes drawn from the replay buffer, and their ages in steps."""
+def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Trajectory, Int[Array, " samples"]]:
+    """Trajectories drawn from the replay buffer, and their ages in steps."""
     key = random_key(recipe.seed, Purpose.REPLAY, state.step)
     drawn = replay.draw(state.replay, key, recipe.samples, state.step)
     # The buffer is on every device. Without this, so would be all the work on what is drawn from it.

@@ -8,6 +8,7 @@ import pytest
 
 from sequencematch.cli import training
 from sequencematch.main import main
+from tests.command_line.shared import shared_programs
 from tests.train import runs
 from tests.train.runs import STEPS, BatchesWithEvent
 
@@ -26,8 +27,9 @@ READING_MODES = [["--mode=evaluate"], ["--mode=sample", "--prompt=abc>"]]
 
 
 def run_command(*args):
-    """Calls the command line; returns the exit code."""
-    return main(["main.py", *map(str, args)])
+    """Calls the command line; returns the exit code. Runs share their programs."""
+    with shared_programs():
+        return main(["main.py", *map(str, args)])
 
 
 def read_json(path):

@@ -60,7 +60,8 @@ def test_twins_fall_into_one_split():
 
 
 def by_twins(examples, seed=0):
-    return {name: list(found) for name, found in SPLITS["twins"](iter(examples), seed).items()}
+    streams = SPLITS["twins"](iter(examples), seed, twin_key)
+    return {name: list(stream) for name, stream in streams.items()}
 
 
 def test_splits_have_their_shares_of_the_groups_and_another_seed_draws_anew():
@@ -69,7 +70,9 @@ def test_splits_have_their_shares_of_the_groups_and_another_seed_draws_anew():
         for name, examples in by_twins(alone, seed).items():
             sigma = (4000 * SHARES[name] * (1 - SHARES[name])) ** 0.5
             assert abs(len(examples) - 4000 * SHARES[name]) < 4 * sigma
-    same = sum(split_of(example, 0) == split_of(example, 1) for example in alone)
+    same = sum(
+        split_of(example, 0, twin_key) == split_of(example, 1, twin_key) for example in alone
+    )
     agree = sum(share**2 for share in SHARES.values())  # were the two independent
     assert abs(same / 4000 - agree) < 4 * (agree * (1 - agree) / 4000) ** 0.5
 
@@ -86,8 +89,8 @@ def test_group_is_held_out_as_often_whatever_its_size():
 def test_stream_with_too_few_groups_ends_in_one_line():
     endless = (Example("What is 3 + 4" + "?" * i, "7") for i in itertools.count(1))
     with pytest.raises(ValueError, match="^data.split='twins' .* set data.split to 'prompt'$"):
-        missing = next(name for name in SHARES if name != split_of(Example("3 4", ""), 0))
-        next(keep_split(endless, missing, 0))
+        missing = next(name for name in SHARES if name != split_of(Example("3 4", ""), 0, twin_key))
+        next(keep_split(endless, missing, 0, twin_key))
 
 
 SIZES = {"test": 20, "validation": 10, "train": 40}

@@ -92,7 +92,7 @@ def test_user_task_that_is_not_one_is_refused_in_one_line(make, message, monkeyp
 @pytest.mark.parametrize(
     "name, message",
     [
-        ("arithmetics", "did you mean 'arithmetic'.*arithmetic, jsonl"),
+        ("arithmetics", "did you mean 'arithmetic'.*arithmetic, countdown, jsonl"),
         ("no_such_module:task", "task='no_such_module:task' cannot be imported: No module"),
         ("json:no_such_function", "cannot be imported: .*no_such_function"),
         (":task", "cannot be imported"),

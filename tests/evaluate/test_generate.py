@@ -1,3 +1,5 @@
+import copy
+import functools
 import math
 import random
 
@@ -57,10 +59,14 @@ USUAL = dict(threshold=0.5, bias=0.0, temperature=1.0, memory=True)
 
 @pytest.fixture(scope="module")
 def generator():
-    """(rows and parts of the decodings -> a generator with an untrained network, the parameters)."""
+    """(rows and parts of the decodings -> a generator with an untrained network, the parameters).
+
+    Generators of equal arguments are one, so tests that change it take a copy.
+    """
     sizes = TransformerConfig(PLAIN.vocab_size, 1, 16, 2, 1, 16)
     graph, params = nnx.split(Transformer(sizes, nnx.Rngs(5)))
 
+    @functools.cache
     def make(rows, max_actions=6, **changes):
         limits = dict(prompt_slots=4, max_actions=max_actions, rows=rows, seed=0)
         decodings = make_decodings(DECISIONS, **USUAL | changes)
@@ -112,16 +118,16 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
 
 
 def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
-    """Of every way to answer, also where draws and memory decide."""
+    """Also where draws and memory decide."""
     make, params = generator
 
     def answers(limit, choice):
-        limited = make(9, max_actions=limit, bias=1.0)
+        limited = copy.copy(make(9, max_actions=limit, bias=1.0))
         # The network is untrained: every answer that ends counts as right.
         limited.task = TASK._replace(check=lambda example, text: True)
         return list(limited.answers(params, EXAMPLES * 5, choice))
 
-    for choice in make_decodings(DECISIONS, **USUAL):
+    for choice in VALIDATED:
         shares = right_within(answers(12, choice), (3, 5))
         assert shares == {str(n): accuracy(answers(n, choice))["accuracy"] for n in (3, 5)}
         assert choice != "sampled" or 0 < shares["3"] < shares["5"]
@@ -129,7 +135,7 @@ def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
 
 def test_answers_do_not_depend_on_the_devices(generator):
     make, params = generator
-    plain, spread = make(8), make(8)
+    plain, spread = make(8), copy.copy(make(8))
     spread.sharding = batch_sharding(make_mesh(4, 1))
     for choice in ("greedy", "sampled"):
         expected = [a.actions for a in plain.answers(params, EXAMPLES, choice)]
@@ -164,5 +170,6 @@ def test_answer_is_right_if_its_surviving_text_is_and_eos_ended_it(
     start, end = jnp.array([3], jnp.int32), jnp.array([len(row) - 1], jnp.int32)
     episode = Episode(tokens, tokens, tokens > 0, start, end)
     monkeypatch.setattr(generate.sampler, "sample", lambda *_, **__: (episode, None))
-    (found,) = make(1).answers(params, [Example("ab>", "ab")], "greedy")
+    # A generator of its own: it is traced with what stands in for the sampler.
+    (found,) = make.__wrapped__(1).answers(params, [Example("ab>", "ab")], "greedy")
     assert found == Answer(Example("ab>", "ab"), ids(actions), text, right, finished)

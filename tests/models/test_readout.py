@@ -15,11 +15,11 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
 from sequencematch.models import readout
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import network_config
+from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train import step as steps
 from sequencematch.train.mesh import make_mesh
-from sequencematch.train.state import initial_state
+from sequencematch.train.state import init_parameters, initial_state
 from tests import oracles
 from tests.setup.configs import valid_config_with
 
@@ -168,11 +168,12 @@ def compiled_step(name, changes):
     graph, _ = nnx.split(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
     decisions = mdp.make(LARGE_V, eos=2, pad=0, never=[1], edits={LARGE_V - 1: 1})
     recipe = make_recipe(config, graph, decisions, make_mesh(1, 1), make_settings(config))
-    make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
+    begin = partial(initial_state, recipe=recipe, capacity=config.rollout.capacity, slots=slots)
+    state = jax.eval_shape(begin, jax.eval_shape(partial(init_parameters, network), 0))
     grid, row = (jax.ShapeDtypeStruct(shape, jnp.int32) for shape in ((8, slots), (8,)))
     batch = Episode(grid, grid, jax.ShapeDtypeStruct((8, slots), bool), row, row)
     step = jax.jit(partial(steps.STEPS[name], recipe))
-    return step.lower(jax.eval_shape(make), batch).compile().as_text()
+    return step.lower(state, batch).compile().as_text()
 
 
 def array_sizes(program):

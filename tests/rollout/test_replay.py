@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch.core.types import Episode
+from sequencematch.core.types import Trajectory
 from sequencematch.rollout import replay
 
 SLOTS, CAPACITY = 4, 7
@@ -16,18 +16,22 @@ add = jax.jit(replay.add)
 draw = jax.jit(replay.draw, static_argnums=2)
 
 
-def episodes(numbers):
-    """Episodes that carry their number in every field."""
+def trajectories(numbers):
+    """Trajectories that carry their number in every field."""
     n = np.asarray(numbers, np.int32)
     grid = np.broadcast_to(n[:, None], (len(n), SLOTS))
     odd = np.broadcast_to((n % 2 == 1)[:, None], (len(n), SLOTS))
-    return Episode(jnp.asarray(grid), jnp.asarray(grid + 1), jnp.asarray(odd), n + 2, n + 3)
+    grids = [jnp.asarray(grid + i) for i in range(5)]
+    masks = [jnp.asarray(odd), jnp.asarray(~odd)]
+    return Trajectory(
+        *grids, *masks, jnp.asarray(n + 5), jnp.asarray(n + 6), jnp.asarray(odd[:, 0])
+    )
 
 
-def assert_carries(number, episode):
-    """Asserts that all fields of an episode are those of this number."""
-    expected = episodes([number])
-    for actual, field in zip(episode, expected, strict=True):
+def assert_carries(number, sample):
+    """Asserts that all fields of a sample are those of this number."""
+    expected = trajectories([number])
+    for actual, field in zip(sample, expected, strict=True):
         np.testing.assert_array_equal(actual, field[0])
 
 
@@ -36,7 +40,7 @@ def fill_buffer(sizes):
     buffer, held, number = replay.empty_buffer(CAPACITY, SLOTS), deque(maxlen=CAPACITY), 100
     for step, size in enumerate(sizes):
         numbers = range(number, number + size)
-        buffer = add(buffer, episodes(numbers), jnp.int32(10 * step))
+        buffer = add(buffer, trajectories(numbers), jnp.int32(10 * step))
         held.extend((n, 10 * step) for n in numbers)
         number += size
     return buffer, held
@@ -60,12 +64,12 @@ def test_buffer_holds_what_a_deque_holds(sizes):
     oldest = int(buffer.added) % CAPACITY if buffer.added >= CAPACITY else 0
     for i, (number, step) in enumerate(held):
         slot = (oldest + i) % CAPACITY
-        assert_carries(number, jax.tree.map(lambda x, slot=slot: x[slot], buffer.episodes))
+        assert_carries(number, jax.tree.map(lambda x, slot=slot: x[slot], buffer.trajectories))
         assert buffer.born[slot] == step
 
 
 @runs
-def test_draws_cover_all_episodes_with_their_ages(sizes):
+def test_draws_cover_all_samples_with_their_ages(sizes):
     buffer, held = fill_buffer(sizes)
     now = 100
     drawn, ages = draw(buffer, jax.random.key(0), 200, jnp.int32(now))
@@ -97,7 +101,7 @@ def test_draws_are_a_function_of_the_key():
 
 def test_adding_replaces_only_the_oldest():
     before, _ = fill_buffer([7])
-    after = add(before, episodes([1, 2]), jnp.int32(50))
+    after = add(before, trajectories([1, 2]), jnp.int32(50))
     for old, new in zip(jax.tree.leaves(before)[:-1], jax.tree.leaves(after)[:-1], strict=True):
         np.testing.assert_array_equal(old[2:], new[2:])
     assert after.born.tolist() == [50, 50, 0, 0, 0, 0, 0]
@@ -105,7 +109,7 @@ def test_adding_replaces_only_the_oldest():
 
 def test_new_buffer_is_empty_and_keeps_its_types():
     buffer = replay.empty_buffer(CAPACITY, SLOTS)
-    assert buffer.added == 0 and buffer.episodes.tokens.shape == (CAPACITY, SLOTS)
+    assert buffer.added == 0 and buffer.trajectories.tokens.shape == (CAPACITY, SLOTS)
     # Adding changes no dtype or shape, so a training step is compiled only once.
     for old, new in zip(jax.tree.leaves(buffer), jax.tree.leaves(fill_buffer([2])[0]), strict=True):
         assert (old.dtype, old.shape) == (new.dtype, new.shape)

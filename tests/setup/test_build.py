@@ -17,7 +17,8 @@ from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.build import build, make_mdp
+from sequencematch.setup.build import build
+from sequencematch.setup.recipe import make_mdp
 from sequencematch.train.methods import METHODS
 from tests.data.doubling import ALPHABET, EXAMPLES, TASK, batches
 from tests.data.subwords import Subwords

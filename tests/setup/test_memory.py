@@ -17,13 +17,13 @@ from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
 from sequencematch.setup import memory
-from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import defaults, flatten, network_config
+from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
-from sequencematch.train.state import init_network, initial_state
+from sequencematch.train.state import init_parameters, initial_state
 from tests.setup.configs import valid_config_with
 
 V = 30
@@ -56,8 +56,14 @@ def recipe_and_state(config):
     sizes, recipe = network_and_recipe(config)
     slots = config.prompt_slots + config.max_actions
     network = partial(Transformer, sizes)
-    make = partial(initial_state, network, recipe, capacity=config.rollout.capacity, slots=slots)
-    return recipe, jax.eval_shape(make)
+    params = init_parameters_shape(network)
+    begin = partial(initial_state, capacity=config.rollout.capacity, slots=slots)
+    return recipe, jax.eval_shape(partial(begin, recipe=recipe), params)
+
+
+def init_parameters_shape(network):
+    """The shapes of the parameters of a new network."""
+    return jax.eval_shape(partial(init_parameters, network), 0)
 
 
 def int_shape(*shape):
@@ -72,7 +78,7 @@ def byte_size(tree):
 
 @networks
 def test_parameter_counts_equal_the_arrays(network):
-    _, params = jax.eval_shape(lambda: init_network(partial(Transformer, network), 0))
+    params = init_parameters_shape(partial(Transformer, network))
     sizes = {
         jax.tree_util.keystr(k): x.size for k, x in jax.tree_util.tree_leaves_with_path(params)
     }

@@ -2,8 +2,8 @@
 
 import pytest
 
-from sequencematch.setup.build import make_recipe, make_settings
 from sequencematch.setup.defaults import defaults
+from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train.mesh import make_mesh
 
 
