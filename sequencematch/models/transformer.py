@@ -17,8 +17,9 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
 
 # Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
-# up to this many layers there is no loop at all.
-UNROLL = 4
+# up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to exist in
+# floats.
+UNROLL = {"float": 4, "nf4": 1}
 
 # Name -> what becomes of a layer: whether its activations are stored for the backward pass ("none"), or
 # only its input, and the rest is computed again ("full").
@@ -86,8 +87,8 @@ class Transformer(nnx.Module):
         def layer(x: Array, params: nnx.State) -> tuple[Array, None]:
             return nnx.merge(graph, params)(x, visibility)[0], None
 
-        layer = REMAT[self.config.remat](layer)
-        x, _ = jax.lax.scan(layer, self._embed(tokens, visibility), params, unroll=UNROLL)
+        layer, base = REMAT[self.config.remat](layer), self.config.lora.base
+        x, _ = jax.lax.scan(layer, self._embed(tokens, visibility), params, unroll=UNROLL[base])
         return self.norm(x)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
