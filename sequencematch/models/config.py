@@ -158,18 +158,17 @@ class TransformerConfig:
             raise ValueError(
                 f"model.heads={self.heads} must be a multiple of model.kv_heads={self.kv_heads}"
             )
-
         if self.lora.rank and not any(map(self.lora.adapts, self.linears)):
             raise ValueError(
-                f"model.lora_targets={self.lora.targets!r} is found in no linear map of the model; these "
-                f"are {', '.join(self.linears)}"
+                f"model.lora_targets={self.lora.targets!r} is found in no linear map of the model; "
+                f"these are {', '.join(self.linears)}"
             )
         wrong = {getattr(self, width) for width in self.linears.values()}
         wrong = sorted(width for width in wrong if width % nf4.TILE)
         if self.lora.base == "nf4" and wrong:
             raise ValueError(
-                f"model.lora_base='nf4' needs widths that are multiples of {nf4.TILE}, which the model's "
-                f"{' and '.join(map(str, wrong))} are not"
+                f"model.lora_base='nf4' needs widths that are multiples of {nf4.TILE}, which the "
+                f"model's {' and '.join(map(str, wrong))} are not"
             )
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sequencematch.models.config import TransformerConfig
+from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.train.methods import METHODS
 
 
@@ -55,6 +55,10 @@ def defaults() -> ConfigDict:
                 dtype="float32",
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
+                lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
+                lora_alpha=16.0,  # an adapter is multiplied by lora_alpha / lora_rank
+                lora_targets="blocks",  # regular expression: linear maps with one; or "query|value"
+                lora_base="float",  # or "nf4": the blocks' kernels in 4 bits (QLoRA)
             ),
             optimizer=dict(
                 learning_rate=2e-3,
@@ -72,6 +76,7 @@ def defaults() -> ConfigDict:
                 bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
                 frozen="",  # regular expression: parameters whose paths have it are not trained
+                unfrozen="",  # likewise: what is trained beside adapters and edits; "embedding"
                 skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
             ),
             objective=dict(
@@ -127,8 +132,13 @@ NEWER_KEYS = {
     "evaluate.samples": 4,
     "train.accumulate": 1,
     "train.frozen": "",
+    "train.unfrozen": "",
     "model.attention": "plain",
     "model.remat": "none",
+    "model.lora_rank": 0,
+    "model.lora_alpha": 16.0,
+    "model.lora_targets": "blocks",
+    "model.lora_base": "float",
 }
 
 
@@ -164,9 +174,18 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
       edits: how many of these ids, the last, are edits.
 
     Raises:
-      ValueError: the width does not divide into heads, or the heads into groups.
+      ValueError: the width does not divide into heads, the heads into groups, or there is no map for
+        adapters.
     """
-    return TransformerConfig(vocab_size=vocab_size, edits=edits, **config.model)
+    sizes = {key: x for key, x in config.model.items() if not key.startswith("lora_")}
+    lora = lora_config(config)
+    return TransformerConfig(vocab_size=vocab_size, edits=edits, lora=lora, **sizes)
+
+
+def lora_config(config: ConfigDict) -> Lora:
+    """The adapters of the network."""
+    m = config.model
+    return Lora(rank=m.lora_rank, alpha=m.lora_alpha, targets=m.lora_targets, base=m.lora_base)
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

@@ -15,6 +15,7 @@ from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
+from sequencematch.models.layers import KERNELS
 from sequencematch.models.transformer import REMAT
 from sequencematch.setup.defaults import effective_objective, flatten
 from sequencematch.train.methods import METHODS
@@ -120,6 +121,10 @@ RULES: dict[str, Rule] = {
     "model.dtype": one_of(("float32", "bfloat16")),
     "model.attention": one_of(ATTENTION),
     "model.remat": one_of(REMAT),
+    "model.lora_rank": count_or_zero,
+    "model.lora_alpha": positive,
+    "model.lora_targets": ("a regular expression", is_pattern),
+    "model.lora_base": one_of(KERNELS),
     "optimizer.learning_rate": positive,
     "optimizer.warmup": count_or_zero,
     "optimizer.final": fraction,
@@ -134,6 +139,7 @@ RULES: dict[str, Rule] = {
     "train.bc_steps": count_or_zero,
     "train.beta_end": fraction,
     "train.frozen": ("a regular expression", is_pattern),
+    "train.unfrozen": ("a regular expression", is_pattern),
     "train.skip_nonfinite": count_or_zero,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
@@ -185,6 +191,16 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         c.optimizer.warmup < c.train.steps,
         f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
         f"config.train.steps={c.train.steps}",
+    )
+    yield (
+        c.model.lora_base == "float" or c.model.lora_rank > 0,
+        f"config.model.lora_base={c.model.lora_base!r} needs config.model.lora_rank > 0: kernels in 4 "
+        "bits are not trained, adapters are",
+    )
+    yield (
+        not c.train.unfrozen or c.model.lora_rank > 0,
+        f"config.train.unfrozen={c.train.unfrozen!r} needs config.model.lora_rank > 0: without "
+        "adapters all is trained but config.train.frozen",
     )
     # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
     # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
