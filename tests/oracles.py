@@ -376,7 +376,7 @@ def auc_slowly(scores, right, groups):
 def nf4(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(levels, scales, floats) of weights [..., D, F] in NF4, one weight at a time.
 
-    The 16 levels are those of Dettmers et al. 2023 (Appendix E), from their definition: quantiles of the
+    The 16 levels are those of Dettmers et al. 2023 (Appendix E), by their definition: quantiles of the
     normal distribution, 8 up to 0 and 9 from it on, divided by the largest.
     """
     inside = 1 - (1 / 30 + 1 / 32) / 2  # the probability below the last level

@@ -197,16 +197,20 @@ class TransformerConfig:
         return self.context if self.positions == "learned" else 0
 
     @property
-    def matrices(self) -> int:
-        """Parameters in matrices: L D (2 H N + 2 K N + 3 F) + (2 V - edits) D, for d_ff = F.
-
-        Without a gate 2 F; tied (V - edits) D less; and the learned positions.
-        """
+    def block_matrices(self) -> int:
+        """Parameters in the matrices of a block, adapters left out: D (2 H N + 2 K N + 3 F)."""
         # Query and output are D x HN, key and value D x KN, gate, up and down D x F.
         heads = 2 * (self.heads + self.kv_heads) * self.head_dim
-        block = heads + (2 + MLPS[self.mlp].gated) * self.d_ff
+        return self.d_model * (heads + (2 + MLPS[self.mlp].gated) * self.d_ff)
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in matrices, adapters left out: L D (2 H N + 2 K N + 3 F) + (2 V - edits) D.
+
+        F is d_ff. Without a gate 2 F; tied (V - edits) D less; and the learned positions.
+        """
         rows = self.vocab_size + (0 if self.tied else self.embedding_rows) + self.position_rows
-        return self.d_model * (self.layers * block + rows)
+        return self.layers * self.block_matrices + self.d_model * rows
 
     @property
     def vectors(self) -> int:

@@ -78,8 +78,11 @@ def nf4_dot_general(
 
     @jax.checkpoint  # the backward pass makes it again
     def product(x: Array, kernel: qwix.QArray) -> Array:
-        # A loop of which the kernel is no part, such as a sampler's, would make it once and keep it.
-        x, kernel = jax.lax.optimization_barrier((x, kernel))
+        # The levels are told of x, by adding 0 to them: a compiler might otherwise make the matrices of
+        # all layers before the first is read, and in a sampler's loop before the loop.
+        row = x.reshape(-1, x.shape[-1])[0]
+        zero = (0 * row).astype(kernel.qvalue.dtype)
+        kernel = kernel.replace(qvalue=kernel.qvalue + zero[:, None])
         return flat_dot_general(x, nf4.dequantize(kernel), **options)
 
     return product(x, kernel)

@@ -8,19 +8,28 @@ V vocabulary, a bytes of an activation. The mesh's model axis splits the matrice
 (`models/sharding.py`) and with them what is computed; its data axis splits batches.
 """
 
+from collections.abc import Iterable
+from functools import cache
+from math import prod
 from typing import NamedTuple
 
+import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.readout import chunk_size
+from sequencematch.models.sharding import partition
+from sequencematch.models.transformer import parameter_shapes
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
+from sequencematch.setup.parameters import split
 from sequencematch.setup.recipe import make_objective, make_settings
 from sequencematch.storage.provenance import devices
 from sequencematch.train.methods import METHODS
 
 FLOAT, BOOL = 4, 1
+FROZEN = "frozen parameters"
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 
 # Configuration keys that a part of the estimate grows with.
@@ -46,7 +55,7 @@ class Estimate(NamedTuple):
     """The memory that a run takes on each device.
 
     Attributes:
-      permanent: parts that exist all the time.
+      permanent: parts that exist all the time: those of the train state, then frozen parameters.
       temporary: parts that exist one after the other, never two at once.
       checkpoint: bytes of this device's share of a checkpoint that is written meanwhile.
     """
@@ -84,13 +93,13 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1) -> Estimate:
     rows = c.train.batch_size + samples * c.rollout.batch_size
     rows //= c.mesh.data * c.train.accumulate
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
-    gradients = parameter_bytes(network, model)
+    gradients, _ = parameter_bytes(c, network)
     step = gradients + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
-    state = evaluation.permanent
-    return Estimate(state, temporary, checkpoint_bytes(state, c.mesh.data))
+    saved = [part for part in evaluation.permanent if part.name != FROZEN]
+    return Estimate(evaluation.permanent, temporary, checkpoint_bytes(saved, c.mesh.data))
 
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1) -> Estimate:
@@ -117,20 +126,23 @@ def estimate_answering(config: ConfigDict, vocab_size: int = 1) -> Estimate:
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
-    """The train state. Restoring loads all of it, so that evaluation needs the memory, too."""
-    c, P = config, parameter_bytes(network, config.mesh.model)
-    state = (
-        Part("the parameters", P, NETWORK),
-        Part("the optimiser's moments", 2 * P, NETWORK),  # Adam's two
-    )
-    if not draws_samples(c):
-        return state
+    """The train state, and what is frozen.
+
+    Restoring loads all of it, so that evaluation needs the memory, too.
+    """
+    c, (trained, frozen) = config, parameter_bytes(config, network)
     # Replicated: every device holds the whole buffer.
     buffer = replay_bytes(c.rollout.capacity, c.prompt_slots + c.max_actions)
-    return (*state, Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)))
+    parts = (
+        Part("the parameters", trained, NETWORK),
+        Part("the optimiser's moments", 2 * trained, NETWORK),  # Adam's two
+        Part("the replay buffer", buffer * draws_samples(c), ("rollout.capacity", *SLOTS)),
+        Part(FROZEN, frozen, NETWORK),
+    )
+    return tuple(part for part in parts if part.size)
 
 
-def checkpoint_bytes(state: tuple[Part, ...], data: int) -> int:
+def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
     """Bytes of the machine's memory that writing a checkpoint takes, on each CPU device.
 
     Each device keeps the state that is being written, because the next step cannot reuse its buffers
@@ -163,15 +175,37 @@ def draws_samples(config: ConfigDict) -> bool:
     )
 
 
-def parameter_bytes(network: TransformerConfig, model: int) -> int:
-    """Bytes of the parameters: the model axis splits the matrices, not gains and biases."""
-    return ACTIVATION[network.param_dtype] * (network.matrices // model + network.vectors)
+def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int, int]:
+    """Bytes of the parameters on each device: (of those that are trained, of those that are not).
+
+    The rows of edits are counted as other rows are.
+    """
+
+    def size(params: nnx.State) -> int:
+        cuts, bits = {"model": config.mesh.model}, 0
+        for path, x in jax.tree_util.tree_leaves_with_path(params):
+            parts = prod(cuts.get(axis, 1) for axis in partition(path, x.shape, cuts))
+            bits += prod(x.shape) // parts * jax.dtypes.itemsize_bits(x.dtype)
+        return bits // 8
+
+    trained, frozen = split(config, shapes_of(network))
+    return size(trained), size(frozen)
+
+
+shapes_of = cache(parameter_shapes)  # an estimate asks for them more than once
 
 
 def cast_bytes(network: TransformerConfig) -> int:
-    """Bytes of the matrices cast to the activations' dtype; 0 if that is their own."""
-    a = ACTIVATION[network.dtype]
-    return 0 if network.dtype == network.param_dtype else a * network.matrices
+    """Bytes of the matrices cast to the activations' dtype; 0 if that is their own.
+
+    Of matrices in 4 bits those of one layer exist in floats.
+    """
+    a, in_floats = ACTIVATION[network.dtype], network.matrices
+    if network.lora.base == "nf4":
+        block = network.block_matrices
+        in_floats -= network.layers * block
+        return a * block + (0 if network.dtype == network.param_dtype else a * in_floats)
+    return 0 if network.dtype == network.param_dtype else a * in_floats
 
 
 def replay_bytes(capacity: int, slots: int) -> int:
@@ -185,7 +219,8 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     For each slot, a layer stores
       in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
       in float32: 6 D of its norms, and H T of scores;
-      H T of their softmax, in the activations' dtype.
+      H T of their softmax, in the activations' dtype;
+      the rank of each adapter, in that dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
     H T of their mask, as bool.
     With model.remat="full" a layer stores its D inputs, and the rest exists for one layer at a time.
@@ -194,6 +229,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     n, a = network, ACTIVATION[network.dtype]
     layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
     layer += FLOAT * 6 * n.d_model + n.heads * slots * (FLOAT + a)
+    layer += a * n.lora.rank * sum(map(n.lora.adapts, n.linears))
     shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
     layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
     around = 4 * FLOAT * n.d_model
