@@ -89,7 +89,7 @@ class Parts(NamedTuple):
         return parameter_count((self.like.params, self.frozen))
 
     @property
-    def trained(self) -> int:
+    def trained_parameters(self) -> int:
         """Number of parameters that are trained."""
         return parameter_count(self.like.params)
 

@@ -44,10 +44,10 @@ def test_parameters_are_counted(adapted_run):
     # query and out are D x D, key and value D x D/2; gate and up are D x F, down F x D.
     adapters = RANK * (2 * 2 * D + 2 * 3 * D // 2 + 3 * (D + F))
     kernels, V = 3 * D * D + 3 * D * F, parts.tokenizer.vocab_size
-    assert parts.trained == adapters + D
+    assert parts.trained_parameters == adapters + D
     others = D * (V - 1) * 2 + 3 * D  # embedding and head, gains
-    assert parts.parameters == parts.trained + kernels + others
-    assert parts.parameter_bytes == 4 * (parts.trained + others) + kernels * 9 // 16
+    assert parts.parameters == parts.trained_parameters + kernels + others
+    assert parts.parameter_bytes == 4 * (parts.trained_parameters + others) + kernels * 9 // 16
 
 
 def test_gradients_of_frozen_weights_do_not_exist_in_the_compiled_step(adapted_run, spellings):
