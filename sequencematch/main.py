@@ -36,10 +36,11 @@ from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.defaults import defaults, resolve_dtype
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
+from sequencematch.storage.provenance import devices
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.stop_requests import Interrupted, StopRequests
@@ -100,6 +101,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         return Job(lambda: to_stdout(f"{__doc__}\n{asked.get_help()}"))
     config, name = choose_config(asked)
     check_config(config)
+    resolve_dtype(config, devices()[0].platform)
     # A work directory may come from somebody else, so its config.json must not run code.
     if asked.config is None:
         check_harmless(config.task, config.data, defaults().data)

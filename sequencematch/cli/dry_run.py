@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
+from sequencematch.setup.defaults import network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.storage.console import ignore_write_failures
 from sequencematch.storage.provenance import hardware
@@ -57,7 +58,7 @@ def print_verdict() -> None:
 
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
     """Yields (name, facts in words) of the data, network, devices, schedule and folder."""
-    c, m = parts.config, parts.config.model
+    c, m = parts.config, network_config(parts.config, parts.tokenizer.vocab_size)
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield (

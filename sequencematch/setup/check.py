@@ -28,10 +28,10 @@ def check_config(config: ConfigDict) -> None:
             values = given[key] if isinstance(given[key], list | tuple) else [given[key]]
             near = next((suggest(value, names) for value in values if value not in names), "")
             raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
+    network_config(config, vocab_size=1)  # raises if heads do not divide the width
     for holds, message in relations(config):
         if not holds:
             raise ValueError(message)
-    network_config(config, vocab_size=1)  # raises if heads do not divide the width
 
 
 def check_keys(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:

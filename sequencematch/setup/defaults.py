@@ -3,11 +3,14 @@
 import copy
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import Lora, TransformerConfig
+from sequencematch.models.pretrained.configs import transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.train.methods import METHODS
 
 
@@ -46,13 +49,14 @@ def defaults() -> ConfigDict:
                 step="clean",  # label at a noise step: the right action; or "imitate" the wrong, "skip"
             ),
             model=dict(
+                preset="",  # sizes of a known model, such as "smollm2-135m", instead of those below
                 layers=4,
                 d_model=128,
                 heads=4,
                 kv_heads=2,
                 d_ff=256,
                 rope_base=10_000.0,
-                dtype="float32",
+                dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
                 lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
@@ -133,6 +137,7 @@ NEWER_KEYS = {
     "train.accumulate": 1,
     "train.frozen": "",
     "train.unfrozen": "",
+    "model.preset": "",
     "model.attention": "plain",
     "model.remat": "none",
     "model.lora_rank": 0,
@@ -165,8 +170,12 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     return objective
 
 
+# Keys of `model` that hold for any sizes.
+PRECISION = ("dtype", "attention", "remat")
+
+
 def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> TransformerConfig:
-    """The sizes of the network.
+    """The sizes of the network: those of `model.preset`, or the configuration's own.
 
     Args:
       config: the configuration.
@@ -177,15 +186,30 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
       ValueError: the width does not divide into heads, the heads into groups, or there is no map for
         adapters.
     """
-    sizes = {key: x for key, x in config.model.items() if not key.startswith("lora_")}
-    lora = lora_config(config)
-    return TransformerConfig(vocab_size=vocab_size, edits=edits, lora=lora, **sizes)
+    lora, preset = lora_config(config), config.model.preset
+    if not preset:
+        own = {key: x for key, x in config.model.items() if key != "preset" and "lora" not in key}
+        return TransformerConfig(vocab_size=vocab_size, edits=edits, lora=lora, **own)
+    precision = {key: config.model[key] for key in PRECISION}
+    sizes = transformer_config(PRESETS[preset], vocab_size - edits, edits, **precision)
+    return replace(sizes, lora=lora)
 
 
 def lora_config(config: ConfigDict) -> Lora:
     """The adapters of the network."""
     m = config.model
     return Lora(rank=m.lora_rank, alpha=m.lora_alpha, targets=m.lora_targets, base=m.lora_base)
+
+
+def resolve_dtype(config: ConfigDict, platform: str) -> None:
+    """Writes down what model.dtype="auto" means where a run begins.
+
+    Args:
+      config: the configuration; it is changed.
+      platform: what jax calls the devices. On CPUs bfloat16 is slower than float32.
+    """
+    if config.model.dtype == "auto":
+        config.model.dtype = {"cpu": "float32"}.get(platform, "bfloat16")
 
 
 def flatten(config: Mapping | ConfigDict, prefix: str = "") -> dict[str, Any]:

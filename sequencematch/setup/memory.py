@@ -32,6 +32,9 @@ FLOAT, BOOL = 4, 1
 FROZEN = "frozen parameters"
 ACTIVATION = {"float32": 4, "bfloat16": 2}
 
+# Arrays of width F that the feed-forward half of a block stores, by kind.
+WIDE = {"swiglu": 6, "geglu": 8, "gelu": 6}
+
 # Configuration keys that a part of the estimate grows with.
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
 SLOTS = ("prompt_slots", "max_actions")
@@ -217,8 +220,8 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
 
     For each slot, a layer stores
-      in the activations' dtype: 6 F of SwiGLU, 7 D and 2 K N that enter matrix products;
-      in float32: 6 D of its norms, and H T of scores;
+      in the activations' dtype: 6 F of SwiGLU, 5 D, 2 H N and 2 K N that enter matrix products;
+      in float32: 6 D of its norms, 3 H N and 3 K N of those of queries and keys, H T of scores;
       H T of their softmax, in the activations' dtype;
       the rank of each adapter, in that dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
@@ -227,8 +230,9 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     The head stores the logits of one chunk of states at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
-    layer = a * (6 * n.d_ff + 7 * n.d_model + 2 * n.kv_heads * n.head_dim)
-    layer += FLOAT * 6 * n.d_model + n.heads * slots * (FLOAT + a)
+    heads = (n.heads + n.kv_heads) * n.head_dim
+    layer = a * (WIDE[n.mlp] * n.d_ff + 5 * n.d_model + 2 * heads)
+    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
     layer += a * n.lora.rank * sum(map(n.lora.adapts, n.linears))
     shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
     layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer

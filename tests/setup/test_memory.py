@@ -40,7 +40,8 @@ networks = pytest.mark.parametrize("network", NETWORKS)
 
 def config_of(network, **changes):
     """A valid configuration with this network."""
-    sizes = {name: getattr(network, name) for name in defaults().model if "lora" not in name}
+    own = [name for name in defaults().model if name != "preset" and "lora" not in name]
+    sizes = {name: getattr(network, name) for name in own}
     return valid_config_with({f"model.{name}": size for name, size in sizes.items()} | changes)
 
 
@@ -154,6 +155,24 @@ def test_activation_bytes_equal_the_residuals(network, slots):
         a * (network.matrices - embedding) + 4 * network.vectors, rel=0.01
     )
     assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
+
+
+FAMILIES = {
+    "qwen3": dict(head_width=16, qk_norm=True, dtype="bfloat16"),
+    "gemma": dict(head_width=16, norm="rms_plus_one", mlp="geglu", tied=True),
+    "gpt2": dict(norm="layer", mlp="gelu", mlp_bias=True, tied=True, kv_heads=4),
+}
+
+
+@pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
+def test_activation_bytes_of_families(changes, monkeypatch):
+    """Within 4 %, with heads of another width than D/H, norms of queries and keys, other halves."""
+    sizes = dict(vocab_size=V, layers=3, d_model=32, heads=4, kv_heads=2, d_ff=48) | changes
+    network = TransformerConfig(**sizes)
+    monkeypatch.setitem(globals(), "network_config", lambda *_: network)
+    config = valid_config_with({"prompt_slots": 12, "max_actions": 8, "method": "mle"})
+    row, _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
+    assert memory.activation_bytes(network, 1, 20) == pytest.approx(row, rel=0.04)
 
 
 @pytest.mark.parametrize("method", METHODS)

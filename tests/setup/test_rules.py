@@ -16,6 +16,7 @@ REFUSED = {
     "seed": [-1, 2**32],
     "init": ["run:", "runs/mine"],
     "train.accumulate": [0, -1],
+    "model.preset": ["gpt3", "llama2-70b"],
     "model.attention": NAMES,
     "model.remat": NAMES,
     "model.lora_rank": [-1, 2**31],
@@ -186,6 +187,17 @@ BROKEN_RELATIONS = [
     ),
     ({"mesh.model": 3, "model.d_ff": 255}, ["config.model.d_model=128", "config.mesh.model=3"]),
     ({"mesh.model": 4, "model.d_ff": 250}, ["config.model.d_ff=250", "config.mesh.model=4"]),
+    (
+        {"model.preset": "gpt2", "model.layers": 3},
+        ["config.model.preset='gpt2' has sizes of its own", "leave out config.model.layers"],
+    ),
+    (
+        {"model.preset": "gpt2", "prompt_slots": 1020},
+        [
+            "prompt_slots + max_actions = 1032 is more than the 1024 positions of model.preset='gpt2'"
+        ],
+    ),
+    ({"model.preset": "smollm2-135m", "mesh.model": 5}, ["config.model.d_model=576"]),
     ({"mesh.model": 128}, ["config.mesh.model=128 must divide", "model.kv_heads"]),
 ]
 

@@ -158,9 +158,16 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling]:
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str:
-    """The dtype in which a model's weights are stored, by its config.json; float32 if it says none."""
-    name = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return name.removeprefix("torch.")
+    """The dtype in which a model's weights are stored, by its config.json; float32 if it says none.
+
+    Raises:
+      ValueError: it is none of `DTYPES`.
+    """
+    given = config.get("dtype") or config.get("torch_dtype") or "float32"
+    name = str(given).removeprefix("torch.")
+    if name not in DTYPES:
+        raise ValueError(f"dtype={name!r} in config.json is none of {', '.join(DTYPES)}")
+    return name
 
 
 def family_with(sizes: TransformerConfig) -> str:

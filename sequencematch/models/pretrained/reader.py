@@ -125,9 +125,8 @@ def read_params(weights: Weights, family: str, like: Tree, edits_stored: bool = 
     names = find_tensors(weights, family, tensors)
     found: dict[str, jax.Array] = {}
     for name, stored in tensors.items():
-        parts = read_parts(weights, names[name], stored, [leaves[path] for path in stored.paths])
-        for path, part in zip(stored.paths, parts, strict=True):
-            found[path] = fill(leaves[path], found.get(path), part, stored)
+        # In a call of its own, which lets go of a tensor before the next is read.
+        found |= read_tensor(weights, names[name], stored, leaves, found)
     if EDITS in leaves:
         head = head_name(tensors)
         rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
@@ -184,14 +183,30 @@ def _is_tied(weights: Weights, embedding: str, step: int = 4096) -> bool:
     )
 
 
-def read_parts(
-    weights: Weights, name: str, stored: Stored, leaves: list[jax.ShapeDtypeStruct]
-) -> list[np.ndarray]:
-    """One tensor without its spare rows, cut into the parameters that it holds."""
-    rows = stored.shape[0]
+def read_tensor(
+    weights: Weights,
+    name: str,
+    stored: Stored,
+    leaves: Mapping[str, jax.ShapeDtypeStruct],
+    found: Mapping[str, jax.Array],
+) -> dict[str, jax.Array]:
+    """The parameters that a tensor holds, with what it holds of them; spare rows are not read.
+
+    Args:
+      weights, name: the tensor.
+      stored: what it holds.
+      leaves: what the parameters are to be.
+      found: what of them has been filled; it is used up.
+    """
+    rows, shapes = stored.shape[0], [leaves[path] for path in stored.paths]
     tensor = weights.read(name, 0, None if weights.shapes[name][0] == rows else rows)
-    cuts = np.cumsum([leaf.shape[-1] for leaf in leaves])[:-1]
-    return np.split(tensor, cuts, axis=0 if stored.transpose else -1)
+    # Only a view: the copy to the device transposes faster than numpy or a program there.
+    tensor = tensor.T if stored.transpose else tensor
+    parts = np.split(tensor, np.cumsum([leaf.shape[-1] for leaf in shapes])[:-1], axis=-1)
+    return {
+        path: fill(leaf, found.get(path), part, stored.layer)
+        for path, leaf, part in zip(stored.paths, shapes, parts, strict=True)
+    }
 
 
 def read_edits(
@@ -215,7 +230,7 @@ def mean_row(rows: np.ndarray) -> np.ndarray:
 
 
 def fill(
-    leaf: jax.ShapeDtypeStruct, found: jax.Array | None, part: np.ndarray, stored: Stored
+    leaf: jax.ShapeDtypeStruct, found: jax.Array | None, part: np.ndarray, layer: int | None
 ) -> jax.Array:
     """A parameter with one more of its layers, or all of one that has no layers.
 
@@ -223,29 +238,23 @@ def fill(
       leaf: what the parameter is to be.
       found: what of it has been filled; it is used up.
       part: of the checkpoint.
-      stored: says which layer it is, and whether it is transposed.
+      layer: which layer it is.
     """
     sharding = leaf.sharding
-    if stored.layer is None:
-        on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 0, stored.transpose))
-        return _convert(stored.transpose, leaf.dtype, sharding)(on_device)
+    if layer is None:
+        return _convert(leaf.dtype, sharding)(jax.device_put(part, sharding))
     if found is None:
         found = _zeros(leaf.shape, leaf.dtype, sharding)()
-    on_device = jax.device_put(part, part_sharding(sharding, leaf.ndim, 1, stored.transpose))
+    on_device = jax.device_put(part, layer_sharding(sharding))
     # Waits, so that no more than one tensor is on its way.
-    return jax.block_until_ready(
-        _set_layer(stored.transpose, sharding)(found, on_device, stored.layer)
-    )
+    return jax.block_until_ready(_set_layer(sharding)(found, on_device, layer))
 
 
-def part_sharding(
-    sharding: Sharding | None, axes: int, stacked: int, transpose: bool
-) -> Sharding | None:
-    """The sharding of a tensor in the checkpoint's layout, for that of the parameter it belongs to."""
+def layer_sharding(sharding: Sharding | None) -> Sharding | None:
+    """The sharding of one layer of a parameter; the axis of layers is not split."""
     if not isinstance(sharding, NamedSharding):
         return sharding
-    spec = [*sharding.spec, *[None] * (axes - len(sharding.spec))][stacked:]
-    return NamedSharding(sharding.mesh, PartitionSpec(*(spec[::-1] if transpose else spec)))
+    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
 
 
 # Programs are kept, one for each shape: compiling them takes longer than reading a small model.
@@ -255,18 +264,14 @@ def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Cal
 
 
 @cache
-def _convert(transpose: bool, dtype: Any, sharding: Sharding | None) -> Callable:
-    def convert(part: jax.Array) -> jax.Array:
-        return (part.T if transpose else part).astype(dtype)
-
-    return jax.jit(convert, out_shardings=sharding)
+def _convert(dtype: Any, sharding: Sharding | None) -> Callable:
+    return jax.jit(lambda part: part.astype(dtype), out_shardings=sharding)
 
 
 @cache
-def _set_layer(transpose: bool, sharding: Sharding | None) -> Callable:
+def _set_layer(sharding: Sharding | None) -> Callable:
     def set_layer(stacked: jax.Array, part: jax.Array, layer: ArrayLike) -> jax.Array:
-        part = (part.T if transpose else part).astype(stacked.dtype)
-        return stacked.at[layer].set(part)
+        return stacked.at[layer].set(part.astype(stacked.dtype))
 
     # In place: the array that is filled exists once.
     return jax.jit(set_layer, out_shardings=sharding, donate_argnums=0)

@@ -34,6 +34,7 @@ def write_model(
     family: str,
     config: Mapping[str, Any],
     *,
+    dtype: str | None = None,
     spare: Mapping[str, np.ndarray] | None = None,
     files: Mapping[str, str] | None = None,
     file_bytes: int = FILE_BYTES,
@@ -46,8 +47,8 @@ def write_model(
       out: the directory; it must not exist, or be empty.
       params: the network's parameters.
       family: a key of `families.FAMILIES`.
-      config: config.json of the model that the parameters come from; its dtype is what they are
-        stored in.
+      config: config.json of the model that the parameters come from.
+      dtype: what weights are stored in, a key of `DTYPES`; None for that of config.json.
       spare: rows after the tokenizer's, from `spare_rows`.
       files: other files, name -> text.
       file_bytes: the most in one file of weights.
@@ -60,8 +61,10 @@ def write_model(
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        rows = write_weights(unfinished, params, family, stored_dtype(config), spare, file_bytes)
-        written = dict(config) | {"vocab_size": rows}
+        dtype = dtype or stored_dtype(config)
+        rows = write_weights(unfinished, params, family, dtype, spare, file_bytes)
+        named = {"dtype", "torch_dtype"} & config.keys() or {"torch_dtype"}
+        written = dict(config) | {"vocab_size": rows} | dict.fromkeys(named, dtype)
         text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
         for name, content in {"config.json": text, **(files or {})}.items():
             write_text(unfinished / name, content)

@@ -30,6 +30,10 @@ def test_old_and_new_names_mean_the_same():
     for name in ("dtype", "torch_dtype"):
         assert configs.stored_dtype(bare | {name: "bfloat16"}) == "bfloat16"
     assert configs.stored_dtype(bare) == "float32"
+    with pytest.raises(
+        ValueError, match="dtype='int8' in config.json is none of float32, bfloat16"
+    ):
+        configs.stored_dtype(bare | dict(dtype="int8"))
 
 
 def test_what_a_file_leaves_out_follows_from_the_rest():

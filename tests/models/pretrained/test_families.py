@@ -96,6 +96,19 @@ def test_sharded_equals_unsharded(case):
 
 
 @few
+def test_bfloat16_is_near_float32(case):
+    """Activations and parameters; logits are float32 all the same."""
+    _, config, folder, _, logits = case
+    half = dict(dtype="bfloat16", param_dtype="bfloat16")
+    like = tiny.shapes(config, **half)
+    params = reader.read_params(reader.open_weights(folder), configs.family_of(config), like)
+    found = logits_of(tiny.network(config, params, **half), tiny.TOKENS)
+    assert found.dtype == jnp.float32
+    gap = np.abs(found - logits)
+    assert 1e-4 < gap.mean() < 0.05 * logits.std()
+
+
+@few
 def test_edits_change_no_other_logit(case):
     """Bit for bit, though there are more rows in the head."""
     _, config, folder, _, logits = case

@@ -1,6 +1,8 @@
 """Weights from safetensors: whole, in several files, and every way in which they can be wrong."""
 
+import gc
 import json
+import weakref
 
 import ml_dtypes
 import numpy as np
@@ -162,3 +164,25 @@ def test_only_the_rows_asked_for_are_read(tmp_path):
     rows = weights.read("lm_head.weight", 3, 7)
     np.testing.assert_array_equal(rows, tiny.values("lm_head.weight", (24, 16))[3:7])
     assert configs.family_of(CONFIG) == "llama"
+
+
+def test_the_host_holds_one_tensor_at_a_time(tmp_path):
+    """When a tensor is read, none of those before it is in memory any more."""
+    weights = reader.open_weights(tiny.write(tmp_path / "model", CONFIG))
+    alive, held = weakref.WeakValueDictionary(), []
+
+    def read(name, first, end):
+        gc.collect()
+        held.append(len(alive))
+        alive[name] = x = Traced.of(weights.read(name, first, end))
+        return x
+
+    class Traced(np.ndarray):
+        """An array that can be watched."""
+
+        @classmethod
+        def of(cls, x):
+            return np.array(x).view(cls)
+
+    reader.read_params(weights._replace(read=read), "llama", tiny.shapes(CONFIG))
+    assert len(held) == len(weights.shapes) and max(held) == 0

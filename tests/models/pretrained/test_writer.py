@@ -45,7 +45,8 @@ def test_edits_take_spare_rows_or_new_ones(tmp_path, config, ids, rows):
     folder = tiny.write(tmp_path / "model", config)
     edits = leaves_by_path(export(folder, tmp_path / "out", ids, edits=2))[EDITS]
     before, after = tiny.contents(folder), tiny.contents(tmp_path / "out")
-    assert configs.read_config(tmp_path / "out") == config | {"vocab_size": rows}
+    found = configs.read_config(tmp_path / "out")
+    assert found == {"torch_dtype": "float32"} | config | {"vocab_size": rows}
     head = "lm_head.weight" if config is UNTIED else "model.embed_tokens.weight"
     np.testing.assert_array_equal(after[head][ids : ids + 2], np.asarray(edits).T)
     embedding = after["model.embed_tokens.weight"]
@@ -59,6 +60,18 @@ def test_edits_take_spare_rows_or_new_ones(tmp_path, config, ids, rows):
     # Imported again, they are edits again.
     again = leaves_by_path(tiny.read(tmp_path / "out", ids, edits=2, edits_stored=True))
     np.testing.assert_array_equal(again[EDITS], edits)
+
+
+@pytest.mark.parametrize("key", ["dtype", "torch_dtype"])
+def test_another_dtype_is_written_down(tmp_path, key):
+    config = {k: x for k, x in UNTIED.items() if k != "torch_dtype"} | {key: "float32"}
+    folder = tiny.write(tmp_path / "model", config)
+    export(folder, tmp_path / "out", dtype="bfloat16")
+    assert configs.read_config(tmp_path / "out") == config | {key: "bfloat16"}
+    name = "model.norm.weight"
+    found = tiny.contents(tmp_path / "out")[name]
+    np.testing.assert_array_equal(found, tiny.contents(folder)[name].astype(found.dtype))
+    assert found.dtype == "bfloat16"
 
 
 def test_several_files_are_as_one(tmp_path):

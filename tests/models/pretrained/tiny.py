@@ -34,7 +34,7 @@ CASES = {
     "qwen3": dict(architectures=["Qwen3ForCausalLM"], model_type="qwen3", head_dim=8, **SIZES)
     | dict(tie_word_embeddings=True),
     "gemma": dict(architectures=["GemmaForCausalLM"], model_type="gemma", head_dim=8, **SIZES)
-    | dict(hidden_activation=None, hidden_act="gelu", pad_token_id=0),
+    | dict(hidden_activation=None, hidden_act="gelu", pad_token_id=None),
 }
 FILE = Path(__file__).parents[1] / "figures" / "pretrained.json"  # by tests/parity/make_figures.py
 TOKENS = np.random.RandomState(7).randint(0, ROWS, (2, 40)).astype(np.int32)
@@ -67,9 +67,11 @@ def write(folder: Path, config: dict, dtype: str = "float32", **changes: np.ndar
     return folder
 
 
-def network(config: dict, params, ids: int | None = None, edits: int = 0) -> Transformer:
+def network(
+    config: dict, params, ids: int | None = None, edits: int = 0, **precision
+) -> Transformer:
     """The network of parameters that have been read."""
-    sizes = configs.transformer_config(config, ids, edits)
+    sizes = configs.transformer_config(config, ids, edits, **precision)
     graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
     return nnx.merge(graph, params)
 
