@@ -224,9 +224,10 @@ LAYER = 4 * (
 )  # bytes of one layer's kernels in floats
 
 
-def large_network(layers):
+def large_network(layers, remat="full"):
     """Configuration of a network whose kernels take more than all else."""
-    return replace(SIZES, lora=Lora(rank=4, base="nf4"), layers=layers, d_model=512, d_ff=1024)
+    sizes = dict(layers=layers, d_model=512, d_ff=1024, remat=remat)
+    return replace(SIZES, lora=Lora(rank=4, base="nf4"), **sizes)
 
 
 def step_memory(config):
@@ -241,9 +242,10 @@ def step_memory(config):
 def test_one_layer_of_kernels_exists_in_floats(monkeypatch):
     """Without a loop over layers, and a checkpoint of each product, all of them stay alive."""
     few, many = (step_memory(large_network(layers)) for layers in (4, 8))
-    assert many < 5 * LAYER and many - few < 0.5 * LAYER
+    # More layers take their share in 4 bits once more, an eighth, and the gradients of their adapters.
+    assert many < 3 * LAYER and many - few < 4 * LAYER / 4
     monkeypatch.setitem(transformer.UNROLL, "nf4", 8)
-    assert step_memory(large_network(8)) > 7.5 * LAYER
+    assert step_memory(large_network(8, remat="none")) > 7.5 * LAYER
 
 
 @pytest.mark.stress
