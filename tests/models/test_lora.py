@@ -242,8 +242,8 @@ def step_memory(config):
 def test_one_layer_of_kernels_exists_in_floats(monkeypatch):
     """Without a loop over layers, and a checkpoint of each product, all of them stay alive."""
     few, many = (step_memory(large_network(layers)) for layers in (4, 8))
-    # More layers take their share in 4 bits once more, an eighth, and the gradients of their adapters.
-    assert many < 3 * LAYER and many - few < 4 * LAYER / 4
+    # A layer more takes its kernels in 4 bits once more, an eighth, and gradients of its adapters.
+    assert many < 3 * LAYER and many - few < 4 * 0.3 * LAYER
     monkeypatch.setitem(transformer.UNROLL, "nf4", 8)
     assert step_memory(large_network(8, remat="none")) > 7.5 * LAYER
 

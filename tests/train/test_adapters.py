@@ -111,6 +111,6 @@ def test_what_cannot_be_trained_is_refused(spellings):
     with pytest.raises(ValueError, match="frozen='.' leaves no parameter to train"):
         make_tiny_run(spellings, {"train.frozen": "."})
     with pytest.raises(ValueError, match="lora_base='nf4' needs config.model.lora_rank > 0"):
-        make_tiny_run(spellings, {"model.lora_base": "nf4"})
+        make_tiny_run(spellings, SIZES | {"model.lora_base": "nf4"})
     with pytest.raises(ValueError, match="unfrozen='head' needs config.model.lora_rank > 0"):
         make_tiny_run(spellings, {"train.unfrozen": "head"})
