@@ -218,7 +218,7 @@ def _last(module: str) -> str:
     return module.split(".")[-1]
 
 
-def _of_module(config: Mapping[str, Any], key: str, module: str, default: float) -> float:
+def _of_module(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
     """The value that a pattern of PEFT's configuration gives to a map."""
     patterns = config.get(key) or {}
     return next((x for end, x in patterns.items() if f".{module}".endswith(f".{end}")), default)

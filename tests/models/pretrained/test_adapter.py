@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from sequencematch.models import lora
 from sequencematch.models.config import Lora
@@ -119,3 +119,26 @@ def test_what_cannot_be_read_is_refused(tmp_path, change, message):
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no adapter_model.safetensors"):
         adapter.read_adapter(folder, family, like)
+
+
+def test_one_adapter_of_a_fused_map_is_read_as_peft_makes_it(tmp_path):
+    """Queries, keys and values share A, and have their columns of B."""
+    rng, prefix = np.random.default_rng(1), "base_model.model.transformer.h"
+    tensors = {}
+    for layer in range(2):
+        name = f"{prefix}.{layer}.attn.c_attn"
+        tensors[f"{name}.lora_A.weight"] = np.float32(rng.normal(size=(4, 16)))
+        tensors[f"{name}.lora_B.weight"] = np.float32(rng.normal(size=(48, 4)))
+    save_file(tensors, tmp_path / "adapter_model.safetensors")
+    config = dict(peft_type="LORA", r=4, lora_alpha=8, target_modules=["c_attn"])
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    _, params = trained_model("gpt2", Lora(1, 1.0))
+    base = without_adapters(params, Lora(1, 1.0))
+    found, state = adapter.read_adapter(tmp_path, "gpt2", base)
+    merged = leaves_by_path(lora.merge(nnx.merge_state(base, state), found))
+    a, b = (tensors[f"{prefix}.1.attn.c_attn.lora_{side}.weight"] for side in "AB")
+    change = 2 * (b @ a).T
+    for i, name in enumerate(("query", "key", "value")):
+        path = f"blocks/attention/{name}/kernel"
+        expected = leaves_by_path(base)[path][1] + change[:, 16 * i : 16 * i + 16]
+        np.testing.assert_allclose(merged[path][1], expected, atol=1e-4)
