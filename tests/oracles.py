@@ -5,6 +5,7 @@ written from the definitions in docs/mathematics.md. `edits` maps an edit to the
 """
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -370,3 +371,28 @@ def auc_slowly(scores, right, groups):
             won += 1 if score > other else 0.5 if score == other else 0
             pairs += 1
     return won / pairs if pairs else None
+
+
+def nf4(w: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(levels, scales, floats) of weights [..., D, F] in NF4, one weight at a time.
+
+    The 16 levels are those of Dettmers et al. 2023 (Appendix E), by their definition: quantiles of the
+    normal distribution, 8 up to 0 and 9 from it on, divided by the largest.
+    """
+    inside = 1 - (1 / 30 + 1 / 32) / 2  # the probability below the last level
+    normal = statistics.NormalDist()
+    above = [normal.inv_cdf(p) for p in np.linspace(inside, 0.5, 9)[:-1]]
+    below = [-normal.inv_cdf(p) for p in np.linspace(inside, 0.5, 8)[:-1]]
+    levels = np.sort(np.array([*below, 0.0, *above]) / max(above))
+    codes, floats = np.zeros(w.shape, int), np.zeros(w.shape)
+    scales = np.ones((*w.shape[:-2], w.shape[-2] // 64, w.shape[-1]))
+    for index in np.ndindex(scales.shape):
+        *layer, tile, column = index
+        rows = range(64 * tile, 64 * tile + 64)
+        largest = max(abs(w[*layer, row, column]) for row in rows)
+        scales[index] = largest or 1.0
+        for row in rows:
+            place = (*layer, row, column)
+            codes[place] = np.argmin(abs(levels - w[place] / scales[index]))
+            floats[place] = levels[codes[place]] * scales[index]
+    return codes, scales, floats

@@ -16,10 +16,11 @@ from ml_collections import ConfigDict
 from sequencematch.cli import workdir
 from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
-from sequencematch.setup.build import Parts, build, where
+from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task
+from sequencematch.setup.parameters import where
 from sequencematch.setup.pretrained import check_parameters, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr

@@ -4,6 +4,7 @@ import contextlib
 from functools import partial
 from pathlib import Path
 
+import jax
 from flax import nnx
 
 from sequencematch.cli import dry_run, results, resume, workdir
@@ -141,8 +142,11 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
 
 def announce(parts: Parts, folder: Path, step: int) -> None:
     """Prints what is about to be trained, and where."""
+    frozen = jax.tree.leaves(parts.frozen)
+    trained = f" ({parts.trained_parameters:,} of them trained)" if frozen else ""
     to_stdout(
-        f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters, steps {step} to "
+        f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters{trained}, steps "
+        f"{step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
     for sentence in describe(parts.data.found):

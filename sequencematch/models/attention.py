@@ -65,12 +65,17 @@ class Attention(nnx.Module):
     """Grouped-query self-attention, by a kernel of `ATTENTION`."""
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        width, N, bias = config.d_model, config.head_dim, config.qkv_bias
+        width, N, heads = config.d_model, config.head_dim, config.heads_width
         self.config = config
-        self.query = linear(width, config.heads * N, config, rngs, bias=bias)
-        self.key = linear(width, config.kv_heads * N, config, rngs, bias=bias)
-        self.value = linear(width, config.kv_heads * N, config, rngs, bias=bias)
-        self.out = linear(config.heads * N, width, config, rngs, bias=config.out_bias)
+
+        def make(inputs: int, outputs: int, bias: bool, name: str) -> nnx.Linear:
+            path = f"blocks/attention/{name}"
+            return linear(inputs, outputs, config, rngs, bias=bias, path=path)
+
+        self.query = make(width, heads, config.qkv_bias, "query")
+        self.key = make(width, config.kv_heads * N, config.qkv_bias, "key")
+        self.value = make(width, config.kv_heads * N, config.qkv_bias, "value")
+        self.out = make(heads, width, config.out_bias, "out")
         self.query_norm = norm(N, config, rngs) if config.qk_norm else None
         self.key_norm = norm(N, config, rngs) if config.qk_norm else None
 

@@ -1,11 +1,14 @@
 """Configuration of the transformer."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import NamedTuple
 
 import jax
+
+from sequencematch.models import nf4
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,45 @@ class RopeScaling:
     low: float = 1.0
     high: float = 4.0
     context: int = 8192
+
+
+# The linear maps of a block, by their paths, and the width that goes in, as `TransformerConfig` has it.
+LINEARS = {
+    "blocks/attention/query": "d_model",
+    "blocks/attention/key": "d_model",
+    "blocks/attention/value": "d_model",
+    "blocks/attention/out": "heads_width",
+    "blocks/feed_forward/gate": "d_model",
+    "blocks/feed_forward/up": "d_model",
+    "blocks/feed_forward/down": "d_ff",
+}
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of the blocks' linear maps (Hu et al. 2021).
+
+    Attributes:
+      rank: r, inner width of an adapter; 0 for no adapters.
+      alpha: an adapter's product is multiplied by alpha/r.
+      targets: regular expression; a linear map has an adapter if it is found in its path, a key of
+        `LINEARS`.
+      base: what the kernels of all maps are, a key of `layers.KERNELS`.
+    """
+
+    rank: int = 0
+    alpha: float = 16.0
+    targets: str = "blocks"
+    base: str = "float"
+
+    @property
+    def scale(self) -> float:
+        """alpha/r."""
+        return self.alpha / self.rank
+
+    def adapts(self, path: str) -> bool:
+        """Whether the linear map of a path has an adapter."""
+        return self.rank > 0 and bool(re.search(self.targets, path))
 
 
 class Mlp(NamedTuple):
@@ -71,9 +113,10 @@ class TransformerConfig:
       param_dtype: dtype of the parameters.
       attention: name of the kernel, a key of `attention.ATTENTION`.
       remat: what the backward pass computes again, a key of `transformer.REMAT`.
+      lora: the adapters.
 
     Raises:
-      ValueError: sizes that do not divide as above, or no id that is not an edit.
+      ValueError: sizes that do not divide as above, no id that is not an edit, or adapters of nothing.
     """
 
     vocab_size: int
@@ -101,6 +144,7 @@ class TransformerConfig:
     param_dtype: str = "float32"
     attention: str = "plain"
     remat: str = "none"
+    lora: Lora = field(default_factory=Lora)
 
     def __post_init__(self):
         if not self.head_width and self.d_model % (2 * self.heads):
@@ -114,6 +158,28 @@ class TransformerConfig:
             raise ValueError(
                 f"model.heads={self.heads} must be a multiple of model.kv_heads={self.kv_heads}"
             )
+        if self.lora.rank and not any(map(self.lora.adapts, self.linears)):
+            raise ValueError(
+                f"model.lora_targets={self.lora.targets!r} is found in no linear map of the model; "
+                f"these are {', '.join(self.linears)}"
+            )
+        wrong = {getattr(self, width) for width in self.linears.values()}
+        wrong = sorted(width for width in wrong if width % nf4.TILE)
+        if self.lora.base == "nf4" and wrong:
+            raise ValueError(
+                f"model.lora_base='nf4' needs widths that are multiples of {nf4.TILE}, which the "
+                f"model's {' and '.join(map(str, wrong))} are not"
+            )
+
+    @property
+    def linears(self) -> dict[str, str]:
+        """The linear maps that a block has, as in `LINEARS`."""
+        return {k: v for k, v in LINEARS.items() if MLPS[self.mlp].gated or not k.endswith("gate")}
+
+    @property
+    def heads_width(self) -> int:
+        """H N, width of all query heads together."""
+        return self.heads * self.head_dim
 
     @property
     def head_dim(self) -> int:
@@ -131,16 +197,20 @@ class TransformerConfig:
         return self.context if self.positions == "learned" else 0
 
     @property
-    def matrices(self) -> int:
-        """Parameters in matrices: L D (2 H N + 2 K N + 3 F) + (2 V - edits) D, for d_ff = F.
-
-        Without a gate 2 F; tied (V - edits) D less; and the learned positions.
-        """
+    def block_matrices(self) -> int:
+        """Parameters in the matrices of a block, adapters left out: D (2 H N + 2 K N + 3 F)."""
         # Query and output are D x HN, key and value D x KN, gate, up and down D x F.
         heads = 2 * (self.heads + self.kv_heads) * self.head_dim
-        block = heads + (2 + MLPS[self.mlp].gated) * self.d_ff
+        return self.d_model * (heads + (2 + MLPS[self.mlp].gated) * self.d_ff)
+
+    @property
+    def matrices(self) -> int:
+        """Parameters in matrices, adapters left out: L D (2 H N + 2 K N + 3 F) + (2 V - edits) D.
+
+        F is d_ff. Without a gate 2 F; tied (V - edits) D less; and the learned positions.
+        """
         rows = self.vocab_size + (0 if self.tied else self.embedding_rows) + self.position_rows
-        return self.d_model * (self.layers * block + rows)
+        return self.layers * self.block_matrices + self.d_model * rows
 
     @property
     def vectors(self) -> int:

@@ -1,13 +1,18 @@
 """Parts of a block: linear maps, norms, rotary positions, the feed-forward half."""
 
+from collections.abc import Callable
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import qwix
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
+from sequencematch.models import nf4
 from sequencematch.models.config import MLPS, RopeScaling, TransformerConfig
+from sequencematch.models.lora import LowRankLinear
 
 
 def linear(
@@ -17,6 +22,7 @@ def linear(
     rngs: nnx.Rngs,
     result: str | None = None,
     bias: bool = False,
+    path: str = "",
 ) -> nnx.Linear:
     """A linear map, with parameters and activations in the model's dtypes.
 
@@ -26,19 +32,30 @@ def linear(
       rngs: source of the initial parameters.
       result: dtype of the result, and of the sums that make it; None for the model's dtype.
       bias: whether a bias is added.
+      path: of one of a block's maps, a key of `config.LINEARS`; others have no adapter.
     """
-    return nnx.Linear(
+    kernel = KERNELS[config.lora.base if path else "float"]
+    # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
+    draw = nnx.initializers.normal(inputs**-0.5)
+    has_adapter = bool(path) and config.lora.adapts(path)
+    make = partial(LowRankLinear, lora=config.lora) if has_adapter else nnx.Linear
+    return make(
         inputs,
         outputs,
         use_bias=bias,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
-        # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
-        kernel_init=nnx.initializers.normal(inputs**-0.5),
-        dot_general=flat_dot_general,
+        kernel_init=lambda *args: kernel.store(draw(*args)),
+        dot_general=kernel.dot_general,
+        promote_dtype=cast,
         preferred_element_type=result and jnp.dtype(result),
         rngs=rngs,
     )
+
+
+def cast(arrays: tuple, *, dtype: Any) -> tuple:
+    """Arrays in a dtype, quantised ones as well; None stays None."""
+    return tuple(x if x is None else x.astype(dtype) for x in arrays)
 
 
 def flat_dot_general(
@@ -52,6 +69,41 @@ def flat_dot_general(
     rows = x.reshape(-1, x.shape[-1])
     product = jax.lax.dot_general(rows, kernel, (((1,), (0,)), ((), ())), **options)
     return product.reshape(*x.shape[:-1], kernel.shape[-1])
+
+
+def nf4_dot_general(
+    x: Float[Array, "*batch D"], kernel: qwix.QArray, *_, **options
+) -> Float[Array, "*batch F"]:
+    """x @ kernel, as `flat_dot_general`; the matrix in floats exists while it is read only."""
+
+    @jax.checkpoint  # the backward pass makes it again
+    def product(x: Array, kernel: qwix.QArray) -> Array:
+        # The levels are told of x, by adding 0 to them: a compiler might otherwise make the matrices of
+        # all layers before the first is read, and in a sampler's loop before the loop.
+        row = x.reshape(-1, x.shape[-1])[0]
+        zero = (0 * row).astype(kernel.qvalue.dtype)
+        kernel = kernel.replace(qvalue=kernel.qvalue + zero[:, None])
+        return flat_dot_general(x, nf4.dequantize(kernel), **options)
+
+    return product(x, kernel)
+
+
+class Kernel(NamedTuple):
+    """How the matrix of a linear map is stored.
+
+    Attributes:
+      store: the matrix -> what is stored.
+      dot_general: (x, what is stored, ...) -> x @ kernel; of `nnx.Linear`.
+    """
+
+    store: Callable[[Array], Any]
+    dot_general: Callable[..., Array]
+
+
+KERNELS = {
+    "float": Kernel(lambda kernel: kernel, flat_dot_general),
+    "nf4": Kernel(nf4.quantize, nf4_dot_general),
+}
 
 
 class OffsetRMSNorm(nnx.Module):
@@ -139,9 +191,14 @@ class FeedForward(nnx.Module):
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
         D, F, bias = config.d_model, config.d_ff, config.mlp_bias
         self.activate, gated = MLPS[config.mlp]
-        self.gate = linear(D, F, config, rngs, bias=bias) if gated else None
-        self.up = linear(D, F, config, rngs, bias=bias)
-        self.down = linear(F, D, config, rngs, bias=bias)
+
+        def make(inputs: int, outputs: int, name: str) -> nnx.Linear:
+            path = f"blocks/feed_forward/{name}"
+            return linear(inputs, outputs, config, rngs, bias=bias, path=path)
+
+        self.gate = make(D, F, "gate") if gated else None
+        self.up = make(D, F, "up")
+        self.down = make(F, D, "down")
 
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         if self.gate is None:

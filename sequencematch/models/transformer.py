@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
+import qwix
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
@@ -17,8 +18,9 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
 
 # Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
-# up to this many layers there is no loop at all.
-UNROLL = 4
+# up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to exist in
+# floats.
+UNROLL = {"float": 4, "nf4": 1}
 
 # Name -> what becomes of a layer: whether its activations are stored for the backward pass ("none"), or
 # only its input, and the rest is computed again ("full").
@@ -53,6 +55,11 @@ def stack_blocks(blocks: list[Block]) -> Block:
     return nnx.merge(graph, jax.tree.map(lambda *x: jnp.stack(x), *states))
 
 
+def is_in_4_bits(_: tuple, param: nnx.Variable) -> bool:
+    """Whether a parameter is a matrix in 4 bits."""
+    return isinstance(param.get_value(), qwix.QArray)
+
+
 def check_length(slots: int, config: TransformerConfig) -> None:
     """Raises ValueError if learned positions do not reach as far as a text of so many slots."""
     if config.positions == "learned" and slots > config.context:
@@ -81,13 +88,17 @@ class Transformer(nnx.Module):
 
     def hidden(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         """The hidden state of every slot; see `Network`."""
-        graph, params = nnx.split(self.blocks)
+        graph, in_4_bits, params = nnx.split(self.blocks, is_in_4_bits, ...)
 
-        def layer(x: Array, params: nnx.State) -> tuple[Array, None]:
-            return nnx.merge(graph, params)(x, visibility)[0], None
+        def layer(x: Array, inputs: tuple[Array, nnx.State]) -> tuple[Array, None]:
+            i, params = inputs
+            # Looked up here: what a loop is given for each layer, its backward pass keeps a copy of.
+            own = jax.tree.map(lambda stacked: stacked[i], in_4_bits)
+            return nnx.merge(graph, own, params)(x, visibility)[0], None
 
-        layer = REMAT[self.config.remat](layer)
-        x, _ = jax.lax.scan(layer, self._embed(tokens, visibility), params, unroll=UNROLL)
+        layer, unroll = REMAT[self.config.remat](layer), UNROLL[self.config.lora.base]
+        x, layers = self._embed(tokens, visibility), jnp.arange(self.config.layers)
+        x, _ = jax.lax.scan(layer, x, (layers, params), unroll=unroll)
         return self.norm(x)
 
     def logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 from flax import nnx
@@ -19,10 +19,11 @@ from sequencematch.data.task import Task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
-from sequencematch.models.sharding import state_shardings
+from sequencematch.models.lora import byte_count, parameter_count
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
+from sequencematch.setup.parameters import add_adapters, on_devices, split, where, without_adapters
 from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
@@ -34,7 +35,6 @@ from sequencematch.train.state import (
     TrainState,
     init_parameters,
     initial_state,
-    split_parameters,
 )
 
 
@@ -50,6 +50,9 @@ class Parts(NamedTuple):
       settings: those of the configuration.
       mesh: the devices.
       draw: () -> all parameters of a new network, created on the devices they are sharded over.
+      base: shapes, dtypes and shardings of the parameters without adapters, all in floats, as a
+        pretrained model is read.
+      adapt: such parameters -> all parameters of the network, with new adapters where it has some.
       begin: parameters to train, which it takes over -> the train state before the first step.
       like: shapes, dtypes and shardings of that state.
       frozen: the parameters that are not trained; shapes, until there are arrays.
@@ -64,6 +67,8 @@ class Parts(NamedTuple):
     settings: Settings
     mesh: Mesh
     draw: Callable[[], nnx.State]
+    base: nnx.State
+    adapt: Callable[[nnx.State], nnx.State]
     begin: Callable[[nnx.State], TrainState]
     like: TrainState
     frozen: nnx.State
@@ -80,12 +85,22 @@ class Parts(NamedTuple):
 
     @property
     def parameters(self) -> int:
-        """Number of parameters of the network."""
-        return sum(x.size for x in jax.tree.leaves((self.like.params, self.frozen)))
+        """Number of parameters of the network, adapters included."""
+        return parameter_count((self.like.params, self.frozen))
+
+    @property
+    def trained_parameters(self) -> int:
+        """Number of parameters that are trained."""
+        return parameter_count(self.like.params)
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of all parameters, on all devices together."""
+        return byte_count((self.like.params, self.frozen))
 
     def split(self, params: nnx.State) -> tuple[nnx.State, nnx.State]:
         """Divides all parameters of the network into (trained, frozen)."""
-        return split_parameters(self.config.train.frozen, params)
+        return split(self.config, params)
 
     def with_frozen(self, params: nnx.State) -> "Parts":
         """These parts, with the arrays that are not trained; `params` are all of the network's."""
@@ -120,7 +135,7 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
     settings, params = make_settings(config), on_devices(mesh, shapes)
-    trained, frozen = split_parameters(config.train.frozen, params)
+    trained, frozen = split(config, params)
 
     def begin(params: nnx.State) -> TrainState:
         return initial_state(params, make(settings), capacity=config.rollout.capacity, slots=T)
@@ -137,24 +152,12 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
         settings=settings,
         mesh=mesh,
         draw=partial(draw, settings.seed),
+        base=without_adapters(config, mesh, shapes),
+        adapt=partial(add_adapters, config, make_network, settings.seed),
         begin=jax.jit(begin, out_shardings=where(like), donate_argnums=0),
         like=like,
         frozen=frozen,
     )
-
-
-def on_devices(mesh: Mesh, shapes: Any) -> Any:
-    """Shapes and dtypes of arrays, with where each is to be."""
-    return jax.tree.map(
-        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
-        shapes,
-        state_shardings(mesh, shapes),
-    )
-
-
-def where(arrays: Any) -> Any:
-    """The sharding of each array."""
-    return jax.tree.map(lambda x: x.sharding, arrays)
 
 
 def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:
@@ -166,6 +169,11 @@ def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeN
     V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
     if edits != [*range(V - len(edits), V)]:
         raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
+    if task.network and config.model.lora_rank:
+        raise ValueError(
+            f"config.model.lora_rank={config.model.lora_rank} must be 0: the task brings a network "
+            "of its own"
+        )
     if task.network:
         return partial(task.network, V - len(edits), len(edits))
     return partial(Transformer, network_config(config, V, len(edits)))

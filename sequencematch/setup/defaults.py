@@ -3,11 +3,12 @@
 import copy
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from sequencematch.models.config import TransformerConfig
+from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.pretrained.configs import read_config, transformer_config
 from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.train.methods import METHODS
@@ -67,6 +68,10 @@ def defaults() -> ConfigDict:
                 dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
                 remat="none",  # "full" stores only the input of each layer for the backward pass
+                lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
+                lora_alpha=16.0,  # an adapter is multiplied by lora_alpha / lora_rank
+                lora_targets="blocks",  # regular expression: linear maps with one; or "query|value"
+                lora_base="float",  # or "nf4": the blocks' kernels in 4 bits (QLoRA)
             ),
             optimizer=dict(
                 learning_rate=2e-3,
@@ -84,6 +89,7 @@ def defaults() -> ConfigDict:
                 bc_steps=1_400,  # steps of behavioural cloning, before sequencematch matches
                 beta_end=0.2,  # weight of imitation at the end; it falls from 1 at bc_steps
                 frozen="",  # regular expression: parameters whose paths have it are not trained
+                unfrozen="",  # likewise: what is trained beside adapters and edits; "embedding"
                 skip_nonfinite=10,  # steps in a row that may be skipped as not finite; 0: stop at one
             ),
             objective=dict(
@@ -151,6 +157,11 @@ NEWER_KEYS = {
     "model.attention": "plain",
     "model.remat": "none",
     "checkpoint.best": False,
+    "train.unfrozen": "",
+    "model.lora_rank": 0,
+    "model.lora_alpha": 16.0,
+    "model.lora_targets": "blocks",
+    "model.lora_base": "float",
 }
 
 
@@ -205,10 +216,11 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
       edits: how many of these ids, the last, are edits.
 
     Raises:
-      ValueError: the width does not divide into heads, or the heads into groups; or there is no such
-        directory, or no model in it that is read here; or two models are named.
+      ValueError: the width does not divide into heads, or the heads into groups, or there is no map
+        for adapters; or there is no such directory, or no model in it that is read here; or two models
+        are named.
     """
-    sizes = dict(config.model)
+    lora, sizes = lora_config(config), {k: x for k, x in config.model.items() if "lora" not in k}
     path, preset = sizes.pop("path"), sizes.pop("preset")
     if path and preset:
         raise ValueError(
@@ -216,14 +228,20 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
             "one out"
         )
     if not path and not preset:
-        return TransformerConfig(vocab_size=vocab_size, edits=edits, **sizes)
+        return TransformerConfig(vocab_size=vocab_size, edits=edits, lora=lora, **sizes)
     precision = {key: sizes[key] for key in PRECISION}
-    if preset:
-        return transformer_config(PRESETS[preset], vocab_size - edits, edits, **precision)
     try:
-        return transformer_config(read_config(path), vocab_size - edits, edits, **precision)
+        known = read_config(path) if path else PRESETS[preset]
+        found = transformer_config(known, vocab_size - edits, edits, **precision)
     except ValueError as error:
         raise ValueError(f"config.model.path={path!r}: {error}") from error
+    return replace(found, lora=lora)
+
+
+def lora_config(config: ConfigDict) -> Lora:
+    """The adapters of the network."""
+    m = config.model
+    return Lora(rank=m.lora_rank, alpha=m.lora_alpha, targets=m.lora_targets, base=m.lora_base)
 
 
 def resolve_dtype(config: ConfigDict, platform: str) -> None:

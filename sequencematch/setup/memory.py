@@ -3,28 +3,37 @@
 All sizes are bytes on each device. The estimates are made before anything is compiled, so that a run
 that cannot fit is refused at once, with the key to lower.
 
-Symbols: B rows, T slots, L layers, D model, H heads, K key heads, N width of a head, F feed-forward,
-V vocabulary, a bytes of an activation. The mesh's model axis splits the matrices
+The mesh's model axis splits the matrices
 (`models/sharding.py`) and with them what is computed; its data axis splits batches.
 """
 
+from collections.abc import Iterable
+from functools import cache
+from math import prod
 from typing import NamedTuple
 
+import jax
+from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.readout import chunk_size
+from sequencematch.models.sharding import partition
+from sequencematch.models.transformer import parameter_shapes
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
+from sequencematch.setup.network_bytes import (
+    activation_bytes,
+    cast_bytes,
+    replay_bytes,
+    sampling_bytes,
+    scoring_bytes,
+)
+from sequencematch.setup.parameters import split
 from sequencematch.setup.recipe import make_objective, make_settings
 from sequencematch.storage.provenance import devices
 from sequencematch.train.methods import METHODS
 
-FLOAT, BOOL = 4, 1
-ACTIVATION = {"float32": 4, "bfloat16": 2}
-
-# Arrays of width F that the feed-forward half of a block stores, by kind.
-WIDE = {"swiglu": 6, "geglu": 8, "gelu": 6}
+FROZEN = "frozen parameters"
 
 # Configuration keys that a part of the estimate grows with.
 NETWORK = ("model.d_model", "model.layers", "model.d_ff")
@@ -49,7 +58,7 @@ class Estimate(NamedTuple):
     """The memory that a run takes on each device.
 
     Attributes:
-      permanent: parts that exist all the time.
+      permanent: parts that exist all the time: those of the train state, then frozen parameters.
       temporary: parts that exist one after the other, never two at once.
       checkpoint: bytes of this device's share of a checkpoint that is written meanwhile.
       examples: bytes that the examples keep. They are in memory when what is free is measured.
@@ -91,14 +100,14 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
     rows = c.train.batch_size + samples * c.rollout.batch_size
     rows //= c.mesh.data * c.train.accumulate
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
-    gradients = parameter_bytes(network, model)
+    gradients, _ = parameter_bytes(c, network)
     step = gradients + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
-    state = evaluation.permanent
-    checkpoint = checkpoint_bytes(state, c.mesh.data)
-    return Estimate(state, temporary, checkpoint, host_bytes(examples, c))
+    saved = [part for part in evaluation.permanent if part.name != FROZEN]
+    checkpoint = checkpoint_bytes(saved, c.mesh.data)
+    return Estimate(evaluation.permanent, temporary, checkpoint, host_bytes(examples, c))
 
 
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
@@ -136,20 +145,23 @@ def network_sizes(config: ConfigDict, vocab_size: int) -> TransformerConfig:
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
-    """The train state. Restoring loads all of it, so that evaluation needs the memory, too."""
-    c, P = config, parameter_bytes(network, config.mesh.model)
-    state = (
-        Part("the parameters", P, NETWORK),
-        Part("the optimiser's moments", 2 * P, NETWORK),  # Adam's two
-    )
-    if not draws_samples(c):
-        return state
+    """The train state, and what is frozen.
+
+    Restoring loads all of it, so that evaluation needs the memory, too.
+    """
+    c, (trained, frozen) = config, parameter_bytes(config, network)
     # Replicated: every device holds the whole buffer.
     buffer = replay_bytes(c.rollout.capacity, c.prompt_slots + c.max_actions)
-    return (*state, Part("the replay buffer", buffer, ("rollout.capacity", *SLOTS)))
+    parts = (
+        Part("the parameters", trained, NETWORK),
+        Part("the optimiser's moments", 2 * trained, NETWORK),  # Adam's two
+        Part("the replay buffer", buffer * draws_samples(c), ("rollout.capacity", *SLOTS)),
+        Part(FROZEN, frozen, NETWORK),
+    )
+    return tuple(part for part in parts if part.size)
 
 
-def checkpoint_bytes(state: tuple[Part, ...], data: int) -> int:
+def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
     """Bytes of the machine's memory that writing a checkpoint takes, on each CPU device.
 
     Each device keeps the state that is being written, because the next step cannot reuse its buffers
@@ -188,75 +200,24 @@ def draws_samples(config: ConfigDict) -> bool:
     )
 
 
-def parameter_bytes(network: TransformerConfig, model: int) -> int:
-    """Bytes of the parameters: the model axis splits the matrices, not gains and biases."""
-    return ACTIVATION[network.param_dtype] * (network.matrices // model + network.vectors)
+def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int, int]:
+    """Bytes of the parameters on each device: (of those that are trained, of those that are not).
 
-
-def cast_bytes(network: TransformerConfig) -> int:
-    """Bytes of the matrices cast to the activations' dtype; 0 if that is their own."""
-    a = ACTIVATION[network.dtype]
-    return 0 if network.dtype == network.param_dtype else a * network.matrices
-
-
-def replay_bytes(capacity: int, slots: int) -> int:
-    """Bytes of the replay buffer: each slot has 5 int32 and 2 bools, each sample 3 int32 and a bool."""
-    return capacity * (slots * (5 * FLOAT + 2 * BOOL) + 3 * FLOAT + BOOL)
-
-
-def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
-
-    For each slot, a layer stores
-      in the activations' dtype: 6 F of SwiGLU, 5 D, 2 H N and 2 K N that enter matrix products;
-      in float32: 6 D of its norms, 3 H N and 3 K N of those of queries and keys, H T of scores;
-      H T of their softmax, in the activations' dtype.
-    Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
-    H T of their mask, as bool.
-    With model.remat="full" a layer stores its D inputs, and the rest exists for one layer at a time.
-    The head stores the logits of one chunk of states at a time.
+    The rows of edits are counted as other rows are.
     """
-    n, a = network, ACTIVATION[network.dtype]
-    heads = (n.heads + n.kv_heads) * n.head_dim
-    layer = a * (WIDE[n.mlp] * n.d_ff + 5 * n.d_model + 2 * heads)
-    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
-    shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
-    layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
-    around = 4 * FLOAT * n.d_model
-    logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
-    return rows * slots * (layers + shared + around) + logits
+
+    def size(params: nnx.State) -> int:
+        cuts, bits = {"model": config.mesh.model}, 0
+        for path, x in jax.tree_util.tree_leaves_with_path(params):
+            parts = prod(cuts.get(axis, 1) for axis in partition(path, x.shape, cuts))
+            bits += prod(x.shape) // parts * jax.dtypes.itemsize_bits(x.dtype)
+        return bits // 8
+
+    trained, frozen = split(config, shapes_of(network))
+    return size(trained), size(frozen)
 
 
-def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Bytes of the sampler's cache: keys, values and final hidden state of every slot."""
-    n, a = network, ACTIVATION[network.dtype]
-    return a * rows * slots * (2 * n.layers * n.kv_heads * n.head_dim + n.d_model)
-
-
-def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Bytes of a forward pass without gradients: one layer at a time, the larger of its two halves.
-
-    The residual stream exists four times: in, out and twice between. Attention adds scores, masked
-    scores and softmax; the feed-forward half adds the three wide arrays of SwiGLU.
-    """
-    n, a = network, ACTIVATION[network.dtype]
-    widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * slots)
-    return rows * slots * (4 * a * n.d_model + widest)
-
-
-def sampling_bytes(network: TransformerConfig, rows: int, prompt: int, actions: int) -> int:
-    """Bytes of reading prompts and completing them."""
-    logits = 2 * FLOAT * rows * network.vocab_size
-    return (
-        cache_bytes(network, rows, prompt + actions) + forward_bytes(network, rows, prompt) + logits
-    )
-
-
-def scoring_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
-    """Bytes of computing the values of whole episodes, without gradients."""
-    V = network.vocab_size
-    logits = 2 * FLOAT * V * min(rows * slots, chunk_size(V))
-    return forward_bytes(network, rows, slots) + logits
+shapes_of = cache(parameter_shapes)  # an estimate asks for them more than once
 
 
 class DoesNotFit(ValueError):

@@ -11,6 +11,7 @@ from flax import nnx
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.tokenizer_files import generation_config
+from sequencematch.models import lora
 from sequencematch.models.edit_rows import first_edit_rows
 from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.configs import family_of, read_config
@@ -18,6 +19,7 @@ from sequencematch.models.pretrained.families import layout, leaves_by_path
 from sequencematch.models.pretrained.reader import find_tensors, open_weights, read_params
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.setup.build import Parts, training_data
+from sequencematch.setup.defaults import lora_config
 
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
 
@@ -30,11 +32,12 @@ def read_parameters(parts: Parts) -> nnx.State:
     Raises:
       ValueError, OSError: tensors are missing, left over or of another shape, or cannot be read.
     """
-    path, like = parts.config.model.path, parts.whole(parts.like.params)
+    path = parts.config.model.path
     # Asked of the model itself: a run's folder has the tokenizer with its edits in any case.
     saved = read_tokenizer(path, tuple(parts.config.edits)).edits_saved
     weights = open_weights(path)
-    params = read_params(weights, family_of(read_config(path)), like, edits_stored=saved)
+    base = read_params(weights, family_of(read_config(path)), parts.base, edits_stored=saved)
+    params = parts.adapt(base)
     has_edits = bool((parts.recipe.mdp.legal & (parts.recipe.mdp.pops > 0)).any())
     return fit_edits(parts, params) if has_edits and not saved else params
 
@@ -45,9 +48,9 @@ def check_parameters(parts: Parts) -> None:
     Raises:
       ValueError, OSError: tensors are missing, left over or of another shape, or cannot be read.
     """
-    path, like = parts.config.model.path, parts.whole(parts.like.params)
+    path = parts.config.model.path
     family = family_of(read_config(path))
-    find_tensors(open_weights(path), family, layout(family, leaves_by_path(like)))
+    find_tensors(open_weights(path), family, layout(family, leaves_by_path(parts.base)))
 
 
 def fit_edits(parts: Parts, params: nnx.State) -> nnx.State:
@@ -67,7 +70,7 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
 
     Args:
       parts: the run; `config.model.path` is where its model came from.
-      params: all parameters of the network.
+      params: all parameters of the network; adapters are merged into what they adapt.
       out: the directory; it must not exist, or be empty.
       facts: what the model card tells of the run.
 
@@ -75,6 +78,8 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
       ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
     """
     path, tokenizer = parts.config.model.path, tokenizer_of(parts)
+    if parts.config.model.lora_rank:
+        params = lora.merge(params, lora_config(parts.config))
     config = read_config(path)
     family, first = family_of(config), tokenizer.own_size
     spare = spare_rows(open_weights(path), family, params)

@@ -39,7 +39,8 @@ def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     own = defaults().model
     key = "model.path" if c.model.path else "model.preset"
     known, others = f"config.{key}={flatten(c)[key]!r}", ("path", "preset", *PRECISION)
-    changed = [key for key in own if key not in others and c.model[key] != own[key]]
+    sizes = [key for key in own if key not in others and not key.startswith("lora_")]
+    changed = [key for key in sizes if c.model[key] != own[key]]
     yield (
         not (c.model.path or c.model.preset) or not changed,
         f"{known} has sizes of its own, so that none can be set: leave "
@@ -64,6 +65,16 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         c.optimizer.warmup < c.train.steps,
         f"config.optimizer.warmup={c.optimizer.warmup} must be less than "
         f"config.train.steps={c.train.steps}",
+    )
+    yield (
+        c.model.lora_base == "float" or c.model.lora_rank > 0,
+        f"config.model.lora_base={c.model.lora_base!r} needs config.model.lora_rank > 0: kernels in 4 "
+        "bits are not trained, adapters are",
+    )
+    yield (
+        not c.train.unfrozen or c.model.lora_rank > 0,
+        f"config.train.unfrozen={c.train.unfrozen!r} needs config.model.lora_rank > 0: without "
+        "adapters all is trained but config.train.frozen",
     )
     # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
     # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).

@@ -1,10 +1,5 @@
 """The allowed values of each configuration key."""
 
-import os
-import re
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 
 from sequencematch.core.divergences import DIVERGENCES
@@ -17,11 +12,26 @@ from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
+from sequencematch.models.layers import KERNELS
 from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.transformer import REMAT
+from sequencematch.setup.values import (
+    Rule,
+    can_be_folder,
+    count,
+    count_or_zero,
+    decay,
+    fraction,
+    fraction_below_one,
+    is_path,
+    is_pattern,
+    non_negative,
+    one_of,
+    positive,
+    seed,
+    some_of,
+)
 from sequencematch.train.methods import METHODS
-
-Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
 
 TYPE_NAMES = {
     bool: "True or False",
@@ -35,54 +45,6 @@ LARGEST = {
     float: HUGE,
     int: 2**63 - 1,
 }  # of the types that may stand for a float32, as jax takes them
-
-# Steps and numbers of rows are int32 on the devices.
-count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
-count_or_zero: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
-positive: Rule = ("> 0", lambda x: x > 0)
-non_negative: Rule = (">= 0", lambda x: x >= 0)
-fraction: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
-fraction_below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
-
-# Adam divides by 1 - b in float32, which must not round to 0.
-decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
-seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
-
-
-def one_of(names: Mapping | tuple) -> Rule:
-    """The rule of one name of a table."""
-    return "one of " + ", ".join(names), lambda x: x in names
-
-
-def some_of(names: Mapping | tuple) -> Rule:
-    """The rule of one or more different names of a table."""
-    allowed = "some of " + ", ".join(names)
-    return allowed, lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
-
-
-def is_path(text: str) -> bool:
-    """Whether a string can be a path; a leading ~ must expand to somebody's home."""
-    return "\0" not in text and not os.path.expanduser(text).startswith("~")
-
-
-def can_be_folder(text: str) -> bool:
-    """Whether a path is a folder, or one could be created there."""
-    if not is_path(text):
-        return False
-    path = os.path.abspath(os.path.expanduser(text))
-    while not os.path.exists(path):
-        path = os.path.dirname(path)
-    return os.path.isdir(path)
-
-
-def is_pattern(text: str) -> bool:
-    """Whether a string is a regular expression."""
-    try:
-        re.compile(text)
-    except (re.error, OverflowError, RecursionError):
-        return False
-    return True
-
 
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),
@@ -133,6 +95,10 @@ RULES: dict[str, Rule] = {
     "model.dtype": one_of(("auto", "float32", "bfloat16")),
     "model.attention": one_of(ATTENTION),
     "model.remat": one_of(REMAT),
+    "model.lora_rank": count_or_zero,
+    "model.lora_alpha": positive,
+    "model.lora_targets": ("a regular expression", is_pattern),
+    "model.lora_base": one_of(KERNELS),
     "optimizer.learning_rate": positive,
     "optimizer.warmup": count_or_zero,
     "optimizer.final": fraction,
@@ -147,6 +113,7 @@ RULES: dict[str, Rule] = {
     "train.bc_steps": count_or_zero,
     "train.beta_end": fraction,
     "train.frozen": ("a regular expression", is_pattern),
+    "train.unfrozen": ("a regular expression", is_pattern),
     "train.skip_nonfinite": count_or_zero,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,

@@ -36,7 +36,7 @@ def fingerprint(x: Array) -> UInt32[Array, ""]:
 
 
 def _bits(x: Array) -> Array:
-    if x.dtype == bool:  # bitcast_convert_type takes no booleans
+    if x.dtype in (bool, jnp.uint4):  # bitcast_convert_type takes no booleans, and whole bytes only
         return x.astype(jnp.uint32)
     view = partial(jax.lax.bitcast_convert_type, new_dtype=_UNSIGNED[x.dtype.itemsize])
     return view(x).astype(jnp.uint32)

@@ -106,7 +106,9 @@ def init_parameters(make: MakeNetwork, seed: ArrayLike) -> nnx.State:
 
     A pure function of the seed: jitted with shardings, it makes each array on its devices.
     """
-    return nnx.state(make(nnx.Rngs(random_key(seed, Purpose.INITIALIZATION))))
+    # Adapters draw from a stream of their own, so that the rest is as without them.
+    key, lora = (random_key(seed, Purpose.INITIALIZATION, i) for i in range(2))
+    return nnx.state(make(nnx.Rngs(key, lora=lora)))
 
 
 def split_parameters(frozen: str, params: nnx.State) -> tuple[nnx.State, nnx.State]:

@@ -40,3 +40,19 @@ def test_layers_are_split_by_columns_into_a_half_and_by_rows_out_of_it():
 def test_what_does_not_divide_is_named():
     with pytest.raises(ValueError, match=r"^up/kernel of shape \(8, 18\) does not divide by .*=4$"):
         spec_of("feed_forward/up/kernel", (8, 18))
+
+
+def test_kernels_in_4_bits_and_adapters_are_split_as_the_kernel():
+    """Of an adapter the side that meets the split one; scales that do not divide are whole."""
+    columns, rows = P(None, None, "model"), P(None, "model", None)
+    for name, split in (("query", columns), ("down", rows)):
+        for array, shape in (("qvalue", (3, 256, 512)), ("scale", (3, 4, 512))):
+            assert spec_of(f"blocks/{name}/kernel/value/{array}", shape) == split, (name, array)
+    assert spec_of("blocks/down/kernel/value/scale", (3, 2, 512)) == P()
+    assert spec_of("blocks/query/lora_b", (3, 4, 8)) == columns
+    assert spec_of("blocks/down/lora_a", (3, 8, 4)) == rows
+    assert (
+        spec_of("blocks/query/lora_a", (3, 8, 4)) == spec_of("blocks/down/lora_b", (3, 4, 8)) == P()
+    )
+    with pytest.raises(ValueError, match="up/kernel of shape"):
+        spec_of("up/kernel/qvalue", (8, 18))

@@ -13,7 +13,7 @@ from sequencematch.core.reductions import action_values
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Visibility
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.transformer import Transformer
+from sequencematch.models.transformer import UNROLL, Transformer
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
@@ -230,7 +230,7 @@ def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, 
     """As a loop or not, and with activations stored or computed again: values and gradients."""
     trajectories = build_trajectories(LONGEST)
     expected = likelihood(transformer, trajectories)
-    monkeypatch.setattr("sequencematch.models.transformer.UNROLL", unroll)
+    monkeypatch.setitem(UNROLL, "float", unroll)
     other = Transformer(TransformerConfig(**sizes, remat=remat), nnx.Rngs(0))
     # A function of its own, which is not compiled yet.
     found = nnx.jit(nnx.value_and_grad(lambda *args: log_likelihood(*args)))(other, trajectories)

@@ -16,8 +16,9 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
-from sequencematch.setup import memory
+from sequencematch.setup import memory, network_bytes
 from sequencematch.setup.defaults import defaults, flatten, network_config
+from sequencematch.setup.parameters import split
 from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
@@ -39,9 +40,10 @@ networks = pytest.mark.parametrize("network", NETWORKS)
 
 def config_of(network, **changes):
     """A valid configuration with this network."""
-    sizes = {
-        name: getattr(network, name) for name in defaults().model if name not in ("path", "preset")
-    }
+    own = [
+        name for name in defaults().model if name not in ("path", "preset") and "lora" not in name
+    ]
+    sizes = {name: getattr(network, name) for name in own}
     return valid_config_with({f"model.{name}": size for name, size in sizes.items()} | changes)
 
 
@@ -150,11 +152,11 @@ def test_activation_bytes_equal_the_residuals(network, slots):
     config = config_of(network, **{"prompt_slots": slots - 8, "max_actions": 8, "method": "mle"})
     row, fixed = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
     assert memory.activation_bytes(network, 1, slots) == pytest.approx(row, rel=0.03)
-    a, embedding = memory.ACTIVATION[network.dtype], V * network.d_model
+    a, embedding = network_bytes.ACTIVATION[network.dtype], V * network.d_model
     assert fixed == pytest.approx(
         a * (network.matrices - embedding) + 4 * network.vectors, rel=0.01
     )
-    assert memory.cast_bytes(network) == (a == 2) * a * network.matrices
+    assert network_bytes.cast_bytes(network) == (a == 2) * a * network.matrices
 
 
 FAMILIES = {
@@ -200,7 +202,7 @@ def test_cache_bytes_equal_the_samplers_cache(network):
         jax.eval_shape(lambda: jax.random.key(0)),
     )
     expected = byte_size((generation.cache, generation.hidden))
-    assert memory.cache_bytes(network, rows, prompt + actions) == expected
+    assert network_bytes.cache_bytes(network, rows, prompt + actions) == expected
 
 
 def temporary_bytes(work, network, *args):
@@ -344,3 +346,43 @@ def test_evaluating_and_answering_hold_the_whole_train_state():
         == 0
     )
     assert memory.estimate_answering(config, V).peak < memory.estimate_evaluation(config, V).peak
+
+
+LORA = {"model.lora_rank": 4, "model.lora_base": "nf4", "model.d_ff": 192}
+
+
+@pytest.mark.parametrize("mesh", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("frozen", [LORA, {"train.frozen": "blocks"}])
+def test_frozen_parameters_are_counted_apart(frozen, mesh):
+    """At their own bytes, without moments, gradients or checkpoints."""
+    config = valid_config_with(frozen | {"mesh.data": mesh[0], "mesh.model": mesh[1]})
+    params = init_parameters_shape(partial(Transformer, network_config(config, V)))
+    shardings = state_shardings(meshes.make_mesh(*mesh), params)
+    local = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(s.shard_shape(x.shape), x.dtype), params, shardings
+    )
+    trained, rest = split(config, local)
+    estimate = memory.estimate_training(config, V)
+    sizes = {part.name: part.size for part in estimate.permanent}
+    assert sizes["the parameters"] == byte_size(trained)
+    assert sizes["the optimiser's moments"] == 2 * byte_size(trained)
+    in_4_bits = sum(x.size for x in jax.tree.leaves(rest) if x.dtype == jnp.uint4)
+    assert sizes[memory.FROZEN] == byte_size(rest) - in_4_bits / 2
+    assert (in_4_bits > 0) == (frozen is LORA)
+    state = sum(sizes.values()) - sizes[memory.FROZEN]
+    assert estimate.checkpoint == state + state // mesh[0]
+
+
+def test_a_model_of_seven_billion_fits_a_small_gpu_in_4_bits(monkeypatch):
+    """Its kernels take 3.6 GB in 4 bits and 26 in floats."""
+    sizes = dict(layers=32, d_model=4096, heads=32, kv_heads=32, d_ff=11_008, remat="full")
+    changes = {f"model.{key}": size for key, size in sizes.items()}
+    changes |= {"model.lora_rank": 64, "method": "mle", "train.batch_size": 4, "evaluate.rows": 4}
+    monkeypatch.setattr(memory, "checkpoint_bytes", lambda *_: 0)  # as on a GPU
+    peaks = {}
+    for base in ("float", "nf4"):
+        config = valid_config_with(changes | {"model.lora_base": base})
+        peaks[base] = memory.estimate_training(config, 32_000).peak / 2**30
+    kernels = 32 * 4096 * (4 * 4096 + 3 * 11_008)
+    assert peaks["float"] - peaks["nf4"] == pytest.approx(kernels * (4 - 9 / 16) / 2**30, rel=0.1)
+    assert peaks["nf4"] < 24 < peaks["float"]

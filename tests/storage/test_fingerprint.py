@@ -11,7 +11,7 @@ from sequencematch.storage.fingerprint import fingerprint, fingerprints
 from sequencematch.train import mesh as meshes
 from tests import oracles
 
-DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool"]
+DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool", "uint4"]
 
 
 def random_bits(shape, dtype):

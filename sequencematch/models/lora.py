@@ -1,0 +1,109 @@
+"""Low-rank adapters (Hu et al. 2021): how they are applied, added to a model, and merged into it.
+
+Trees of parameters are those of a `Transformer`. An adapter stands beside the kernel that it is for:
+…/kernel, …/lora_a and …/lora_b. The kernel may be in 4 bits (Dettmers et al. 2023, QLoRA).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import qwix
+from flax import nnx
+from jaxtyping import Array, Float
+
+from sequencematch.models import nf4
+from sequencematch.models.config import Lora
+
+ADAPTER = r"/lora_[ab]$"  # found in the paths of an adapter's parameters
+
+
+class LowRankLinear(nnx.Linear):
+    """y = x W + b + (alpha/r) (x A) B; an `nnx.Linear` with an adapter.
+
+    A is uniform in +-1/sqrt(D), as in PEFT, so that learning rates carry over; B is 0, so that the
+    model begins as it was. Both are float32 whatever the kernel is: small updates of bfloat16 are lost.
+    """
+
+    def __init__(self, inputs: int, outputs: int, *, lora: Lora, rngs: nnx.Rngs, **options: Any):
+        super().__init__(inputs, outputs, rngs=rngs, **options)
+        draw = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
+        # Of a stream of their own: the kernels are those of the model without adapters.
+        self.lora_a = nnx.Param(draw(rngs.lora(), (inputs, lora.rank), jnp.float32))
+        self.lora_b = nnx.Param(jnp.zeros((lora.rank, outputs), jnp.float32))
+        self.scale = lora.scale
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+        a, b = (p[...].astype(self.dtype) for p in (self.lora_a, self.lora_b))
+        # One axis of rows, as in `layers.flat_dot_general`.
+        low = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ a
+        y = super().__call__(x)
+        return y + (self.scale * low @ b).reshape(y.shape)
+
+
+def adapt(params: nnx.State, adapters: nnx.State, lora: Lora) -> nnx.State:
+    """The parameters of a network with adapters, from those of one without.
+
+    Args:
+      params: without adapters, the kernels in floats.
+      adapters: from `adapters_of`; empty for none.
+      lora: says what the kernels become.
+    """
+    return nnx.merge_state(quantize_params(params) if lora.base == "nf4" else params, adapters)
+
+
+def adapters_of(params: nnx.State) -> nnx.State:
+    """The parameters of the adapters alone."""
+    return nnx.split_state(params, lambda path, _: is_found(ADAPTER, path), ...)[0]
+
+
+def is_found(pattern: str, path: tuple) -> bool:
+    """Whether a regular expression is found in a path, written as blocks/attention/query/kernel."""
+    return bool(re.search(pattern, "/".join(map(str, path))))
+
+
+def quantize_params(params: nnx.State) -> nnx.State:
+    """Parameters with the kernels of the blocks' linear maps in NF4, one after another."""
+    quantize = jax.jit(nf4.quantize)
+
+    def store(path: tuple, param: nnx.Param) -> nnx.Param:
+        if not is_found("^blocks/.*/kernel$", path):
+            return param
+        # Waits, so that what one kernel takes is free before the next.
+        return param.replace(jax.block_until_ready(quantize(param[...])))
+
+    return nnx.map_state(store, params)
+
+
+def merge(params: nnx.State, lora: Lora) -> nnx.State:
+    """The parameters of a network without adapters that computes the same: W + (alpha/r) A B.
+
+    Kernels in 4 bits become the floats that they stand for.
+    """
+    found: Mapping[tuple, nnx.Param] = dict(nnx.to_flat_state(params))
+
+    def add(path: tuple, param: nnx.Param) -> nnx.Param:
+        kernel, place = param[...], path[:-1]
+        kernel = nf4.dequantize(kernel) if isinstance(kernel, qwix.QArray) else kernel
+        if path[-1] == "kernel" and (*place, "lora_a") in found:
+            a, b = (found[*place, name][...] for name in ("lora_a", "lora_b"))
+            kernel = (kernel + lora.scale * a @ b).astype(kernel.dtype)
+        return param.replace(kernel)
+
+    kept = {path: add(path, x) for path, x in found.items() if not is_found(ADAPTER, path)}
+    return nnx.from_flat_state(kept)
+
+
+def parameter_count(params: Any) -> int:
+    """The number of parameters of a tree of arrays or shapes; one in 4 bits is one."""
+    leaves = jax.tree.leaves(params, is_leaf=lambda x: isinstance(x, qwix.QArray))
+    return sum(math.prod(x.shape) for x in leaves)
+
+
+def byte_count(params: Any) -> int:
+    """The bytes of a tree of arrays or shapes."""
+    bits = sum(x.size * jax.dtypes.itemsize_bits(x.dtype) for x in jax.tree.leaves(params))
+    return bits // 8

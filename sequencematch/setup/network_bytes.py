@@ -1,0 +1,89 @@
+"""Bytes of what a network computes, in closed form.
+
+Symbols: B rows, T slots, L layers, D model, H heads, K key heads, N width of a head, F feed-forward,
+V vocabulary, a bytes of an activation.
+"""
+
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.readout import chunk_size
+
+FLOAT, BOOL = 4, 1
+ACTIVATION = {"float32": 4, "bfloat16": 2}
+
+# Arrays of width F that the feed-forward half of a block stores, by kind.
+WIDE = {"swiglu": 6, "geglu": 8, "gelu": 6}
+
+
+def cast_bytes(network: TransformerConfig) -> int:
+    """Bytes of the matrices cast to the activations' dtype; 0 if that is their own.
+
+    Of matrices in 4 bits those of one layer exist in floats.
+    """
+    a, in_floats = ACTIVATION[network.dtype], network.matrices
+    if network.lora.base == "nf4":
+        block = network.block_matrices
+        in_floats -= network.layers * block
+        return a * block + (0 if network.dtype == network.param_dtype else a * in_floats)
+    return 0 if network.dtype == network.param_dtype else a * in_floats
+
+
+def replay_bytes(capacity: int, slots: int) -> int:
+    """Bytes of the replay buffer: each slot has 5 int32 and 2 bools, each sample 3 int32 and a bool."""
+    return capacity * (slots * (5 * FLOAT + 2 * BOOL) + 3 * FLOAT + BOOL)
+
+
+def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
+    """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
+
+    For each slot, a layer stores
+      in the activations' dtype: 6 F of SwiGLU, 5 D, 2 H N and 2 K N that enter matrix products;
+      in float32: 6 D of its norms, 3 H N and 3 K N of those of queries and keys, H T of scores;
+      H T of their softmax, in the activations' dtype;
+      the rank of each adapter, in that dtype.
+    Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
+    H T of their mask, as bool.
+    With model.remat="full" a layer stores its D inputs, and the rest exists for one layer at a time.
+    The head stores the logits of one chunk of states at a time.
+    """
+    n, a = network, ACTIVATION[network.dtype]
+    heads = (n.heads + n.kv_heads) * n.head_dim
+    layer = a * (WIDE[n.mlp] * n.d_ff + 5 * n.d_model + 2 * heads)
+    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
+    layer += a * n.lora.rank * sum(map(n.lora.adapts, n.linears))
+    shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
+    layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
+    around = 4 * FLOAT * n.d_model
+    logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
+    return rows * slots * (layers + shared + around) + logits
+
+
+def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
+    """Bytes of the sampler's cache: keys, values and final hidden state of every slot."""
+    n, a = network, ACTIVATION[network.dtype]
+    return a * rows * slots * (2 * n.layers * n.kv_heads * n.head_dim + n.d_model)
+
+
+def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
+    """Bytes of a forward pass without gradients: one layer at a time, the larger of its two halves.
+
+    The residual stream exists four times: in, out and twice between. Attention adds scores, masked
+    scores and softmax; the feed-forward half adds the three wide arrays of SwiGLU.
+    """
+    n, a = network, ACTIVATION[network.dtype]
+    widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * slots)
+    return rows * slots * (4 * a * n.d_model + widest)
+
+
+def sampling_bytes(network: TransformerConfig, rows: int, prompt: int, actions: int) -> int:
+    """Bytes of reading prompts and completing them."""
+    logits = 2 * FLOAT * rows * network.vocab_size
+    return (
+        cache_bytes(network, rows, prompt + actions) + forward_bytes(network, rows, prompt) + logits
+    )
+
+
+def scoring_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
+    """Bytes of computing the values of whole episodes, without gradients."""
+    V = network.vocab_size
+    logits = 2 * FLOAT * V * min(rows * slots, chunk_size(V))
+    return forward_bytes(network, rows, slots) + logits

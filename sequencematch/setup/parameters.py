@@ -1,0 +1,96 @@
+"""Which parameters are trained, where each is, and how adapters join those of a model without."""
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import ArrayLike
+from ml_collections import ConfigDict
+
+from sequencematch.models import lora
+from sequencematch.models.sharding import path_name, state_shardings
+from sequencematch.setup.defaults import lora_config
+from sequencematch.train.state import MakeNetwork, init_parameters, split_parameters
+
+
+def on_devices(mesh: Mesh, shapes: Any) -> Any:
+    """Shapes and dtypes of arrays, with where each is to be."""
+    return jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
+        shapes,
+        state_shardings(mesh, shapes),
+    )
+
+
+def where(arrays: Any) -> Any:
+    """The sharding of each array."""
+    return jax.tree.map(lambda x: x.sharding, arrays)
+
+
+def frozen_parameters(config: ConfigDict) -> str:
+    """A regular expression of the paths of parameters that are not trained; empty for none.
+
+    With adapters it is all but these, the rows of edits, and what `train.unfrozen` adds.
+    """
+    c, trained = config.train, [lora.ADAPTER, "^edits/", config.train.unfrozen]
+    rest = f"^(?!.*(?:{'|'.join(f'(?:{pattern})' for pattern in trained if pattern)}))"
+    return "|".join(filter(None, [c.frozen, rest if config.model.lora_rank else ""]))
+
+
+def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+    """Divides all parameters of the network into (trained, frozen).
+
+    Raises:
+      ValueError: none would be trained, or some that are in 4 bits.
+    """
+    trained, frozen = split_parameters(frozen_parameters(config), params)
+    found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
+    if not found:
+        raise ValueError(f"config.train.frozen={c.frozen!r} leaves no parameter to train")
+    for path, x in found:
+        if not jnp.issubdtype(x.dtype, jnp.floating):
+            kernel = path_name(path).rpartition("/")[0]
+            raise ValueError(
+                f"config.train.unfrozen={c.unfrozen!r} is found in {kernel}, which is in 4 bits and "
+                "cannot be trained"
+            )
+    return trained, frozen
+
+
+def without_adapters(config: ConfigDict, mesh: Mesh, shapes: nnx.State) -> nnx.State:
+    """Shapes of the parameters of the same network without adapters, all in floats.
+
+    Args:
+      config: says which adapters there are.
+      mesh: the devices.
+      shapes: of all parameters.
+    """
+    if not config.model.lora_rank:
+        return on_devices(mesh, shapes)
+    merge = partial(lora.merge, lora=lora_config(config))
+    return on_devices(mesh, jax.eval_shape(merge, shapes))
+
+
+def add_adapters(
+    config: ConfigDict, make: MakeNetwork, seed: ArrayLike, params: nnx.State
+) -> nnx.State:
+    """All parameters of the network, from those without adapters; new adapters begin as 0.
+
+    Args:
+      config: says which adapters there are, and what becomes of kernels.
+      make: makes the network.
+      seed: that of the run.
+      params: as `without_adapters`, with arrays.
+    """
+    if not config.model.lora_rank:
+        return params
+
+    def draw(seed: ArrayLike) -> nnx.State:
+        return lora.adapters_of(init_parameters(make, seed))  # the rest is never made
+
+    (mesh,) = {x.sharding.mesh for x in jax.tree.leaves(params)}
+    placed = where(on_devices(mesh, jax.eval_shape(draw, seed)))
+    return lora.adapt(params, jax.jit(draw, out_shardings=placed)(seed), lora_config(config))

@@ -1,0 +1,57 @@
+"""What single values may be: rules that configuration keys share."""
+
+import os
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
+
+# Steps and numbers of rows are int32 on the devices.
+count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
+count_or_zero: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
+positive: Rule = ("> 0", lambda x: x > 0)
+non_negative: Rule = (">= 0", lambda x: x >= 0)
+fraction: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
+fraction_below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+
+# Adam divides by 1 - b in float32, which must not round to 0.
+decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
+seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
+
+
+def one_of(names: Mapping | tuple) -> Rule:
+    """The rule of one name of a table."""
+    return "one of " + ", ".join(names), lambda x: x in names
+
+
+def some_of(names: Mapping | tuple) -> Rule:
+    """The rule of one or more different names of a table."""
+    allowed = "some of " + ", ".join(names)
+    return allowed, lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
+
+
+def is_path(text: str) -> bool:
+    """Whether a string can be a path; a leading ~ must expand to somebody's home."""
+    return "\0" not in text and not os.path.expanduser(text).startswith("~")
+
+
+def can_be_folder(text: str) -> bool:
+    """Whether a path is a folder, or one could be created there."""
+    if not is_path(text):
+        return False
+    path = os.path.abspath(os.path.expanduser(text))
+    while not os.path.exists(path):
+        path = os.path.dirname(path)
+    return os.path.isdir(path)
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a string is a regular expression."""
+    try:
+        re.compile(text)
+    except (re.error, OverflowError, RecursionError):
+        return False
+    return True
