@@ -18,6 +18,7 @@ def test_facts_of_the_data_are_told_of_if_there_are_any(found, capsys):
         config=valid_config_with({}),
         task=SimpleNamespace(name="copy"),
         parameters=3,
+        frozen={},
         data=DataFacts(0, {}, found, 0),
         recipe=SimpleNamespace(objective=None),
     )
