@@ -9,9 +9,14 @@ paper draws accuracy against noise, for random noise and wrong digits:
 
     ... --config.noise.kind=ground_truth --config.noise.eta=0.2
 
-The paper trains by QLoRA. This trains all parameters: 7 billion of them, their gradients and Adam's
-two moments take 108 GB in float32, so name the devices that share them, as in --config.mesh.model=8.
-It was not run to the end yet. Any smaller model does: --config.model.path may be of SmolLM2.
+This trains all parameters: 7 billion of them, their gradients and Adam's two moments take 108 GB in
+float32, so name the devices that share them, as in --config.mesh.model=8.
+
+    python -m sequencematch.main --config=llama_arithmetic:qlora[,METHOD] --config.model.path=DIR
+
+The paper's QLoRA: kernels in 4 bits, adapters of rank 64 and alpha 16 on all linear maps of the blocks.
+
+Neither was run to the end yet. Any smaller model does: --config.model.path may be of SmolLM2.
 """
 
 from ml_collections import ConfigDict
@@ -19,15 +24,19 @@ from ml_collections import ConfigDict
 from sequencematch.setup.defaults import defaults
 
 
-def get_config(method: str = "sequencematch") -> ConfigDict:
-    """The run of one method, everything else equal."""
+def get_config(variant: str = "sequencematch") -> ConfigDict:
+    """The run of a variant: METHOD, "qlora", or "qlora,METHOD"."""
+    qlora, _, method = variant.partition(",") if variant.startswith("qlora") else ("", "", variant)
     config = defaults()
     config.task = "arithmetic"
-    config.method = method
+    config.method = method or "sequencematch"
     config.data.update(train=5_000, validation=200, test=200, bases=(), split="prompt")
     config.model.update(path="llama2-7b", remat="full")
     config.objective.update(alpha=0.01, gamma=0.998)
     config.optimizer.update(learning_rate=1e-5, warmup=50)
+    if qlora:
+        config.model.update(dtype="auto", lora_rank=64, lora_alpha=16.0, lora_base="nf4")
+        config.optimizer.learning_rate = 1e-4
     # A prompt is written in as many tokens as characters, at most: Llama 2 cuts numbers into digits.
     config.prompt_slots, config.max_actions = 48, 20
     config.train.update(steps=2_000, bc_steps=1_000, batch_size=32)

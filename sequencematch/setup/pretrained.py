@@ -39,7 +39,9 @@ def read_parameters(parts: Parts) -> nnx.State:
     base = read_params(weights, family_of(read_config(path)), parts.base, edits_stored=saved)
     params = parts.adapt(base)
     has_edits = bool((parts.recipe.mdp.legal & (parts.recipe.mdp.pops > 0)).any())
-    return fit_edits(parts, params) if has_edits and not saved else params
+    # Where a run is asked for answers there is no batch, and its checkpoint has the rows.
+    can_fit = "train" in parts.task.splits
+    return fit_edits(parts, params) if has_edits and not saved and can_fit else params
 
 
 def check_parameters(parts: Parts) -> None:

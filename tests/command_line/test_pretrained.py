@@ -1,12 +1,15 @@
 """From a pretrained model to a finetuned one that others read, at toy size, with random weights."""
 
+import jax
 import pytest
 
 import sequencematch
+from sequencematch.cli import resume
 from sequencematch.data.subword import read_tokenizer
-from tests.command_line.command import ROOT, TINY, read_json, records, run_command
+from tests.command_line.command import ROOT, TINY, event_at_step, read_json, records, run_command
 from tests.data import tokenizer_folders
 from tests.models.pretrained import tiny
+from tests.train.runs import Crash, crash
 
 SIZES = {key: value for key, value in TINY.items() if not key.startswith("model.")}
 SIZES |= {"prompt_slots": 10, "train.steps": 6, "train.bc_steps": 4, "evaluate.every": 6}
@@ -42,6 +45,23 @@ def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     assert read_json(out / "config.json")["vocab_size"] == read_tokenizer(directory).vocab_size
     assert run_command(*here, "--mode=export", f"--out={out}") == 2
     assert "is not empty" in capfd.readouterr().err
+
+
+def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_path, capfd):
+    """The base is read from its directory at each start, and no checkpoint has it."""
+    changes = {"data.path": pairs_file, "model.lora_rank": 2, "checkpoint.every": 3}
+    whole, halves = tmp_path / "whole", tmp_path / "halves"
+    assert run_command(*flags_of("pretrained.py:bc", directory, whole, **changes)) == 0
+    assert "of them trained" in capfd.readouterr().out
+    with event_at_step(4, crash), pytest.raises(Crash):
+        run_command(*flags_of("pretrained.py:bc", directory, halves, **changes))
+    assert run_command(f"--workdir={halves}", "--resume") == 0, capfd.readouterr().err
+    assert records(halves / "metrics.jsonl") == records(whole / "metrics.jsonl")
+    _, state = resume.open_run(whole)
+    paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)]
+    saved = [path for path in paths if "params" in path or "opt_state" in path]
+    assert all("lora" in p or "edits" in p or "count" in p or "hyper" in p for p in saved), saved
+    assert run_command(f"--workdir={whole}", "--mode=export", f"--out={tmp_path / 'out'}") == 0
 
 
 def test_a_run_of_another_network_is_not_exported(finished_run, assert_refused, tmp_path):
