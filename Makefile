@@ -31,7 +31,7 @@ stress: $(VENV)/.ready-test  ## all that takes hours: tests that `make test` lea
 	$(MAKE) soak
 
 parity: $(VENV)/.ready-parity  ## compare networks with transformers (on Python 3.11; installs torch)
-	$(PY) -m pytest -m "stress or not stress" tests/parity tests/models/pretrained $(ARGS)
+	$(PY) -m pytest -n 2 -m "stress or not stress" tests/parity $(ARGS)
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
 	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
