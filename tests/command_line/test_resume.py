@@ -230,6 +230,7 @@ def test_data_may_lie_elsewhere_but_must_be_the_same(
     assert records(folder / "metrics.jsonl") == records(finished_run / "metrics.jsonl")
 
 
+@pytest.mark.stress
 def test_sizes_that_are_0_are_what_the_data_take_and_stay(tiny_flags, tmp_path, capfd):
     folder = tmp_path / "run"
     sizes = {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0, "train.steps": 5}
