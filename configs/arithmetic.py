@@ -13,8 +13,8 @@ with twins of test questions in train; today's defaults were not run to the end 
 The paper's data: 5,000 training and 200 test questions, in every base from 2 to 16. The paper
 finetunes Llama2-7B by QLoRA; here the small network starts from random weights, so the paper's
 accuracies are not to be expected. One run, seed 0, reached 31.5 % greedy and 32.0 % sampled on the 200
-questions (95 % interval of the first: 25 to 38 %). Texts have 63 slots, against 46 above: expect 10 to
-20 minutes on 2 cores of an AMD EPYC. That run shared its cores with other work and took 115.
+questions (95 % interval of the first: 25 to 38 %; commit 59aa3fd, 2 cores of an AMD EPYC). It shared
+its cores with other work and took 115 minutes; alone it takes fewer, but how many was not measured.
 """
 
 from ml_collections import ConfigDict

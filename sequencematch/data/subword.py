@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from sequencematch.data import tokenizer_files as files
 from sequencematch.data.chat import chat_prompt
 from sequencematch.data.ids import Ids
-from sequencematch.data.tokenizer import EDITS
+from sequencematch.data.tokenizer import EDITS, check_ids, ids_of
 from sequencematch.storage.files import write
 
 
@@ -143,17 +143,10 @@ class SubwordTokenizer:
         Raises:
           ValueError: there is no such id.
         """
-        ids = self._check(ids)
+        ids = check_ids(ids, self.vocab_size)
         is_first = self.bos is not None and ids[:1] == [self.bos]
         text = [i for i in ids if i in self.ordinary]
         return (self._first if is_first else self._within).decode(text, skip_special_tokens=False)
-
-    def _check(self, ids: Iterable[int]) -> list[int]:
-        ids = [int(i) for i in ids]
-        unknown = [i for i in ids if not 0 <= i < self.vocab_size]
-        if unknown:
-            raise ValueError(f"unknown ids {unknown}: allowed are 0 <= id < {self.vocab_size}")
-        return ids
 
     @functools.cached_property
     def _symbols(self) -> list[str]:
@@ -176,7 +169,7 @@ class SubwordTokenizer:
         Raises:
           ValueError: there is no such id.
         """
-        return [self._symbols[i] for i in self._check(ids)]
+        return [self._symbols[i] for i in check_ids(ids, self.vocab_size)]
 
     def parse(self, symbols: Iterable[str]) -> list[int]:
         """Returns the id of each symbol, the inverse of `symbols`.
@@ -184,13 +177,7 @@ class SubwordTokenizer:
         Raises:
           ValueError: a symbol has no id.
         """
-        symbols = list(symbols)
-        unknown = [symbol for symbol in symbols if symbol not in self._ids]
-        if unknown:
-            raise ValueError(
-                f"unknown symbols {unknown}: each must be one token of the model, whole"
-            )
-        return [self._ids[symbol] for symbol in symbols]
+        return ids_of(symbols, self._ids, "each must be one token of the model, whole")
 
     def chat_prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
         """Returns the text before the assistant's next turn, without a `<bos>` at its beginning.

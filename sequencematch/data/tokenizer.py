@@ -91,6 +91,38 @@ def encode_within(tokenizer: Tokenizer, text: str) -> list[int]:
     return getattr(tokenizer, "encode_within", tokenizer.encode)(text)
 
 
+def check_ids(ids: Iterable[int], vocab_size: int) -> list[int]:
+    """Returns ids as a list.
+
+    Raises:
+      ValueError: one is not in 0 <= id < vocab_size.
+    """
+    found = [int(i) for i in ids]
+    # Python would take a negative id as counted from the end.
+    unknown = [i for i in found if not 0 <= i < vocab_size]
+    if unknown:
+        raise ValueError(f"unknown ids {unknown}: allowed are 0 <= id < {vocab_size}")
+    return found
+
+
+def ids_of(symbols: Iterable[str], ids: Mapping[str, int], allowed: str) -> list[int]:
+    """Returns the id of each symbol.
+
+    Args:
+      symbols: what to look up.
+      ids: symbol -> id.
+      allowed: which symbols there are, for the message.
+
+    Raises:
+      ValueError: a symbol has no id.
+    """
+    symbols = list(symbols)
+    unknown = [symbol for symbol in symbols if symbol not in ids]
+    if unknown:
+        raise ValueError(f"unknown symbols {unknown}: {allowed}")
+    return [ids[symbol] for symbol in symbols]
+
+
 class _Table:
     """Ids by a list of symbols: special tokens first, then what texts are made of, then the edits.
 
@@ -137,12 +169,7 @@ class _Table:
         Raises:
           ValueError: there is no such id.
         """
-        ids = list(ids)
-        # Python would take a negative id as counted from the end.
-        unknown = [int(i) for i in ids if not 0 <= i < self.vocab_size]
-        if unknown:
-            raise ValueError(f"unknown ids {unknown}: allowed are 0 <= id < {self.vocab_size}")
-        return [self._symbols[i] for i in ids]
+        return [self._symbols[i] for i in check_ids(ids, self.vocab_size)]
 
     def parse(self, symbols: Iterable[str]) -> list[int]:
         """Returns the id of each symbol, the inverse of `symbols`.
@@ -150,11 +177,7 @@ class _Table:
         Raises:
           ValueError: a symbol has no id.
         """
-        symbols = list(symbols)
-        unknown = [symbol for symbol in symbols if symbol not in self._ids]
-        if unknown:
-            raise ValueError(f"unknown symbols {unknown}: allowed are {self._symbols}")
-        return [self._ids[symbol] for symbol in symbols]
+        return ids_of(symbols, self._ids, f"allowed are {self._symbols}")
 
 
 @dataclasses.dataclass(frozen=True)

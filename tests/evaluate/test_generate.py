@@ -118,7 +118,7 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
 
 
 def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
-    """Also where draws and memory decide."""
+    """Of every way to answer, also where draws and memory decide."""
     make, params = generator
 
     def answers(limit, choice):
@@ -127,7 +127,7 @@ def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator):
         limited.task = TASK._replace(check=lambda example, text: True)
         return list(limited.answers(params, EXAMPLES * 5, choice))
 
-    for choice in VALIDATED:
+    for choice in make_decodings(DECISIONS, **USUAL):
         shares = right_within(answers(12, choice), (3, 5))
         assert shares == {str(n): accuracy(answers(n, choice))["accuracy"] for n in (3, 5)}
         assert choice != "sampled" or 0 < shares["3"] < shares["5"]

@@ -170,14 +170,16 @@ FAMILIES = {
 def test_activation_bytes_of_families(changes, monkeypatch):
     """Within 4 %, with heads of another width than D/H, norms of queries and keys, other halves.
 
-    From jax 0.12 on a GELU stores an array less, so there the estimate is up to 7 % above.
+    From jax 0.12 on a GELU stores an array less, so there the estimate of GPT-2 is 7 % above.
     """
     sizes = dict(vocab_size=V, layers=3, d_model=32, heads=4, kv_heads=2, d_ff=48) | changes
     network = TransformerConfig(**sizes)
     monkeypatch.setitem(globals(), "network_config", lambda *_: network)
     config = valid_config_with({"prompt_slots": 12, "max_actions": 8, "method": "mle"})
     row, _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
-    assert 0.96 * row < memory.activation_bytes(network, 1, 20) < 1.07 * row
+    is_less = network.mlp == "gelu" and jax.__version_info__ >= (0, 12)
+    above = 0.07 if is_less else 0.04
+    assert 0.96 * row < memory.activation_bytes(network, 1, 20) < (1 + above) * row
 
 
 @pytest.mark.parametrize("method", METHODS)
