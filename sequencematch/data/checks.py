@@ -1,23 +1,19 @@
-"""One pass over all examples before any training: what does not fit, and what is known of the rest."""
+"""What there is room for, and which examples do not fit."""
 
-import zlib
-from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+from jaxtyping import Int
 
 from sequencematch.data.endings import Ends, measure_ends
-from sequencematch.data.episodes import answer_ids, prompt_ids
 from sequencematch.data.noise import Noise
-from sequencematch.data.progress import tell_progress
-from sequencematch.data.task import Example, Task, example_bytes
+from sequencematch.data.survey import Survey, example_name
+from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import Tokenizer
 
 LONG = ("refuse", "drop")  # what may be done about examples that do not fit
-_LETTERS = 60  # of a prompt in messages
-_ANY = 2**31  # more than any text takes
 
 
 class Room(NamedTuple):
@@ -50,6 +46,16 @@ class Room(NamedTuple):
             "evaluate.max_actions": self.answer_actions,
         }
 
+    def needs(self, split: str, survey: Survey) -> dict[str, Int[np.ndarray, " examples"]]:
+        """Key of the configuration -> what each example of a split needs of it."""
+        slip = 0 if split == "train" else self.slip
+        return {"prompt_slots": survey.prompts, self.key(split): survey.answers + slip}
+
+    def misfits(self, split: str, survey: Survey) -> Int[np.ndarray, " misfits"]:
+        """The examples that need more than there is."""
+        needs = self.needs(split, survey).items()
+        return np.flatnonzero(np.any([need > self.sizes[key] for key, need in needs], axis=0))
+
 
 class DataFacts(NamedTuple):
     """What one pass over the examples finds.
@@ -81,75 +87,63 @@ class Fitting(Sequence[Example]):
         return self._examples[int(self._which[index])]
 
 
-class Survey(NamedTuple):
-    """What is found of one split.
-
-    Attributes:
-      largest: key of the configuration -> (the largest size that an example needs, which one).
-      misfits: the examples that need more than there is.
-      lengths: of each completion with its `<eos>`; 0 for one that is cut.
-      apart: number of examples whose completion is encoded without its prompt (`AnswerIds`).
-      nbytes: bytes of all examples.
-      checksum: of all splits up to this one.
-    """
-
-    largest: dict[str, tuple[int, int]]
-    misfits: array
-    lengths: array
-    apart: int
-    nbytes: int
-    checksum: int
-
-
 def check_examples(
-    task: Task, tokenizer: Tokenizer, room: Room, noise: Noise, max_cut: float, long: str
+    task: Task,
+    surveys: Mapping[str, Survey],
+    tokenizer: Tokenizer,
+    room: Room,
+    noise: Noise,
+    max_cut: float,
+    long: str,
 ) -> DataFacts:
     """Checks that every example fits, and that noise leaves the training texts their ends.
 
     Args:
-      task, tokenizer: the examples and their ids.
+      task, surveys: the examples, and what was found of them.
+      tokenizer: has their ids.
       room: what they must fit into.
       noise: of the training texts.
       max_cut: the largest share of them that may lose their `<eos>`.
       long: what is done about examples that do not fit, one of `LONG`.
 
     Raises:
-      ValueError: examples do not fit, or one teaches nothing or has a text without ids.
+      ValueError: examples do not fit.
     """
-    # Ids count too, which another alphabet or another order changes, and what noise is drawn from.
-    drawn = sorted(set(task.confusable(tokenizer)))
-    checksum = zlib.crc32(repr((tokenizer.fingerprint, drawn)).encode())
-    surveys: dict[str, Survey] = {}
-    for split in task.splits:
-        surveys[split] = _survey(task, split, tokenizer, room, checksum)
-        checksum = surveys[split].checksum
+    misfits = {split: room.misfits(split, survey) for split, survey in surveys.items()}
     measure = partial(measure_ends, tokenizer, noise, room.max_actions, max_cut)
     drop = _drop_misfits if long == "drop" else _drop_none
-    splits, ends = drop(task, surveys, measure)
+    splits, ends = drop(task, surveys, misfits, measure)
     too_long = {split: len(task.splits[split]) - len(splits[split]) for split in splits}
     faults = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
     faults += [ends.fault] * bool(ends.fault)
-    if faults or (long == "refuse" and any(survey.misfits for survey in surveys.values())):
+    if faults or (long == "refuse" and any(map(len, misfits.values()))):
         faults += _describe_misfits(task, surveys, room, ends.enough)
         raise ValueError("; ".join(faults))
     apart = sum(survey.apart for survey in surveys.values())
     found = {"too_long": too_long, "ends_lost": ends.share, "encoded_apart": apart}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
+    checksum = list(surveys.values())[-1].checksum
     return DataFacts(checksum, splits, {**task.facts, **found}, nbytes)
 
 
-def needed_room(task: Task, tokenizer: Tokenizer, room: Room, noise: Noise, max_cut: float) -> Room:
+def needed_room(
+    task: Task,
+    surveys: Mapping[str, Survey],
+    tokenizer: Tokenizer,
+    room: Room,
+    noise: Noise,
+    max_cut: float,
+) -> Room:
     """The same room, with what all examples and their noise take where it has 0.
 
     An answer may take as much as a training text with its noise.
 
     Args and Raises: as of `check_examples`.
     """
-    anything = Room(_ANY, _ANY, _ANY, room.slip)
     largest = dict.fromkeys(room.sizes, 0)
-    for split in task.splits:
-        for key, (size, _) in _survey(task, split, tokenizer, anything, 0).largest.items():
-            largest[key] = max(largest[key], size)
+    for split, survey in surveys.items():
+        for key, need in room.needs(split, survey).items():
+            largest[key] = max(largest[key], int(need.max(initial=0)))
     slots, actions, answer = largest.values()
     actions = max(actions, measure_ends(tokenizer, noise, actions, max_cut, task).enough)
     needed = (max(slots, 2), actions, max(answer, actions))
@@ -158,23 +152,29 @@ def needed_room(task: Task, tokenizer: Tokenizer, room: Room, noise: Noise, max_
 
 
 def _drop_none(
-    task: Task, surveys: Mapping[str, Survey], measure: Callable[[Task], Ends]
+    task: Task,
+    surveys: Mapping[str, Survey],
+    misfits: Mapping[str, Sequence[int]],
+    measure: Callable[[Task], Ends],
 ) -> tuple[Mapping[str, Sequence[Example]], Ends]:
     """All examples, and what noise does to the ends of the training texts."""
-    del surveys
+    del surveys, misfits
     return task.splits, measure(task)
 
 
 def _drop_misfits(
-    task: Task, surveys: Mapping[str, Survey], measure: Callable[[Task], Ends]
+    task: Task,
+    surveys: Mapping[str, Survey],
+    misfits: Mapping[str, Sequence[int]],
+    measure: Callable[[Task], Ends],
 ) -> tuple[Mapping[str, Sequence[Example]], Ends]:
     """The examples that fit, those of training with what noise adds to them."""
-    splits = {s: _leave_out(each, surveys[s].misfits) for s, each in task.splits.items()}
-    ends, lengths = measure(task._replace(splits=splits)), np.asarray(surveys["train"].lengths)
+    splits = {s: _leave_out(each, misfits[s]) for s, each in task.splits.items()}
+    ends, train = measure(task._replace(splits=splits)), surveys["train"]
     # Texts of other lengths are tried on each turn, so one turn may not do.
     while ends.fault and ends.longest:
-        is_left_out = lengths > ends.longest
-        is_left_out[surveys["train"].misfits] = True
+        is_left_out = (train.answers > ends.longest) & ~train.is_cut
+        is_left_out[misfits["train"]] = True
         splits["train"] = _leave_out(task.splits["train"], np.flatnonzero(is_left_out))
         ends = measure(task._replace(splits=splits))
     return splits, ends
@@ -182,82 +182,6 @@ def _drop_misfits(
 
 def _leave_out(examples: Sequence[Example], which: Sequence[int]) -> Sequence[Example]:
     return Fitting(examples, which) if len(which) else examples
-
-
-def _survey(task: Task, split: str, tokenizer: Tokenizer, room: Room, checksum: int) -> Survey:
-    examples, sizes, key = task.splits[split], room.sizes, room.key(split)
-    allowed = (frozenset(range(tokenizer.vocab_size)), frozenset(tokenizer.ordinary))
-    largest, misfits, lengths, apart, nbytes = {}, array("q"), array("i"), 0, 0
-    seen: set[int] = set()
-    what, count = f"checking {task.name}, {split}", len(examples)
-    for i in tell_progress(range(count), what, lambda done: done / count):
-        example = examples[i]
-        checksum = zlib.crc32(repr((split, example)).encode(), checksum)
-        prompt = prompt_ids(tokenizer, example.prompt)
-        before = prompt[tokenizer.bos is not None :]
-        answer = answer_ids(tokenizer, example.prompt, example.completion, before)
-        _check_ids(allowed, prompt, answer.ids, task, split, i)
-        for text in _unseen_references(example, seen):
-            others = answer_ids(tokenizer, example.prompt, text, before).ids
-            _check_ids(allowed, prompt, others, task, split, i)
-        needed = len(answer.ids) + (not example.cut)  # 1 for <eos>
-        if not needed:
-            which = _name(task, split, i)
-            raise ValueError(f"{which}: it is cut and has no completion, so it teaches nothing")
-        needs = {"prompt_slots": len(prompt), key: needed + room.slip * (split != "train")}
-        for name, size in needs.items():
-            largest[name] = max(largest.get(name, (0, 0)), (size, -i))
-        if any(size > sizes[name] for name, size in needs.items()):
-            misfits.append(i)
-        lengths.append(0 if example.cut else needed)
-        apart, nbytes = apart + answer.is_apart, nbytes + example_bytes(example)
-    largest = {name: (size, -i) for name, (size, i) in largest.items()}
-    return Survey(largest, misfits, lengths, apart, nbytes, checksum)
-
-
-def _unseen_references(example: Example, seen: set[int]) -> Sequence[str]:
-    """The references, unless they are the completion alone or those of an earlier example.
-
-    Args:
-      example: one that may share its references with many others.
-      seen: hashes of prompts with their references, to which these are added.
-    """
-    group = hash((example.prompt, example.references))
-    if example.references == (example.completion,) or group in seen:
-        return ()
-    seen.add(group)
-    return example.references
-
-
-def _check_ids(
-    allowed: tuple[frozenset[int], frozenset[int]],
-    prompt: Sequence[int],
-    answer: Sequence[int],
-    task: Task,
-    split: str,
-    index: int,
-) -> None:
-    """Raises ValueError for an id that the vocabulary lacks, or that no decision can take."""
-    vocabulary, ordinary = allowed
-    if not vocabulary.issuperset(prompt):
-        raise ValueError(
-            f"{_name(task, split, index)}: the tokenizer encodes its prompt with ids "
-            f"{sorted(set(prompt) - vocabulary)}, which are none"
-        )
-    if not ordinary.issuperset(answer):
-        raise ValueError(
-            f"{_name(task, split, index)}: the tokenizer encodes its answer with ids "
-            f"{sorted(set(answer) - ordinary)}, which are not among its `ordinary` ones"
-        )
-
-
-def _name(task: Task, split: str, index: int) -> str:
-    """An example in messages: its place, if that is known, and the beginning of its prompt."""
-    examples = task.splits[split]
-    place = getattr(examples, "place", "example {}".format)(index)
-    prompt = examples[index].prompt
-    shown = repr(prompt if len(prompt) <= _LETTERS else prompt[:_LETTERS] + "...")
-    return f"{place} of {split}, {shown}"
 
 
 def _describe_misfits(
@@ -270,17 +194,17 @@ def _describe_misfits(
       enough: what noise needs of max_actions.
     """
     needed = {"max_actions": enough} if enough > room.max_actions else {}
+    needs = {split: room.needs(split, survey) for split, survey in surveys.items()}
     for key, given in room.sizes.items():
-        sizes = {split: s.largest[key] for split, s in surveys.items() if key in s.largest}
-        split = max(sizes, key=lambda split: sizes[split][0], default="")
-        if split and sizes[split][0] > given:
-            size, index = sizes[split]
+        sizes = {s: int(need[key].max(initial=0)) for s, need in needs.items() if key in need}
+        split = max(sizes, key=lambda split: sizes[split], default="")
+        if split and sizes[split] > given:
+            size, which = sizes[split], example_name(task, split, int(needs[split][key].argmax()))
             is_answer = room.slip and key == room.key("test")
             slip = f", {room.slip} of them to take a slip back" if is_answer else ""
-            which = _name(task, split, index)
             yield f"config.{key}={given} is too small: {which}, needs {size}{slip}"
             needed[key] = max(size, needed.get(key, 0))
-    count = sum(len(survey.misfits) for survey in surveys.values())
+    count = sum(len(room.misfits(split, survey)) for split, survey in surveys.items())
     if not count:
         return
     total = sum(map(len, task.splits.values()))

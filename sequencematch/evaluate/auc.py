@@ -7,7 +7,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy import stats
 
 
 def auc(scores: ArrayLike, right: ArrayLike) -> float | None:
@@ -31,6 +30,8 @@ def _count_wins(scores: ArrayLike, right: ArrayLike) -> tuple[float, int]:
     """(pairs with the right answer above the wrong one, ties half; all pairs), by Mann-Whitney."""
     right = np.asarray(right, bool)
     positive, negative = int(right.sum()), int((~right).sum())
+    from scipy import stats  # only here: it takes a second, which every command would wait for
+
     # The lowest possible sum of the ranks of `positive` answers is 1 + 2 + ... + positive.
     ranks = stats.rankdata(scores)[right]
     return float(ranks.sum() - positive * (positive + 1) / 2), positive * negative

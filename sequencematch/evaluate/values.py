@@ -13,7 +13,6 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
-from scipy import stats
 
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
@@ -134,6 +133,8 @@ def correlation(returns: np.ndarray, right: Sequence[bool]) -> dict[str, float |
     right = np.asarray(right)
     if right.all() or not right.any():
         return {"spearman": None, "p_value": None, "right": None, "wrong": None}
+    from scipy import stats  # only here: it takes a second, which every command would wait for
+
     result = stats.spearmanr(returns, right)
     return {
         "spearman": float(result.statistic),

@@ -11,6 +11,7 @@ from sequencematch.data.checks import DataFacts, Room, check_examples, needed_ro
 from sequencematch.data.episodes import clean_ids, encode_prompt
 from sequencematch.data.noise import Noise
 from sequencematch.data.subword import read_tokenizer
+from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tasks import JUDGES, load_task
 from sequencematch.data.tokenizer import Tokenizer
@@ -30,12 +31,12 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
     noise, cut = training_noise(config), config.noise.max_cut
-    room = make_room(config)
+    surveys, room = survey_examples(task, tokenizer), make_room(config)
     if not all(room.sizes.values()):
-        room = needed_room(task, tokenizer, room, noise, cut)
+        room = needed_room(task, surveys, tokenizer, room, noise, cut)
     # Written down: a run keeps its sizes, and so does its config.json.
     config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
-    data = check_examples(task, tokenizer, room, noise, cut, config.data.long)
+    data = check_examples(task, surveys, tokenizer, room, noise, cut, config.data.long)
     return task._replace(splits=data.splits), tokenizer, data
 
 

@@ -5,6 +5,7 @@ import pytest
 
 from sequencematch.data.checks import Room, check_examples, needed_room
 from sequencematch.data.noise import Noise
+from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, character_ids, character_task, example_bytes
 from tests.data.doubling import ALPHABET, CONFUSABLE, EXAMPLES, TASK, TOKENIZER
 from tests.data.subwords import Subwords
@@ -14,7 +15,12 @@ KEYS = {"answer_actions": "evaluate.max_actions"}
 
 
 def check(task, tokenizer=TOKENIZER, room=ROOM, noise=Noise(), max_cut=0.01, long="refuse"):
-    return check_examples(task, tokenizer, room, noise, max_cut, long)
+    surveys = survey_examples(task, tokenizer)
+    return check_examples(task, surveys, tokenizer, room, noise, max_cut, long)
+
+
+def room_of(task, room, noise):
+    return needed_room(task, survey_examples(task, TOKENIZER), TOKENIZER, room, noise, 0.01)
 
 
 def error_of(*args, **changes):
@@ -67,7 +73,7 @@ def test_one_message_says_all_sizes_that_are_needed():
 @pytest.mark.parametrize("eta", [0.0, 0.3])
 def test_needed_room_holds_all_examples_and_their_noise_and_no_less_does(eta):
     noise = Noise("random", eta)
-    room = needed_room(misfits(), TOKENIZER, Room(0, 0, 0, 2), noise, 0.01)
+    room = room_of(misfits(), Room(0, 0, 0, 2), noise)
     assert (room.prompt_slots, room.slip) == (108, 2) and room.answer_actions >= room.max_actions
     assert (room.max_actions == 40) == (eta == 0)
     found = check(misfits(), room=room, noise=noise).found
@@ -76,7 +82,7 @@ def test_needed_room_holds_all_examples_and_their_noise_and_no_less_does(eta):
         less = {name: getattr(room, name) - 1}
         assert "is too small" in error_of(misfits(), room=room._replace(**less), noise=noise)
     # What is given stays.
-    given = needed_room(misfits(), TOKENIZER, Room(7, 0, 9, 2), noise, 0.01)
+    given = room_of(misfits(), Room(7, 0, 9, 2), noise)
     assert given == Room(7, room.max_actions, 9, 2)
 
 
