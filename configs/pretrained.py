@@ -30,7 +30,7 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config = defaults()
     config.task = "arithmetic"
     config.method = method
-    config.model.path = SMOLLM2
+    config.model.update(path=SMOLLM2, remat="products")
     config.optimizer.update(learning_rate=1e-4, warmup=50)
     config.train.update(steps=1_500, bc_steps=1_000, batch_size=8)
     config.rollout.update(rows=16, every=20, capacity=128, batch_size=8)

@@ -5,6 +5,7 @@ Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,14 @@ from sequencematch.models.layers import FeedForward, flat_dot_general, linear, n
 # floats.
 UNROLL = {"float": 4, "nf4": 1}
 
-# Name -> what becomes of a layer: whether its activations are stored for the backward pass ("none"), or
-# only its input, and the rest is computed again ("full").
+# Name -> what becomes of a layer: whether all of its activations are stored for the backward pass
+# ("none"); only its input and its matrix products ("products"); or only its input ("full"). The rest is
+# computed again: of "products" no product is, so that it costs little, and saves reading and writing.
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda layer: layer,
+    "products": partial(
+        jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False
+    ),
     "full": jax.checkpoint,
 }
 

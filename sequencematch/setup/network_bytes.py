@@ -42,7 +42,8 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
       the rank of each adapter, in that dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
     H T of their mask, as bool.
-    With model.remat="full" a layer stores its D inputs, and the rest exists for one layer at a time.
+    With another model.remat than "none" a layer stores what `STORED` says, and the rest exists for one
+    layer at a time.
     The head stores the logits of one chunk of states at a time.
     """
     n, a = network, ACTIVATION[network.dtype]
@@ -51,10 +52,35 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
     layer += a * n.lora.rank * sum(map(n.lora.adapts, n.linears))
     shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
-    layers = n.layers * layer if n.remat == "none" else n.layers * a * n.d_model + layer
+    stored = STORED.get(n.remat)
+    layers = n.layers * layer if stored is None else n.layers * stored(n, slots) + layer
     around = 4 * FLOAT * n.d_model
     logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
     return rows * slots * (layers + shared + around) + logits
+
+
+def product_bytes(network: TransformerConfig, slots: int) -> int:
+    """Bytes of the input of a layer and of its matrix products, for each slot.
+
+    In the activations' dtype: D of the input, H N that attention reads, what each linear map puts out
+    but the last, which no gradient needs, and the same and the rank for each adapter. In float32: H T
+    of scores.
+    """
+    n, keys = network, network.kv_heads * network.head_dim
+    attention = {"query": n.heads_width, "key": keys, "value": keys, "out": n.d_model}
+    outputs = attention | {"gate": n.d_ff, "up": n.d_ff, "down": 0}
+    width = n.d_model + n.heads_width
+    for path in n.linears:
+        output = outputs[path.rpartition("/")[2]]
+        width += output + (n.lora.rank + output) * n.lora.adapts(path)
+    return ACTIVATION[n.dtype] * width + FLOAT * n.heads * slots
+
+
+# model.remat -> (network, slots) -> bytes that a layer stores for each slot; "none" stores all.
+STORED = {
+    "full": lambda network, slots: ACTIVATION[network.dtype] * network.d_model,
+    "products": product_bytes,
+}
 
 
 def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:

@@ -12,12 +12,13 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.types import Episode
-from sequencematch.models.config import TransformerConfig
+from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.rollout import sampler
 from sequencematch.setup import memory, network_bytes
 from sequencematch.setup.defaults import defaults, flatten, network_config
+from sequencematch.setup.network_bytes import STORED
 from sequencematch.setup.parameters import split
 from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train import mesh as meshes
@@ -157,6 +158,22 @@ def test_activation_bytes_equal_the_residuals(network, slots):
         a * (network.matrices - embedding) + 4 * network.vectors, rel=0.01
     )
     assert network_bytes.cast_bytes(network) == (a == 2) * a * network.matrices
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [dict(dtype="bfloat16"), dict(mlp="gelu"), dict(lora=Lora(4)), dict(head_width=24, d_ff=80)],
+)
+@pytest.mark.parametrize("remat", STORED)
+def test_stored_bytes_equal_the_residuals_that_a_layer_adds(remat, changes, monkeypatch):
+    sizes = dict(vocab_size=V, d_model=32, heads=4, kv_heads=2, d_ff=48, remat=remat) | changes
+    config = valid_config_with({"prompt_slots": 12, "max_actions": 8, "method": "mle"})
+    rows = {}
+    for layers in (3, 4):
+        network = TransformerConfig(**sizes, layers=layers)
+        monkeypatch.setitem(globals(), "network_config", lambda *_, n=network: n)
+        rows[layers], _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
+    assert rows[4] - rows[3] == 20 * STORED[remat](network, 20)
 
 
 FAMILIES = {
