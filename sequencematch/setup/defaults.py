@@ -67,7 +67,7 @@ def defaults() -> ConfigDict:
                 rope_base=10_000.0,
                 dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
                 attention="plain",  # the kernel
-                remat="none",  # a layer stores all for the backward pass, or "products"; "full": its input
+                remat="none",  # or the backward pass stores "products" alone; or "full": layers' inputs
                 lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
                 lora_alpha=16.0,  # an adapter is multiplied by lora_alpha / lora_rank
                 lora_targets="blocks",  # regular expression: linear maps with one; or "query|value"
