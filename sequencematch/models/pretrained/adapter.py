@@ -33,6 +33,8 @@ from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 ROWS = "token_adapter.trainable_tokens_delta"
+BASE_ROWS = "token_adapter.base_layer.weight"  # PEFT may save the table besides, which is the base's
+TIED_HEAD = "lm_head"  # of a tied model PEFT saves it, too: it is the embedding
 # What this network cannot be given: key -> the values that change nothing.
 ONLY = {
     "bias": ("none",),
@@ -109,6 +111,8 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
     path = Path(folder).expanduser()
     config, tensors = _read_files(path)
     stored = {PREFIX + name.removesuffix(".weight"): x for name, x in _layout(like, family).items()}
+    if f"{PREFIX}{TIED_HEAD}" not in stored:
+        tensors = {k: x for k, x in tensors.items() if not k.startswith(f"{PREFIX}{TIED_HEAD}.")}
     found: dict[str, dict[int, tuple]] = {}
     for module, x in stored.items():
         if f"{module}.lora_A.weight" in tensors:
@@ -117,6 +121,7 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
             cuts = np.cumsum([leaves_by_path(like)[p].shape[-1] for p in x.paths])[:-1]
             for place, part in zip(x.paths, np.split(b * (alpha / len(b)), cuts, -1), strict=True):
                 found.setdefault(place.removesuffix("/kernel"), {})[x.layer] = (a, part)
+        tensors.pop(f"{module}.{BASE_ROWS}", None)
     rows = {module: tensors.pop(f"{module}.{ROWS}", None) for module in stored}
     if tensors or not found:
         raise ValueError(
