@@ -15,6 +15,7 @@ from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import make_generator, make_scorer
+from sequencematch.setup.pretrained import export_adapter
 
 
 class Answer(NamedTuple):
@@ -91,16 +92,20 @@ class Model:
         scorer = make_scorer(self._with_rows(len(prompts)))
         return list(scorer.score(self._params, prompts, actions))
 
-    def export(self, out: str | os.PathLike) -> None:
+    def export(self, out: str | os.PathLike, adapter: bool = False) -> None:
         """Writes the model as a directory that transformers reads, a model card and a loop beside it.
 
         Args:
           out: the directory; it must not exist, or be empty.
+          adapter: write the adapters and the rows of edits alone, as PEFT reads them.
 
         Raises:
-          ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
+          ValueError, OSError: the run did not begin with a pretrained model, or has no adapters, or it
+            cannot be written.
         """
-        exporting.export(self._parts, self._params, self.step, Path(out))
+        if adapter:
+            return export_adapter(self._parts, self._params, Path(out))
+        return exporting.export(self._parts, self._params, self.step, Path(out))
 
     def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""

@@ -163,7 +163,7 @@ def prepare_reading(
     if asked.mode == "evaluate":
         return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
     if asked.mode == "export":
-        return exporting.prepare_export(parts, call.folder, asked.out, checkpoint)
+        return exporting.prepare_export(parts, call.folder, asked.out, checkpoint, asked.adapter)
     if is_single:
         return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)
     request = answers.Request(*(asked[name].value for name in answers.Request._fields))

@@ -13,8 +13,17 @@ from sequencematch.setup.build import Parts
 from sequencematch.storage.console import to_stdout
 
 
-def prepare_export(parts: Parts, folder: Path, out: str, checkpoint: str = NEWEST) -> Job:
+def prepare_export(
+    parts: Parts, folder: Path, out: str, checkpoint: str = NEWEST, adapter: bool = False
+) -> Job:
     """Restores a checkpoint, the newest sound one; the job writes it as a model directory.
+
+    Args:
+      parts: the run.
+      folder: its work directory.
+      out: the directory to write.
+      checkpoint: which one.
+      adapter: whether the adapters are written alone.
 
     Raises:
       ValueError, OSError: the run cannot be opened, did not begin with a pretrained model, or the
@@ -25,10 +34,13 @@ def prepare_export(parts: Parts, folder: Path, out: str, checkpoint: str = NEWES
     state = resume.restore(parts, folder, checkpoint).state
 
     def write() -> None:
-        export(parts, parts.whole(state.params), int(state.step), out)
-        to_stdout(
-            f"{out}/ holds the model of step {int(state.step):,}; its README.md says how to use it"
-        )
+        params, step = parts.whole(state.params), int(state.step)
+        if adapter:
+            pretrained.export_adapter(parts, params, out)
+            to_stdout(f"{out}/ holds the adapters of step {step:,} as PEFT reads them")
+            return
+        export(parts, params, step, out)
+        to_stdout(f"{out}/ holds the model of step {step:,}; its README.md says how to use it")
 
     return Job(write)
 

@@ -24,6 +24,7 @@ MODES = {
     "data": ("evaluate",),
     "checkpoint": ("evaluate", "sample", "export"),
     "out": ("sample", "export"),
+    "adapter": ("export",),
     **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature"), ("sample",)),
 }
 
@@ -57,6 +58,9 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_bool("resume", False, "Continue the run in --workdir.", flag_values=values)
     flags.DEFINE_bool(
         "dry_run", False, "Check everything, print the plan, train nothing.", flag_values=values
+    )
+    flags.DEFINE_bool(
+        "adapter", False, "Export the adapters alone, as PEFT reads them.", flag_values=values
     )
     for name, text in TEXTS.items():
         flags.DEFINE_string(name, None, text, flag_values=values)

@@ -31,6 +31,7 @@ from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import FORMAT, TrainState
 
 # Facts in a checkpoint that say what made it.
+RUN_PREFIX = "run:"
 PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
 
 
@@ -169,9 +170,9 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
       ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
         cannot be read.
     """
-    if not parts.config.init:
+    if not parts.config.init.startswith(RUN_PREFIX):
         return read_parameters(parts) if parts.config.model.path else None
-    folder = Path(parts.config.init.removeprefix("run:"))
+    folder = Path(parts.config.init.removeprefix(RUN_PREFIX))
     theirs, state = open_run(folder)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
         raise ValueError(

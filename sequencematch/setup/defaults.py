@@ -22,7 +22,7 @@ def defaults() -> ConfigDict:
             task="arithmetic",
             method="sequencematch",
             seed=0,
-            init="",  # random parameters; or "run:DIR", those of another run
+            init="",  # new parameters; "run:DIR": another run's; "adapter:DIR": PEFT's on model.path
             data=dict(
                 dir="~/.cache/sequencematch",  # prepared data sets
                 source="generator",  # or "tfds": the published math_dataset (needs network)

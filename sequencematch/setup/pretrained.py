@@ -12,22 +12,26 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.tokenizer_files import generation_config
 from sequencematch.models import lora
+from sequencematch.models.config import LINEARS
 from sequencematch.models.edit_rows import first_edit_rows
+from sequencematch.models.pretrained.adapter import read_adapter, write_adapter
 from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.configs import family_of, read_config
-from sequencematch.models.pretrained.families import layout, leaves_by_path
+from sequencematch.models.pretrained.families import EDITS, layout, leaves_by_path
 from sequencematch.models.pretrained.reader import find_tensors, open_weights, read_params
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.setup.build import Parts, training_data
 from sequencematch.setup.defaults import lora_config
 
+ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
 
 
 def read_parameters(parts: Parts) -> nnx.State:
     """The parameters of the model in `config.model.path`, each on its devices.
 
-    Rows of edits that it does not have are fitted on the first batch of the run.
+    With config.init="adapter:DIR" its adapters begin as those of that directory. Rows of edits that
+    neither has are fitted on the first batch of the run.
 
     Raises:
       ValueError, OSError: tensors are missing, left over or of another shape, or cannot be read.
@@ -38,10 +42,50 @@ def read_parameters(parts: Parts) -> nnx.State:
     weights = open_weights(path)
     base = read_params(weights, family_of(read_config(path)), parts.base, edits_stored=saved)
     params = parts.adapt(base)
+    # Where a run is asked for answers there is no batch, and its checkpoint has rows and adapters.
+    begins = "train" in parts.task.splits
+    if parts.config.init and begins:
+        adapters = read_adapters(parts)
+        params, saved = insert_adapters(params, adapters), saved or EDITS in adapters
     has_edits = bool((parts.recipe.mdp.legal & (parts.recipe.mdp.pops > 0)).any())
-    # Where a run is asked for answers there is no batch, and its checkpoint has the rows.
-    can_fit = "train" in parts.task.splits
-    return fit_edits(parts, params) if has_edits and not saved and can_fit else params
+    return fit_edits(parts, params) if has_edits and not saved and begins else params
+
+
+def read_adapters(parts: Parts) -> dict[str, jax.Array]:
+    """Path -> array of the adapters in `config.init`, scaled as the run's own; with rows of edits.
+
+    Raises:
+      ValueError, OSError: there is no adapter, or the run's adapters have less room than it needs.
+    """
+    init, ours = parts.config.init, lora_config(parts.config)
+    family = family_of(read_config(parts.config.model.path))
+    theirs, state = read_adapter(init.removeprefix(ADAPTER_PREFIX), family, parts.base)
+    if theirs.rank > ours.rank:
+        raise ValueError(
+            f"config.init={init!r} has rank {theirs.rank}: set config.model.lora_rank={theirs.rank}"
+        )
+    left_out = [path for path in LINEARS if theirs.adapts(path) and not ours.adapts(path)]
+    if left_out:
+        raise ValueError(
+            f"config.init={init!r} adapts {', '.join(left_out)}, in which config.model.lora_targets="
+            f"{ours.targets!r} is not found: name them, too"
+        )
+    scale = theirs.scale / ours.scale
+    leaves = leaves_by_path(state)
+    return {path: x * scale if path.endswith("lora_b") else x for path, x in leaves.items()}
+
+
+def insert_adapters(params: nnx.State, adapters: Mapping[str, jax.Array]) -> nnx.State:
+    """The parameters with these adapters in place of new ones; what a larger rank adds stays new."""
+
+    def insert(path: tuple, param: nnx.Param) -> nnx.Param:
+        x, old = adapters.get("/".join(map(str, path))), param[...]
+        if x is None:
+            return param
+        whole = old.at[tuple(map(slice, x.shape))].set(x.astype(old.dtype))
+        return param.replace(jax.device_put(whole, old.sharding))
+
+    return nnx.map_state(insert, params)
 
 
 def check_parameters(parts: Parts) -> None:
@@ -92,6 +136,24 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
     if edits:
         files |= card_files(Path(out).name, tokenizer.symbols(tokenizer.pops), rows, first, facts)
     write_model(out, params, family, config, spare=spare, files=files)
+
+
+def export_adapter(parts: Parts, params: nnx.State, out: str | Path) -> None:
+    """Writes the adapters and the rows of edits alone, as PEFT keeps them.
+
+    Args, Raises: as of `export`; also if the run has no adapters, or trained other parameters, too.
+    """
+    tokenizer_of(parts)
+    config = parts.config
+    if not config.model.lora_rank:
+        raise ValueError("this run has no adapters: export the model, without --adapter")
+    if config.train.unfrozen:
+        raise ValueError(
+            f"this run trained more than adapters (config.train.unfrozen={config.train.unfrozen!r}): "
+            "export the model, without --adapter"
+        )
+    family = family_of(read_config(config.model.path))
+    write_adapter(out, params, family, lora_config(config), config.model.path)
 
 
 def tokenizer_of(parts: Parts) -> SubwordTokenizer:

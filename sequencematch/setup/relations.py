@@ -72,6 +72,11 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "bits are not trained, adapters are",
     )
     yield (
+        not c.init.startswith("adapter:") or (bool(c.model.path) and c.model.lora_rank > 0),
+        f"config.init={c.init!r} needs config.model.path, the model that was adapted, and "
+        "config.model.lora_rank > 0",
+    )
+    yield (
         not c.train.unfrozen or c.model.lora_rank > 0,
         f"config.train.unfrozen={c.train.unfrozen!r} needs config.model.lora_rank > 0: without "
         "adapters all is trained but config.train.frozen",

@@ -55,3 +55,8 @@ def is_pattern(text: str) -> bool:
     except (re.error, OverflowError, RecursionError):
         return False
     return True
+
+
+def is_start(text: str) -> bool:
+    """Whether a string names the parameters that a run begins with, or is empty."""
+    return not text or bool(re.fullmatch("(run|adapter):.+", text, re.DOTALL))

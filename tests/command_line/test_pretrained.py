@@ -1,11 +1,15 @@
 """From a pretrained model to a finetuned one that others read, at toy size, with random weights."""
 
 import jax
+import numpy as np
 import pytest
 
 import sequencematch
 from sequencematch.cli import resume
 from sequencematch.data.subword import read_tokenizer
+from sequencematch.models import lora
+from sequencematch.setup.build import build
+from sequencematch.setup.defaults import lora_config
 from tests.command_line.command import ROOT, TINY, event_at_step, read_json, records, run_command
 from tests.data import tokenizer_folders
 from tests.models.pretrained import tiny
@@ -64,6 +68,29 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert len(arrays) >= 3 * 2 and "embedding" not in str(saved)  # of each a value and two moments
     assert [path for path in arrays if "lora" not in path and "edits" not in path] == []
     assert run_command(f"--workdir={whole}", "--mode=export", f"--out={tmp_path / 'out'}") == 0
+    alone = tmp_path / "adapter"
+    assert run_command(f"--workdir={whole}", "--mode=export", "--adapter", f"--out={alone}") == 0
+    assert_begins_with(alone, whole, {"model.lora_rank": 4, "model.lora_alpha": 3.0})
+    with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
+        assert_begins_with(alone, whole, {"model.lora_rank": 1})
+    with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
+        assert_begins_with(alone, whole, {"model.lora_targets": "value"})
+
+
+def assert_begins_with(adapter, folder, changes):
+    """A run that begins with the adapter computes what the run computes from which it is."""
+    parts, state = resume.open_run(folder)
+    config = parts.config.copy_and_resolve_references()
+    config.update_from_flattened_dict({"init": f"adapter:{adapter}", **changes})
+    found, expected = (
+        lora.merge(params, lora_config(c))
+        for params, c in (
+            (resume.first_parameters(build(config)), config),
+            (parts.whole(state.params), parts.config),
+        )
+    )
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
 
 
 def test_a_run_of_another_network_is_not_exported(finished_run, assert_refused, tmp_path):
