@@ -9,7 +9,7 @@ from sequencematch.cli.job import Call, Job
 from sequencematch.cli.training import count_tokens
 from sequencematch.data.saved import read_questions
 from sequencematch.setup.build import Parts, make_plan
-from sequencematch.setup.examples import check_questions
+from sequencematch.setup.examples import chat_writer, check_questions
 
 
 def prepare_evaluation(parts: Parts, call: Call) -> Job:
@@ -46,7 +46,8 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
       ValueError, OSError: the run cannot be opened, or the file has questions that cannot be asked.
     """
     if data is not None:
-        questions = read_questions(Path(data).expanduser(), parts.config.data.fields)
+        path, fields = Path(data).expanduser(), parts.config.data.fields
+        questions = read_questions(path, fields, chat_writer(parts.tokenizer))
         check_questions(parts.config, parts.tokenizer, questions, f"{data}, ")
         splits = {**parts.task.splits, "test": questions}
         parts = parts._replace(task=parts.task._replace(splits=splits))

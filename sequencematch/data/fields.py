@@ -1,10 +1,13 @@
 """How a line of JSON is laid out: which keys hold the prompt and the completion."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 Pair = tuple[str, str]  # prompt, completion
+WriteChat = Callable[
+    [Sequence[Mapping[str, Any]]], str
+]  # turns of a chat -> the text before the next
 
 
 class Layout(NamedTuple):
@@ -37,8 +40,13 @@ def _read_instruction(record: Mapping[str, Any]) -> Pair | None:
     return _texts(f"{instruction}\n{more}" if more else instruction, record.get("output"))
 
 
-def _read_messages(record: Mapping[str, Any]) -> Pair | None:
-    """The turns before the assistant's last one, a `role: text` line each; then that turn's text."""
+def write_turns(turns: Sequence[Mapping[str, Any]]) -> str:
+    """The turns of a chat, a `role: text` line each."""
+    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+
+
+def _read_messages(write_chat: WriteChat, record: Mapping[str, Any]) -> Pair | None:
+    """The turns before the assistant's last one, as `write_chat` writes them; then that turn's text."""
     turns = record.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
@@ -46,7 +54,7 @@ def _read_messages(record: Mapping[str, Any]) -> Pair | None:
     last = max((i for i, pair in enumerate(pairs) if pair and pair[0] == "assistant"), default=None)
     if last is None or None in pairs:
         return None
-    return "\n".join(f"{role}: {text}" for role, text in pairs[:last]), pairs[last][1]
+    return write_chat(turns[:last]), pairs[last][1]
 
 
 def _unread_of(keys: Collection[str], record: Mapping[str, Any]) -> Iterable[str]:
@@ -78,10 +86,18 @@ LAYOUTS: Mapping[str, Layout] = {
     ),
     "messages": Layout(
         '{"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}',
-        _read_messages,
+        partial(_read_messages, write_turns),
         _unread_of_messages,
     ),
 }
+
+
+def choose_layout(fields: str, write_chat: WriteChat = write_turns) -> Layout:
+    """The layout that a key of `LAYOUTS` names, with chats written by a function."""
+    layout = LAYOUTS[fields]
+    is_chat = fields == "messages"
+    return layout._replace(read=partial(_read_messages, write_chat)) if is_chat else layout
+
 
 _KINDS = {
     str: "text",

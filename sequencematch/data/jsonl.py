@@ -16,7 +16,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int32, Int64
 
-from sequencematch.data.fields import LAYOUTS, Pair, explain_misfit
+from sequencematch.data.fields import (
+    Pair,
+    WriteChat,
+    choose_layout,
+    explain_misfit,
+    write_turns,
+)
 from sequencematch.data.lines import Lines
 from sequencematch.data.task import Example, Task, character_task
 
@@ -33,6 +39,7 @@ class File(NamedTuple):
     Attributes:
       lines: its lines.
       fields: their layout, a key of `LAYOUTS`.
+      write_chat: writes the prompts of chats.
       prompts: a number for the prompt of each line; prompts that are equal, but for white space, share
         it. It is Python's hash of a text, which in this process takes two of a million different
         prompts for one with a probability of 3e-8.
@@ -42,13 +49,14 @@ class File(NamedTuple):
 
     lines: Lines
     fields: str
+    write_chat: WriteChat
     prompts: Int64[np.ndarray, " lines"]
     characters: tuple[str, str]
     facts: Mapping[str, Any]
 
     def pair(self, index: int) -> Pair:
         """The prompt and the completion of a line."""
-        return _pair(self.lines[index], self.fields)[1]
+        return _pair(self.lines[index], self.fields, self.write_chat)[1]
 
 
 class Groups(NamedTuple):
@@ -98,7 +106,7 @@ class Split(Sequence[Example]):
         return tuple(dict.fromkeys(self._file.pair(row)[1] for row in rows))
 
 
-def task(data: Any) -> Task:
+def task(data: Any, write_chat: WriteChat = write_turns) -> Task:
     """Reads the files and splits them by prompt: all lines of one prompt fall into the same split.
 
     Their completions are the right answers to one question. In training every line teaches; in
@@ -110,6 +118,7 @@ def task(data: Any) -> Task:
         and `train`, each at most, for a split with a file of its own; there 0 takes all. The held-out
         prompts are drawn first, so they do not depend on `train`. `split` is not read: what makes
         two prompts twins is known of arithmetic only.
+      write_chat: writes the prompts of chats, for fields="messages".
 
     Raises:
       ValueError: a line is damaged, all completions are empty, or there are too few prompts; names
@@ -118,7 +127,7 @@ def task(data: Any) -> Task:
     """
     paths = {split: getattr(data, key) for split, key in _PATHS.items()}
     files = {
-        split: read(_find(f"data.{_PATHS[split]}", path), data.fields)
+        split: read(_find(f"data.{_PATHS[split]}", path), data.fields, write_chat)
         for split, path in paths.items()
         if path or split == "train"
     }
@@ -134,7 +143,7 @@ def task(data: Any) -> Task:
     return character_task(name, prompts + completions, splits, completions, facts=facts)
 
 
-def read(path: pathlib.Path, fields: str) -> File:
+def read(path: pathlib.Path, fields: str, write_chat: WriteChat = write_turns) -> File:
     """Reads a file once; blank lines are skipped.
 
     Raises:
@@ -143,10 +152,10 @@ def read(path: pathlib.Path, fields: str) -> File:
     """
     lines, unread, empty = Lines(path), Counter(), 0
     prompts, pairs, characters = array("q"), array("q"), (set(), set())
-    layout = LAYOUTS[fields]
+    layout = choose_layout(fields)
     for n, line in lines.scan():
         try:
-            record, pair = _pair(line, fields)
+            record, pair = _pair(line, fields, write_chat)
         except ValueError as cause:
             raise ValueError(f"{path}:{n}: {cause}") from cause
         prompt, completion = pair
@@ -168,7 +177,7 @@ def read(path: pathlib.Path, fields: str) -> File:
         "empty_completions": empty,
     }
     alphabets = tuple("".join(sorted(seen)) for seen in characters)
-    return File(lines, fields, np.asarray(prompts, np.int64), alphabets, found)
+    return File(lines, fields, write_chat, np.asarray(prompts, np.int64), alphabets, found)
 
 
 def _find(key: str, name: str) -> pathlib.Path:
@@ -178,7 +187,7 @@ def _find(key: str, name: str) -> pathlib.Path:
     return path
 
 
-def _pair(line: bytes, fields: str) -> tuple[Mapping[str, Any], Pair]:
+def _pair(line: bytes, fields: str, write_chat: WriteChat) -> tuple[Mapping[str, Any], Pair]:
     """The object in a line, and its prompt and completion.
 
     Raises:
@@ -191,7 +200,8 @@ def _pair(line: bytes, fields: str) -> tuple[Mapping[str, Any], Pair]:
         if line.startswith(_BYTE_ORDER_MARKS) or b"\0" in line:
             raise ValueError("this is UTF-16 or UTF-32: save the file as UTF-8") from cause
         raise ValueError(f"not JSON: {cause}") from cause
-    pair = LAYOUTS[fields].read(record) if isinstance(record, dict) else None
+    read_pair = choose_layout(fields, write_chat).read
+    pair = read_pair(record) if isinstance(record, dict) else None
     if pair is None:
         raise ValueError(explain_misfit(record, fields))
     "".join(pair).encode()  # fails for half a surrogate pair, which JSON can spell, and is no text

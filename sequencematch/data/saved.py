@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from sequencematch.data.checkers import Judge
-from sequencematch.data.fields import LAYOUTS, explain_misfit
+from sequencematch.data.fields import (
+    LAYOUTS,
+    Layout,
+    WriteChat,
+    choose_layout,
+    explain_misfit,
+    write_turns,
+)
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
@@ -164,7 +171,9 @@ def example_record(example: Example) -> dict[str, Any]:
     return record | ({"cut": True} if example.cut else {})
 
 
-def read_questions(path: Path, fields: str = "prompt") -> list[Example]:
+def read_questions(
+    path: Path, fields: str = "prompt", write_chat: WriteChat = write_turns
+) -> list[Example]:
     """Reads a file of JSON lines, which may be compressed (.gz), as questions to be asked.
 
     All completions of a prompt are right answers to it, and so are a line's "references", if it has
@@ -173,6 +182,7 @@ def read_questions(path: Path, fields: str = "prompt") -> list[Example]:
     Args:
       path: the file.
       fields: how a line is laid out, a key of `LAYOUTS`; one that a run has kept is read in any case.
+      write_chat: writes the prompts of chats.
 
     Raises:
       ValueError: a line is damaged, or there is none; names file and line.
@@ -187,7 +197,7 @@ def read_questions(path: Path, fields: str = "prompt") -> list[Example]:
         reason = getattr(error, "strerror", None) or error
         raise OSError(f"{path} cannot be read: {reason}") from error
     found: dict[str, Example] = {}
-    for _, example in _parse_questions(text, path, fields):
+    for _, example in _parse_questions(text, path, choose_layout(fields, write_chat), fields):
         before = found.get(example.prompt, example)
         references = dict.fromkeys([*before.references, *example.references])
         found[example.prompt] = Example(
@@ -199,19 +209,24 @@ def read_questions(path: Path, fields: str = "prompt") -> list[Example]:
 
 
 def _parse_questions(
-    text: str, path: Path, fields: str = "prompt"
+    text: str, path: Path, layout: Layout = LAYOUTS["prompt"], fields: str = "prompt"
 ) -> Iterator[tuple[str, Example]]:
     """Yields (split, example) of each line that is not empty; "test" where no split is named."""
     # Not splitlines: a JSON string may contain U+2028 and other characters that it splits at.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             record = parse_object(line, f"{path}:{number}")
-            yield _parse_question(record, f"{path}:{number}", fields)
+            yield _parse_question(record, f"{path}:{number}", layout, fields)
 
 
-def _parse_question(record: Mapping[str, Any], place: str, fields: str) -> tuple[str, Example]:
+def _parse_question(
+    record: Mapping[str, Any], place: str, layout: Layout, fields: str
+) -> tuple[str, Example]:
     split, references = record.get("split", "test"), record.get("references", [])
-    texts = LAYOUTS[fields].read(record) or LAYOUTS["prompt"].read(record)
+    try:
+        texts = layout.read(record) or LAYOUTS["prompt"].read(record)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from error
     if texts is None:
         raise ValueError(f"{place}: {explain_misfit(record, fields)}")
     if not isinstance(references, list) or not _are_texts([*texts, *references]):

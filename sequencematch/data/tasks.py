@@ -8,6 +8,7 @@ from typing import Any
 
 from sequencematch.data import arithmetic, countdown, gym, jsonl
 from sequencematch.data.checkers import CHECKERS, Judge
+from sequencematch.data.fields import WriteChat, write_turns
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
@@ -31,13 +32,14 @@ JUDGES: dict[str, Callable[[Any], Judge]] = {
 }
 
 
-def load_task(name: str, data: Any) -> Task:
+def load_task(name: str, data: Any, write_chat: WriteChat = write_turns) -> Task:
     """Returns the task that the configuration names.
 
     Args:
       name: a key of `TASKS`, or "package.module:function" for a task of your own (see
         `sequencematch.data.task`).
       data: the configuration's `data` section, which the function is called with.
+      write_chat: writes the prompts of chats; only "jsonl" has any.
 
     Raises:
       ValueError: there is no such task, its data cannot be made as configured, or your own function
@@ -54,6 +56,8 @@ def load_task(name: str, data: Any) -> Task:
         )
     if ":" in name:
         return _construct(name, constructor, data)
+    if name == "jsonl":
+        constructor = partial(jsonl.task, write_chat=write_chat)
     return constructor(data)._replace(**JUDGES[name](data)._asdict())
 
 

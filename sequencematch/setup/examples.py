@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from sequencematch.data import saved
 from sequencematch.data.checks import DataFacts, Room, check_examples, needed_room
 from sequencematch.data.episodes import clean_ids, encode_prompt
+from sequencematch.data.fields import WriteChat, write_turns
 from sequencematch.data.noise import Noise
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.survey import survey_examples
@@ -26,7 +27,10 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     Raises:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
-    task = load_task(config.task, config.data)
+    write_chat = write_turns
+    if config.model.path:
+        write_chat = chat_writer(read_tokenizer(config.model.path))
+    task = load_task(config.task, config.data, write_chat)
     if config.model.path:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
@@ -38,6 +42,12 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
     data = check_examples(task, surveys, tokenizer, room, noise, cut, config.data.long)
     return task._replace(splits=data.splits), tokenizer, data
+
+
+def chat_writer(tokenizer: Tokenizer) -> WriteChat:
+    """What writes the prompts of chats: the model's template; without one a line for each turn."""
+    has_template = getattr(tokenizer, "template", None) is not None
+    return tokenizer.chat_prompt if has_template else write_turns
 
 
 def make_room(config: ConfigDict) -> Room:

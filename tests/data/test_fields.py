@@ -2,7 +2,7 @@
 
 import pytest
 
-from sequencematch.data.fields import LAYOUTS, explain_misfit
+from sequencematch.data.fields import LAYOUTS, choose_layout, explain_misfit
 
 USER, ANSWER = {"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}
 CASES = [
@@ -26,6 +26,14 @@ CASES = [
 @pytest.mark.parametrize(("fields", "record", "pair"), CASES)
 def test_prompt_and_completion_are_read(fields, record, pair):
     assert LAYOUTS[fields].read(record) == pair
+
+
+def test_chats_are_written_by_the_function_that_is_given():
+    """It is given the turns before the answer, whole; other layouts have no chats."""
+    turns = [USER | {"name": "x"}, ANSWER, USER]
+    layout = choose_layout("messages", repr)
+    assert layout.read({"messages": [*turns, ANSWER]}) == (repr(turns), "4")
+    assert choose_layout("prompt", repr) is LAYOUTS["prompt"]
 
 
 @pytest.mark.parametrize(

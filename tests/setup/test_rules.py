@@ -154,7 +154,7 @@ def test_data_folder_need_not_exist(tmp_path):
 
 # (keys that break a relation, words that the message must contain)
 BROKEN_RELATIONS = [
-    ({"init": "adapter:there"}, "config.model.lora_rank > 0"),
+    ({"init": "adapter:there"}, ["config.init='adapter:there'", "config.model.path"]),
     ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),
     (
         {"data.test": 0, "data.validation_path": "a"},

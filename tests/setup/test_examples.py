@@ -1,0 +1,51 @@
+"""How the examples of a run are made of its data and its model."""
+
+import json
+
+import pytest
+
+from sequencematch.data.saved import read_questions
+from sequencematch.setup.examples import chat_writer, load_data
+from tests.data import tokenizer_folders
+from tests.models.pretrained import tiny
+from tests.setup.configs import valid_config_with
+
+TURNS = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
+TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[answer]"
+
+
+@pytest.fixture
+def config(tmp_path):
+    """Of a file of twenty chats, and of a tiny model."""
+    folder = tokenizer_folders.byte_level(tmp_path)
+    tiny.write(folder, tiny.CASES["llama"] | {"vocab_size": 300, "eos_token_id": 0})
+    chats = [[{"role": "user", "content": f"{i}+2?"}, TURNS[1]] for i in range(20)]
+    lines = [json.dumps({"messages": chat}) for chat in chats]
+    (tmp_path / "chats.jsonl").write_text("\n".join(lines))
+    changes = {"task": "jsonl", "data.path": str(tmp_path / "chats.jsonl"), "data.train": 0}
+    changes |= {"data.fields": "messages", "data.validation": 2, "data.test": 2}
+    changes |= {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0}
+    return valid_config_with(changes | {"model.path": str(tmp_path)})
+
+
+def first_prompt(config):
+    task, tokenizer, _ = load_data(config)
+    return task.splits["train"][0].prompt, tokenizer
+
+
+def test_chats_are_written_by_the_models_template_where_there_is_one(config, tmp_path):
+    assert first_prompt(config)[0].startswith("user: ")
+    tokenizer_folders.change(tmp_path, "tokenizer_config", chat_template=TEMPLATE)
+    prompt, tokenizer = first_prompt(config)
+    assert prompt.startswith("[user]") and prompt.endswith("+2?[answer]")
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text(json.dumps({"messages": TURNS}))
+    (question,) = read_questions(questions, "messages", chat_writer(tokenizer))
+    assert (question.prompt, question.completion) == ("[user]2+2?[answer]", "4")
+
+
+def test_turns_that_a_template_refuses_are_named_by_their_line(config, tmp_path):
+    refusing = "{{ raise_exception('no users') }}"
+    tokenizer_folders.change(tmp_path, "tokenizer_config", chat_template=refusing)
+    with pytest.raises(ValueError, match=r"chats.jsonl:1: the chat template fails.*no users"):
+        load_data(config)
