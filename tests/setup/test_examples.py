@@ -29,7 +29,7 @@ def config(tmp_path):
 
 
 def first_prompt(config):
-    task, tokenizer, _ = load_data(config)
+    task, tokenizer, _ = load_data(config.copy_and_resolve_references())  # sizes are set in it
     return task.splits["train"][0].prompt, tokenizer
 
 
