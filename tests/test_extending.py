@@ -50,6 +50,7 @@ def test_there_is_one_of_each():
     assert [name for name, _, _ in EXAMPLES] == [
         "factors.py",
         "shouting.py",
+        "averaging.py",
         "halving.py",
         "alpha_half.py",
         "smoothing.py",
