@@ -46,9 +46,9 @@ Modes:
                    {"prompt": ..., "completion": ...}, evaluate it on these questions; the results
                    of these, and of another --checkpoint, go to evaluation-*.json in DIR.
   --mode=sample    Answer --prompt, the lines of --prompts=FILE, or --num=N test questions: greedily,
-                   or --samples=K times at --temperature=T. A single answer is printed as it is
-                   generated; others are lines of JSON, printed or added to --out=FILE.jsonl, where the
-                   same command goes on if it was interrupted.
+                   or --samples=K times at --temperature=T, or as --decode says. A single greedy one
+                   is printed as it is generated; others are lines of JSON, printed or added to
+                   --out=FILE.jsonl, where the same command goes on if it was interrupted.
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
   --checkpoint=best or a STEP is used in these three modes instead of the newest.
 
@@ -154,7 +154,9 @@ def prepare_reading(
       ValueError, OSError: as of `prepare`.
     """
     checkpoint = asked.checkpoint or NEWEST
-    is_single = asked.prompt and not (asked.samples or asked.temperature or asked.out)
+    is_single = asked.prompt and not any(
+        (asked.samples, asked.temperature, asked.out, asked.decode)
+    )
     estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
     parts = resume.fill_frozen(build_within_memory(config, estimate, source))
     resume.report_loaded_data(config, call.folder)

@@ -14,6 +14,7 @@ LONGEST = 100  # characters of a flag name
 TEXTS = {
     "checkpoint": "newest (the default), best by validation, or a step.",
     "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
+    "decode": "How to answer, such as top_p=0.95 or top_k=4,contrastive=0.6.",
     "prompt": "A prompt to answer.",
     "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
     "out": "--mode=sample: file of JSON lines, continued if there is one; --mode=export: a new folder.",
@@ -24,7 +25,7 @@ MODES = {
     "data": ("evaluate",),
     "checkpoint": ("evaluate", "sample", "export"),
     "out": ("sample", "export"),
-    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature"), ("sample",)),
+    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "decode"), ("sample",)),
 }
 
 

@@ -48,6 +48,13 @@ def accept_anything(example: Example, text: str) -> bool:
     return True
 
 
+# Of texts that may go on in any way: none is an error, and what they are like is measured.
+OPEN_ENDED = Judge(
+    metrics=("overlap", "entropy", "diversity", "repetition", "zipf", "length"),
+    possible=accept_anything,
+    judged_by="overlap",
+)
+
 CHECKERS: dict[str, Judge] = {
     "exact": Judge(),
     "hash": Judge(same_result, accept_anything),

@@ -26,7 +26,10 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     Raises:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
-    task = load_task(config.task, config.data)
+    data = config.data.copy_and_resolve_references()
+    if config.model.path:  # text is cut into windows of its tokens
+        data.tokenizer = config.model.path
+    task = load_task(config.task, data)
     if config.model.path:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))

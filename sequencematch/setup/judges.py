@@ -1,6 +1,6 @@
 """Builds what answers the task's questions, and what judges the answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
@@ -33,8 +33,16 @@ def make_generator(
     )
 
 
-def configured_decodings(parts: Parts) -> dict[str, Decoding]:
-    """The ways to answer (docs/mathematics.md, section 7), by name."""
+def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, Decoding]:
+    """The ways to answer (docs/mathematics.md, section 7), by name.
+
+    Args:
+      parts: the parts of the run.
+      names: as of `parse_decoding`; by default those of the configuration.
+
+    Raises:
+      ValueError: a name stands for nothing.
+    """
     c = parts.config.evaluate
     return make_decodings(
         parts.recipe.mdp,
@@ -42,6 +50,7 @@ def configured_decodings(parts: Parts) -> dict[str, Decoding]:
         bias=c.edit_bias,
         temperature=c.temperature,
         memory=c.memory,
+        names=names or c.decodings,
     )
 
 

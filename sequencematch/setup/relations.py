@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
+from sequencematch.rollout.decodings import parse_decoding
 from sequencematch.setup.defaults import (
     PRECISION,
     defaults,
@@ -24,6 +25,7 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
     yield from _mesh_relations(config)
+    yield from _answer_relations(config)
 
 
 def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
@@ -154,3 +156,19 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
         f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
     )
+
+
+def _answer_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    names = tuple(c.evaluate.decodings)
+    yield (
+        {"greedy", "sampled"} <= set(names) and len(names) == len(set(names)),
+        f"config.evaluate.decodings={names!r} must have 'greedy' and 'sampled', which validation uses, "
+        "and none twice",
+    )
+    for name in names:
+        fault = ""
+        try:
+            parse_decoding(name, threshold=0.5, bias=0.0, temperature=1.0, memory=False)
+        except ValueError as error:
+            fault = str(error)
+        yield not fault, f"config.evaluate.decodings: {fault}"
