@@ -180,6 +180,7 @@ def answer(
         record["symbols"] = tokenizer.symbols(actions)
         if request.num:
             record["right"] = finished and parts.task.check(question, text)
+            record["references"] = question.references
         yield json.dumps(record) + "\n"
 
 

@@ -19,6 +19,7 @@ class Judge(NamedTuple):
     possible: Callable[[Example, str], bool] | None = None
     metrics: Sequence[str | Callable[..., Mapping[str, Any]]] = ("accuracy",)
     judged_by: str = "accuracy"
+    is_open: bool = False
 
 
 def same_result(example: Example, text: str) -> bool:
@@ -53,6 +54,7 @@ OPEN_ENDED = Judge(
     metrics=("overlap", "entropy", "diversity", "repetition", "zipf", "length"),
     possible=accept_anything,
     judged_by="overlap",
+    is_open=True,
 )
 
 CHECKERS: dict[str, Judge] = {

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sequencematch.data.task import Example, Task
-from sequencematch.evaluate import diversity
+from sequencematch.evaluate import diversity, likeness
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.generate import Answer
 
@@ -22,6 +22,15 @@ def _overlap(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[
     return diversity.overlap([a.text for a in answers], [e.completion for e in examples])
 
 
+def of_references(
+    measure: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, Any]],
+) -> Metric:
+    """The metric of a function of the answers' texts and the references of each."""
+    return lambda examples, answers: measure(
+        [answer.text for answer in answers], [example.references for example in examples]
+    )
+
+
 METRICS: dict[str, Metric] = {
     "accuracy": lambda examples, answers: accuracy(answers),
     "overlap": _overlap,
@@ -30,6 +39,9 @@ METRICS: dict[str, Metric] = {
     "repetition": of_texts(diversity.repetition),
     "zipf": of_texts(diversity.zipf),
     "length": of_texts(diversity.length),
+    "bleu": of_references(likeness.bleu_and_chrf),
+    "rouge": of_references(likeness.rouge),
+    "self_bleu": of_texts(likeness.self_bleu),
 }
 
 

@@ -64,6 +64,15 @@ def parse_decoding(
     )
 
 
+def decoding_fault(name: str) -> str:
+    """What is wrong with a name; "" if nothing is."""
+    try:
+        parse_decoding(name, threshold=0.5, bias=0.0, temperature=1.0, memory=False)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _parse_values(name: str) -> dict[str, float]:
     """The value of each key in a name."""
     values: dict[str, float] = {}

@@ -54,12 +54,17 @@ def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, D
     )
 
 
-def make_scorer(parts: Parts) -> Scorer:
-    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4)."""
-    c = parts.config
+def make_scorer(parts: Parts, masks_edits: bool = False) -> Scorer:
+    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4).
+
+    Args:
+      parts: the parts of the run.
+      masks_edits: whether edits have no probability, and the rest is renormalised.
+    """
+    c, mdp = parts.config, parts.recipe.mdp
     return Scorer(
         parts.recipe.graph,
-        parts.recipe.mdp,
+        mdp._replace(legal=mdp.legal & (mdp.pops == 0)) if masks_edits else mdp,
         parts.tokenizer,
         slots=c.prompt_slots + c.evaluate.max_actions,
         rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),

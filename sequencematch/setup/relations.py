@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
-from sequencematch.rollout.decodings import parse_decoding
+from sequencematch.rollout.decodings import decoding_fault
 from sequencematch.setup.defaults import (
     PRECISION,
     defaults,
@@ -159,16 +159,5 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 
 def _answer_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    names = tuple(c.evaluate.decodings)
-    yield (
-        {"greedy", "sampled"} <= set(names) and len(names) == len(set(names)),
-        f"config.evaluate.decodings={names!r} must have 'greedy' and 'sampled', which validation uses, "
-        "and none twice",
-    )
-    for name in names:
-        fault = ""
-        try:
-            parse_decoding(name, threshold=0.5, bias=0.0, temperature=1.0, memory=False)
-        except ValueError as error:
-            fault = str(error)
-        yield not fault, f"config.evaluate.decodings: {fault}"
+    fault = next(filter(None, map(decoding_fault, c.evaluate.decodings)), "")
+    yield not fault, f"config.evaluate.decodings: {fault}"

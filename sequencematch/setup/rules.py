@@ -141,6 +141,10 @@ RULES: dict[str, Rule] = {
     "evaluate.examples": count,
     "evaluate.rows": count,
     "evaluate.max_actions": count_or_zero,
+    "evaluate.decodings": (
+        "a tuple with 'greedy' and 'sampled', which validation uses, and no name twice",
+        lambda names: {"greedy", "sampled"} <= set(names) and len(names) == len(set(names)),
+    ),
     "evaluate.edit_threshold": ("in (0, 1)", lambda x: 0 < x < 1),
     "evaluate.temperature": positive,
     "evaluate.samples": count,
