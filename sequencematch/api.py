@@ -13,8 +13,9 @@ from sequencematch.cli.choice import NEWEST
 from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
+from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import make_generator, make_scorer
+from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
 from sequencematch.setup.pretrained import export_adapter
 
 
@@ -51,7 +52,8 @@ class Model:
         Args:
           prompts: texts that the task's tokenizer has ids for, at most `prompt_slots` tokens each with
             `<bos>`.
-          decode: "greedy", "sampled", or, of a method with edits, "unedited": greedy without edits.
+          decode: "greedy", "sampled", or, of a method with edits, "unedited": greedy without edits; or
+            any other name of `rollout.decodings`, such as "top_p=0.95".
             Draws depend on the run's seed and on a prompt's place in the list, so a prompt that is
             listed n times gets n independent answers.
 
@@ -59,10 +61,11 @@ class Model:
           ValueError: a prompt does not fit or has other characters, or there is no such `decode`.
         """
         _check_texts("prompts", prompts)
-        generator = make_generator(self._with_rows(len(prompts)))
-        if decode not in generator.decodings:
-            names = ", ".join(generator.decodings)
-            raise ValueError(f"decode={decode!r} must be one of {names}")
+        parts = self._with_rows(len(prompts))
+        decodings = configured_decodings(parts, [*NAMED, decode])
+        if decode not in decodings:
+            raise ValueError(f"decode={decode!r} must be one of {', '.join(decodings)}")
+        generator = make_generator(parts, decodings)
         mdp, tokenizer = self._parts.recipe.mdp, self._parts.tokenizer
         return [
             Answer(

@@ -12,7 +12,16 @@ import jax
 from absl import flags, logging
 from ml_collections import ConfigDict
 
-from sequencematch.cli import answers, evaluation, exporting, resume, sampling, training, workdir
+from sequencematch.cli import (
+    answers,
+    evaluation,
+    exporting,
+    resume,
+    sampling,
+    scoring,
+    training,
+    workdir,
+)
 from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
@@ -37,6 +46,7 @@ HELP = """Train a SequenceMatch model, evaluate it again, or sample from it.
   python -m sequencematch.main --workdir=DIR --mode=evaluate [--data=FILE.jsonl]
   python -m sequencematch.main --workdir=DIR --mode=sample --prompt=TEXT
   python -m sequencematch.main --workdir=DIR --mode=sample --num=N --samples=K --out=FILE.jsonl
+  python -m sequencematch.main --mode=score --files=A.jsonl,B.jsonl --metrics=diversity,entropy
   python -m sequencematch.main --workdir=DIR --mode=export --out=NEW_DIR
 
 Modes:
@@ -46,11 +56,13 @@ Modes:
                    {"prompt": ..., "completion": ...}, evaluate it on these questions; the results
                    of these, and of another --checkpoint, go to evaluation-*.json in DIR.
   --mode=sample    Answer --prompt, the lines of --prompts=FILE, or --num=N test questions: greedily,
-                   or --samples=K times at --temperature=T. A single answer is printed as it is
-                   generated; others are lines of JSON, printed or added to --out=FILE.jsonl, where the
-                   same command goes on if it was interrupted.
+                   or --samples=K times at --temperature=T, or as --decode says. A single greedy one
+                   is printed as it is generated; others are lines of JSON, printed or added to
+                   --out=FILE.jsonl, where the same command goes on if it was interrupted.
+  --mode=score     Measure --metrics=NAME,NAME of the texts in --files=A.jsonl,B.jsonl, of any system:
+                   lines of {"text": ...}, with "prompt" and "references" where a metric needs them.
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
-  --checkpoint=best or a STEP is used in these three modes instead of the newest.
+  --checkpoint=best or a STEP is used by evaluate, sample and export instead of the newest.
 
 Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
@@ -114,6 +126,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     asked, config, name, is_named = parse_flags(argv)
     if asked.help:
         return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
+    if asked.mode == "score":
+        return scoring.prepare_scores(asked.files, asked.metrics, asked.reference)
     check_config(config)
     resolve_dtype(config, devices()[0].platform)
     folder = check_workdir_name(
@@ -154,7 +168,9 @@ def prepare_reading(
       ValueError, OSError: as of `prepare`.
     """
     checkpoint = asked.checkpoint or NEWEST
-    is_single = asked.prompt and not (asked.samples or asked.temperature or asked.out)
+    is_single = asked.prompt and not any(
+        (asked.samples, asked.temperature, asked.out, asked.decode)
+    )
     estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
     parts = resume.fill_frozen(build_within_memory(config, estimate, source))
     resume.report_loaded_data(config, call.folder)

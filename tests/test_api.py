@@ -76,7 +76,7 @@ def test_scores_do_not_depend_on_the_batch(model):
         (lambda m: m.answer("abc>"), "prompts must be a list of texts"),
         (
             lambda m: m.answer(["abc>"], decode="beam"),
-            "decode='beam' must be one of greedy, sampled",
+            "'beam' is none of greedy, sampled",
         ),
         (lambda m: m.answer(["xyz>"]), "not in the alphabet"),
         (lambda m: m.answer(["abcabc>"]), "is too long"),

@@ -19,9 +19,10 @@ from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import surviving_text
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import make_generator
+from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
 
+USUAL = ("greedy", "sampled")  # first, since the draws of a way to answer depend on its place
 SECONDS = 10  # between lines of progress where there is no terminal
 
 
@@ -33,6 +34,7 @@ class Request(NamedTuple):
       samples: answers drawn for each prompt; None for a greedy one.
       temperature: of drawn answers.
       out: file of the answers.
+      decode: a name as of `parse_decoding`.
     """
 
     prompt: str | None = None
@@ -41,11 +43,13 @@ class Request(NamedTuple):
     samples: int | None = None
     temperature: float | None = None
     out: str | None = None
+    decode: str | None = None
 
     @property
-    def draws(self) -> bool:
-        """Whether answers are drawn, and not greedy."""
-        return self.samples is not None or self.temperature is not None
+    def choice(self) -> str:
+        """How to answer: as asked for, else drawn if there are samples or a temperature."""
+        draws = self.samples is not None or self.temperature is not None
+        return self.decode or ("sampled" if draws else "greedy")
 
 
 def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str) -> Job:
@@ -62,10 +66,15 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
         except ValueError as error:
             raise ValueError(f"prompt {i}: {error}") from error
     parts = configure(parts, request, len(questions) * (request.samples or 1))
+    decoding = configured_decodings(parts, [request.choice])
+    if request.choice not in decoding:
+        raise ValueError(f"--decode={request.choice}: method={parts.config.method} has no edits")
     state = resume.restore(parts, call.folder, checkpoint).state
-    temperature = parts.config.evaluate.temperature if request.draws else None
+    temperature = decoding[request.choice].temperature or None
+    how = {"step": int(state.step), "temperature": temperature}
+    how |= {"decode": request.decode} if request.decode else {}
     heads = [
-        {"prompt": q.prompt, "sample": i, "step": int(state.step), "temperature": temperature}
+        {"prompt": q.prompt, "sample": i} | how
         for q in questions
         for i in range(request.samples or 1)
     ]
@@ -161,16 +170,17 @@ def answer(
       done: number of answers that are there already; each draws with its own number.
       request: how to answer.
     """
-    generator, mdp, tokenizer = make_generator(parts), parts.recipe.mdp, parts.tokenizer
+    generator = make_generator(parts, configured_decodings(parts, [*USUAL, request.choice]))
+    mdp, tokenizer = parts.recipe.mdp, parts.tokenizer
     prompts = [question.prompt for question in asked[done:]]
-    choice = "sampled" if request.draws else "greedy"
-    all_actions = generator.actions(params, prompts, choice, first=done)
+    all_actions = generator.actions(params, prompts, request.choice, first=done)
     for question, head, actions in zip(asked[done:], heads[done:], all_actions, strict=True):
         text, finished = tokenizer.decode(surviving_text(mdp, actions)), actions[-1] == mdp.eos
         record = {**head, "text": text, "finished": finished}
         record["symbols"] = tokenizer.symbols(actions)
         if request.num:
             record["right"] = finished and parts.task.check(question, text)
+            record["references"] = question.references
         yield json.dumps(record) + "\n"
 
 

@@ -14,6 +14,10 @@ LONGEST = 100  # characters of a flag name
 TEXTS = {
     "checkpoint": "newest (the default), best by validation, or a step.",
     "data": "Questions to evaluate on instead of the test set, a file of JSON lines.",
+    "decode": "How to answer, such as top_p=0.95 or top_k=4,contrastive=0.6.",
+    "files": "Files of JSON lines with a text each, of any system, joined by commas.",
+    "metrics": "What to measure of them, joined by commas.",
+    "reference": "A directory of another model, for the metrics mauve and reference_perplexity.",
     "prompt": "A prompt to answer.",
     "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
     "out": "--mode=sample: file of JSON lines, continued if there is one; --mode=export: a new folder.",
@@ -22,10 +26,11 @@ TEXTS = {
 MODES = {
     "dry_run": ("train",),
     "data": ("evaluate",),
+    **dict.fromkeys(("files", "metrics", "reference"), ("score",)),
     "checkpoint": ("evaluate", "sample", "export"),
     "out": ("sample", "export"),
     "adapter": ("export",),
-    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature"), ("sample",)),
+    **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "decode"), ("sample",)),
 }
 
 
@@ -47,7 +52,7 @@ class Asked(NamedTuple):
 
 def define_flags(values: flags.FlagValues) -> None:
     """Defines all flags except --config."""
-    modes = ["train", "evaluate", "sample", "export"]
+    modes = ["train", "evaluate", "sample", "score", "export"]
     flags.DEFINE_enum("mode", "train", modes, "What to do.", flag_values=values)
     flags.DEFINE_string(
         "workdir",
@@ -101,6 +106,9 @@ def parse_flags(argv: Sequence[str]) -> Asked:
     rest = [arg.lstrip("-") for arg in named(argv, known_only=True)[1:]]
     if named.help:
         return Asked(named)
+    if named.mode == "score":  # of files alone: no run and no configuration
+        check_modes(named)
+        return Asked(named)
     if named.workdir is not None:
         check_workdir_name(named.workdir)
     overrides = [arg.split("=")[0][len("config.") :] for arg in rest if arg.startswith("config.")]
@@ -123,6 +131,8 @@ def check_modes(values: flags.FlagValues) -> None:
             raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")
     if values.mode == "export" and not values.out:
         raise ValueError("--mode=export needs --out=DIR, a new directory")
+    if values.mode == "score" and not (values.files and values.metrics):
+        raise ValueError("--mode=score needs --files=A.jsonl,B.jsonl and --metrics=NAME,NAME")
     if values.mode == "sample":
         asked = [f"--{name}" for name in ("prompt", "prompts", "num") if values[name].value]
         if len(asked) != 1:

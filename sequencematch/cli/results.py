@@ -16,6 +16,7 @@ from sequencematch.evaluate.accuracy import right_within
 from sequencematch.evaluate.edits import edit_statistics
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
 from sequencematch.evaluate.metrics import measure
+from sequencematch.evaluate.perplexity import perplexity
 from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.sections import figure
 from sequencematch.evaluate.values import Scorer, correlation, value_statistics
@@ -137,7 +138,21 @@ def evaluate_test_set(
     for choice, answers in all_answers.items():
         test[choice]["within"] = right_within(answers, budgets)
     test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
+    if parts.task.is_open:
+        test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
     return test, traces
+
+
+def real_text_figures(
+    parts: Parts, params: nnx.State, raise_if_asked: Callable[[], None]
+) -> dict[str, dict]:
+    """Perplexity of the test texts with edits masked, and of the expert's actions among all."""
+    examples, found = [*parts.task.splits["test"]], {}
+    for name, masks_edits in (("text", True), ("actions", False)):
+        raise_if_asked()
+        scorer = make_scorer(parts, masks_edits)
+        found[name] = perplexity(scorer, params, parts.tokenizer, examples)
+    return found
 
 
 def policy_statistics(

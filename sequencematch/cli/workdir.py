@@ -11,17 +11,15 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from sequencematch.setup.defaults import (
-    add_newer_keys,
-    defaults,
-    differences,
-    drop_gone_keys,
-    flatten,
-)
+from sequencematch.setup.defaults import defaults, differences, flatten
+from sequencematch.setup.newer_keys import add_newer_keys, drop_gone_keys
 from sequencematch.storage import files
 
 # Where the data lie. What they are is known by their checksum.
-PLACES = ("data.dir", "data.path", "data.validation_path", "data.test_path")
+PLACES = (
+    *("data.dir", "data.path", "data.validation_path", "data.test_path"),
+    *("data.corpus", "data.tokenizer"),
+)
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
 # change what was trained.

@@ -19,6 +19,7 @@ class Judge(NamedTuple):
     possible: Callable[[Example, str], bool] | None = None
     metrics: Sequence[str | Callable[..., Mapping[str, Any]]] = ("accuracy",)
     judged_by: str = "accuracy"
+    is_open: bool = False
 
 
 def same_result(example: Example, text: str) -> bool:
@@ -47,6 +48,14 @@ def accept_anything(example: Example, text: str) -> bool:
     """Yes: a right answer may begin with any text."""
     return True
 
+
+# Of texts that may go on in any way: none is an error, and what they are like is measured.
+OPEN_ENDED = Judge(
+    metrics=("overlap", "entropy", "diversity", "repetition", "zipf", "length"),
+    possible=accept_anything,
+    judged_by="overlap",
+    is_open=True,
+)
 
 CHECKERS: dict[str, Judge] = {
     "exact": Judge(),

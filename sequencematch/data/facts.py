@@ -15,6 +15,11 @@ SENTENCES = {
     "too_long": "Examples that do not fit, left out (data.long='drop'): {}.",
     "unread_keys": "Keys that are not read, and the number of lines that have them: {}.",
     "repeated_lines": "Lines that repeat an earlier one: {}. In training each of them teaches.",
+    "documents": "Documents of the corpus: {}.",
+    "repeated_documents": "Documents that repeat an earlier one but for case and white space, left "
+    "out: {}.",
+    "short_documents": "Documents of test and validation no longer than a prompt (data.prompt), left "
+    "out: {}.",
     "empty_completions": "Lines with an empty completion: {}.",
     "ends_lost": "Share of the training texts that lose their <eos>, because noise makes them longer "
     "than max_actions: {}.",

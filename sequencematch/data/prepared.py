@@ -23,7 +23,7 @@ from sequencematch.storage import console, files
 
 FIELDS = ("prompt", "completion")  # of `Texts`
 _T = TypeVar("_T")
-_CACHE_SIZE = 200_000  # examples, of a few hundred bytes each
+CACHE_SIZE = 200_000  # examples, of a few hundred bytes each
 
 
 class Sizes(NamedTuple):
@@ -95,7 +95,7 @@ class Records(Sequence):
       source: records as tensorflow-datasets reads them, each a dict of bytes.
       fields: the names of prompt and completion in a record.
       folder: where the files are, for error messages.
-      cache: the examples read so far, by index, up to `_CACHE_SIZE` of them.
+      cache: the examples read so far, by index, up to `CACHE_SIZE` of them.
     """
 
     source: Sequence[dict[str, bytes]]
@@ -112,7 +112,7 @@ class Records(Sequence):
         if index in self.cache:
             return self.cache[index]
         example = read_or_explain(self.folder, lambda: self._read(index))
-        if len(self.cache) < _CACHE_SIZE:
+        if len(self.cache) < CACHE_SIZE:
             self.cache[index] = example
         return example
 
@@ -141,7 +141,7 @@ def open_or_prepare(
     """
     if not folder.exists():
         check()
-        with _lock(folder.parent), preserve_global_random(), _silence_tfds():
+        with lock_folder(folder.parent), preserve_global_random(), _silence_tfds():
             # Again: another process may have prepared them while this one waited for the lock.
             if not folder.exists():
                 _prepare(folder, make())
@@ -203,7 +203,7 @@ def read_or_explain(folder: pathlib.Path, read: Callable[[], _T]) -> _T:
 
 
 @contextlib.contextmanager
-def _lock(parent: pathlib.Path) -> Iterator[None]:
+def lock_folder(parent: pathlib.Path) -> Iterator[None]:
     """Lets one process at a time prepare data here; removes what a killed process left behind."""
     parent.mkdir(parents=True, exist_ok=True)
     with files.open_lock(parent / "lock") as file:

@@ -113,6 +113,7 @@ class Task(NamedTuple):
       network: (number of ids that are no edits, number of edits, which are the last ids, nnx.Rngs) -> a
         `models.network.Network`; None for the transformer of the configuration.
       facts: what is told of the data, by name of `data.facts.SENTENCES`.
+      is_open: whether texts may go on in any way, so that the perplexity of real ones is measured.
     """
 
     name: str
@@ -127,6 +128,7 @@ class Task(NamedTuple):
     judged_by: str = "accuracy"
     network: Callable[[int, int, Any], Any] | None = None
     facts: Mapping[str, Any] = MappingProxyType({})
+    is_open: bool = False
 
 
 def character_task(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sequencematch.data import arithmetic, countdown, gym, jsonl
-from sequencematch.data.checkers import CHECKERS, Judge
+from sequencematch.data import arithmetic, countdown, gym, jsonl, text
+from sequencematch.data.checkers import CHECKERS, OPEN_ENDED, Judge
 from sequencematch.data.fields import WriteChat, write_turns
 from sequencematch.data.task import Example, Task
 
@@ -16,11 +16,13 @@ TASKS: dict[str, Callable[[Any], Task]] = {
     "arithmetic": arithmetic.task,
     "countdown": countdown.task,
     "jsonl": jsonl.task,
+    "text": text.task,
     **{f"gym/{name}": partial(gym.task, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
 }
 # Those that write files into data.dir -> whether they are there already.
 PREPARED: dict[str, Callable[[Any], bool]] = {
     "arithmetic": arithmetic.is_prepared,
+    "text": text.is_prepared,
     **{f"gym/{name}": partial(gym.is_prepared, name) for name in gym.DATA_SETS},
 }
 # How the answers to each of them are judged: known without its data.
@@ -28,6 +30,7 @@ JUDGES: dict[str, Callable[[Any], Judge]] = {
     "arithmetic": lambda data: CHECKERS["exact"],
     "countdown": lambda data: Judge(countdown.is_right, countdown.is_beginning),
     "jsonl": lambda data: CHECKERS[data.checker],
+    "text": lambda data: OPEN_ENDED,
     **{f"gym/{name}": partial(gym.judge, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
 }
 
@@ -114,18 +117,18 @@ def _fault(task: Any) -> str:
         return "has metrics that are no list of names and functions"
     # A checker that fails on some text would otherwise stop the run at its first validation.
     example = task.splits["test"][0]
-    for text in (example.completion, "", example.prompt):
-        task.check(example, text)
+    for tried in (example.completion, "", example.prompt):
+        task.check(example, tried)
         if task.possible:
-            task.possible(example, text)
+            task.possible(example, tried)
     beginnings = [example.completion[:n] for n in range(len(example.completion) + 1)]
-    wrong = [text for text in beginnings if task.possible and not task.possible(example, text)]
+    wrong = [part for part in beginnings if task.possible and not task.possible(example, part)]
     return f"finds that no answer begins with {wrong[0]!r}, a reference does" if wrong else ""
 
 
 def _has_texts(example: Example) -> bool:
     texts = (example.prompt, example.completion, *example.references)
-    return all(isinstance(text, str) for text in texts)
+    return all(isinstance(each, str) for each in texts)
 
 
 def _import(path: str) -> Callable[[Any], Task]:

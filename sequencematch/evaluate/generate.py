@@ -1,6 +1,5 @@
 """Answers of the model to the examples of a task."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -15,29 +14,40 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.rollout import sampler
+from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
+from sequencematch.rollout.decodings import NAMED, parse_decoding
 
 VALIDATED = ("greedy", "sampled")  # ways to answer that are followed while training
 
 
 def make_decodings(
-    mdp: Mdp, *, threshold: float, bias: float, temperature: float, memory: bool
+    mdp: Mdp,
+    *,
+    threshold: float,
+    bias: float,
+    temperature: float,
+    memory: bool,
+    names: Sequence[str] = NAMED,
 ) -> dict[str, Decoding]:
     """The ways to answer, by name; `unedited`, greedy with edits masked, only where there are edits.
 
     Args:
       mdp: says whether there are edits.
       threshold, bias, temperature, memory: as in `Decoding`, the threshold of greedy answers and the
-        temperature of sampled ones.
+        temperature of drawn ones.
+      names: as of `parse_decoding`.
+
+    Raises:
+      ValueError: a name stands for nothing.
     """
     can_edit = bool(np.any(mdp.legal & (mdp.pops > 0)))
-    memory = memory and can_edit  # else nothing is ever removed
-    found = {
-        "greedy": Decoding(threshold, bias, memory=memory),
-        "sampled": Decoding(None, bias, temperature, memory),
-    }
-    return found | ({"unedited": Decoding(bias=-math.inf)} if can_edit else {})
+    # Without edits nothing is ever removed.
+    usual = dict(
+        threshold=threshold, bias=bias, temperature=temperature, memory=memory and can_edit
+    )
+    asked = [name for name in names if can_edit or name != "unedited"]
+    return {name: parse_decoding(name, **usual) for name in asked}
 
 
 class Answer(NamedTuple):
@@ -94,7 +104,7 @@ class Generator:
 
         def sample(decoding: Decoding | None, params, prompts, start, key, first):
             model = nnx.merge(graph, params)
-            answer = partial(sampler.sample, max_actions=max_actions, decoding=decoding)
+            answer = partial(search.answer, max_actions=max_actions, decoding=decoding)
             return answer(model, mdp, prompts, start, key, first=first)[0]
 
         self._sample = {

@@ -5,13 +5,44 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sequencematch.data.task import Example, Task
+from sequencematch.evaluate import diversity, likeness
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.generate import Answer
 
 # (examples, an answer to each; at least one) -> figures by name, plain numbers or None.
 Metric = Callable[[Sequence[Example], Sequence[Answer]], Mapping[str, Any]]
 
-METRICS: dict[str, Metric] = {"accuracy": lambda examples, answers: accuracy(answers)}
+
+def of_texts(measure: Callable[[Sequence[str]], Mapping[str, Any]]) -> Metric:
+    """The metric of a function of the answers' texts alone."""
+    return lambda examples, answers: measure([answer.text for answer in answers])
+
+
+def _overlap(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[str, Any]:
+    return diversity.overlap([a.text for a in answers], [e.completion for e in examples])
+
+
+def of_references(
+    measure: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, Any]],
+) -> Metric:
+    """The metric of a function of the answers' texts and the references of each."""
+    return lambda examples, answers: measure(
+        [answer.text for answer in answers], [example.references for example in examples]
+    )
+
+
+METRICS: dict[str, Metric] = {
+    "accuracy": lambda examples, answers: accuracy(answers),
+    "overlap": _overlap,
+    "entropy": of_texts(diversity.ngram_entropy),
+    "diversity": of_texts(diversity.diversity),
+    "repetition": of_texts(diversity.repetition),
+    "zipf": of_texts(diversity.zipf),
+    "length": of_texts(diversity.length),
+    "bleu": of_references(likeness.bleu_and_chrf),
+    "rouge": of_references(likeness.rouge),
+    "self_bleu": of_texts(likeness.self_bleu),
+}
 
 
 def task_metrics(task: Task) -> list[Metric]:

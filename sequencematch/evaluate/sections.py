@@ -16,7 +16,7 @@ from sequencematch.evaluate.plots import (
 )
 from sequencematch.evaluate.records import RunFiles
 
-DECODES = ("greedy", "sampled", "unedited")
+DECODES = ("greedy", "sampled", "unedited")  # then any others
 TRACES_SHOWN = 12
 
 # How actions that are not text are shown.
@@ -84,6 +84,12 @@ def duration(seconds: object) -> str:
     )
 
 
+def ways(run: RunFiles) -> list[str]:
+    """The ways to answer that a run's files have, the usual ones first."""
+    others = [*object_at(run.summary, "test"), *(trace.get("decode") for trace in run.traces)]
+    return [*dict.fromkeys([*DECODES, *(name for name in others if isinstance(name, str))])]
+
+
 def section(title: str, content: str) -> str:
     """Returns a section with a heading; "" if there is no content."""
     return f"<section><h2>{escape(title)}</h2>{content}</section>\n" if content else ""
@@ -97,7 +103,7 @@ def headline(run: RunFiles) -> str:
     if not test and validations:
         test = _validation_scores(validations[-1], name)
         title = f"{title_of(name)} in the latest validation"
-    scores = [_score(d, object_at(test, d), name) for d in DECODES if test.get(d)]
+    scores = [_score(d, object_at(test, d), name) for d in ways(run) if test.get(d)]
     return section(title, f'<div class="scores">{"".join(scores)}</div>' if scores else "")
 
 
@@ -127,7 +133,7 @@ def _score(decode: str, score: dict, judged_by: str) -> str:
     if not math.isnan(rho):
         details += f" · recovered return and correctness: Spearman {rho:+.2f}"
     return (
-        f'<div class="card"><h3>{decode}</h3><p class="big">{figure(score.get(judged_by))}</p>'
+        f'<div class="card"><h3>{escape(decode)}</h3><p class="big">{figure(score.get(judged_by))}</p>'
         f'{_bar(score, judged_by)}<p class="small">{details}</p></div>'
     )
 
@@ -189,7 +195,7 @@ EDIT_ROWS = (
 def edits(run: RunFiles) -> str:
     """Shows how often edits are used, how often rightly, and what becomes of errors."""
     test = object_at(run.summary, "test")
-    uses = {d: use for d in DECODES if (use := object_at(object_at(test, d), "edits"))}
+    uses = {d: use for d in ways(run) if (use := object_at(object_at(test, d), "edits"))}
     return section("Edits on the test questions", _table(EDIT_ROWS, uses))
 
 
@@ -227,7 +233,7 @@ def scores(run: RunFiles) -> str:
 
 def _table(rows: Sequence[tuple], columns: dict[str, dict]) -> str:
     """Returns a table of the rows (key, title, meaning, format) that some column has; "" if none."""
-    head = "".join(f'<th scope="col">{name}</th>' for name in columns)
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     shown = [row for row in rows if any(row[0] in cells for cells in columns.values())]
     body = "".join(_row(*row, columns) for row in shown)
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
@@ -242,7 +248,7 @@ def _row(key: str, title: str, meaning: str, form: Callable, columns: dict[str, 
 
 def traces(run: RunFiles) -> str:
     """Shows answers action by action, with deleted tokens struck through."""
-    groups = "".join(_group(decode, run.traces) for decode in DECODES)
+    groups = "".join(_group(decode, run.traces) for decode in ways(run))
     return section("Sample traces", groups and _legend(run.traces) + groups)
 
 
@@ -260,9 +266,9 @@ def _group(decode: str, traces: list[dict]) -> str:
     """Shows the first traces of one way of decoding, and the others folded."""
     items = [_trace(trace) for trace in traces if trace.get("decode") == decode]
     shown, more = "".join(items[:TRACES_SHOWN]), "".join(items[TRACES_SHOWN:])
-    rest = f"<summary>{len(items) - TRACES_SHOWN} more, {decode}</summary>"
+    rest = f"<summary>{len(items) - TRACES_SHOWN} more, {escape(decode)}</summary>"
     folded = f'<details>{rest}<ol class="panels">{more}</ol></details>' * bool(more)
-    return f'<h3>{decode}</h3><ol class="panels">{shown}</ol>{folded}' * bool(items)
+    return f'<h3>{escape(decode)}</h3><ol class="panels">{shown}</ol>{folded}' * bool(items)
 
 
 def _trace(trace: dict) -> str:

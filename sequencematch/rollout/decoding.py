@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from sequencematch.core.mdp import EVERYTHING, Mdp
+from sequencematch.rollout.truncation import TRUNCATIONS
 
 
 class Decoding(NamedTuple):
@@ -24,12 +25,26 @@ class Decoding(NamedTuple):
       temperature: *which token*, `<eos>` included: drawn from softmax(logits / temperature) of the
         actions that are no edits, or at 0 the likeliest.
       memory: whether a token that was removed from a text is never written to it again.
+      truncate: of drawn tokens, the rules that say which: (key of `TRUNCATIONS`, its value).
+      repetition: the logits of tokens that stand in prompt or text are divided by it where positive,
+        multiplied where negative.
+      contrastive: (number of candidates, α) of contrastive search; None for none.
+      best_of: how many answers are drawn, of which the likeliest is taken.
     """
 
     threshold: float | None = 0.5
     bias: float = 0.0
     temperature: float = 0.0
     memory: bool = False
+    truncate: tuple[tuple[str, float], ...] = ()
+    repetition: float = 1.0
+    contrastive: tuple[int, float] | None = None
+    best_of: int = 1
+
+    @property
+    def follows_slots(self) -> bool:
+        """Whether it must know which tokens a text is made of, or was."""
+        return self.memory or self.repetition != 1
 
 
 class Memory(NamedTuple):
@@ -52,6 +67,7 @@ def choose(
     logits: Float[Array, " V"],
     banned: Bool[Array, " V"],
     key: PRNGKeyArray,
+    scores: Float[Array, " V"] | None = None,
 ) -> Int[Array, ""]:
     """The next action.
 
@@ -64,13 +80,16 @@ def choose(
       logits: float32[V] of the policy, -inf at ids that are not legal.
       banned: bool[V], actions that are not taken; never `<eos>`.
       key: a random key.
+      scores: float32[V] that say which token, where they are not the logits.
     """
     is_edit, (whether, which) = mdp.pops > 0, jax.random.split(key)
     edits = jnp.where(is_edit & ~banned, logits, -jnp.inf)
     tokens = jnp.where(is_edit, -jnp.inf, logits)
     # V(s) cancels. The odds are against all tokens: banning some must not make edits more likely.
     log_odds = jax.nn.logsumexp(edits) - jax.nn.logsumexp(tokens) + decoding.bias
-    token = _pick(jnp.where(banned, -jnp.inf, tokens), decoding.temperature, which)
+    ways = tokens if scores is None else jnp.where(is_edit, -jnp.inf, scores)
+    ways = jnp.where(banned, -jnp.inf, ways)
+    token = _pick(ways, decoding.temperature, which, decoding.truncate)
     if decoding.threshold is None:
         edits_now = jax.random.bernoulli(whether, jax.nn.sigmoid(log_odds))
         return jnp.where(edits_now, _pick(edits, 1.0, which), token)
@@ -78,13 +97,21 @@ def choose(
     return jnp.where(edits_now, _pick(edits, 0.0, which), token)
 
 
-def _pick(logits: Float[Array, " V"], temperature: float, key: PRNGKeyArray) -> Int[Array, ""]:
-    """A draw from softmax(logits / temperature); the likeliest at 0."""
+def _pick(
+    logits: Float[Array, " V"],
+    temperature: float,
+    key: PRNGKeyArray,
+    truncate: tuple[tuple[str, float], ...] = (),
+) -> Int[Array, ""]:
+    """A draw from softmax(logits / temperature), truncated; the likeliest at 0."""
     if not temperature:
         return jnp.argmax(logits)
     # From the largest down, so that no temperature overflows; a floor, since all may be -inf.
     largest = jnp.max(logits, initial=jnp.finfo(logits.dtype).min)
-    return jax.random.categorical(key, (logits - largest) / temperature)
+    scaled = (logits - largest) / temperature
+    for name, value in truncate:
+        scaled = jnp.where(TRUNCATIONS[name](scaled, value), scaled, -jnp.inf)
+    return jax.random.categorical(key, scaled)
 
 
 def empty_memory(slots: int) -> Memory:
@@ -114,6 +141,15 @@ def banned_actions(
     is_here = memory.removed_from == memory.slots[depth]
     removed = jnp.zeros(V, bool).at[jnp.where(is_here, tokens, V)].set(True, mode="drop")
     return removed | ((mdp.pops > 0) & (depth == start))
+
+
+def standing_tokens(
+    mdp: Mdp, memory: Memory, tokens: Int[Array, " T"], depth: Int[Array, ""]
+) -> Bool[Array, " V"]:
+    """Which tokens stand in the prompt or the current text; arguments as of `banned_actions`."""
+    slot, V = jnp.arange(tokens.shape[0]), mdp.pops.shape[0]
+    ids = jnp.where(slot <= depth, tokens[memory.slots], V)
+    return jnp.zeros(V, bool).at[ids].set(True, mode="drop")
 
 
 def remember(

@@ -17,6 +17,7 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Episode
 from sequencematch.models.network import Network
+from sequencematch.rollout.contrastive import contrastive_scores
 from sequencematch.rollout.decoding import (
     Decoding,
     Memory,
@@ -24,7 +25,9 @@ from sequencematch.rollout.decoding import (
     choose,
     empty_memory,
     remember,
+    standing_tokens,
 )
+from sequencematch.rollout.truncation import penalise
 
 
 class Generation(NamedTuple):
@@ -72,8 +75,8 @@ def begin(
       model, prompts, start, key, max_actions, first, decoding: as in `sample`.
     """
     B, P = prompts.shape
-    remembers = decoding is not None and decoding.memory
-    memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if remembers else None
+    follows = decoding is not None and decoding.follows_slots
+    memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if follows else None
     hidden, cache = model.prefill(prompts, P + max_actions)
     return Generation(
         tokens=jnp.pad(prompts, [(0, 0), (0, max_actions)]),
@@ -103,7 +106,7 @@ def advance(
     """
     g, row = generation, jnp.arange(generation.time.shape[0])
     logits = legal_logits(model.logits(g.hidden[row, g.depth]), mdp.legal)
-    action = _choose_actions(mdp, g, decoding, logits).astype(jnp.int32)
+    action = _choose_actions(model, mdp, g, decoding, logits).astype(jnp.int32)
     # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
     pops = jnp.asarray(mdp.pops)[action]
@@ -133,6 +136,7 @@ def advance(
 
 
 def _choose_actions(
+    model: Network,
     mdp: Mdp,
     generation: Generation,
     decoding: Decoding | None,
@@ -144,9 +148,31 @@ def _choose_actions(
     if decoding is None:
         return jax.vmap(jax.random.categorical)(keys, logits)
     banned = jnp.zeros(logits.shape, bool)
-    if g.memory is not None:
+    if decoding.memory:
         banned = jax.vmap(partial(banned_actions, mdp))(g.memory, g.tokens, g.depth, g.start)
-    return jax.vmap(partial(choose, decoding, mdp))(logits, banned, keys)
+    scores = _score_tokens(model, mdp, g, decoding, logits, banned)
+    return jax.vmap(partial(choose, decoding, mdp))(logits, banned, keys, scores)
+
+
+def _score_tokens(
+    model: Network,
+    mdp: Mdp,
+    generation: Generation,
+    decoding: Decoding,
+    logits: Float[Array, "B V"],
+    banned: Bool[Array, "B V"],
+) -> Float[Array, "B V"]:
+    """What says which token is written; whether to edit is told by the logits alone."""
+    g, scores = generation, logits
+    if decoding.repetition != 1:
+        stands = jax.vmap(partial(standing_tokens, mdp))(g.memory, g.tokens, g.depth)
+        scores = jax.vmap(penalise, (0, 0, None))(scores, stands, decoding.repetition)
+    if decoding.contrastive is None:
+        return scores
+    tokens = jnp.where(banned | (mdp.pops > 0), -jnp.inf, scores)
+    candidates, weight = decoding.contrastive
+    how = dict(candidates=candidates, weight=weight)
+    return contrastive_scores(model, tokens, g.hidden, g.depth, g.cache, **how)
 
 
 def sample(

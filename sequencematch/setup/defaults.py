@@ -1,6 +1,5 @@
 """The default configuration, and functions that flatten and compare configurations."""
 
-import copy
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -18,7 +17,7 @@ def defaults() -> ConfigDict:
     """All keys with their defaults; a file in configs/ changes the few that its experiment needs."""
     return ConfigDict(
         dict(
-            # "arithmetic", "countdown", "gym/NAME", "jsonl", or your own as "package.module:function"
+            # "arithmetic", "countdown", "gym/NAME", "jsonl", "text", or your own, "package:function"
             task="arithmetic",
             method="sequencematch",
             seed=0,
@@ -40,6 +39,11 @@ def defaults() -> ConfigDict:
                 test_path="",
                 fields="prompt",  # keys of its lines; or "question", "instruction", "messages"
                 long="refuse",  # examples that do not fit; or "drop" them, from every split
+                corpus="stdlib",  # of task="text": docstrings; or "files:GLOB", "tfds:NAME/SPLIT"
+                divider="",  # regular expression where documents begin in its files; "": one a file
+                tokenizer="characters",  # or "bytes", or a folder with a tokenizer.json
+                window=256,  # tokens that a window of text learns, <eos> included; 0: whole documents
+                prompt=32,  # tokens before a window, its prompt
                 checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
             # <bos> and the longest prompt; T = prompt_slots + max_actions. Where these are 0, and
@@ -117,6 +121,8 @@ def defaults() -> ConfigDict:
                 examples=200,  # validation examples used in each
                 rows=250,  # questions answered at once
                 max_actions=24,  # decisions of an answer, edits included
+                # Ways to answer; also such as "top_p=0.95,temperature=0.7" (rollout/decodings.py).
+                decodings=("greedy", "sampled", "unedited"),
                 edit_threshold=0.5,  # greedy answers edit where P(edits) is larger
                 edit_bias=0.0,  # added to the log-odds of editing when answering
                 temperature=1.0,  # of the tokens of sampled answers; edits are drawn at 1
@@ -132,68 +138,6 @@ def defaults() -> ConfigDict:
             ),
         )
     )
-
-
-# Keys that are newer than some runs -> what those runs were made with, as JSON has it. Every key that
-# version 0.1.0 did not have is here.
-NEWER_KEYS = {
-    "init": "",
-    "data.split": "prompt",
-    "data.numbers": 3,
-    "data.validation_path": "",
-    "data.test_path": "",
-    "data.fields": "prompt",
-    "data.long": "refuse",
-    "noise.max_cut": 1.0,
-    "data.checker": "exact",
-    "evaluate.edit_threshold": 0.5,
-    "evaluate.temperature": 1.0,
-    "evaluate.memory": True,
-    "evaluate.samples": 4,
-    "train.accumulate": 1,
-    "train.frozen": "",
-    "model.path": "",
-    "model.preset": "",
-    "model.attention": "plain",
-    "model.remat": "none",
-    "checkpoint.best": False,
-    "train.unfrozen": "",
-    "model.lora_rank": 0,
-    "model.lora_alpha": 16.0,
-    "model.lora_targets": "blocks",
-    "model.lora_base": "float",
-}
-
-
-# Keys that this version no longer has -> the value with which they changed nothing, as JSON has it.
-GONE_KEYS: dict[str, Any] = {}
-
-
-def drop_gone_keys(
-    saved: Mapping[str, Any], gone: Mapping[str, Any] = GONE_KEYS, prefix: str = ""
-) -> dict[str, Any]:
-    """A saved configuration without those keys of `gone` that have the value given there."""
-    return {
-        key: drop_gone_keys(value, gone, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in saved.items()
-        if not (prefix + key in gone and gone[prefix + key] == value)
-    }
-
-
-def add_newer_keys(saved: dict[str, Any]) -> dict[str, Any]:
-    """A saved configuration, completed with the keys that are newer than it.
-
-    Sections that are missing or no sections are left for `check_config` to refuse.
-    """
-    added = copy.deepcopy(saved)
-    for key, value in NEWER_KEYS.items():
-        *path, name = key.split(".")
-        section = added
-        for part in path:
-            section = section.get(part) if isinstance(section, dict) else None
-        if isinstance(section, dict):
-            section.setdefault(name, value)
-    return added
 
 
 def effective_objective(config: ConfigDict) -> ConfigDict:

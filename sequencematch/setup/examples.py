@@ -27,10 +27,11 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     Raises:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
-    write_chat = write_turns
+    data, write_chat = config.data.copy_and_resolve_references(), write_turns
     if config.model.path:
+        data.tokenizer = config.model.path  # text is cut into windows of its tokens
         write_chat = chat_writer(read_tokenizer(config.model.path))
-    task = load_task(config.task, config.data, write_chat)
+    task = load_task(config.task, data, write_chat)
     if config.model.path:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))

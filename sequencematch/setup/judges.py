@@ -1,6 +1,6 @@
 """Builds what answers the task's questions, and what judges the answers."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
@@ -33,8 +33,16 @@ def make_generator(
     )
 
 
-def configured_decodings(parts: Parts) -> dict[str, Decoding]:
-    """The ways to answer (docs/mathematics.md, section 7), by name."""
+def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, Decoding]:
+    """The ways to answer (docs/mathematics.md, section 7), by name.
+
+    Args:
+      parts: the parts of the run.
+      names: as of `parse_decoding`; by default those of the configuration.
+
+    Raises:
+      ValueError: a name stands for nothing.
+    """
     c = parts.config.evaluate
     return make_decodings(
         parts.recipe.mdp,
@@ -42,15 +50,21 @@ def configured_decodings(parts: Parts) -> dict[str, Decoding]:
         bias=c.edit_bias,
         temperature=c.temperature,
         memory=c.memory,
+        names=names or c.decodings,
     )
 
 
-def make_scorer(parts: Parts) -> Scorer:
-    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4)."""
-    c = parts.config
+def make_scorer(parts: Parts, masks_edits: bool = False) -> Scorer:
+    """The computation of recovered returns of generated answers (docs/mathematics.md, section 4).
+
+    Args:
+      parts: the parts of the run.
+      masks_edits: whether edits have no probability, and the rest is renormalised.
+    """
+    c, mdp = parts.config, parts.recipe.mdp
     return Scorer(
         parts.recipe.graph,
-        parts.recipe.mdp,
+        mdp._replace(legal=mdp.legal & (mdp.pops == 0)) if masks_edits else mdp,
         parts.tokenizer,
         slots=c.prompt_slots + c.evaluate.max_actions,
         rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),

@@ -6,6 +6,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
+from sequencematch.rollout.decodings import decoding_fault
 from sequencematch.setup.defaults import (
     PRECISION,
     defaults,
@@ -24,6 +25,7 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
     yield from _mesh_relations(config)
+    yield from _answer_relations(config)
 
 
 def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
@@ -159,3 +161,8 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
         f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
     )
+
+
+def _answer_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    fault = next(filter(None, map(decoding_fault, c.evaluate.decodings)), "")
+    yield not fault, f"config.evaluate.decodings: {fault}"

@@ -13,7 +13,8 @@ import pytest
 
 from sequencematch.cli import workdir
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import NEWER_KEYS, defaults, differences
+from sequencematch.setup.defaults import defaults, differences
+from sequencematch.setup.newer_keys import NEWER_KEYS
 from tests.storage.limits import no_root_rights
 
 

@@ -7,16 +7,18 @@ import pytest
 from ml_collections import ConfigDict
 
 from sequencematch.setup.defaults import (
-    GONE_KEYS,
-    NEWER_KEYS,
-    add_newer_keys,
     check_known_key,
     defaults,
     differences,
-    drop_gone_keys,
     flatten,
     network_config,
     resolve_dtype,
+)
+from sequencematch.setup.newer_keys import (
+    GONE_KEYS,
+    NEWER_KEYS,
+    add_newer_keys,
+    drop_gone_keys,
 )
 
 OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"

@@ -1,0 +1,41 @@
+"""Running text from scratch: a small model of characters (the second experiment of arXiv 2306.05426).
+
+    python -m sequencematch.main --config=text[:METHOD]
+
+METHOD is sequencematch (the default), mle, bc, unlikelihood, le_cam or iql_offline; everything else is
+equal. The corpus is the docstrings of Python's own standard library, 1.8 MB of English that every
+machine has; `--config.data.corpus="files:books/*.txt"` takes your own, docs/text.md says what else.
+Windows of 128 characters, prompts of 32; 0.6 M parameters.
+
+The figures of the paper's table 2 are not to be expected of so small a model. How long a run takes, and
+what it reaches, was not measured yet; the first run also prepares the corpus, once.
+
+    python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
+        --config.model.path=DIR
+
+The paper's settings for text: windows of 1,024 tokens, η = .001, γ = .998, α = .01. It finetunes
+Llama2-7B on openwebtext; name a corpus and a model directory. This was not run.
+"""
+
+from ml_collections import ConfigDict
+
+from sequencematch.setup.defaults import defaults
+
+
+def get_config(variant: str = "sequencematch") -> ConfigDict:
+    """The run of a variant: METHOD, "paper", or "paper,METHOD"."""
+    paper, _, method = variant.partition(",") if variant.startswith("paper") else ("", "", variant)
+    config = defaults()
+    config.task = "text"
+    config.method = method or "sequencematch"
+    config.data.update(train=0, validation=200, test=500, window=128, prompt=32)
+    config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
+    config.noise.eta, config.objective.gamma = 0.02, 0.99
+    config.train.batch_size, config.rollout.rows, config.rollout.batch_size = 32, 32, 32
+    config.evaluate.update(
+        examples=100, samples=1, decodings=("greedy", "sampled", "unedited", "top_p=0.95")
+    )
+    if paper:
+        config.data.update(window=1_024, prompt=32)
+        config.noise.eta, config.objective.gamma = 0.001, 0.998
+    return config

@@ -1,0 +1,125 @@
+"""--mode=score: metrics of text files, of any system."""
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sequencematch.cli.job import Job
+from sequencematch.data.saved import parse_object
+from sequencematch.data.task import Example
+from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.mauve import MODEL_METRICS
+from sequencematch.evaluate.metrics import METRICS, measure
+from sequencematch.evaluate.reference import Reference
+from sequencematch.storage.console import ignore_write_failures
+
+# Those that compare with real texts.
+NEED_REFERENCES = {"overlap", "bleu", "rouge", *MODEL_METRICS}
+
+
+def prepare_scores(files: str, metrics: str, reference: str | None) -> Job:
+    """Reads the files; the job prints a line of JSON for each, with its figures.
+
+    Args:
+      files: paths of JSON lines, joined by commas.
+      metrics: keys of `METRICS` and `MODEL_METRICS`, joined by commas.
+      reference: directory of another model; None where no metric needs one.
+
+    Raises:
+      ValueError, OSError: there is no such metric, a file cannot be read or lacks what one needs, or
+        the model is not there.
+    """
+    names = check_names(metrics.split(","), reference)
+    texts = {path: read_answers(Path(path).expanduser(), names) for path in files.split(",")}
+    model = Reference(reference) if reference else None
+
+    def show() -> None:
+        for path, answers in texts.items():
+            found = {"file": path, "texts": len(answers)} | score(answers, names, model)
+            with ignore_write_failures(sys.stdout):
+                print(json.dumps(found), flush=True)
+
+    return Job(show)
+
+
+def check_names(names: Sequence[str], reference: str | None) -> list[str]:
+    """The names of metrics, without white space.
+
+    Raises:
+      ValueError: there is no such metric, or it needs another model, or none needs the one named.
+    """
+    names, known = [name.strip() for name in names], [*METRICS, *MODEL_METRICS]
+    for name in names:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1, cutoff=0)[0]
+            raise ValueError(
+                f"--metrics: {name!r} is no metric: did you mean {near!r}? There are {', '.join(known)}"
+            )
+    wanting = [name for name in names if name in MODEL_METRICS]
+    if bool(wanting) != bool(reference):
+        raise ValueError(
+            f"--metrics={wanting[0]} needs --reference=DIR, a model directory that reads the texts"
+            if wanting
+            else f"--reference={reference} is for the metrics {' and '.join(MODEL_METRICS)} only"
+        )
+    return names
+
+
+def read_answers(path: Path, names: Sequence[str]) -> list[Answer]:
+    """The texts of a file, as answers.
+
+    Each line has a "text"; a "prompt" that it follows; "references", a list, or "completion"; and
+    "right", if somebody has judged it.
+
+    Raises:
+      ValueError: a line is damaged or lacks what a metric needs, or there is none; names them.
+      OSError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().decode().split("\n")
+    except OSError as error:
+        raise OSError(f"--files: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--files: {path} is not UTF-8: byte {error.start}") from error
+    needy = [name for name in names if name in NEED_REFERENCES]
+    found = [
+        read_answer(parse_object(line, f"{path}:{n}"), f"{path}:{n}", needy)
+        for n, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if not found:
+        raise ValueError(f"--files: {path} has no texts")
+    return found
+
+
+def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> Answer:
+    """A line as an answer; `needy` are the metrics that compare it with references."""
+    text, prompt = record.get("text"), record.get("prompt", "")
+    references = record.get("references", [record.get("completion", None)])
+    if not isinstance(text, str) or not isinstance(prompt, str):
+        raise ValueError(
+            f'{place}: expected {{"text": "..."}}, a "prompt" beside it where there is one'
+        )
+    are_texts = isinstance(references, list) and all(isinstance(x, str) for x in references)
+    if needy and not (references and are_texts):
+        raise ValueError(f'{place}: {needy[0]} needs "references", a list of real texts')
+    real = tuple(references) if are_texts and references else (text,)
+    example = Example(prompt, real[0], real)
+    right, finished = record.get("right") is True, record.get("finished", True) is True
+    return Answer(example, [], text, right, finished)
+
+
+def score(
+    answers: Sequence[Answer], names: Sequence[str], model: Reference | None
+) -> dict[str, Any]:
+    """The figures of all metrics, in order."""
+    examples, found = [answer.example for answer in answers], {}
+    for name in names:
+        if name in METRICS:
+            found |= measure([METRICS[name]], answers)
+        else:
+            found |= MODEL_METRICS[name](model, examples, answers)
+    return found

@@ -1,0 +1,215 @@
+"""Corpora by name: the documents of files, of a tensorflow-datasets data set, or of Python's library.
+
+A corpus is read from begin to end, one document after the other, in little memory.
+"""
+
+import ast
+import glob
+import json
+import mmap
+import os
+import pathlib
+import platform
+import re
+import sysconfig
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import tensorflow_datasets as tfds
+
+from sequencematch.data.lines import Lines
+
+_PACKED = b"\x1f\x8b"  # what compressed files begin with
+# Folders of the standard library that are not part of what it documents.
+_LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
+
+
+class Document(NamedTuple):
+    """One text of a corpus.
+
+    Attributes:
+      text: the text, without white space around it.
+      share: of the corpus that is read with it, in [0, 1].
+    """
+
+    text: str
+    share: float
+
+
+class Corpus(NamedTuple):
+    """Where texts come from.
+
+    Attributes:
+      name: for messages and folders.
+      identity: all that decides its texts; texts that differ have another one.
+      documents: -> the documents, in order; it raises ValueError or OSError for what cannot be read.
+    """
+
+    name: str
+    identity: Mapping[str, Any]
+    documents: Callable[[], Iterator[Document]]
+
+
+def find_corpus(data: Any) -> Corpus:
+    """The corpus that the configuration names.
+
+    Args:
+      data: has `corpus`, "stdlib", "files:GLOB" or "tfds:NAME[/SPLIT]"; `divider`, a regular
+        expression, where documents of a text file begin, "" for one document a file; and `dir`,
+        where prepared data sets are.
+
+    Raises:
+      ValueError: there is no such corpus, or no such file.
+    """
+    kind, _, rest = data.corpus.partition(":")
+    if kind not in CORPORA or (kind == "stdlib") != (not rest):
+        raise ValueError(
+            f"data.corpus={data.corpus!r} must be stdlib, files:GLOB or tfds:NAME[/SPLIT]"
+        )
+    return CORPORA[kind](rest, data)
+
+
+def library(_: str, data: Any) -> Corpus:
+    """The docstrings of Python's standard library, tests left out: 8,000 texts, 1.8 MB of English."""
+    version = platform.python_version()
+    root = pathlib.Path(sysconfig.get_paths()["stdlib"])
+    return Corpus(f"stdlib-{version}", {"python": version}, lambda: docstrings(root))
+
+
+def docstrings(root: pathlib.Path) -> Iterator[Document]:
+    """Yields the docstrings of modules, classes and functions below a folder."""
+    paths = [p for p in sorted(root.rglob("*.py")) if not _LEFT_OUT & {*p.relative_to(root).parts}]
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    for done, path in enumerate(paths):
+        try:
+            nodes = ast.walk(ast.parse(path.read_bytes()))
+        except (SyntaxError, ValueError):  # templates, and samples of another encoding
+            continue
+        for node in nodes:
+            text = (ast.get_docstring(node) or "") if isinstance(node, kinds) else ""
+            if text.strip():
+                yield Document(text.strip(), done / len(paths))
+
+
+def text_files(pattern: str, data: Any) -> Corpus:
+    """The files that a pattern matches: *.jsonl, also *.jsonl.gz, with a "text" a line; or plain."""
+    found = sorted(glob.glob(os.path.expanduser(pattern), recursive=True))
+    paths = [pathlib.Path(path) for path in found if os.path.isfile(path)]
+    if not paths:
+        raise ValueError(f"data.corpus='files:{pattern}' matches no file")
+    stats = [(str(path.absolute()), path.stat()) for path in paths]
+    sizes = [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
+    name = re.sub(r"[^A-Za-z0-9]+", "-", paths[0].name.split(".")[0]).strip("-") or "files"
+    identity = {"files": sizes, "divider": data.divider}
+    return Corpus(name, identity, lambda: _documents_of_files(paths, data.divider))
+
+
+def _documents_of_files(paths: list[pathlib.Path], divider: str) -> Iterator[Document]:
+    total, before = sum(path.stat().st_size for path in paths) or 1, 0
+    for path in paths:
+        is_lines = path.name.endswith((".jsonl", ".jsonl.gz"))
+        pieces = _json_texts(path) if is_lines else _plain_texts(path, divider)
+        for text, share in pieces:
+            if text.strip():
+                yield Document(text.strip(), (before + share * path.stat().st_size) / total)
+        before += path.stat().st_size
+
+
+def _json_texts(path: pathlib.Path) -> Iterator[tuple[str, float]]:
+    """Yields the "text" of each line, and 0: where a compressed file stands is not known."""
+    for number, line in Lines(path).scan():
+        try:
+            text = json.loads(line.decode("utf-8-sig")).get("text")
+            text.encode()  # fails for half a surrogate pair, and for what is no text
+        except (ValueError, AttributeError, RecursionError) as cause:
+            raise ValueError(
+                f'{path}:{number}: expected {{"text": "..."}} in UTF-8 ({cause})'
+            ) from cause
+        yield text, 0.0
+
+
+def _plain_texts(path: pathlib.Path, divider: str) -> Iterator[tuple[str, float]]:
+    """Yields the documents of a text file, each with the share of the file that is read with it."""
+    size = path.stat().st_size
+    if not size:
+        return
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        if content[:2] == _PACKED:
+            raise ValueError(f"{path} is compressed: unpack it (only .jsonl.gz is read as it is)")
+        pattern = re.compile(divider.encode(), re.MULTILINE) if divider else None
+        begins = (match.start() for match in pattern.finditer(content)) if pattern else iter(())
+        begin = 0
+        for end in _ends(begins, size):
+            yield _decode(content[begin:end], path, begin), end / size
+            begin = end
+
+
+def _ends(begins: Iterator[int], size: int) -> Iterator[int]:
+    """Where each document ends: where the next begins, or the file ends."""
+    yield from (begin for begin in begins if begin)
+    yield size
+
+
+def _decode(content: bytes, path: pathlib.Path, begin: int) -> str:
+    """Text from UTF-8; a fault is named by its place in the file."""
+    try:
+        return content.decode().removeprefix("\ufeff")
+    except UnicodeDecodeError as cause:
+        place = begin + cause.start
+        raise ValueError(
+            f"{path} is not UTF-8: byte {place} is 0x{cause.object[cause.start]:02x}, {cause.reason}"
+        ) from cause
+
+
+def prepared_set(name: str, data: Any) -> Corpus:
+    """A data set that tensorflow-datasets has prepared in `data.dir`, in array_record files."""
+    short = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
+    return Corpus(short, {"tfds": name}, lambda: _documents_of_set(name, data.dir))
+
+
+def _documents_of_set(name: str, folder: str) -> Iterator[Document]:
+    whole, _, last = name.rpartition("/")
+    root = os.path.expanduser(folder)
+    builder, split = _find_set(name, root), "train"
+    if builder is None and whole:
+        builder, split = _find_set(whole, root), last
+    if builder is None or split not in builder.info.splits:
+        raise ValueError(
+            f"data.corpus='tfds:{name}': there is no such data set, or split, prepared in {root}"
+        )
+    features = dict(builder.info.features)
+    texts = [key for key, kind in features.items() if isinstance(kind, tfds.features.Text)]
+    field = "text" if "text" in texts else texts[0] if len(texts) == 1 else None
+    if field is None:
+        raise ValueError(
+            f"data.corpus='tfds:{name}' has no feature 'text', and not one text alone: it has "
+            f"{', '.join(features)}"
+        )
+    try:
+        source = builder.as_data_source(split)
+    except NotImplementedError as cause:
+        raise ValueError(
+            f"data.corpus='tfds:{name}' is not in array_record files: prepare it again with "
+            "file_format='array_record'"
+        ) from cause
+    for i in range(len(source)):
+        text = source[i][field].decode().strip()
+        if text:
+            yield Document(text, i / len(source))
+
+
+def _find_set(name: str, root: str) -> tfds.core.DatasetBuilder | None:
+    """The builder of files that are there; None if there are none."""
+    try:
+        builder = tfds.builder(name, data_dir=root)
+    except (tfds.core.DatasetNotFoundError, ValueError):
+        return None
+    return builder if builder.info.splits else None
+
+
+# Kind -> (what follows the colon, the configuration's `data` section) -> the corpus.
+CORPORA: Mapping[str, Callable[[str, Any], Corpus]] = {
+    "stdlib": library,
+    "files": text_files,
+    "tfds": prepared_set,
+}

@@ -1,0 +1,211 @@
+"""Running text: documents of a corpus, split by document, cut into windows, written once.
+
+The windows lie in `<data.dir>/text/<name>`, in array_record files that are read by index.
+"""
+
+import hashlib
+import itertools
+import json
+import pathlib
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+from sequencematch.data import prepared
+from sequencematch.data.corpora import Corpus, Document, find_corpus
+from sequencematch.data.progress import tell_progress
+from sequencematch.data.shards import Shards, open_windows
+from sequencematch.data.subword import read_tokenizer
+from sequencematch.data.task import Example, Task
+from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
+from sequencematch.data.windows import cut_windows, open_question, starts_of
+from sequencematch.storage import console, files
+
+SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
+FACTS = "facts.json"  # written last but for the folder's own name
+_FORMAT = 1  # of the records
+_DOCUMENTS, _CHARACTERS = 1000, 2**22  # that are encoded at once
+
+
+def task(data: Any) -> Task:
+    """Returns the task of going on with a text; the first call with these parameters prepares files.
+
+    Training windows tile their documents. Test and validation ask one question a document: what follows
+    its first `prompt` tokens.
+
+    Args:
+      data: has `corpus` and `divider` (see `corpora.find_corpus`), `dir`, `tokenizer` ("characters",
+        "bytes", or a folder with a tokenizer.json), `window` and `prompt` in tokens, `seed`, and the
+        numbers of windows `train`, `validation` and `test`, each at most; of train 0 takes all.
+
+    Raises:
+      ValueError: the corpus is not there, is empty or has too few documents; names what to change.
+      OSError: a file cannot be read or written.
+    """
+    make_tokenizer, identity = find_tokenizer(data.tokenizer)
+    corpus = find_corpus(data)
+    folder = _folder(data, corpus, identity)
+    if not folder.exists():
+        with prepared.lock_folder(folder.parent):
+            # Again: another process may have prepared them while this one waited for the lock.
+            if not folder.exists():
+                _prepare(folder, corpus, make_tokenizer(()), data)
+    facts = prepared.read_or_explain(folder, lambda: json.loads((folder / FACTS).read_text()))
+    splits = {
+        name: open_windows(folder, found, getattr(data, name), data.seed)
+        for name, found in facts["splits"].items()
+    }
+    if data.tokenizer == "characters":
+        make_tokenizer = partial(CharTokenizer, facts["characters"])
+    told = {key: facts[key] for key in ("documents", "repeated_documents", "short_documents")}
+    return Task(corpus.name, splits, make_tokenizer, facts=told)
+
+
+def is_prepared(data: Any) -> bool:
+    """Whether the files that `task` would open are there already."""
+    return _folder(data, find_corpus(data), find_tokenizer(data.tokenizer)[1]).is_dir()
+
+
+def training_documents(data: Any) -> Iterator[Document]:
+    """Yields the documents that `task` trains on, each once."""
+    corpus = find_corpus(data)
+    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(("repeated_documents",), 0))
+    return (document for split, document in chosen if split == "train")
+
+
+TOKENIZERS = {"characters": partial(CharTokenizer, ""), "bytes": ByteTokenizer}
+
+
+def find_tokenizer(name: str) -> tuple[Any, Any]:
+    """(Names of the edits -> the tokenizer, what decides its ids); that of characters has none yet.
+
+    Raises:
+      ValueError, OSError: there is no such tokenizer, or its files cannot be read.
+    """
+    if name in TOKENIZERS:
+        return TOKENIZERS[name], name
+    folder = pathlib.Path(name.removesuffix("tokenizer.json") or ".").expanduser()
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(
+            f"data.tokenizer={name!r} must be {', '.join(TOKENIZERS)}, or a folder with "
+            "tokenizer.json"
+        )
+    return partial(read_tokenizer, folder), read_tokenizer(folder, ()).fingerprint
+
+
+def _folder(data: Any, corpus: Corpus, tokenizer: Any) -> pathlib.Path:
+    # All parameters that decide the content decide the name: different ones never share a folder.
+    decides = [_FORMAT, corpus.identity, tokenizer, data.window, data.prompt, data.seed]
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
+    root = pathlib.Path(data.dir).expanduser() / "text"
+    return root / f"{corpus.name[:60]}-window{data.window}-prompt{data.prompt}-{digest}"
+
+
+def _prepare(folder: pathlib.Path, corpus: Corpus, tokenizer: Tokenizer, data: Any) -> None:
+    """Writes a folder under another name, which it loses when all is on disk."""
+    console.to_stdout(f"preparing the texts in {folder}, once")
+    # The lock is held, and whoever takes it removes what a killed process has left.
+    unfinished = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", dir=folder.parent))
+    try:
+        facts = _write_windows(unfinished, corpus, tokenizer, data)
+        files.write(unfinished / FACTS, json.dumps(facts, indent=2) + "\n")
+        unfinished.rename(folder)
+        files.flush(folder.parent)
+    except RuntimeError as cause:
+        # array_record raises a bare RuntimeError when the disk is full; subclasses are other faults.
+        if type(cause) is RuntimeError:
+            raise OSError(f"the texts cannot be written to {folder} ({cause})") from cause
+        raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _write_windows(
+    folder: pathlib.Path, corpus: Corpus, tokenizer: Tokenizer, data: Any
+) -> dict[str, Any]:
+    """Writes the windows of all documents; returns what is known of them.
+
+    Raises:
+      ValueError: a split has none.
+    """
+    facts = dict.fromkeys(("documents", "repeated_documents", "short_documents"), 0)
+    writers = {split: Shards(folder, split) for split in SHARES}
+    characters, starts = set(), starts_of(tokenizer)
+    shares = {"read": 0.0}
+    documents = _distinct(corpus.documents(), data.seed, facts)
+    told = tell_progress(documents, f"preparing {corpus.name}", lambda done: shares["read"])
+    for group in _groups(told):
+        texts = [document.text for _, document in group]
+        for (split, document), begins in zip(group, starts(texts), strict=True):
+            characters.update(document.text)
+            found = _examples(split, document.text, begins, data)
+            facts["short_documents"] += not found
+            writers[split].write(found)
+        shares["read"] = group[-1][1].share
+    found = {split: writer.close()._asdict() for split, writer in writers.items()}
+    _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
+    return {**facts, "splits": found, "characters": "".join(sorted(characters))}
+
+
+def _examples(split: str, text: str, starts: Sequence[int], data: Any) -> list[Example]:
+    if split == "train":
+        return [*cut_windows(text, starts, data.window, data.prompt)]
+    question = open_question(text, starts, data.window, data.prompt)
+    return [] if question is None else [question]
+
+
+def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+    """Raises ValueError for a split without a window."""
+    if not facts["documents"]:
+        raise ValueError(f"the corpus {corpus.name} is empty: there is no text in it")
+    missing = [split for split, size in sizes.items() if not size]
+    if missing:
+        raise ValueError(
+            f"the corpus {corpus.name} has {facts['documents']} documents, and none of them gives an "
+            f"example for {' and '.join(missing)}: name more files, cut them into more documents with "
+            "data.divider, or lower data.prompt"
+        )
+
+
+def _distinct(
+    documents: Iterable[Document], seed: int, facts: dict[str, int]
+) -> Iterator[tuple[str, Document]]:
+    """Yields (split, document), of documents that are equal but for case and white space the first.
+
+    Args:
+      documents: in the order of the corpus.
+      seed: of the split, which a hash of the text decides.
+      facts: counts of documents, to be raised.
+    """
+    seen: set[int] = set()
+    for document in documents:
+        plain = " ".join(document.text.lower().split())
+        digest = hashlib.blake2b(f"{seed} {plain}".encode(), digest_size=16).digest()
+        number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
+        facts["documents"] = facts.get("documents", 0) + 1
+        if number in seen:
+            facts["repeated_documents"] += 1
+            continue
+        seen.add(number)
+        yield _split_at(place / 2**64), document
+
+
+def _split_at(place: float) -> str:
+    """The split that has a place in [0, 1]."""
+    ends = zip(SHARES, itertools.accumulate(SHARES.values()), strict=True)
+    return next(split for split, end in ends if place < end)
+
+
+def _groups(documents: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
+    """Yields documents in groups that are neither many nor long."""
+    group, size = [], 0
+    for each in documents:
+        group.append(each)
+        size += len(each[1].text)
+        if len(group) == _DOCUMENTS or size > _CHARACTERS:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

@@ -1,0 +1,123 @@
+"""What another language model says of texts: their likelihood, and features for MAUVE."""
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from sequencematch.core.types import Visibility
+from sequencematch.data.episodes import answer_ids
+from sequencematch.data.progress import tell_progress
+from sequencematch.data.subword import read_tokenizer
+from sequencematch.models.pretrained.configs import family_of, read_config, transformer_config
+from sequencematch.models.pretrained.reader import open_weights, read_params
+from sequencematch.models.transformer import Transformer, parameter_shapes
+from sequencematch.storage.fingerprint import fingerprints
+
+_ROWS, _STEP = 8, 64  # texts at once; lengths are rounded up to multiples, so that few are compiled
+
+Pair = tuple[str, str]  # prompt, text
+
+
+class Reference:
+    """A model directory as Hugging Face has it, which reads texts.
+
+    Args:
+      path: the directory.
+
+    Raises:
+      ValueError, OSError: it is not there, is no model that is read here, or cannot be read.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path).expanduser()
+        self._tokenizer = read_tokenizer(self.path, ())
+        config = read_config(self.path)
+        sizes = transformer_config(config, self._tokenizer.own_size, 0)
+        shapes = parameter_shapes(sizes)
+        self._params = read_params(open_weights(self.path), family_of(config), shapes)
+        graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
+        self._context = sizes.context if sizes.positions == "learned" else None
+        self._last = jax.jit(partial(_last_states, graph))
+        self._log_probs = jax.jit(partial(_log_probs, graph))
+
+    @property
+    def checksum(self) -> int:
+        """Of all parameters and the tokenizer."""
+        parts = sorted((name, int(x)) for name, x in fingerprints(self._params).items())
+        return zlib.crc32(repr((parts, self._tokenizer.fingerprint)).encode())
+
+    def features(self, pairs: Sequence[Pair]) -> np.ndarray:
+        """Final hidden states of the last token of each prompt with its text, [N, D]."""
+        rows = self._read(self._last, pairs)
+        return np.stack([row for row, _ in rows])
+
+    def log_likelihoods(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
+        """(Σ log p of the tokens of each text after its prompt, their number).
+
+        A text without prompt, in a model without `<bos>`, has no probability of its first token: it is
+        not counted.
+        """
+        sums, counts = [], []
+        for row, (before, ids) in self._read(self._log_probs, pairs):
+            begin = max(before, 1)
+            sums.append(float(row[begin - 1 : len(ids) - 1].sum()))
+            counts.append(max(len(ids) - begin, 0))
+        return np.asarray(sums), np.asarray(counts)
+
+    def _encode(self, pair: Pair) -> tuple[int, list[int]]:
+        """(Number of ids before the text, all ids); of a text that is too long the beginning."""
+        own = [] if self._tokenizer.bos is None else [self._tokenizer.bos]
+        before = [*own, *self._tokenizer.encode(pair[0])]
+        ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
+        return min(len(before), len(ids)), ids[: self._context]
+
+    def _read(self, call: Callable[..., Any], pairs: Sequence[Pair]) -> Iterator[tuple]:
+        """Yields (a row of what the call returns, what `_encode` does) for each pair, in order."""
+        encoded = [self._encode(pair) for pair in pairs]
+        what, share = f"reading texts by {self.path.name}", lambda n: n * _ROWS / len(pairs)
+        for begin in tell_progress(range(0, len(pairs), _ROWS), what, share):
+            chunk = encoded[begin : begin + _ROWS]
+            longest = max(len(ids) for _, ids in chunk)
+            slots = min(-(-longest // _STEP) * _STEP, self._context or longest + _STEP)
+            tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
+            for row, (_, ids) in enumerate(chunk):
+                tokens[row, : len(ids)] = ids
+            ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
+            found = jax.device_get(call(self._params, tokens, ends))
+            yield from zip(found, chunk, strict=False)
+
+
+def _hidden_states(
+    graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array
+) -> tuple[Any, jax.Array]:
+    """(The network, hidden states [B, T, D]) of a plain causal pass."""
+    model = nnx.merge(graph, params)
+    slots = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    visibility = Visibility(slots, slots, jnp.full(tokens.shape, tokens.shape[1]))
+    return model, model.hidden(tokens, visibility)
+
+
+def _last_states(graph, params, tokens, ends) -> jax.Array:
+    _, hidden = _hidden_states(graph, params, tokens)
+    return hidden[jnp.arange(tokens.shape[0]), ends].astype(jnp.float32)
+
+
+def _log_probs(graph, params, tokens, ends) -> jax.Array:
+    """Log-probability of the token after each slot, [B, T-1]."""
+    del ends
+    model, hidden = _hidden_states(graph, params, tokens)
+
+    def read_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
+        states, following = row
+        log_p = jax.nn.log_softmax(model.logits(states))
+        return jnp.take_along_axis(log_p, following[:, None], axis=1)[:, 0]
+
+    # Row by row: logits of all would take gigabytes.
+    return jax.lax.map(read_row, (hidden[:, :-1], tokens[:, 1:]))

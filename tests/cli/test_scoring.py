@@ -1,0 +1,73 @@
+"""--mode=score: figures of files of any system, and what it refuses."""
+
+import json
+
+import pytest
+
+from sequencematch.cli.flags import parse_flags
+from sequencematch.cli.scoring import prepare_scores
+from sequencematch.main import DONE, REFUSED, main
+
+LINES = [
+    {"prompt": "p", "text": "a b a b", "references": ["a b a b", "c"], "symbols": ["a"]},
+    {"text": "", "completion": "a"},
+    {"text": "A c", "references": ["A c"], "right": True},
+]
+
+
+@pytest.fixture
+def path(tmp_path):
+    found = tmp_path / "a.jsonl"
+    found.write_text("".join(json.dumps(line) + "\n\n" for line in LINES))
+    return found
+
+
+def test_each_file_gets_a_line_with_the_figures_asked_for(path, tmp_path, capsys):
+    other = tmp_path / "b.jsonl"
+    other.write_text('{"text": "x y z w"}\n')
+    files = f"--files={path},{other}"
+    assert main(["", "--mode=score", files, "--metrics=repetition, length,accuracy"]) == DONE
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["file"] == str(path) and first["texts"] == 3
+    assert first["repetition"] == 2 / 6 and first["empty_texts"] == 1 and first["right"] == 1
+    assert (second["repetition"], second["words"]) == (0.0, 4.0)
+    assert main(["", "--mode=score", f"--files={path}", "--metrics=overlap"]) == DONE
+    assert json.loads(capsys.readouterr().out)["overlap"] == 1.0
+
+
+REFUSALS = {
+    "no metric": ("{path}", "diversty", None, "did you mean 'diversity'?"),
+    "no model": ("{path}", "mauve", None, "--metrics=mauve needs --reference=DIR"),
+    "a model for nothing": ("{path}", "length", "/tmp", "is for the metrics mauve and reference"),
+    "no such model": ("{path}", "mauve", "/nowhere", "/nowhere"),
+    "no file": ("{path}x", "length", None, "cannot be read: No such file"),
+    "no JSON": ("{bad}", "length", None, "bad.jsonl:2 is not JSON"),
+    "no references": ("{plain}", "length,bleu", None, 'plain.jsonl:1: bleu needs "references"'),
+    "no text": ("{other}", "length", None, 'other.jsonl:1: expected {{"text": "..."}}'),
+    "empty": ("{empty}", "length", None, "empty.jsonl has no texts"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSALS)
+def test_what_cannot_be_scored_is_refused_in_one_line(case, path, tmp_path):
+    files, metrics, reference, words = REFUSALS[case]
+    contents = {
+        "bad": '{"text": "a"}\n{',
+        "plain": '{"text": "a"}',
+        "other": '{"a": 1}',
+        "empty": "",
+    }
+    names = {"path": path}
+    for name, content in contents.items():
+        names[name] = tmp_path / f"{name}.jsonl"
+        names[name].write_text(content)
+    with pytest.raises((ValueError, OSError)) as error:
+        prepare_scores(files.format(**names), metrics, reference)
+    assert words.format() in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_mode_needs_files_and_metrics_and_others_take_none(capsys):
+    assert main(["", "--mode=score", "--files=a.jsonl"]) == REFUSED
+    assert "needs --files=A.jsonl,B.jsonl and --metrics=NAME,NAME" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="--metrics is for --mode=score only"):
+        parse_flags(["", "--config=arithmetic", "--metrics=length"])

@@ -1,0 +1,207 @@
+"""Running text as a task: corpora, splits by document, files that are whole or not there."""
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+import tensorflow_datasets as tfds
+
+from sequencematch.data import corpora, shards, text
+from sequencematch.data.tasks import load_task
+from sequencematch.setup.defaults import defaults
+
+WORDS = ["the", "cat", "sat", "on", "that", "mat", "and", "saw", "a", "rat"]
+DOCUMENTS = [f"{WORDS[i % 10]} {WORDS[i // 10 % 10]} {i} " * (1 + i % 9) for i in range(120)]
+
+
+@pytest.fixture
+def data(tmp_path):
+    """The `data` section, for a folder of 120 documents."""
+    for i, document in enumerate(DOCUMENTS):
+        (tmp_path / f"{i:03}.txt").write_text(document + "\n")
+    found = defaults().data
+    found.update(dir=str(tmp_path / "prepared"), corpus=f"files:{tmp_path}/*.txt")
+    found.update(window=16, prompt=4, train=0, test=0, validation=0)
+    return found
+
+
+def examples(task):
+    return {
+        split: [windows[i] for i in range(len(windows))] for split, windows in task.splits.items()
+    }
+
+
+def test_splits_have_whole_documents_and_all_of_training_ones(data):
+    task = load_task("text", data)
+    found = examples(task)
+    learnt, begun = [], ""
+    for window in found["train"]:
+        begun += window.completion
+        if not window.cut:
+            learnt, begun = [*learnt, begun], ""
+    held_out = {document.strip() for document in DOCUMENTS} - {*learnt}
+    assert len(learnt) + len(held_out) == len(DOCUMENTS) and not begun
+    asked = [x.prompt + x.completion for split in ("test", "validation") for x in found[split]]
+    assert len(asked) == len(held_out) - task.facts["short_documents"]
+    assert all(any(document.startswith(x) for document in held_out) for x in asked)
+    assert len(found["test"]) > len(found["validation"]) > 0
+    assert task.facts["documents"] == 120 and task.judged_by == "overlap"
+    assert found == examples(load_task("text", data))  # read again, not made again
+
+
+def test_equal_documents_are_one(data, tmp_path):
+    (tmp_path / "again.txt").write_text(DOCUMENTS[7].upper().replace(" ", "\n\n"))
+    assert load_task("text", data).facts["repeated_documents"] == 1
+
+
+def test_a_split_by_document_does_not_depend_on_the_other_documents(data, tmp_path):
+    before = examples(load_task("text", data))
+    for i in range(60):
+        (tmp_path / f"{i:03}.txt").unlink()
+    after = examples(load_task("text", data))
+    for split, found in after.items():
+        assert not Counter((x.prompt, x.completion) for x in found) - Counter(
+            (x.prompt, x.completion) for x in before[split]
+        )
+
+
+def test_sizes_draw_from_all_of_a_split(data):
+    whole = examples(load_task("text", data))["train"]
+    data.train = 20
+    some = examples(load_task("text", data))["train"]
+    assert len(some) == 20 and not Counter(some) - Counter(whole) and some != whole[:20]
+
+
+def test_files_are_cut_where_a_document_begins(data, tmp_path):
+    path = tmp_path / "all.text"
+    path.write_text(
+        "\ufeff" + "".join(f"= {i} =\n{document}\n" for i, document in enumerate(DOCUMENTS))
+    )
+    data.update(corpus=f"files:{path}", divider="^= [0-9]+ =$")
+    found = [x.text for x in corpora.find_corpus(data).documents()]
+    assert found == [f"= {i} =\n{document.strip()}" for i, document in enumerate(DOCUMENTS)]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_json_lines_have_a_text_each(data, tmp_path, packed):
+    lines = "".join(json.dumps({"text": x, "id": 1}) + "\n" for x in DOCUMENTS).encode()
+    path = tmp_path / ("all.jsonl" + ".gz" * packed)
+    path.write_bytes(gzip.compress(lines) if packed else lines)
+    data.corpus = f"files:{path}"
+    found = [x.text for x in corpora.find_corpus(data).documents()]
+    assert found == [document.strip() for document in DOCUMENTS]
+
+
+def test_the_library_gives_its_docstrings(tmp_path):
+    (tmp_path / "a.py").write_text(
+        '"""One."""\ndef f():\n    """Two.\n\n      Three."""\nclass C: pass\n'
+    )
+    (tmp_path / "b.py").write_text("def f(:\n")
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "c.py").write_text('"""Left out."""')
+    assert [x.text for x in corpora.docstrings(tmp_path)] == ["One.", "Two.\n\nThree."]
+
+
+class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Documents as tensorflow-datasets keeps them."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        return self.dataset_info_from_configs(
+            features=tfds.features.FeaturesDict({"text": tfds.features.Text()})
+        )
+
+    def _split_generators(self, dl_manager):
+        return {"train": enumerate(self._records()), "other": enumerate([{"text": "other"}])}
+
+    def _generate_examples(self):
+        raise NotImplementedError
+
+    def _records(self):
+        return [{"text": x} for x in DOCUMENTS[:5]]
+
+
+def test_a_prepared_data_set_is_read_by_name(data):
+    Tiny(data_dir=data.dir).download_and_prepare(file_format="array_record")
+    data.corpus = "tfds:tiny"
+    found = {x.text for x in corpora.find_corpus(data).documents()}
+    assert found == {document.strip() for document in DOCUMENTS[:5]}
+    data.corpus = "tfds:tiny/other"
+    assert [x.text for x in corpora.find_corpus(data).documents()] == ["other"]
+
+
+REFUSED = {
+    "no corpus": (dict(corpus="web"), "must be stdlib, files:GLOB or tfds:NAME"),
+    "no file": (dict(corpus="files:/nowhere/*"), "matches no file"),
+    "no tokenizer": (dict(tokenizer="words"), "must be characters, bytes, or a folder"),
+    "no data set": (dict(corpus="tfds:nothing/train"), "no such data set, or split, prepared in"),
+    "too long prompts": (
+        dict(prompt=5000),
+        "none of them gives an example for test and validation",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_read_is_refused_and_leaves_nothing(data, case, tmp_path):
+    changes, words = REFUSED[case]
+    data.update(changes)
+    with pytest.raises(ValueError, match=words) as error:
+        load_task("text", data)
+    assert "\n" not in str(error.value)
+    assert not [*tmp_path.glob("prepared/text/*/*")]
+
+
+def test_a_wrong_byte_is_named_by_file_and_place(data, tmp_path):
+    path = tmp_path / "050.txt"
+    path.write_bytes(b"abc\xff")
+    with pytest.raises(ValueError, match=f"{path} is not UTF-8: byte 3 is 0xff"):
+        load_task("text", data)
+    path.write_text("")
+    for other in tmp_path.glob("*.txt"):
+        other.write_text(" \n")
+    with pytest.raises(ValueError, match="is empty: there is no text in it"):
+        load_task("text", data)
+
+
+def test_a_full_disk_leaves_nothing_that_could_be_taken_for_complete(data, monkeypatch, tmp_path):
+    class Full:
+        def __init__(self, *_):
+            pass
+
+        def write(self, _):
+            raise RuntimeError("No space left on device")
+
+    whole = shards.ArrayRecordWriter
+    monkeypatch.setattr(shards, "ArrayRecordWriter", Full)
+    with pytest.raises(OSError, match="cannot be written to .*No space left"):
+        load_task("text", data)
+    assert not text.is_prepared(data)
+    assert [x.name for x in tmp_path.glob("prepared/text/*")] == ["lock"]
+    monkeypatch.setattr(shards, "ArrayRecordWriter", whole)
+    load_task("text", data)
+    assert text.is_prepared(data)
+
+
+def test_damaged_files_are_refused(data, tmp_path):
+    load_task("text", data)
+    (path,) = tmp_path.glob("prepared/text/*/train-*")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(OSError, match="move this folder away"):
+        examples(load_task("text", data))
+
+
+def test_records_hold_all_of_a_window():
+    for example in (shards.Example("é", "𝄞", cut=True), shards.Example("", "")):
+        assert shards.unpack(shards.pack(example)) == example
+
+
+def test_many_windows_are_written_to_several_files(data, monkeypatch):
+    whole = examples(load_task("text", data))
+    monkeypatch.setattr(shards, "_SHARD", 300)
+    data.dir += "2"
+    task = load_task("text", data)
+    assert examples(task) == whole
+    assert len([*task.splits["train"].folder.glob("train-*")]) > 5

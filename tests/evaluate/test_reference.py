@@ -1,0 +1,86 @@
+"""What another model says of texts, against one pass over each text alone."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from sequencematch.core.types import Visibility
+from sequencematch.data.episodes import answer_ids
+from sequencematch.data.subword import read_tokenizer
+from sequencematch.data.task import Example
+from sequencematch.evaluate import mauve
+from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.reference import Reference
+from sequencematch.models.pretrained import configs
+from tests.evaluate.model_folder import write_model
+from tests.models.pretrained import tiny
+
+PAIRS = [("that ", "cat sat"), ("", "rat"), ("a", ""), ("", "")] + [
+    ("cat", "that " * n) for n in range(8)
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "m"
+    write_model(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reference(folder):
+    return Reference(folder)
+
+
+def read_alone(folder, ids):
+    """(hidden states, log-probabilities) of one text, without padding."""
+    network = tiny.network(configs.read_config(folder), tiny.read(folder))
+    slots = jnp.arange(len(ids))[None]
+    everything = Visibility(slots, slots, jnp.full_like(slots, len(ids)))
+    hidden = network.hidden(jnp.asarray([ids], jnp.int32), everything)
+    return np.asarray(hidden[0]), np.asarray(jax.nn.log_softmax(network.logits(hidden)))[0]
+
+
+def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference):
+    tokenizer = read_tokenizer(folder, ())
+    sums, counts = reference.log_likelihoods(PAIRS)
+    features = reference.features(PAIRS)
+    for i, (prompt, text) in enumerate(PAIRS[:6]):
+        before = tokenizer.encode(prompt)
+        ids = [*before, *answer_ids(tokenizer, prompt, text).ids]
+        if not ids:
+            assert counts[i] == 0
+            continue
+        hidden, log_p = read_alone(folder, ids)
+        # Without <bos> nothing tells the first token.
+        told = range(max(len(before), 1), len(ids))
+        assert counts[i] == len(told)
+        assert sums[i] == pytest.approx(sum(log_p[t - 1, ids[t]] for t in told), abs=1e-4)
+        np.testing.assert_allclose(features[i], hidden[-1], atol=1e-4)
+
+
+def answers(texts):
+    return [Answer(Example("cat", "that cat"), [], text, False, True) for text in texts]
+
+
+def test_perplexity_is_compared_with_that_of_real_texts(reference):
+    some = answers(["that cat", "that cat"])
+    found = mauve.reference_perplexity(reference, [a.example for a in some], some)
+    assert found["reference_perplexity_ratio"] == pytest.approx(1.0)
+    (total,), (count,) = reference.log_likelihoods([("cat", "that cat")])
+    assert found["reference_perplexity"] == pytest.approx(np.exp(-total / count), rel=1e-5)
+
+
+def test_the_checksum_is_that_of_the_parameters(folder, reference, tmp_path):
+    assert Reference(folder).checksum == reference.checksum
+    other = tmp_path / "m"
+    write_model(other, **{"transformer.wpe.weight": np.zeros((tiny.CONTEXT, 16), np.float32)})
+    assert Reference(other).checksum != reference.checksum
+
+
+def test_too_few_texts_for_mauve_are_refused_with_how_many_are_needed(reference, monkeypatch):
+    monkeypatch.setattr(mauve, "load_optional", lambda name, extra: None)  # not needed to count
+    some = answers(["a"] * 39)
+    with pytest.raises(ValueError, match="mauve needs 40 texts or more.* there are 39"):
+        mauve.mauve(reference, [a.example for a in some], some)
