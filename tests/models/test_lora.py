@@ -144,8 +144,15 @@ def test_nothing_to_adapt_is_refused():
         replace(SIZES, lora=Lora(base="nf4"), d_ff=100, d_model=96)
 
 
-@pytest.mark.parametrize("case", ["all", "4 bits"])
-@pytest.mark.parametrize("mesh", [(1, 8), (2, 2)])
+@pytest.mark.parametrize(
+    ("case", "mesh"),
+    [
+        ("4 bits", (1, 8)),
+        ("all", (2, 2)),
+        pytest.param("all", (1, 8), marks=pytest.mark.stress),
+        pytest.param("4 bits", (2, 2), marks=pytest.mark.stress),
+    ],
+)
 def test_sharded_equals_unsharded(case, mesh):
     model = trained_network(CASES[case], kv_heads=4)
     whole = all_passes(model)
@@ -198,7 +205,7 @@ def loss(trained, frozen, graph):
     return jnp.mean(model.logits(model.hidden(TOKENS, VISIBILITY)) ** 2)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.stress), "full"])
 def test_gradients_of_adapters_do_not_depend_on_how_kernels_are_stored(remat):
     """Those over kernels in 4 bits are those over the same kernels in floats."""
     found = {}
