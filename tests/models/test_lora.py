@@ -70,15 +70,17 @@ VISIBILITY = Visibility(
 @nnx.jit
 def all_passes(model):
     """Logits in training, after reading a prompt, and after each of three pushes."""
+
+    def push(cache, depth):
+        hidden, cache = model.decode(TOKENS[:, depth], jnp.full(3, depth), cache)
+        return cache, model.logits(hidden)
+
     hidden, cache = model.prefill(TOKENS[:, :5], 9)
-    found = {
+    return {
         "training": model.logits(model.hidden(TOKENS, VISIBILITY)),
         "prefill": model.logits(hidden),
+        "decode": jax.lax.scan(push, cache, jnp.arange(5, 8))[1],
     }
-    for depth in range(5, 8):
-        hidden, cache = model.decode(TOKENS[:, depth], jnp.full(3, depth), cache)
-        found[f"decode {depth}"] = model.logits(hidden)
-    return found
 
 
 @cases
@@ -131,8 +133,8 @@ def test_a_model_without_adapters_is_adapted(base):
     made = nnx.state(network(adapters))
     adapted = lora.adapt(nnx.state(network()), lora.adapters_of(made), adapters)
     assert jax.tree.structure(adapted) == jax.tree.structure(made)
-    for path, x in by_path(made).items():
-        np.testing.assert_array_equal(by_path(adapted)[path], x, err_msg=path)
+    for path, x in by_path(made).items():  # to rounding, since another program computes them
+        np.testing.assert_allclose(by_path(adapted)[path], x, rtol=1e-6, err_msg=path)
     bare = jax.eval_shape(partial(lora.merge, lora=adapters), made)
     assert jax.tree.structure(bare) == jax.tree.structure(nnx.state(network()))
 
