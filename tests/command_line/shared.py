@@ -1,23 +1,25 @@
-"""Programs that the runs of these tests share, for time: real runs are processes of their own.
+"""What the runs of these tests share, for time: real runs are processes of their own.
 
 A run traces and lowers some twenty programs, which takes longer than all its steps. Runs whose
-programs are equal use those of the first. What is compiled is tested elsewhere (tests/train,
-tests/evaluate); here it is what commands do.
+programs are equal use those of the first, and so it is with the drawings of their reports. What is
+compiled and drawn is tested elsewhere (tests/train, tests/evaluate); here it is what commands do.
 """
 
 import contextlib
+import json
 
 import numpy as np
 import pytest
 
+from sequencematch.evaluate import plots
 from sequencematch.evaluate.generate import Generator
 from sequencematch.evaluate.values import Scorer
 from sequencematch.setup import build, judges
 from sequencematch.setup.defaults import flatten
 from sequencematch.train.plan import Program
 
-# Keys that no compiled step depends on.
-FREE = ("data.", "evaluate.", "checkpoint.", "log_every", "init")
+# Keys that no compiled step depends on (of the seed, tests/train/test_methods.py says so).
+FREE = ("data.", "evaluate.", "checkpoint.", "log_every", "init", "seed")
 PROGRAMS = {}  # what decides them -> programs
 
 
@@ -62,11 +64,28 @@ class SharedScorer(Scorer):
         self._score = PROGRAMS.setdefault(key, self._score)
 
 
+CLOCK = ("seconds", "tokens_per_second", "time")
+
+
+def draw(panel, keys, *records):
+    """As of evaluate.plots, once for all equal curves: a page's take longer than a short run."""
+    hidden = set(CLOCK) - set(keys)
+    shown = [[{k: x for k, x in r.items() if k not in hidden} for r in rs] for rs in records]
+    key = ("drawing", repr(panel), *keys, json.dumps(shown))
+    if key not in PROGRAMS:
+        PROGRAMS[key] = real_draw(panel, keys, *records)
+    return PROGRAMS[key]
+
+
+real_draw = plots._svg
+
+
 @contextlib.contextmanager
 def shared_programs():
-    """Within it, runs share their programs."""
+    """Within it, runs share their programs and drawings."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(build, "compile_steps", compile_steps)
         patch.setattr(judges, "Generator", SharedGenerator)
         patch.setattr(judges, "Scorer", SharedScorer)
+        patch.setattr(plots, "_svg", draw)
         yield

@@ -70,15 +70,17 @@ VISIBILITY = Visibility(
 @nnx.jit
 def all_passes(model):
     """Logits in training, after reading a prompt, and after each of three pushes."""
+
+    def push(cache, depth):
+        hidden, cache = model.decode(TOKENS[:, depth], jnp.full(3, depth), cache)
+        return cache, model.logits(hidden)
+
     hidden, cache = model.prefill(TOKENS[:, :5], 9)
-    found = {
+    return {
         "training": model.logits(model.hidden(TOKENS, VISIBILITY)),
         "prefill": model.logits(hidden),
+        "decode": jax.lax.scan(push, cache, jnp.arange(5, 8))[1],
     }
-    for depth in range(5, 8):
-        hidden, cache = model.decode(TOKENS[:, depth], jnp.full(3, depth), cache)
-        found[f"decode {depth}"] = model.logits(hidden)
-    return found
 
 
 @cases
@@ -131,8 +133,8 @@ def test_a_model_without_adapters_is_adapted(base):
     made = nnx.state(network(adapters))
     adapted = lora.adapt(nnx.state(network()), lora.adapters_of(made), adapters)
     assert jax.tree.structure(adapted) == jax.tree.structure(made)
-    for path, x in by_path(made).items():
-        np.testing.assert_array_equal(by_path(adapted)[path], x, err_msg=path)
+    for path, x in by_path(made).items():  # to rounding, since another program computes them
+        np.testing.assert_allclose(by_path(adapted)[path], x, rtol=1e-6, err_msg=path)
     bare = jax.eval_shape(partial(lora.merge, lora=adapters), made)
     assert jax.tree.structure(bare) == jax.tree.structure(nnx.state(network()))
 
@@ -144,8 +146,15 @@ def test_nothing_to_adapt_is_refused():
         replace(SIZES, lora=Lora(base="nf4"), d_ff=100, d_model=96)
 
 
-@pytest.mark.parametrize("case", ["all", "4 bits"])
-@pytest.mark.parametrize("mesh", [(1, 8), (2, 2)])
+@pytest.mark.parametrize(
+    ("case", "mesh"),
+    [
+        ("4 bits", (1, 8)),
+        ("all", (2, 2)),
+        pytest.param("all", (1, 8), marks=pytest.mark.stress),
+        pytest.param("4 bits", (2, 2), marks=pytest.mark.stress),
+    ],
+)
 def test_sharded_equals_unsharded(case, mesh):
     model = trained_network(CASES[case], kv_heads=4)
     whole = all_passes(model)
@@ -198,7 +207,7 @@ def loss(trained, frozen, graph):
     return jnp.mean(model.logits(model.hidden(TOKENS, VISIBILITY)) ** 2)
 
 
-@pytest.mark.parametrize("remat", ["none", "full"])
+@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.stress), "full"])
 def test_gradients_of_adapters_do_not_depend_on_how_kernels_are_stored(remat):
     """Those over kernels in 4 bits are those over the same kernels in floats."""
     found = {}

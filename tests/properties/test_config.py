@@ -170,7 +170,7 @@ def is_valid(choices):
 choices = st.fixed_dictionaries(CHOICES)
 
 
-@examples(3, 40)
+@examples(2, 40)
 @given(choices.filter(is_valid))
 def test_any_valid_configuration_trains_three_steps(questions, tmp_path_factory, choices):
     """Exit code 0, all files of a run, and only finite metrics."""

@@ -16,12 +16,12 @@ METHODS = {
 }
 
 
-def steps_in_parts(spellings, changes, parts):
+def steps_in_parts(spellings, tiny_run, changes, parts):
     """(a function that takes a step, a state to begin with, batches)."""
     run = make_tiny_run(spellings, {**changes, "train.accumulate": parts})
     state = run.parts.initial()
-    if run.plan.phases[-1].samples:
-        state = run.plan.refresh(state, *run.prompts[0])
+    if run.plan.phases[-1].samples:  # neither parts nor weights play a part in samples
+        state = tiny_run.plan.refresh(state, *run.prompts[0])
     name = {"unlikelihood": "unlikelihood", "bc": "imitation"}.get(changes["method"], "matching")
     step = jax.jit(partial(steps.STEPS[name], run.parts.recipe))
     return step, state, run.episodes
@@ -31,10 +31,10 @@ def steps_in_parts(spellings, changes, parts):
     "name",
     [pytest.param(name, marks=[pytest.mark.stress] * (name != "matching")) for name in METHODS],
 )
-def test_parts_equal_the_whole(spellings, name):
+def test_parts_equal_the_whole(spellings, tiny_run, name):
     found = []
     for parts in (1, 2):
-        step, state, episodes = steps_in_parts(spellings, METHODS[name], parts)
+        step, state, episodes = steps_in_parts(spellings, tiny_run, METHODS[name], parts)
         after, metrics = step(state, episodes[0])
         found.append((jax.device_get(metrics), jax.device_get(after.opt_state)))
     (whole, moments), (parts, others) = found
@@ -45,11 +45,11 @@ def test_parts_equal_the_whole(spellings, name):
 
 
 @pytest.mark.stress
-def test_parts_do_not_drift_from_the_whole(spellings):
+def test_parts_do_not_drift_from_the_whole(spellings, tiny_run):
     """Over 50 steps the losses differ by rounding, as often up as down."""
     losses = []
     for parts in (1, 2):
-        step, state, episodes = steps_in_parts(spellings, METHODS["matching"], parts)
+        step, state, episodes = steps_in_parts(spellings, tiny_run, METHODS["matching"], parts)
         losses.append([])
         for i in range(50):
             state, metrics = step(state, episodes[i])

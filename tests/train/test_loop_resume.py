@@ -26,7 +26,7 @@ from tests.train.runs import (
 )
 
 
-@pytest.mark.parametrize("saved", [2, CLONING, 7, 9, 23])
+@pytest.mark.parametrize("saved", [3, CLONING, 7, 9, 23])
 def test_a_run_resumed_after_a_crash_equals_the_uninterrupted_one(
     tiny_run, whole_run, tmp_path, saved
 ):
@@ -106,12 +106,12 @@ def test_a_run_that_was_asked_to_stop_resumes_as_if_it_was_not(
 ):
     number = signal.SIGTERM if step % 2 else signal.SIGINT
     with pytest.raises(Interrupted, match=number.name):
-        train(tiny_run, tmp_path, save_every=4, **signal_at(tiny_run, step, where, number))
+        train(tiny_run, tmp_path, save_every=12, **signal_at(tiny_run, step, where, number))
     # A step that has begun is finished. Reading the first batch is part of compiling, not of a step.
     reached = step if where == "validation" or step == 0 else step + 1
     with Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(tiny_run.parts.like).state.step) == reached
-    state = train(tiny_run, tmp_path, save_every=4, resume=True)
+    state = train(tiny_run, tmp_path, save_every=12, resume=True)
     assert bits(state) == bits(whole_run[1])
     assert records(tmp_path) == records(whole_run[0])
 
@@ -170,10 +170,22 @@ def test_a_signal_during_a_save_waits(tiny_run, whole_run, tmp_path, monkeypatch
 
 
 FIGURES = {3: 0.1, 6: 0.7, 9: 0.5, 12: 0.7, 15: 0.2, 18: 0.8, 21: float("nan"), 24: 0.3}
+LATE, EARLY = FIGURES, FIGURES | {18: 0.6}
 
 
-@pytest.mark.parametrize("figures", [FIGURES, {**FIGURES, 18: 0.6}], ids=["late", "early"])
-@pytest.mark.parametrize("at", [4, 8, 14, 20])
+@pytest.mark.parametrize(
+    ("figures", "at"),  # the run is killed before the best step, and after it
+    [
+        (LATE, 14),
+        (LATE, 20),
+        (EARLY, 4),
+        (EARLY, 8),
+        pytest.param(LATE, 8, marks=pytest.mark.stress),
+        pytest.param(EARLY, 14, marks=pytest.mark.stress),
+        pytest.param(LATE, 4, marks=pytest.mark.stress),
+        pytest.param(EARLY, 20, marks=pytest.mark.stress),
+    ],
+)
 def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, figures, at):
     """The newest and the best, however often the run is killed; of equal ones the first."""
     tiny_run = tiny_run._replace(plan=tiny_run.plan._replace(evaluate_every=3))
