@@ -27,13 +27,21 @@ def site(tmp_path_factory):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("name", ["arithmetic:mle", "arithmetic:paper,le_cam", "jsonl:bc"])
+@pytest.mark.parametrize(
+    "name", ["arithmetic:mle", "arithmetic:paper,le_cam", "jsonl:bc", "text:mle"]
+)
 @pytest.mark.parametrize("script", [True, False], ids=["script", "module"])
 def test_it_runs_a_configuration_by_name(site, spellings, tmp_path, name, script):
     call = [site / "bin" / "sequencematch"] if script else ["-m", "sequencematch.main"]
     flags = [f"--config={name}", "--dry_run", "--workdir=run", f"--config.data.dir={tmp_path}/data"]
     if name.startswith("jsonl"):
         flags += [f"--config.data.path={spellings}"]
+    if name.startswith("text"):
+        texts = tmp_path / "texts"
+        texts.mkdir()
+        for i in range(80):
+            (texts / f"{i}.txt").write_text(f"text number {i} " * 9)
+        flags += [f"--config.data.corpus=files:{texts}/*"]
     sizes = [f"--config.data.{split}=8" for split in ("train", "validation", "test")]
     empty = tmp_path / "empty"
     empty.mkdir()

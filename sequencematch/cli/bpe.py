@@ -13,7 +13,6 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from sequencematch.data.progress import tell_progress
 from sequencematch.data.text import training_documents
 from sequencematch.setup.defaults import defaults
 from sequencematch.storage.console import to_stderr, to_stdout
@@ -42,22 +41,13 @@ def main(argv: Sequence[str]) -> int:
         if (out / "tokenizer.json").exists():
             raise ValueError(f"--out={out} holds a tokenizer already: name another folder")
         own.update(corpus=asked.corpus, divider=asked.divider, dir=asked.dir, seed=asked.seed)
-        tokenizer = train(texts_of(own), asked.size)
+        tokenizer = train(training_documents(own), asked.size)
         save(tokenizer, out)
     except (ValueError, OSError) as error:
         to_stderr(error)
         return 2
     to_stdout(f"{out} has {tokenizer.get_vocab_size()} ids: --config.data.tokenizer={asked.out}")
     return 0
-
-
-def texts_of(data) -> Iterator[str]:
-    """Yields the training documents, and says how far it is."""
-    place = {"share": 0.0}
-    documents = training_documents(data)
-    for document in tell_progress(documents, f"reading {data.corpus}", lambda _: place["share"]):
-        place["share"] = document.share
-        yield document.text
 
 
 def train(texts: Iterator[str], size: int) -> Tokenizer:

@@ -18,22 +18,11 @@ from typing import Any, NamedTuple
 import tensorflow_datasets as tfds
 
 from sequencematch.data.lines import Lines
+from sequencematch.data.progress import tell_progress
 
 _PACKED = b"\x1f\x8b"  # what compressed files begin with
 # Folders of the standard library that are not part of what it documents.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
-
-
-class Document(NamedTuple):
-    """One text of a corpus.
-
-    Attributes:
-      text: the text, without white space around it.
-      share: of the corpus that is read with it, in [0, 1].
-    """
-
-    text: str
-    share: float
 
 
 class Corpus(NamedTuple):
@@ -47,7 +36,7 @@ class Corpus(NamedTuple):
 
     name: str
     identity: Mapping[str, Any]
-    documents: Callable[[], Iterator[Document]]
+    documents: Callable[[], Iterator[str]]
 
 
 def find_corpus(data: Any) -> Corpus:
@@ -76,11 +65,12 @@ def library(_: str, data: Any) -> Corpus:
     return Corpus(f"stdlib-{version}", {"python": version}, lambda: docstrings(root))
 
 
-def docstrings(root: pathlib.Path) -> Iterator[Document]:
+def docstrings(root: pathlib.Path) -> Iterator[str]:
     """Yields the docstrings of modules, classes and functions below a folder."""
     paths = [p for p in sorted(root.rglob("*.py")) if not _LEFT_OUT & {*p.relative_to(root).parts}]
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    for done, path in enumerate(paths):
+    what, share = f"reading the docstrings in {root}", lambda done: done / len(paths)
+    for path in tell_progress(paths, what, share):
         try:
             nodes = ast.walk(ast.parse(path.read_bytes()))
         except (SyntaxError, ValueError):  # templates, and samples of another encoding
@@ -88,7 +78,7 @@ def docstrings(root: pathlib.Path) -> Iterator[Document]:
         for node in nodes:
             text = (ast.get_docstring(node) or "") if isinstance(node, kinds) else ""
             if text.strip():
-                yield Document(text.strip(), done / len(paths))
+                yield text.strip()
 
 
 def text_files(pattern: str, data: Any) -> Corpus:
@@ -104,19 +94,18 @@ def text_files(pattern: str, data: Any) -> Corpus:
     return Corpus(name, identity, lambda: _documents_of_files(paths, data.divider))
 
 
-def _documents_of_files(paths: list[pathlib.Path], divider: str) -> Iterator[Document]:
-    total, before = sum(path.stat().st_size for path in paths) or 1, 0
-    for path in paths:
+def _documents_of_files(paths: list[pathlib.Path], divider: str) -> Iterator[str]:
+    pattern = re.compile(divider.encode(), re.MULTILINE) if divider else None
+    what, share = f"reading {len(paths):,} files", lambda done: done / len(paths)
+    for path in tell_progress(paths, what, share):
         is_lines = path.name.endswith((".jsonl", ".jsonl.gz"))
-        pieces = _json_texts(path) if is_lines else _plain_texts(path, divider)
-        for text, share in pieces:
-            if text.strip():
-                yield Document(text.strip(), (before + share * path.stat().st_size) / total)
-        before += path.stat().st_size
+        for text in _json_texts(path) if is_lines else _plain_texts(path, pattern):
+            if stripped := text.strip():
+                yield stripped
 
 
-def _json_texts(path: pathlib.Path) -> Iterator[tuple[str, float]]:
-    """Yields the "text" of each line, and 0: where a compressed file stands is not known."""
+def _json_texts(path: pathlib.Path) -> Iterator[str]:
+    """Yields the "text" of each line."""
     for number, line in Lines(path).scan():
         try:
             text = json.loads(line.decode("utf-8-sig")).get("text")
@@ -125,23 +114,22 @@ def _json_texts(path: pathlib.Path) -> Iterator[tuple[str, float]]:
             raise ValueError(
                 f'{path}:{number}: expected {{"text": "..."}} in UTF-8 ({cause})'
             ) from cause
-        yield text, 0.0
+        yield text
 
 
-def _plain_texts(path: pathlib.Path, divider: str) -> Iterator[tuple[str, float]]:
-    """Yields the documents of a text file, each with the share of the file that is read with it."""
+def _plain_texts(path: pathlib.Path, divider: re.Pattern[bytes] | None) -> Iterator[str]:
+    """Yields the documents of a text file."""
     size = path.stat().st_size
     if not size:
         return
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if content[:2] == _PACKED:
             raise ValueError(f"{path} is compressed: unpack it (only .jsonl.gz is read as it is)")
-        pattern = re.compile(divider.encode(), re.MULTILINE) if divider else None
-        begins = (match.start() for match in pattern.finditer(content)) if pattern else iter(())
-        begin = 0
-        for end in _ends(begins, size):
-            yield _decode(content[begin:end], path, begin), end / size
-            begin = end
+        begins = (match.start() for match in divider.finditer(content)) if divider else iter(())
+        what, share = f"reading {path}", lambda _: content.tell() / size
+        for end in tell_progress(_ends(begins, size), what, share):
+            begin = content.tell()
+            yield _decode(content.read(end - begin), path, begin)
 
 
 def _ends(begins: Iterator[int], size: int) -> Iterator[int]:
@@ -167,7 +155,7 @@ def prepared_set(name: str, data: Any) -> Corpus:
     return Corpus(short, {"tfds": name}, lambda: _documents_of_set(name, data.dir))
 
 
-def _documents_of_set(name: str, folder: str) -> Iterator[Document]:
+def _documents_of_set(name: str, folder: str) -> Iterator[str]:
     whole, _, last = name.rpartition("/")
     root = os.path.expanduser(folder)
     builder, split = _find_set(name, root), "train"
@@ -192,10 +180,10 @@ def _documents_of_set(name: str, folder: str) -> Iterator[Document]:
             f"data.corpus='tfds:{name}' is not in array_record files: prepare it again with "
             "file_format='array_record'"
         ) from cause
-    for i in range(len(source)):
-        text = source[i][field].decode().strip()
-        if text:
-            yield Document(text, i / len(source))
+    what, share = f"reading {name}", lambda done: done / len(source)
+    for i in tell_progress(range(len(source)), what, share):
+        if text := source[i][field].decode().strip():
+            yield text
 
 
 def _find_set(name: str, root: str) -> tfds.core.DatasetBuilder | None:

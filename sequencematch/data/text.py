@@ -14,8 +14,7 @@ from functools import partial
 from typing import Any
 
 from sequencematch.data import prepared
-from sequencematch.data.corpora import Corpus, Document, find_corpus
-from sequencematch.data.progress import tell_progress
+from sequencematch.data.corpora import Corpus, find_corpus
 from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example, Task
@@ -26,7 +25,7 @@ from sequencematch.storage import console, files
 SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
 FACTS = "facts.json"  # written last but for the folder's own name
 _FORMAT = 1  # of the records
-_DOCUMENTS, _CHARACTERS = 1000, 2**22  # that are encoded at once
+_DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
 
 def task(data: Any) -> Task:
@@ -68,7 +67,7 @@ def is_prepared(data: Any) -> bool:
     return _folder(data, find_corpus(data), find_tokenizer(data.tokenizer)[1]).is_dir()
 
 
-def training_documents(data: Any) -> Iterator[Document]:
+def training_documents(data: Any) -> Iterator[str]:
     """Yields the documents that `task` trains on, each once."""
     corpus = find_corpus(data)
     chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(("repeated_documents",), 0))
@@ -133,17 +132,14 @@ def _write_windows(
     facts = dict.fromkeys(("documents", "repeated_documents", "short_documents"), 0)
     writers = {split: Shards(folder, split) for split in SHARES}
     characters, starts = set(), starts_of(tokenizer)
-    shares = {"read": 0.0}
-    documents = _distinct(corpus.documents(), data.seed, facts)
-    told = tell_progress(documents, f"preparing {corpus.name}", lambda done: shares["read"])
-    for group in _groups(told):
-        texts = [document.text for _, document in group]
-        for (split, document), begins in zip(group, starts(texts), strict=True):
-            characters.update(document.text)
-            found = _examples(split, document.text, begins, data)
+    needs_alphabet = isinstance(tokenizer, CharTokenizer)
+    for group in _groups(_distinct(corpus.documents(), data.seed, facts)):
+        texts = [text for _, text in group]
+        characters |= {*"".join(texts)} if needs_alphabet else set()
+        for (split, text), begins in zip(group, starts(texts), strict=True):
+            found = _examples(split, text, begins, data)
             facts["short_documents"] += not found
             writers[split].write(found)
-        shares["read"] = group[-1][1].share
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
     _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
@@ -170,8 +166,8 @@ def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, 
 
 
 def _distinct(
-    documents: Iterable[Document], seed: int, facts: dict[str, int]
-) -> Iterator[tuple[str, Document]]:
+    documents: Iterable[str], seed: int, facts: dict[str, int]
+) -> Iterator[tuple[str, str]]:
     """Yields (split, document), of documents that are equal but for case and white space the first.
 
     Args:
@@ -181,7 +177,7 @@ def _distinct(
     """
     seen: set[int] = set()
     for document in documents:
-        plain = " ".join(document.text.lower().split())
+        plain = " ".join(document.lower().split())
         digest = hashlib.blake2b(f"{seed} {plain}".encode(), digest_size=16).digest()
         number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
         facts["documents"] = facts.get("documents", 0) + 1
@@ -198,12 +194,12 @@ def _split_at(place: float) -> str:
     return next(split for split, end in ends if place < end)
 
 
-def _groups(documents: Iterable[tuple[str, Document]]) -> Iterator[list[tuple[str, Document]]]:
+def _groups(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
     """Yields documents in groups that are neither many nor long."""
     group, size = [], 0
     for each in documents:
         group.append(each)
-        size += len(each[1].text)
+        size += len(each[1])
         if len(group) == _DOCUMENTS or size > _CHARACTERS:
             yield group
             group, size = [], 0

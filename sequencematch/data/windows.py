@@ -23,7 +23,7 @@ def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts
         # A plain one, for its batches: they are encoded in parallel.
         library = tokenizers.Tokenizer.from_str(tokenizer.source)
         return lambda texts: map(
-            _starts_of_subwords, library.encode_batch([*texts], add_special_tokens=False), texts
+            _StartsOfSubwords, library.encode_batch([*texts], add_special_tokens=False), texts
         )
     if isinstance(tokenizer, ByteTokenizer):
         return lambda texts: map(_starts_of_bytes, texts)
@@ -37,13 +37,21 @@ def _starts_of_bytes(text: str) -> Starts:
     return [*itertools.chain(*([i] * size for i, size in enumerate(sizes))), len(text)]
 
 
-def _starts_of_subwords(encoding: tokenizers.Encoding, text: str) -> Starts:
-    starts, end = [], 0
-    for begin, stop in encoding.offsets:
+class _StartsOfSubwords(Sequence[int]):
+    """Asks the encoding for the few beginnings that are needed: a list of all would take far longer."""
+
+    def __init__(self, encoding: tokenizers.Encoding, text: str):
+        self._encoding, self._count, self._end = encoding, len(encoding), len(text)
+
+    def __len__(self) -> int:
+        return self._count + 1
+
+    def __getitem__(self, token: int) -> int:
+        if token == self._count:
+            return self._end
+        begin, _ = self._encoding.token_to_chars(token)
         # White space before a token may be left out of its offsets, and is the token's all the same.
-        starts.append(min(begin, end))
-        end = max(end, stop)
-    return [*starts, len(text)]
+        return min(begin, self._encoding.token_to_chars(token - 1)[1]) if token else 0
 
 
 def cut_windows(text: str, starts: Starts, window: int, context: int) -> Iterator[Example]:

@@ -34,7 +34,7 @@ def test_examples_are_a_sequence(task):
 
 
 def test_examples_beyond_the_cache_are_read_again(task, folder, monkeypatch):
-    monkeypatch.setattr(prepared, "_CACHE_SIZE", 3)
+    monkeypatch.setattr(prepared, "CACHE_SIZE", 3)
     again = arithmetic.task(data_config(folder))
     assert contents(again) == contents(again) == contents(task)
     assert len(again.splits["train"].cache) == 3

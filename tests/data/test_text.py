@@ -79,7 +79,7 @@ def test_files_are_cut_where_a_document_begins(data, tmp_path):
         "\ufeff" + "".join(f"= {i} =\n{document}\n" for i, document in enumerate(DOCUMENTS))
     )
     data.update(corpus=f"files:{path}", divider="^= [0-9]+ =$")
-    found = [x.text for x in corpora.find_corpus(data).documents()]
+    found = [*corpora.find_corpus(data).documents()]
     assert found == [f"= {i} =\n{document.strip()}" for i, document in enumerate(DOCUMENTS)]
 
 
@@ -89,7 +89,7 @@ def test_json_lines_have_a_text_each(data, tmp_path, packed):
     path = tmp_path / ("all.jsonl" + ".gz" * packed)
     path.write_bytes(gzip.compress(lines) if packed else lines)
     data.corpus = f"files:{path}"
-    found = [x.text for x in corpora.find_corpus(data).documents()]
+    found = [*corpora.find_corpus(data).documents()]
     assert found == [document.strip() for document in DOCUMENTS]
 
 
@@ -100,7 +100,7 @@ def test_the_library_gives_its_docstrings(tmp_path):
     (tmp_path / "b.py").write_text("def f(:\n")
     (tmp_path / "test").mkdir()
     (tmp_path / "test" / "c.py").write_text('"""Left out."""')
-    assert [x.text for x in corpora.docstrings(tmp_path)] == ["One.", "Two.\n\nThree."]
+    assert [*corpora.docstrings(tmp_path)] == ["One.", "Two.\n\nThree."]
 
 
 class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -126,10 +126,10 @@ class Tiny(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 def test_a_prepared_data_set_is_read_by_name(data):
     Tiny(data_dir=data.dir).download_and_prepare(file_format="array_record")
     data.corpus = "tfds:tiny"
-    found = {x.text for x in corpora.find_corpus(data).documents()}
+    found = {*corpora.find_corpus(data).documents()}
     assert found == {document.strip() for document in DOCUMENTS[:5]}
     data.corpus = "tfds:tiny/other"
-    assert [x.text for x in corpora.find_corpus(data).documents()] == ["other"]
+    assert [*corpora.find_corpus(data).documents()] == ["other"]
 
 
 REFUSED = {

@@ -1,0 +1,28 @@
+"""Perplexity of real text by the model itself, from the probabilities of its actions."""
+
+import math
+
+import numpy as np
+import pytest
+
+from sequencematch.data.task import Example
+from sequencematch.evaluate.perplexity import perplexity
+from sequencematch.evaluate.values import Scores
+from tests.evaluate.answers import PLAIN
+
+
+class Uniform:
+    """Every action has the probability 1/8."""
+
+    def score(self, params, prompts, actions):
+        for each in actions:
+            log_probs = np.full(len(each), -math.log(8))
+            yield Scores(np.zeros(len(each) + 1), log_probs, log_probs, log_probs, np.float32(0))
+
+
+def test_it_is_the_number_of_equally_likely_actions():
+    """An `<eos>` counts where a text has one."""
+    examples = [Example("a>", "abc"), Example("", "ab", cut=True)]
+    found = perplexity(Uniform(), None, PLAIN, examples)
+    assert found["perplexity"] == pytest.approx(8) and found["actions"] == 6
+    assert found["nats_per_character"] == pytest.approx(6 * math.log(8) / 5)
