@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import (
     answers,
+    cluster,
     evaluation,
     exporting,
     resume,
@@ -34,6 +35,7 @@ from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
 from sequencematch.storage.provenance import devices
+from sequencematch.train import distributed
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.stop_requests import Interrupted, StopRequests
@@ -64,10 +66,13 @@ Modes:
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
   --checkpoint=best or a STEP is used by evaluate, sample and export instead of the newest.
 
+Hosts: each runs the same command, and the processes find each other by --cluster (docs/scaling.md).
+
 Exit codes; all but 0 come with one line on stderr that says why:
   0   Done.
   2   Refused: the command cannot be carried out as given. Nothing was changed.
-  3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
+  3   Stopped: the disk or memory is full, steps were not finite, or another process of the run is
+      gone. Checkpoints are intact.
   75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
       saving. Continue with --resume.
 """
@@ -92,6 +97,8 @@ def main(argv: Sequence[str]) -> int:
     except Diverged as error:
         return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
+        if distributed.is_lost_peer(error):
+            return report(distributed.GONE, STOPPED)
         # A dry run shows its plan before it says that there is no room for it.
         if job is None or isinstance(error, memory.DoesNotFit):
             return report(error, REFUSED)
@@ -99,6 +106,8 @@ def main(argv: Sequence[str]) -> int:
             return report(f"stopped: {error}; once that is fixed, {job.advice}", STOPPED)
         raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        if distributed.is_lost_peer(error):
+            return report(distributed.GONE, STOPPED)
         if not is_out_of_memory(error):
             raise
         advice = job.advice if job else "nothing was started"
@@ -129,6 +138,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.mode == "score":
         return scoring.prepare_scores(asked.files, asked.metrics, asked.reference)
     check_config(config)
+    cluster.join(asked, config, stop_requests)
     resolve_dtype(config, devices()[0].platform)
     folder = check_workdir_name(
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
@@ -179,11 +189,19 @@ def prepare_reading(
     if asked.mode == "evaluate":
         return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
     if asked.mode == "export":
+        check_alone("--mode=export")
         return exporting.prepare_export(parts, call.folder, asked.out, checkpoint, asked.adapter)
     if is_single:
+        check_alone("--prompt")
         return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)
     request = answers.Request(*(asked[name].value for name in answers.Request._fields))
     return answers.prepare_answers(parts, call, request, checkpoint)
+
+
+def check_alone(what: str) -> None:
+    """Raises ValueError for what several processes cannot do together."""
+    if jax.process_count() > 1:
+        raise ValueError(f"{what} is for a single process: start it once, with --cluster=none")
 
 
 def build_within_memory(
@@ -215,7 +233,7 @@ def run() -> None:
     open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # any answer can be printed in any locale
     code = main(sys.argv)
-    if code == INTERRUPTED:
+    if distributed.leave(code, waits=code != STOPPED) or code == INTERRUPTED:
         # Imports and native threads may have been cut short, and crash in Python's normal shutdown.
         os._exit(code)
     sys.exit(code)

@@ -1,6 +1,7 @@
 """--mode=sample with many prompts or samples: each answer is a line of JSON, printed or in a file."""
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -21,6 +22,7 @@ from sequencematch.evaluate.generate import surviving_text
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
+from sequencematch.storage.processes import is_first, wait_for_all
 
 USUAL = ("greedy", "sampled")  # first, since the draws of a way to answer depend on its place
 SECONDS = 10  # between lines of progress where there is no terminal
@@ -84,6 +86,7 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
 
     def answer_all() -> None:
         lines = answer(parts, parts.whole(state.params), asked, heads, done, request)
+        wait_for_all("counted")  # the first process cuts the file
         with open_output(path, size) as file, tell_progress(len(heads), done) as advance:
             for line in lines:
                 call.stop_requests.raise_if_asked()
@@ -205,7 +208,13 @@ def count_answers(path: Path, heads: Sequence[Mapping[str, Any]]) -> tuple[int, 
 
 @contextlib.contextmanager
 def open_output(path: Path | None, size: int) -> Iterator[TextIO]:
-    """The file, cut to `size` bytes, to add whole lines to; stdout if there is no path."""
+    """The file, cut to `size` bytes, to add whole lines to; stdout if there is no path.
+
+    Of several processes the first writes.
+    """
+    if not is_first():
+        yield io.StringIO()
+        return
     if path is None:
         yield sys.stdout
         return
@@ -222,14 +231,16 @@ def tell_progress(total: int, done: int) -> Iterator[Any]:
     In a terminal it is a live bar, elsewhere a line now and then.
     """
     console, told, began = Console(stderr=True), time.monotonic(), done
-    bar = Progress(console=console, disable=not console.is_terminal, transient=True)
+    bar = Progress(
+        console=console, disable=not (console.is_terminal and is_first()), transient=True
+    )
     task = bar.add_task("answers", total=total, completed=done)
 
     def advance() -> None:
         nonlocal told, began
         began += 1
         bar.update(task, completed=began)
-        if not console.is_terminal and time.monotonic() - told > SECONDS:
+        if is_first() and not console.is_terminal and time.monotonic() - told > SECONDS:
             told = time.monotonic()
             to_stderr(f"{began} of {total} answers")
 

@@ -15,7 +15,8 @@ from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
-from sequencematch.storage.console import ignore_write_failures
+from sequencematch.storage.console import ignore_write_failures, to_stdout
+from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import hardware
 from sequencematch.train.plan import Batches, Phase, Plan
 
@@ -29,9 +30,9 @@ BAR = 24  # characters of a bar as long as the peak
 def trace(parts: Parts, plan: Plan, episodes: Batches, prompts: Batches) -> None:
     """Traces each step of the plan on the shapes of the first batch; compiles and computes nothing."""
     for phase, _, _ in remaining_phases(plan, 0):
-        phase.step.trace(parts.like, episodes[0])
+        phase.step.trace(parts.like, plan.place(episodes[0]))
         if phase.samples:
-            plan.refresh.trace(parts.like, *prompts[0])
+            plan.refresh.trace(parts.like, *plan.place(prompts[0]))
 
 
 def remaining_phases(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:
@@ -43,6 +44,8 @@ def remaining_phases(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]
 
 def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
     """Prints the plan of a run that has taken `first` steps."""
+    if not is_first():
+        return
     with ignore_write_failures(sys.stdout):
         console = Console(highlight=False)
         console.print(f"[bold]{parts.config.method} on {escape(parts.task.name)}[/bold]\n")
@@ -55,8 +58,7 @@ def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
 
 def print_verdict() -> None:
     """Prints that the run could begin."""
-    with ignore_write_failures(sys.stdout):
-        print("All checks passed. Nothing was trained, and the folder was not touched.")
+    to_stdout("All checks passed. Nothing was trained, and the folder was not touched.")
 
 
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from sequencematch.cli import cluster
 from sequencematch.cli.configuration import choose_config, join_config
 
 LONGEST = 100  # characters of a flag name
@@ -78,6 +79,7 @@ def define_flags(values: flags.FlagValues) -> None:
     flags.DEFINE_float(
         "temperature", None, "Of drawn answers; default evaluate.temperature.", flag_values=values
     )
+    cluster.define_flags(values)
     flags.DEFINE_bool("help", False, "Print this help.", flag_values=values)
 
 

@@ -23,6 +23,7 @@ from sequencematch.evaluate.values import Scorer, correlation, value_statistics
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage import console, files
+from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import TrainState
 
@@ -61,6 +62,8 @@ def evaluate_and_report(
     """
     began = time.perf_counter()
     test, traces = evaluate_test_set(parts, parts.whole(state.params), raise_if_asked)
+    if not is_first():
+        return
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
     summary = dict(facts) | {
         "method": parts.config.method,
@@ -100,6 +103,8 @@ def evaluate_apart(
     """
     began = time.perf_counter()
     test, traces = evaluate_test_set(parts, parts.whole(state.params), raise_if_asked)
+    if not is_first():
+        return
     record = {
         **facts,
         "steps": int(state.step),

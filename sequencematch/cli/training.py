@@ -3,6 +3,7 @@
 import contextlib
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import jax
 from flax import nnx
@@ -20,6 +21,7 @@ from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.checkpoint_folder import set_aside
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
+from sequencematch.storage.processes import is_first, wait_for_all
 from sequencematch.storage.provenance import hardware
 from sequencematch.train import loop
 from sequencematch.train.methods import METHODS
@@ -50,15 +52,24 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
     """Locks the work directory, and writes config.json and what it keeps of the task."""
-    folder = call.folder
-    folder.mkdir(parents=True, exist_ok=True)
-    call.resources.enter_context(workdir.lock(folder))
-    # Check again: before the lock was taken another process could have written into the folder.
-    has_run = workdir.check_free(folder, parts.config, resume=has_run)
+    folder, resources = call.folder, call.resources
+    wait_for_all("checked")  # nothing is written before all processes have made their checks
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        resources.enter_context(workdir.lock(folder))
+        # Again: before the lock was taken another run could have written into the folder.
+        has_run = workdir.check_free(folder, parts.config, resume=has_run)
+    wait_for_all("locked")
     start = resume.find_starting_point(parts, folder, call.name, has_run)
-    workdir.write_json(folder / workdir.CONFIG, start.facts)
-    # After config.json, which marks a run: a resumed run writes what a kill has left out.
-    save_task(parts.config, parts.task, parts.tokenizer, parts.data, folder)
+    wait_for_all("read")
+    if is_first():
+        workdir.write_json(folder / workdir.CONFIG, start.facts)
+        # After config.json, which marks a run: a resumed run writes what a kill has left out.
+        save_task(parts.config, parts.task, parts.tokenizer, parts.data, folder)
+        # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
+        for step in start.damaged_steps:
+            to_stdout(f"damaged checkpoint {step} was moved to {set_aside(folder, step)}/")
+    wait_for_all("tidied")
     return start
 
 
@@ -80,14 +91,13 @@ def train(
     folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
     state = start.state or parts.begin(parts.split(first)[0])
     announce(parts, folder, int(state.step))
-    # Only now, not when they were found: --dry_run and --mode=evaluate leave damaged ones in place.
-    for step in start.damaged_steps:
-        to_stdout(f"damaged checkpoint {step} was moved to {set_aside(folder, step)}/")
+    # Other processes than the first keep no records: theirs are thrown away.
+    own = folder if is_first() else Path(call.resources.enter_context(TemporaryDirectory()))
     best = best_checkpoint(parts, folder, start.records) if keep.best else None
     best_step = best[0] if best else None
     with Checkpoints(folder, keep.keep, keep.keep_every, best_step) as checkpoints:
         checkpoints.tidy()
-        with MetricsLog(folder, start.records) as log:
+        with MetricsLog(own, start.records) as log:
             recorder = loop.Recorder(
                 plan,
                 checkpoints,

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from sequencematch.setup.defaults import defaults, differences, flatten
 from sequencematch.setup.newer_keys import add_newer_keys, drop_gone_keys
 from sequencematch.storage import files
+from sequencematch.storage.processes import is_first
 
 # Where the data lie. What they are is known by their checksum.
 PLACES = (
@@ -154,12 +155,17 @@ def check_not_shorter(folder: Path, config: ConfigDict) -> None:
 
 @contextlib.contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """Locks the folder against other processes; the system releases the lock if this process dies.
+    """Locks the folder against other runs; the system releases the lock if this process dies.
+
+    Of several processes of a run the first holds the lock.
 
     Raises:
       ValueError: another process holds the lock.
       OSError: the lock file cannot be opened, or is a link.
     """
+    if not is_first():
+        yield
+        return
     with files.open_lock(folder / LOCK) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

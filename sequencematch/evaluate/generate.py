@@ -17,6 +17,7 @@ from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.rollout.decodings import NAMED, parse_decoding
+from sequencematch.storage.processes import fetch
 
 VALIDATED = ("greedy", "sampled")  # ways to answer that are followed while training
 
@@ -149,7 +150,7 @@ class Generator:
             sampled = self._sample[choice](
                 params, tokens, start, self._keys[choice], np.int32(first + begin)
             )
-            episodes = jax.device_get(sampled)
+            episodes = fetch(sampled)
             for row in range(len(chunk)):
                 executed = slice(episodes.start[row] + 1, episodes.end[row] + 1)
                 yield episodes.tokens[row, executed].tolist()

@@ -25,6 +25,7 @@ from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.models import readout
+from sequencematch.storage.processes import fetch
 
 
 class Scores(NamedTuple):
@@ -100,7 +101,7 @@ class Scorer:
             stacked = jax.device_put(
                 jax.tree.map(lambda *x: np.stack(x), *episodes), self._sharding
             )
-            scores = jax.device_get(self._score(params, stacked))
+            scores = fetch(self._score(params, stacked))
             for row, episode in enumerate(episodes[: len(chunk)]):
                 yield _cut(scores, row, episode.start, episode.end)
 

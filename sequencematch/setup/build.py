@@ -3,9 +3,10 @@
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -27,7 +28,7 @@ from sequencematch.setup.parameters import add_adapters, on_devices, split, wher
 from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
-from sequencematch.train.plan import Phase, Plan, compile_steps
+from sequencematch.train.plan import Batches, Phase, Plan, compile_steps
 from sequencematch.train.state import (
     MakeNetwork,
     Recipe,
@@ -222,14 +223,36 @@ def make_plan(parts: Parts) -> Plan:
     )
 
 
+class Rows:
+    """The rows of each batch that this process feeds.
+
+    Args:
+      shares: data set whose batches are the shares of the run's batches, in order.
+      own: numbers of the shares of a batch that are this process' own.
+      count: shares of a batch.
+    """
+
+    def __init__(self, shares: Batches, own: Sequence[int], count: int):
+        self._shares, self._own, self._count = shares, own, count
+
+    def __getitem__(self, index: int) -> Any:
+        found = [self._shares[index * self._count + i] for i in self._own]
+        return found[0] if len(found) == 1 else jax.tree.map(lambda *x: np.concatenate(x), *found)
+
+
 def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
-    """Returns (batches of episodes, batches of prompts); element i of each is for step i."""
+    """Returns (batches of episodes, batches of prompts); element i of each is for step i.
+
+    Of several processes each has the rows of its own devices. An example, its noise and its place are
+    functions of its number, so that batches are the same on any number of processes.
+    """
     c = parts.config
+    own, count = meshes.own_shares(meshes.batch_sharding(parts.mesh))
     episodes = pipeline.episodes(
         parts.task,
         parts.tokenizer,
         "train",
-        batch_size=c.train.batch_size,
+        batch_size=c.train.batch_size // count,
         prompt_slots=c.prompt_slots,
         max_actions=c.max_actions,
         noise=training_noise(c),
@@ -240,8 +263,11 @@ def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
         parts.task,
         parts.tokenizer,
         "train",
-        batch_size=c.rollout.rows,
+        batch_size=c.rollout.rows // count,
         prompt_slots=c.prompt_slots,
         seed=host_seed(c.seed, Purpose.PROMPTS),
     )
-    return Prefetched(episodes), Prefetched(prompts, c.rollout.every)
+    return (
+        Prefetched(Rows(episodes, own, count)),
+        Prefetched(Rows(prompts, own, count), c.rollout.every),
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import psutil
 
-from sequencematch.storage.provenance import devices
+from sequencematch.storage.provenance import devices_here
 
 # Linux's control groups: controller in /proc/self/cgroup -> (its folder, the files of its limit and of
 # its use). Version 2 names no controller; version 1 has a hierarchy of its own for memory.
@@ -18,7 +18,7 @@ def available_bytes(count: int) -> int:
 
     An accelerator has memory of its own. Simulated CPU devices share what the machine has free.
     """
-    limits = devices()[0].memory_stats()
+    limits = devices_here()[0].memory_stats()
     return limits["bytes_limit"] if limits else free_bytes() // count
 
 

@@ -30,7 +30,7 @@ from sequencematch.setup.network_bytes import (
 )
 from sequencematch.setup.parameters import split
 from sequencematch.setup.recipe import make_objective, make_settings
-from sequencematch.storage.provenance import devices
+from sequencematch.storage.provenance import devices_here
 from sequencematch.train.methods import METHODS
 
 FROZEN = "frozen parameters"
@@ -174,12 +174,12 @@ def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
     """
     size = sum(part.size for part in state)
     # An accelerator copies the state to the host first, so its own memory is not touched.
-    return 0 if devices()[0].memory_stats() else size + size // data
+    return 0 if devices_here()[0].memory_stats() else size + size // data
 
 
 def host_bytes(size: int, config: ConfigDict) -> int:
     """The part of each device in what this process keeps; 0 if devices have memory of their own."""
-    own = devices()[0].memory_stats()
+    own = devices_here()[0].memory_stats()
     return 0 if own else size // (config.mesh.data * config.mesh.model)
 
 

@@ -21,6 +21,7 @@ from orbax.checkpoint.checkpoint_managers import (
 from sequencematch.storage import allocator, files
 from sequencematch.storage.checkpoint_folder import check_readable, saved_steps
 from sequencematch.storage.fingerprint import fingerprints
+from sequencematch.storage.processes import is_first
 
 _T = TypeVar("_T")
 
@@ -149,7 +150,7 @@ class Checkpoints:
 
     def _mark(self) -> None:
         # orbax raises a failure only once: after it, waiting succeeds though nothing was saved.
-        if not self.is_empty():
+        if is_first() and not self.is_empty():
             files.write(self.folder.parent / SAVED, "")
 
     def _flush(self) -> None:

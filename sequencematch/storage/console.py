@@ -6,9 +6,14 @@ import sys
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from sequencematch.storage.processes import is_first
+
 
 def to_stderr(what: object) -> None:
-    """Prints one line on stderr; characters that are not printable are escaped."""
+    """Prints one line on stderr; characters that are not printable are escaped.
+
+    Of several processes each prints its own.
+    """
     line = " ".join(str(what).split()) or type(what).__name__
     shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
     with ignore_write_failures(sys.stderr):
@@ -16,7 +21,9 @@ def to_stderr(what: object) -> None:
 
 
 def to_stdout(line: str) -> None:
-    """Prints a line on stdout at once."""
+    """Prints a line on stdout at once; of several processes the first does."""
+    if not is_first():
+        return
     with ignore_write_failures(sys.stdout):
         print(line)
 
@@ -31,6 +38,14 @@ def open_streams() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
     sys.stdout, sys.stderr = Guard(sys.stdout), Guard(sys.stderr)
+
+
+def keep_stdout_apart() -> None:
+    """Sends to stderr what C++ libraries print on stdout; Python goes on to print there."""
+    sys.stdout.flush()
+    own = os.dup(1)
+    os.dup2(2, 1)
+    sys.stdout = Guard(os.fdopen(own, "w", errors="backslashreplace"))
 
 
 class Guard:

@@ -52,6 +52,15 @@ def devices() -> list[jax.Device]:
         raise ValueError(f"jax finds no device ({why}){advice}") from error
 
 
+def devices_here() -> list[jax.Device]:
+    """The devices of this process; others can be asked for nothing.
+
+    Raises:
+      ValueError: there are none.
+    """
+    return [device for device in devices() if device.process_index == jax.process_index()]
+
+
 @functools.cache
 def provenance() -> Mapping[str, Any]:
     """Everything besides configuration and data that decides the bits of a result.
@@ -127,7 +136,8 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
 def hardware() -> str:
     """The devices, and the CPU of their host."""
     found = devices()
-    return f"{len(found)} x {found[0].device_kind}, {cores()} cores of {processor()}"
+    several = f" in {jax.process_count()} processes" * (jax.process_count() > 1)
+    return f"{len(found)} x {found[0].device_kind}{several}, {cores()} cores of {processor()}"
 
 
 def processor(facts: Path = Path("/proc/cpuinfo")) -> str:

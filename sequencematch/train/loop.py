@@ -50,13 +50,13 @@ def train(
             if recorder.missed_validation(first):
                 recorder.validate(state)
             for step in range(first, plan.steps):
-                recorder.stop_if_asked(step)
+                recorder.stop_if_asked()
                 # Sample completions from the current policy into the replay buffer.
                 if plan.refreshes(step):
-                    state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
+                    state = plan.refresh(state, *plan.place(prompts[step]))
                 # Behavioural cloning or matching: the phase decides. The batch is a function of the
                 # step, so a resumed run reads the data that the uninterrupted one reads.
-                batch = jax.device_put(data[step], plan.batch_sharding)
+                batch = plan.place(data[step])
                 state, metrics = plan.phase(step).step(state, batch)
                 recorder.log(step + 1, metrics)
                 # Save before validating: a validation that fails is repeated when the run resumes.
@@ -64,7 +64,7 @@ def train(
                     recorder.save(state)
                 if plan.is_due(step + 1, plan.evaluate_every):
                     recorder.validate(state)
-            recorder.stop_if_asked(plan.steps)
+            recorder.stop_if_asked()
         except Interrupted:
             recorder.save(state)
             raise
@@ -135,9 +135,9 @@ class Recorder:
         """A block of long work that changes no state: a request to stop ends it at once."""
         return self.stop_requests.interruptible()
 
-    def stop_if_asked(self, step: int) -> None:
-        """Raises Interrupted if the run was asked to stop before `step`."""
-        self.stop_requests.check(step)
+    def stop_if_asked(self) -> None:
+        """Raises Interrupted if the run was asked to stop; all processes of it at the same step."""
+        self.stop_requests.check()
 
     def log(self, done: int, metrics: Metrics) -> None:
         """Checks the metrics of step number `done`, and writes them if they are due.

@@ -69,6 +69,10 @@ class Plan(NamedTuple):
         """Length of the run."""
         return self.phases[-1].until
 
+    def place(self, rows: Any) -> Any:
+        """A batch on the devices, from the rows that this process feeds."""
+        return meshes.place_rows(self.batch_sharding, rows)
+
     def phase(self, step: int) -> Phase:
         """The phase that `step` belongs to."""
         return next(phase for phase in self.phases if step < phase.until)
@@ -191,9 +195,9 @@ def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches
         if phase.until <= first:
             continue
         if phase.samples:
-            prompt = jax.device_put(prompts[first], plan.batch_sharding)
+            prompt = plan.place(prompts[first])
             plan.refresh.lower(state, *prompt).compile()
-        batch = jax.device_put(data[first], plan.batch_sharding)
+        batch = plan.place(data[first])
         found = phase.step.lower(state, batch).compile().memory_analysis()
         if found is not None:
             # The new state takes the memory of the old one: `alias`.

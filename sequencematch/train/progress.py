@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from sequencematch.storage import console
+from sequencematch.storage.processes import is_first
 
 
 class ProgressLine:
@@ -29,7 +30,7 @@ class ProgressLine:
             TimeRemainingColumn(),
             console=self._console,
             # In a log file, a line that is redrawn would be many; there `report` prints plain ones.
-            disable=not self._console.is_terminal,
+            disable=not (self._console.is_terminal and is_first()),
         )
         self._task = self._progress.add_task("compiling", total=tokens, completed=done)
 

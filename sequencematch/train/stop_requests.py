@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-import jax
 from jax.experimental import multihost_utils
 
 # Signals that ask to stop -> their handler once one of them has come.
@@ -37,25 +36,33 @@ class Interrupted(KeyboardInterrupt):
 class StopRequests:
     """Listens for requests to stop, as a context manager.
 
-    In a pod, jax takes SIGTERM itself and tells all processes, so that they stop at the same step.
-    Then no handler is installed here, and `check` asks jax. Nor is one in a thread, where Python allows
-    none: signals do there what the main thread has them do.
+    Of several processes, jax takes SIGTERM in each and tells all, so that they stop at the same place;
+    the other signals are passed on as a SIGTERM. A place has a number, the count of checks so far,
+    which is the same in all processes because they do the same. In a thread no handler is installed,
+    where Python allows none: signals do there what the main thread has them do.
     """
 
     def __init__(self):
+        self._checks = 0  # of several processes
         self._request: str | None = None  # what asked to stop
         self._deferring = False
         self._original_handlers: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopRequests":
-        is_main = threading.current_thread() is threading.main_thread()
-        if is_main and not jax.distributed.is_initialized():
+        if threading.current_thread() is threading.main_thread():
             # What a shell or nohup ignores for its child stays ignored.
             handled = [
                 n for n in SECOND_HANDLERS if signal.getsignal(n) not in (signal.SIG_IGN, None)
             ]
             self._original_handlers = {n: signal.signal(n, self._handle) for n in handled}
         return self
+
+    def share(self) -> None:
+        """From now on a request to one of several processes is one to all; call it once they are."""
+        # jax has set a handler of its own for SIGTERM.
+        self._original_handlers.pop(signal.SIGTERM, None)
+        for each in self._original_handlers:
+            signal.signal(each, lambda *_: os.kill(os.getpid(), signal.SIGTERM))
 
     def __exit__(self, error: type[BaseException] | None, *_) -> None:
         for number, handler in self._original_handlers.items():
@@ -74,13 +81,17 @@ class StopRequests:
                 os.write(2, f"sequencematch: {self._request}: saving, then leaving\n".encode())
         self.raise_if_asked()
 
-    def check(self, step: int) -> None:
-        """Raises Interrupted if the run is to stop after `step` steps; all processes agree on it."""
-        # In a pod, jax returns True at the same step in every process, some steps after the notice.
-        if self._request is None and multihost_utils.reached_preemption_sync_point(step):
-            self._request = "notice of preemption"
+    def check(self) -> None:
+        """Raises Interrupted if the run is to stop here, also where requests are deferred."""
+        self._hear_others()
         if self._request is not None:
             raise Interrupted(self._request)
+
+    def _hear_others(self) -> None:
+        # jax returns True at the same number in every process, some checks after the notice.
+        self._checks += 1
+        if self._request is None and multihost_utils.reached_preemption_sync_point(self._checks):
+            self._request = "notice of preemption"
 
     @contextlib.contextmanager
     def deferred(self, defer: bool = True) -> Iterator[None]:
@@ -107,5 +118,5 @@ class StopRequests:
         To be called now and then in long work: the exception of a signal handler can be lost, since
         Python drops an exception that is raised in a finaliser.
         """
-        if self._request is not None and not self._deferring:
-            raise Interrupted(self._request)
+        if not self._deferring:
+            self.check()

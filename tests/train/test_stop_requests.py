@@ -21,10 +21,10 @@ def test_a_request_raises_at_once_or_at_the_check_of_a_deferred_block(number):
         signal.raise_signal(number)
     with pytest.raises(Interrupted, match=number.name), StopRequests() as stop_requests:
         with stop_requests.deferred():
-            stop_requests.check(1)
+            stop_requests.check()
             signal.raise_signal(number)
             at_check = True
-            stop_requests.check(2)
+            stop_requests.check()
         at_check = False
     assert at_check
 
@@ -52,7 +52,7 @@ def test_a_request_raises_although_stderr_is_closed():
     try:
         with pytest.raises(Interrupted), StopRequests() as stop_requests, stop_requests.deferred():
             signal.raise_signal(signal.SIGINT)
-            stop_requests.check(1)
+            stop_requests.check()
     finally:
         os.dup2(stderr, 2)
 
@@ -150,30 +150,33 @@ def test_a_second_ctrl_c_kills_and_a_second_sigterm_does_not():
 
 
 POD = """
-import sys, time
-import jax
-jax.distributed.initialize("127.0.0.1:{port}", num_processes=1, process_id=0)
+import os, sys, time
+from sequencematch.train.distributed import Cluster, start, watch_for_abort
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 try:
     with StopRequests() as stop_requests, stop_requests.deferred():
+        start(Cluster("127.0.0.1:{port}", 1, 0), 20)
+        stop_requests.share()
         print("ready", flush=True)
         for step in range(1000):
             time.sleep(0.02)
-            stop_requests.check(step)
+            stop_requests.check()
 except Interrupted as reason:
     print(reason, step > 0, flush=True)
+watch_for_abort("the line", 7)
+os.abort()
 """
 
 
-def test_a_notice_of_preemption_from_jax_stops_the_run():
+def test_a_signal_to_one_of_several_processes_is_a_notice_to_all_and_an_abort_is_a_line():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     process = start(POD.format(port=port))
     time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGUSR1)  # as SLURM warns
     assert process.stdout.readline() == "notice of preemption True\n"
-    assert process.wait(timeout=20) == 0
+    assert process.wait(timeout=20) == 7
 
 
 def test_a_hangup_that_nohup_ignores_stays_ignored():
@@ -193,7 +196,7 @@ def test_a_thread_runs_without_signals():
     def work():
         before = [signal.getsignal(number) for number in SECOND_HANDLERS]
         with StopRequests() as stop_requests, stop_requests.deferred():
-            stop_requests.check(1)
+            stop_requests.check()
             handlers.append([signal.getsignal(number) for number in SECOND_HANDLERS] == before)
 
     thread = threading.Thread(target=work)

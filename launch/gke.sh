@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# Trains on TPU slices of a GKE cluster, as a JobSet that XPK makes; is restarted where it stopped.
+#
+#   CLUSTER=NAME TYPE=v5litepod-16 IMAGE=gcr.io/PROJECT/sequencematch [SLICES=1] [NAME=run] \
+#     launch/gke.sh [--dry_run] --config=arithmetic --config.mesh.data=16 --workdir=/shared/run
+#
+# --dry_run prints every command and runs none. The image has this package with the extra `tpu`, and
+# the tree as its folder; the work directory must be on storage that all pods mount. A pod that is
+# to go hears SIGTERM: all save and leave, and the JobSet starts them again.
+set -euo pipefail
+
+dry=
+run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
+if [[ "${1:-}" == --dry_run ]]; then
+  dry=1
+  shift
+fi
+
+if [[ "${1:-}" != --here ]]; then
+  : "${CLUSTER:?is the name of the cluster}" "${TYPE:?is the type of a slice}" "${IMAGE:?is the image}"
+  run xpk workload create --cluster="$CLUSTER" --workload="${NAME:-sequencematch}" \
+    --tpu-type="$TYPE" --num-slices="${SLICES:-1}" --docker-image="$IMAGE" \
+    --max-restarts="${RESTARTS:-100}" \
+    --command="exec launch/gke.sh --here $(printf '%q ' "$@")"
+  exit
+fi
+shift
+run exec python -m sequencematch.main --resume "$@"

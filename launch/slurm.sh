@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains on the GPUs of SLURM nodes, one process a GPU; is requeued, and goes on where it stopped.
+#
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#     --config=arithmetic --config.mesh.data=16
+#   sbatch --array=0-4 launch/slurm.sh --config=arithmetic     # five runs, of seeds 0 to 4
+#   launch/slurm.sh --dry_run --config=arithmetic              # prints every command, runs none
+#
+# The work directory must be on a file system that all nodes share. In an array leave --workdir out:
+# its default names the seed.
+#SBATCH --job-name=sequencematch
+#SBATCH --output=slurm-%x-%j.log
+#SBATCH --open-mode=append
+#SBATCH --gpus-per-task=1
+#SBATCH --requeue
+#SBATCH --signal=USR1@180
+set -euo pipefail
+
+dry=
+run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
+if [[ "${1:-}" == --dry_run ]]; then
+  dry=1
+  shift
+fi
+
+if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
+  set -- "$@" --config.seed="$SLURM_ARRAY_TASK_ID"
+fi
+
+# USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
+code=0
+run srun --kill-on-bad-exit=1 python -m sequencematch.main --resume "$@" || code=$?
+if [[ "$code" == 75 || -n "$dry" ]]; then
+  run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+fi
+exit "$code"

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Trains on all hosts of a Cloud TPU slice: makes it if it is missing, installs this tree, and runs.
+#
+#   TPU=NAME ZONE=us-central2-b TYPE=v4-32 launch/tpu_pod.sh [--dry_run] \
+#     --config=arithmetic --config.mesh.data=16 --workdir=/shared/run
+#
+# --dry_run prints every command and runs none. The work directory must be on a file system that all
+# hosts mount, such as Filestore. The same command goes on where a run stopped. The slice costs money
+# until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+set -euo pipefail
+
+dry=
+run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
+if [[ "${1:-}" == --dry_run ]]; then
+  dry=1
+  shift
+fi
+
+if [[ "${1:-}" != --here ]]; then
+  : "${TPU:?is the name of the slice}" "${ZONE:?is its zone}" "${TYPE:?is its type, such as v4-32}"
+  tpu() { run gcloud compute tpus tpu-vm "$1" "$TPU" --zone="$ZONE" "${@:2}"; }
+  if [[ -n "$dry" ]] || ! tpu describe >/dev/null 2>&1; then
+    tpu create --accelerator-type="$TYPE" --version="${VERSION:-tpu-ubuntu2204-base}"
+  fi
+  run tar --exclude-vcs -czf /tmp/sequencematch.tgz . # for scp, which copies one file faster than many
+  run gcloud compute tpus tpu-vm scp /tmp/sequencematch.tgz "$TPU": --zone="$ZONE" --worker=all
+  tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && tar -xzf ../sequencematch.tgz &&
+    pip install --user uv && python3 -m uv venv --allow-existing --python=3.12 .venv &&
+    python3 -m uv pip install --python=.venv/bin/python -e ".[tpu]"'
+  # -t: where the connection ends, the run hears a SIGHUP, saves and leaves.
+  tpu ssh --worker=all --command="cd sequencematch && PATH=\$PWD/.venv/bin:\$PATH exec \
+    launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -t
+  exit
+fi
+shift
+run exec python -m sequencematch.main --cluster=tpu --resume "$@"

@@ -1,0 +1,195 @@
+"""Several processes, one a host, as one run: they meet, and none waits for one that is gone.
+
+jax connects them by a service in the first process, the coordinator. Where this fails jax ends a
+process from C++ by an abort; `watch_for_abort` turns that into a line and an exit code.
+"""
+
+import contextlib
+import ctypes
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+from sequencematch.storage import console
+from sequencematch.storage.processes import wait_for_all
+
+HEARTBEAT = 10  # seconds without a sign of life after which a process is taken for dead
+REFUSED = 2  # exit code of a process that has refused, as the others need not have
+LEAVING = 10  # seconds that a process which leaves waits for the others
+GONE = (
+    "another process of this run has stopped, or cannot be reached, so this one stops, too: see what "
+    "that one says"
+)
+
+
+class Cluster(NamedTuple):
+    """Where the processes of a run meet.
+
+    Attributes:
+      coordinator: HOST:PORT, in the first process. None: jax asks the TPU for all three.
+      processes: how many there are.
+      process: the number of this one, from 0.
+    """
+
+    coordinator: str | None = None
+    processes: int | None = None
+    process: int | None = None
+
+
+def slurm_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """The tasks of a SLURM step, if there are several; the port follows from the job's number."""
+    e = environment
+    if int(e.get("SLURM_NTASKS", 1)) < 2 or not {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= e.keys():
+        return None
+    # node[07-12,20],other: the first is node07
+    name, number = re.match(r"([^,\[]*)(?:\[(\w+))?", e["SLURM_STEP_NODELIST"]).groups()
+    port = 61440 + int(e.get("SLURM_JOB_ID", 0)) % 4096
+    host = f"{name}{number or ''}"
+    return Cluster(f"{host}:{port}", int(e["SLURM_NTASKS"]), int(e["SLURM_PROCID"]))
+
+
+def tpu_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """The hosts of a TPU slice, or of several, as GKE names them; jax knows the rest."""
+    several = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    return Cluster() if several or "MEGASCALE_COORDINATOR_ADDRESS" in environment else None
+
+
+def named_cluster(environment: Mapping[str, str]) -> Cluster | None:
+    """What JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say.
+
+    Raises:
+      ValueError: some of them are missing.
+    """
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [environment[name] for name in names if environment.get(name)]
+    if len(given) not in (0, 3):
+        raise ValueError(f"{', '.join(names)}: set all three in the environment, or none")
+    return Cluster(given[0], int(given[1]), int(given[2])) if given else None
+
+
+# How a run learns of its processes -> environment -> where they meet; None for a single process.
+CLUSTERS: dict[str, Callable[[Mapping[str, str]], Cluster | None]] = {
+    "auto": lambda e: named_cluster(e) or tpu_cluster(e) or slurm_cluster(e),
+    "tpu": lambda e: Cluster(),
+    "none": lambda e: None,
+}
+
+
+def check_cluster(cluster: Cluster) -> None:
+    """Raises ValueError for numbers and addresses that cannot be."""
+    at, n, i = cluster
+    if cluster == Cluster():
+        return
+    if None in cluster:
+        raise ValueError("--coordinator, --processes and --process go together: give all three")
+    if not re.fullmatch(r"[^\s:]+:\d{1,5}", at):
+        raise ValueError(f"coordinator {at!r} must be HOST:PORT, in the first process")
+    if not 0 <= i < n:
+        raise ValueError(f"process {i} of {n}: processes are numbered from 0 to {n - 1}")
+
+
+def start(cluster: Cluster, seconds: int) -> None:
+    """Connects this process with the others; to be called before jax looks for devices.
+
+    Args:
+      cluster: where they meet.
+      seconds: how long to wait for the others.
+
+    Raises:
+      ValueError: they do not meet.
+    """
+    check_cluster(cluster)
+    at, n, i = cluster
+    if i:
+        find_coordinator(at, i, seconds)
+    # Collectives between CPUs; on accelerators it plays no part. It prints on stdout.
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    console.keep_stdout_apart()
+    who = f"the {n} processes of this run have" if n else "the processes of this run have"
+    watch_for_abort(
+        f"{who} not all met at {at or 'the TPU'} within {seconds} seconds", code=REFUSED
+    )
+    try:
+        jax.distributed.initialize(
+            at,
+            n,
+            i,
+            initialization_timeout=seconds,
+            heartbeat_timeout_seconds=HEARTBEAT,
+            shutdown_timeout_seconds=LEAVING,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"the processes do not meet at {at or 'the TPU'}: {error}") from error
+    watch_for_abort(GONE, code=3)
+
+
+def find_coordinator(address: str, process: int, seconds: int) -> None:
+    """Returns when something listens at the address.
+
+    Raises:
+      ValueError: nothing does, for so many seconds.
+    """
+    host, port = address.rsplit(":", 1)
+    until, why = time.monotonic() + seconds, ""
+    while time.monotonic() < until:
+        try:
+            socket.create_connection((host, int(port)), timeout=5).close()
+            return
+        except OSError as error:
+            why = error.strerror or str(error)
+            time.sleep(min(1, seconds / 10))
+    raise ValueError(
+        f"process {process} finds no coordinator at {address} after {seconds} seconds ({why}): start "
+        "process 0 there, or name its HOST:PORT with --coordinator"
+    )
+
+
+_handlers: list = []  # of aborts; C only has their addresses
+
+
+def watch_for_abort(reason: str, code: int) -> None:
+    """From now on an abort of the process prints this line, if there is one, and the exit code is this.
+
+    Python has no say in an abort by C++, which jax uses when it has lost the other processes.
+    """
+
+    def leave(_: int) -> None:
+        if reason:
+            os.write(2, f"sequencematch: {reason}\n".encode())
+        os._exit(code)
+
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)
+    library = ctypes.CDLL(None)
+    library.signal.restype = ctypes.c_void_p
+    library.signal(int(signal.SIGABRT), handler)
+    _handlers.append(handler)
+
+
+def is_lost_peer(error: BaseException) -> bool:
+    """Whether an error of jax means that another process is gone."""
+    words = ("Gloo", "Connection closed by peer", "coordination service", "CoordinationService")
+    return jax.distributed.is_initialized() and any(word in str(error) for word in words)
+
+
+def leave(code: int, waits: bool) -> bool:
+    """Takes leave of the other processes; returns whether there were any.
+
+    Args:
+      code: the exit code.
+      waits: whether the others come here, too, and are waited for.
+    """
+    if not jax.distributed.is_initialized():
+        return False
+    watch_for_abort("", code)
+    if waits:
+        with contextlib.suppress(Exception):  # they may have left in another way
+            if code != REFUSED:
+                wait_for_all("the end")
+            jax.distributed.shutdown()
+    return True

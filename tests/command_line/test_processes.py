@@ -1,0 +1,148 @@
+"""A run of several processes is the run of one; it stops as one, and each says why.
+
+Real processes on this machine, each with simulated devices of its own.
+"""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import pytest
+
+from sequencematch.cli.workdir import lock
+from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
+
+DEVICES = 4  # in all
+SIGNALLED_AT = 10  # records; a checkpoint is saved before
+PATIENCE = 600  # seconds, on a busy machine
+
+
+def start(folder, processes, flags, more=([], [])):
+    """Starts the processes of a run, and returns them; `more` has flags of each alone."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    count = f"--xla_force_host_platform_device_count={DEVICES // processes}"
+    env = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": count}
+    command = [sys.executable, "-m", "sequencematch.main", f"--workdir={folder}", *flags]
+    several = [f"--coordinator=127.0.0.1:{port}", f"--processes={processes}"]
+    found = []
+    for i in range(processes):
+        own = [*several, f"--process={i}", *more[i]] if processes > 1 else []
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        found.append(subprocess.Popen([*command, *own], cwd=ROOT, env=env, **pipes))
+    return found
+
+
+def wait(processes):
+    """(exit code, stdout, our lines on stderr) of each process."""
+    ends = []
+    for process in processes:
+        out, err = process.communicate(timeout=PATIENCE)
+        ours = [line for line in err.splitlines() if line.startswith("sequencematch: ")]
+        ends.append((process.returncode, out, ours or err[-2000:]))
+    return ends
+
+
+def wait_for_records(folder):
+    until = time.monotonic() + PATIENCE
+    path = folder / "metrics.jsonl"
+    while not path.exists() or path.read_text().count("\n") < SIGNALLED_AT:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def several_flags(pairs_file):
+    values = {**TINY, "data.path": pairs_file, "mesh.data": DEVICES}
+    return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
+
+
+@pytest.fixture(scope="module")
+def run_of_two(several_flags, tmp_path_factory):
+    """The work directory of an uninterrupted run of two processes; read only."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    (first, out, _), (second, nothing, _) = wait(start(folder, 2, several_flags))
+    assert (first, second) == (0, 0)
+    assert out.startswith("sequencematch on words") and "in 2 processes" in out
+    assert "Gloo" not in out and nothing == ""
+    return folder
+
+
+def losses(folder):
+    return [r["loss"] for r in records(folder / "metrics.jsonl") if r["kind"] == "train"]
+
+
+@pytest.mark.stress
+def test_two_processes_train_as_one(run_of_two, several_flags, tmp_path):
+    ((code, _, _),) = wait(start(tmp_path / "run", 1, several_flags))
+    assert code == 0 and len(losses(run_of_two)) == 24
+    assert losses(run_of_two) == pytest.approx(losses(tmp_path / "run"), rel=1e-5)
+    names = [sorted(p.name for p in f.iterdir()) for f in (run_of_two, tmp_path / "run")]
+    assert names[0] == names[1]
+    here, there = (read_json(f / "summary.json")["test"] for f in (run_of_two, tmp_path / "run"))
+    assert [x["right"] for x in here.values()] == [x["right"] for x in there.values()]
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("killed", [0, 1])
+def test_the_other_stops_when_one_is_killed_and_both_resume(
+    run_of_two, several_flags, tmp_path, killed
+):
+    folder = tmp_path / "run"
+    processes = start(folder, 2, several_flags)
+    wait_for_records(folder)
+    processes[killed].kill()
+    began = time.monotonic()
+    code, _, lines = wait(processes)[1 - killed]
+    assert time.monotonic() - began < 60
+    assert code == 3 and len(lines) == 1 and "another process of this run has stopped" in lines[0]
+    alone = shutil.copytree(folder, tmp_path / "alone")
+    assert [code for code, _, _ in wait(start(folder, 2, ["--resume"]))] == [0, 0]
+    assert_same_run(folder, run_of_two)
+    if killed:
+        assert [code for code, _, _ in wait(start(alone, 1, ["--resume"]))] == [0]
+        assert losses(alone) == pytest.approx(losses(run_of_two), rel=1e-5)
+
+
+@pytest.mark.stress
+def test_a_request_to_one_stops_all_at_one_step(run_of_two, several_flags, tmp_path):
+    folder = tmp_path / "run"
+    processes = start(folder, 2, several_flags)
+    wait_for_records(folder)
+    processes[1].send_signal(signal.SIGUSR1)
+    for code, _, lines in wait(processes):
+        assert code == 75 and lines == [
+            "sequencematch: interrupted by notice of preemption: continue with --resume"
+        ]
+    assert [code for code, _, _ in wait(start(folder, 2, ["--resume"]))] == [0, 0]
+    assert_same_run(folder, run_of_two)
+
+
+@pytest.mark.stress
+def test_processes_that_were_asked_for_other_things_are_refused(several_flags, tmp_path):
+    own = [[], ["--config.seed=1"]]
+    for code, _, lines in wait(start(tmp_path / "run", 2, several_flags, own)):
+        assert code == 2 and len(lines) == 1 and "asked for different things" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.stress
+def test_when_the_first_refuses_the_other_stops(several_flags, tmp_path):
+    """Another run holds the lock, which only the first process asks for."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with lock(folder):
+        (first, _, why), (second, _, lines) = wait(start(folder, 2, several_flags))
+    assert first == 2 and len(why) == 1 and "is in use by process" in why[0]
+    assert second == 3 and len(lines) == 1 and "another process of this run has" in lines[0]
+
+
+def test_a_missing_coordinator_is_refused_in_one_line(tiny_flags, tmp_path, assert_refused):
+    several = ["--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--wait=1"]
+    words = ["process 1 finds no coordinator at 127.0.0.1:9", "--coordinator"]
+    assert_refused(words, *tiny_flags, f"--workdir={tmp_path / 'run'}", *several)

@@ -1,0 +1,96 @@
+"""The scripts in launch/: short, sound, and ending in the command line of this package."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sequencematch.cli.flags import parse_flags
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+NAMED = {"TPU": "t", "ZONE": "z", "TYPE": "v4-32", "CLUSTER": "c", "IMAGE": "i", "GPUS": "4"}
+FLAGS = ["--config=arithmetic", "--workdir=/with a space/run", "--config.edits=('<bkspc>',)"]
+
+
+def run(script, *flags, path=(), **environment):
+    env = os.environ | NAMED | environment
+    env["PATH"] = os.pathsep.join([*map(str, path), str(Path(sys.executable).parent), env["PATH"]])
+    return subprocess.run(
+        [str(script), *flags], cwd=ROOT, env=env, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_scripts_are_short_and_sound():
+    assert [path.stem for path in SCRIPTS] == ["gke", "gpu", "slurm", "tpu_pod"]
+    assert all(len(path.read_text().splitlines()) <= 40 for path in SCRIPTS)
+    shellcheck = Path(sys.executable).with_name("shellcheck")
+    found = subprocess.run([shellcheck, *SCRIPTS], capture_output=True, text=True)
+    assert (found.stdout, found.returncode) == ("", 0)
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_dry_run_prints_every_command_and_runs_none(script):
+    done = run(script, "--dry_run", *FLAGS, path=[])
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "--config=arithmetic" in done.stdout
+    # The two that work from afar call themselves on the hosts.
+    here = ["--here"] if "--here" in done.stdout else []
+    last = run(script, "--dry_run", *here, *FLAGS).stdout.splitlines()
+    words = shlex.split(next(line for line in last if "sequencematch.main" in line))
+    at = words.index("python")
+    assert words[at : at + 3] == ["python", "-m", "sequencematch.main"]
+    asked = parse_flags(["main.py", *words[at + 3 :]])
+    assert asked.flags.resume and asked.flags.workdir == "/with a space/run"
+
+
+def test_flags_reach_the_hosts_as_they_are():
+    """Through the quoting of a shell that starts another."""
+    for name, flag in (("gke", "--command="), ("tpu_pod", "--command=")):
+        lines = run(ROOT / "launch" / f"{name}.sh", "--dry_run", *FLAGS).stdout.splitlines()
+        words = next(shlex.split(line) for line in lines if "--here" in line)
+        (command,) = [word for word in words if word.startswith(flag)]
+        assert shlex.split(command)[-len(FLAGS) :] == FLAGS
+
+
+@pytest.fixture
+def tools(tmp_path):
+    """A folder of commands that stand for a cluster's: srun starts what it is given."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    bodies = {
+        "srun": 'while [[ $1 == -* ]]; do shift; done\nexec "$@"',
+        "scontrol": 'echo scontrol "$@"',
+        "python": 'echo python "$@"\nexit "$CODE"',
+    }
+    for name, body in bodies.items():
+        (folder / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (folder / name).chmod(0o755)
+    return folder
+
+
+@pytest.mark.parametrize("code, requeues", [(0, False), (2, False), (75, True)])
+def test_an_interrupted_job_is_requeued_and_no_other(tools, code, requeues):
+    job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "CODE": str(code)}
+    done = run(ROOT / "launch" / "slurm.sh", *FLAGS, path=[tools], **job)
+    assert done.returncode == code
+    assert ("scontrol requeue 12" in done.stdout) == requeues
+    assert "--resume" in done.stdout and "--config.seed=3" in done.stdout
+
+
+def test_a_signal_to_the_script_reaches_the_run(tools):
+    """The script becomes the run."""
+    (tools / "python").write_text(
+        "#!/usr/bin/env bash\ntrap 'exit 75' TERM\necho up\nwhile :; do :; done"
+    )
+    env = os.environ | NAMED | {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"}
+    process = subprocess.Popen(
+        [ROOT / "launch" / "gpu.sh", *FLAGS], env=env, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout.readline() == "up\n"
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=20) == 75

@@ -1,0 +1,73 @@
+"""Several processes: where they are named, and which rows each of them feeds."""
+
+import jax
+import numpy as np
+import pytest
+
+from sequencematch.setup.build import Rows
+from sequencematch.train.distributed import CLUSTERS, Cluster, check_cluster, find_coordinator
+from tests.train.runs import make_tiny_run
+
+SLURM = {"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
+JAX = {
+    "JAX_COORDINATOR_ADDRESS": "a:1",
+    "JAX_NUM_PROCESSES": "2",
+    "JAX_PROCESS_ID": "1",
+}
+FOUND = [
+    ({}, None),
+    ({"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_PROCID": "0"}, None),
+    (SLURM, None),  # the batch script itself, outside of srun
+    *(
+        (SLURM | {"SLURM_STEP_NODELIST": nodes}, Cluster(f"{first}:61441", 4, 3))
+        for nodes, first in [
+            ("one", "one"),
+            ("n1,n2", "n1"),
+            ("gpu[007-010,12],x", "gpu007"),
+            ("a-b[3,5]", "a-b3"),
+        ]
+    ),
+    ({"TPU_WORKER_HOSTNAMES": "one"}, None),
+    ({"TPU_WORKER_HOSTNAMES": "one,two"}, Cluster()),
+    ({"MEGASCALE_COORDINATOR_ADDRESS": "one"}, Cluster()),
+    (JAX, Cluster("a:1", 2, 1)),
+    (JAX | SLURM | {"SLURM_STEP_NODELIST": "n1"}, Cluster("a:1", 2, 1)),
+]
+
+
+@pytest.mark.parametrize("environment, cluster", FOUND)
+def test_processes_are_found_in_the_environment(environment, cluster):
+    assert CLUSTERS["auto"](environment) == cluster
+    assert CLUSTERS["none"](environment) is None
+
+
+def test_what_cannot_be_is_refused():
+    with pytest.raises(ValueError, match="JAX_PROCESS_ID: set all three"):
+        CLUSTERS["auto"]({"JAX_COORDINATOR_ADDRESS": "a:1"})
+    for cluster, words in [
+        (Cluster("a:1"), "give all three"),
+        (Cluster("a", 2, 0), "must be HOST:PORT"),
+        (Cluster("a:1", 2, 2), "numbered from 0 to 1"),
+    ]:
+        with pytest.raises(ValueError, match=words):
+            check_cluster(cluster)
+
+
+def test_a_missing_coordinator_is_said_with_its_address():
+    with pytest.raises(
+        ValueError, match=r"process 2 finds no coordinator at 127.0.0.1:9 after 1 s"
+    ):
+        find_coordinator("127.0.0.1:9", 2, seconds=1)
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_the_rows_of_all_processes_are_those_of_one(spellings, processes):
+    """Order, noise and prompts; the batch does not depend on who feeds it."""
+    one, shares = (make_tiny_run(spellings, {"train.batch_size": B}) for B in (8, 8 // processes))
+    for step in (0, 1, 7):  # the last is in another epoch
+        fed = [Rows(shares.episodes, [i], processes)[step] for i in range(processes)]
+        both = Rows(shares.episodes, [*range(processes)], processes)[step]
+        expected = one.episodes[step]
+        joined = jax.tree.map(lambda *x: np.concatenate(x), *fed)
+        jax.tree.map(np.testing.assert_array_equal, joined, expected)
+        jax.tree.map(np.testing.assert_array_equal, both, expected)
