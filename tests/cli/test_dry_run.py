@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import pytest
 
 from sequencematch.cli import dry_run
+from sequencematch.train.mesh import make_mesh, replicated_sharding
 from sequencematch.train.plan import Phase, Plan
 
 
 def plan_of(*phases):
     """A plan of these phases; each refresh is of 3 prompts."""
-    everywhere = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    everywhere = replicated_sharding(make_mesh(1, 1))
     return Plan(phases, refresh, 7, 2, 3, 1, 1, 1, 0, everywhere)
 
 
