@@ -262,7 +262,8 @@ def test_a_dead_slot_leaves_no_trace(sizes):
     process = mdp.make(V, eos=EOS, pad=PAD, never=[BOS], edits={V - 2: 1, V - 1: 2})
     actions = [5, 6, V - 2, 7, 8, V - 1, V - 1, 9]
     episode = oracles.lay_out_episode([BOS, 5], actions, actions, slots=12, filler=EOS)
-    one = jax.vmap(partial(build_trajectory, process))(oracles.stack_episodes([episode]))
+    build = jax.jit(jax.vmap(partial(build_trajectory, process)))
+    one = build(oracles.stack_episodes([episode]))
     one = jax.tree.map(jnp.asarray, one)
     dead = process.pops[one.tokens] > 0
     assert dead.sum() == 3

@@ -82,7 +82,7 @@ def test_episode_is_prompt_then_actions_then_padding(samples, prompts):
     np.testing.assert_array_equal(episodes.labels[taken], executed[taken])
     assert MDP.legal[episodes.labels].all()
     assert not episodes.imitate.any()
-    trajectories = jax.vmap(partial(build_trajectory, MDP))(jax.tree.map(jnp.asarray, episodes))
+    trajectories = jax.jit(jax.vmap(partial(build_trajectory, MDP)))(episodes)
     np.testing.assert_array_equal(trajectories.finished, finished_rows(episodes))
 
 
