@@ -22,6 +22,7 @@ from sequencematch.evaluate.sections import (
     section,
     traces,
 )
+from sequencematch.evaluate.text_section import texts
 from sequencematch.storage import files
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -45,7 +46,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _page(run: RunFiles) -> str:
-    parts = (_header, headline, curves, edits, scores, traces, _details)
+    parts = (_header, headline, texts, curves, edits, scores, traces, _details)
     body = "\n".join(part(run) for part in parts)
     # The empty icon keeps browsers from asking for a favicon.ico.
     return (

@@ -196,7 +196,7 @@ def edits(run: RunFiles) -> str:
     """Shows how often edits are used, how often rightly, and what becomes of errors."""
     test = object_at(run.summary, "test")
     uses = {d: use for d in ways(run) if (use := object_at(object_at(test, d), "edits"))}
-    return section("Edits on the test questions", _table(EDIT_ROWS, uses))
+    return section("Edits on the test questions", table(EDIT_ROWS, uses))
 
 
 # Key in the "auc" of sampled answers, title, meaning, and format.
@@ -222,22 +222,22 @@ def scores(run: RunFiles) -> str:
         column: {key: area[column] for key, area in areas.items() if column in area}
         for column in ("pooled", "within")
     }
-    table = _table(SCORE_ROWS, columns)
+    areas_table = table(SCORE_ROWS, columns)
     legend = (
         "<p>The probability that a right answer scores above a wrong one, among answers drawn from "
         "the policy; a half knows nothing. Pooled: any two answers. Within: two answers to one "
         "question, where no score gains by knowing hard questions from easy ones.</p>"
     )
-    return section("Scores of right and wrong answers", table and legend + table)
+    return section("Scores of right and wrong answers", areas_table and legend + areas_table)
 
 
-def _table(rows: Sequence[tuple], columns: dict[str, dict]) -> str:
+def table(rows: Sequence[tuple], columns: dict[str, dict]) -> str:
     """Returns a table of the rows (key, title, meaning, format) that some column has; "" if none."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
     shown = [row for row in rows if any(row[0] in cells for cells in columns.values())]
     body = "".join(_row(*row, columns) for row in shown)
-    table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
-    return table * bool(body)
+    whole = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table>"
+    return whole * bool(body)
 
 
 def _row(key: str, title: str, meaning: str, form: Callable, columns: dict[str, dict]) -> str:

@@ -1,0 +1,22 @@
+"""Every variant of configs/text.py is a configuration, and differs in what it says."""
+
+import pytest
+
+from configs import text as configuration
+from sequencematch.setup.check import check_config
+
+METHODS = ["sequencematch", "mle", "bc", "unlikelihood", "le_cam", "iql_offline"]
+
+
+@pytest.mark.parametrize("variant", [*METHODS, "paper", "paper,mle"])
+def test_a_variant_is_valid(variant):
+    config = configuration.get_config(variant)
+    check_config(config)
+    assert config.task == "text"
+    assert config.method == (variant.removeprefix("paper").strip(",") or "sequencematch")
+
+
+def test_the_paper_is_followed_where_it_says_so():
+    config = configuration.get_config("paper")
+    paper = (config.data.window, config.noise.eta, config.objective.gamma, config.objective.alpha)
+    assert paper == (1024, 0.001, 0.998, 0.01)
