@@ -30,9 +30,9 @@ BAR = 24  # characters of a bar as long as the peak
 def trace(parts: Parts, plan: Plan, episodes: Batches, prompts: Batches) -> None:
     """Traces each step of the plan on the shapes of the first batch; compiles and computes nothing."""
     for phase, _, _ in remaining_phases(plan, 0):
-        phase.step.trace(parts.like, plan.place(episodes[0]))
+        phase.step.trace(parts.like, episodes[0])
         if phase.samples:
-            plan.refresh.trace(parts.like, *plan.place(prompts[0]))
+            plan.refresh.trace(parts.like, *prompts[0])
 
 
 def remaining_phases(plan: Plan, first: int) -> Iterator[tuple[Phase, int, int]]:

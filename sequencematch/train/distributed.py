@@ -127,6 +127,9 @@ def start(cluster: Cluster, seconds: int) -> None:
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the processes do not meet at {at or 'the TPU'}: {error}") from error
     watch_for_abort(GONE, code=3)
+    if jax.default_backend() == "cpu":
+        # Programs with collectives between processes wait for ever where they come from jax's cache.
+        jax.config.update("jax_enable_compilation_cache", False)
 
 
 def find_coordinator(address: str, process: int, seconds: int) -> None:

@@ -48,11 +48,11 @@ def wait(processes):
     return ends
 
 
-def wait_for_records(folder):
+def wait_for_records(folder, processes):
     until = time.monotonic() + PATIENCE
     path = folder / "metrics.jsonl"
     while not path.exists() or path.read_text().count("\n") < SIGNALLED_AT:
-        assert time.monotonic() < until
+        assert time.monotonic() < until and {p.poll() for p in processes} == {None}
         time.sleep(0.02)
 
 
@@ -95,7 +95,7 @@ def test_the_other_stops_when_one_is_killed_and_both_resume(
 ):
     folder = tmp_path / "run"
     processes = start(folder, 2, several_flags)
-    wait_for_records(folder)
+    wait_for_records(folder, processes)
     processes[killed].kill()
     began = time.monotonic()
     code, _, lines = wait(processes)[1 - killed]
@@ -113,7 +113,7 @@ def test_the_other_stops_when_one_is_killed_and_both_resume(
 def test_a_request_to_one_stops_all_at_one_step(run_of_two, several_flags, tmp_path):
     folder = tmp_path / "run"
     processes = start(folder, 2, several_flags)
-    wait_for_records(folder)
+    wait_for_records(folder, processes)
     processes[1].send_signal(signal.SIGUSR1)
     for code, _, lines in wait(processes):
         assert code == 75 and lines == [

@@ -13,7 +13,7 @@ def test_accelerators_have_their_own_memory_and_cpus_share_the_machines(monkeypa
     monkeypatch.setattr(machine, "free_bytes", lambda: 2**34)
     assert [available_bytes(n) for n in (1, 8)] == [2**34, 2**31]
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
-    monkeypatch.setattr(machine, "devices", lambda: [device])
+    monkeypatch.setattr(machine, "devices_here", lambda: [device])
     assert [available_bytes(n) for n in (1, 8)] == [2**36, 2**36]
 
 

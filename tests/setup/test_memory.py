@@ -294,7 +294,7 @@ def test_peak_is_all_permanent_parts_the_largest_temporary_one_and_the_checkpoin
 def test_checkpoint_and_examples_take_no_memory_of_an_accelerator(monkeypatch):
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
     cpu = memory.estimate_training(valid_config_with({}), V, 2**20)
-    monkeypatch.setattr(memory, "devices", lambda: [device])
+    monkeypatch.setattr(memory, "devices_here", lambda: [device])
     accelerator = memory.estimate_training(valid_config_with({}), V, 2**20)
     assert accelerator == cpu._replace(checkpoint=0, examples=0)
 
