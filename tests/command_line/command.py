@@ -47,8 +47,8 @@ def records(path):
 
 
 def contents(folder):
-    """Path -> content of every file in the folder, None for folders."""
-    paths = sorted(folder.rglob("*"))
+    """Path -> content of every file in the folder, None for folders; without what Python compiles."""
+    paths = [p for p in sorted(folder.rglob("*")) if "__pycache__" not in p.parts]
     return {str(path): path.read_bytes() if path.is_file() else None for path in paths}
 
 
