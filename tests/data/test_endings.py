@@ -14,6 +14,7 @@ from tests.data.doubling import EXAMPLES, TASK, TOKENIZER, rows
 from tests.data.test_pipeline import TOKENIZERS
 
 NOISE = Noise("random", 0.1)
+MANY = 256  # grain shuffles many examples faster than few: an index of 8 takes it 4 ms
 
 
 def measure(task, tokenizer, noise, max_actions, max_cut):
@@ -22,7 +23,7 @@ def measure(task, tokenizer, noise, max_actions, max_cut):
 
 def of_length(length, prompt="1+1="):
     """A task whose completions have this many characters."""
-    return TASK._replace(splits={"train": [Example(prompt, "7" * length)] * 8})
+    return TASK._replace(splits={"train": [Example(prompt, "7" * length)] * 8 * MANY})
 
 
 def share_in_batches(task, noise, max_actions, tokenizer=TOKENIZER, count=40):
@@ -47,7 +48,7 @@ def test_completions_of_31_characters_lose_their_ends_in_32_decisions(prompt):
 
 @pytest.mark.parametrize("edits", ["bkspc", "reset"])
 def test_share_is_that_of_the_batches_and_the_named_size_is_enough(edits):
-    task, tokenizer = TASK._replace(splits={"train": EXAMPLES}), TOKENIZERS[edits]
+    task, tokenizer = TASK._replace(splits={"train": EXAMPLES * MANY}), TOKENIZERS[edits]
     found = measure(task, tokenizer, NOISE, 4, 0.01)
     assert found.share == pytest.approx(share_in_batches(task, NOISE, 4, tokenizer), abs=0.04)
     enough = found.enough
@@ -89,7 +90,9 @@ def test_texts_up_to_the_longest_that_keeps_its_end_lose_few_and_longer_ones_mor
     found = measure(TASK._replace(splits={"train": texts}), TOKENIZER, NOISE, 32, 0.01)
     assert 15 < found.longest < 30
     kept, more = (
-        TASK._replace(splits={"train": texts[:length]})  # with `<eos>` of this length at most
+        TASK._replace(
+            splits={"train": texts[:length] * MANY}
+        )  # with `<eos>` of this length at most
         for length in (found.longest, found.longest + 2)
     )
     assert share_in_batches(kept, NOISE, 32) < 0.015

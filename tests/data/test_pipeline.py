@@ -1,6 +1,8 @@
 import dataclasses
 import os
+from functools import partial
 
+import jax
 import numpy as np
 import pytest
 
@@ -137,10 +139,11 @@ def test_cut_example_has_no_eos_and_its_trajectory_is_cut(noise):
     windows = [dataclasses.replace(example, cut=True) for example in EXAMPLES]
     task, pops = TASK._replace(splits={"train": windows}), TOKENIZER.pops
     process = mdp.make(TOKENIZER.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits=pops)
+    build = jax.jit(partial(build_trajectory, process))
     for episode in rows(batches(noise, slots=200, task=task), 3):
         prompt, texts = replay(episode, pops)
         assert TOKENIZER.decode(texts[-1]) == COMPLETIONS[TOKENIZER.decode(prompt)]
-        assert EOS not in episode.tokens and not build_trajectory(process, episode).finished
+        assert EOS not in episode.tokens and not build(episode).finished
 
 
 def test_text_that_restarts_for_ever_is_cut_after_max_actions():
