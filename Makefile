@@ -8,7 +8,7 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
-# Large arrays on huge pages: a training step takes a fifth less time on Linux; elsewhere it does nothing.
+# Large arrays on huge pages: training on CPUs takes less time on Linux; elsewhere it does nothing.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Python keeps what it has compiled, also where it is told not to: all tests are collected in 12 s, not in 21.
 unexport PYTHONDONTWRITEBYTECODE

@@ -90,9 +90,8 @@ def test_texts_up_to_the_longest_that_keeps_its_end_lose_few_and_longer_ones_mor
     found = measure(TASK._replace(splits={"train": texts}), TOKENIZER, NOISE, 32, 0.01)
     assert 15 < found.longest < 30
     kept, more = (
-        TASK._replace(
-            splits={"train": texts[:length] * MANY}
-        )  # with `<eos>` of this length at most
+        # With `<eos>` of this length at most.
+        TASK._replace(splits={"train": texts[:length] * MANY})
         for length in (found.longest, found.longest + 2)
     )
     assert share_in_batches(kept, NOISE, 32) < 0.015

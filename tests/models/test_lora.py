@@ -133,8 +133,9 @@ def test_a_model_without_adapters_is_adapted(base):
     made = nnx.state(network(adapters))
     adapted = lora.adapt(nnx.state(network()), lora.adapters_of(made), adapters)
     assert jax.tree.structure(adapted) == jax.tree.structure(made)
-    for path, x in by_path(made).items():  # to rounding, since another program computes them
-        np.testing.assert_allclose(by_path(adapted)[path], x, rtol=1e-6, err_msg=path)
+    for path, x in by_path(made).items():  # another program may round a scale of 4 bits otherwise
+        tolerance = 1e-6 * path.endswith("scale")
+        np.testing.assert_allclose(by_path(adapted)[path], x, rtol=tolerance, err_msg=path)
     bare = jax.eval_shape(partial(lora.merge, lora=adapters), made)
     assert jax.tree.structure(bare) == jax.tree.structure(nnx.state(network()))
 

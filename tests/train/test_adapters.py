@@ -84,8 +84,9 @@ def test_parameters_of_a_pretrained_model_take_the_place_of_drawn_ones(adapted_r
     assert shapes == [(x.shape, x.dtype, x.sharding) for x in jax.tree.leaves(given)]
     adapted, drawn = arrays(parts.adapt(given)), arrays(parts.draw())
     assert adapted.keys() == drawn.keys()
-    for path, value in drawn.items():  # to rounding, since another program computes them
-        np.testing.assert_allclose(adapted[path], value, rtol=1e-6, err_msg=path)
+    for path, value in drawn.items():  # another program may round a scale of 4 bits otherwise
+        tolerance = 1e-6 * path.endswith("scale")
+        np.testing.assert_allclose(adapted[path], value, rtol=tolerance, err_msg=path)
     assert parts.adapt(given) is not given and plain.adapt(given) is given
 
 

@@ -106,12 +106,12 @@ def test_a_run_that_was_asked_to_stop_resumes_as_if_it_was_not(
 ):
     number = signal.SIGTERM if step % 2 else signal.SIGINT
     with pytest.raises(Interrupted, match=number.name):
-        train(tiny_run, tmp_path, save_every=12, **signal_at(tiny_run, step, where, number))
+        train(tiny_run, tmp_path, save_every=4, **signal_at(tiny_run, step, where, number))
     # A step that has begun is finished. Reading the first batch is part of compiling, not of a step.
     reached = step if where == "validation" or step == 0 else step + 1
     with Checkpoints(tmp_path) as checkpoints:
         assert int(checkpoints.restore(tiny_run.parts.like).state.step) == reached
-    state = train(tiny_run, tmp_path, save_every=12, resume=True)
+    state = train(tiny_run, tmp_path, save_every=4, resume=True)
     assert bits(state) == bits(whole_run[1])
     assert records(tmp_path) == records(whole_run[0])
 

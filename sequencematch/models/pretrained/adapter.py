@@ -33,9 +33,7 @@ from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
 ROWS = "token_adapter.trainable_tokens_delta"
-BASE_ROWS = (
-    "token_adapter.base_layer.weight"  # PEFT may save the table besides, which is the base's
-)
+BASE_ROWS = "token_adapter.base_layer.weight"  # the base's table, which PEFT may save besides
 TIED_HEAD = "lm_head"  # of a tied model PEFT saves it, too: it is the embedding
 # What this network cannot be given: key -> the values that change nothing.
 ONLY = {
