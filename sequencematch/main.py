@@ -98,7 +98,8 @@ def main(argv: Sequence[str]) -> int:
         return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if distributed.is_lost_peer(error):
-            return report(distributed.GONE, STOPPED)
+            distributed.tell_lost_peer()
+            return STOPPED
         # A dry run shows its plan before it says that there is no room for it.
         if job is None or isinstance(error, memory.DoesNotFit):
             return report(error, REFUSED)
@@ -107,7 +108,8 @@ def main(argv: Sequence[str]) -> int:
         raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if distributed.is_lost_peer(error):
-            return report(distributed.GONE, STOPPED)
+            distributed.tell_lost_peer()
+            return STOPPED
         if not is_out_of_memory(error):
             raise
         advice = job.advice if job else "nothing was started"

@@ -10,6 +10,7 @@ import os
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -154,6 +155,13 @@ def find_coordinator(address: str, process: int, seconds: int) -> None:
 
 
 _handlers: list = []  # of aborts; C only has their addresses
+_end = threading.Lock()  # held, once taken: the reason for the end is printed by one thread only
+
+
+def tell_lost_peer() -> None:
+    """Prints that another process is gone, unless an abort is printing it."""
+    if _end.acquire(blocking=False):
+        console.to_stderr(GONE)
 
 
 def watch_for_abort(reason: str, code: int) -> None:
@@ -163,8 +171,10 @@ def watch_for_abort(reason: str, code: int) -> None:
     """
 
     def leave(_: int) -> None:
-        if reason:
+        if reason and _end.acquire(blocking=False):
             os.write(2, f"sequencematch: {reason}\n".encode())
+        elif reason:
+            time.sleep(1)  # the main thread is printing it
         os._exit(code)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)

@@ -1,11 +1,20 @@
 """Several processes: where they are named, and which rows each of them feeds."""
 
+import subprocess
+import sys
+
 import jax
 import numpy as np
 import pytest
 
 from sequencematch.setup.build import Rows
-from sequencematch.train.distributed import CLUSTERS, Cluster, check_cluster, find_coordinator
+from sequencematch.train.distributed import (
+    CLUSTERS,
+    GONE,
+    Cluster,
+    check_cluster,
+    find_coordinator,
+)
 from tests.train.runs import make_tiny_run
 
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
@@ -71,3 +80,19 @@ def test_the_rows_of_all_processes_are_those_of_one(spellings, processes):
         joined = jax.tree.map(lambda *x: np.concatenate(x), *fed)
         jax.tree.map(np.testing.assert_array_equal, joined, expected)
         jax.tree.map(np.testing.assert_array_equal, both, expected)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_a_lost_process_is_told_once(told):
+    """Python may have printed it when C++ aborts, or may never come to that."""
+    code = f"""
+import os
+from sequencematch.train import distributed
+distributed.watch_for_abort(distributed.GONE, code=3)
+if {told}:
+    distributed.tell_lost_peer()
+os.abort()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 3
+    assert done.stderr == f"sequencematch: {GONE}\n"
