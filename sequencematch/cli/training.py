@@ -42,11 +42,11 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
     """
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
-    first = None if has_run else resume.first_parameters(parts)
+    first = None if has_run else resume.initial_parameters(parts)
     parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
     if start.state is None and first is None:
-        first = resume.first_parameters(parts)
+        first = resume.initial_parameters(parts)
     return Job(lambda: train(parts, call, data, start, first), "continue with --resume")
 
 
@@ -86,11 +86,13 @@ def train(
       parts, call: the run.
       data: batches of episodes and of prompts.
       start: where to begin.
-      first: all parameters at step 0; needed only there.
+      first: all parameters at step 0, if they were read; needed only there.
     """
     folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
+    announce(parts, folder, 0 if start.state is None else int(start.state.step))
+    # New parameters are drawn only now: it takes seconds, and the run has said what it does.
+    first = parts.draw() if start.state is None and first is None else first
     state = start.state or parts.begin(parts.split(first)[0])
-    announce(parts, folder, int(state.step))
     # Other processes than the first keep no records: theirs are thrown away.
     own = folder if is_first() else Path(call.resources.enter_context(TemporaryDirectory()))
     best = best_checkpoint(parts, folder, start.records) if keep.best else None

@@ -4,7 +4,6 @@ Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 import jax
@@ -53,11 +52,22 @@ class Block(nnx.Module):
         return x + self.feed_forward(self.feed_forward_norm(x)), key_values
 
 
-def stack_blocks(blocks: list[Block]) -> Block:
-    """A block whose parameters are those of all blocks, stacked to [L, ...]."""
-    graph, *_ = nnx.split(blocks[0])
-    states = [nnx.state(block) for block in blocks]
-    return nnx.merge(graph, jax.tree.map(lambda *x: jnp.stack(x), *states))
+def draw_blocks(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
+    """A block whose parameters are those of all blocks, [L, ...], drawn one after another.
+
+    In a loop, so that the program that draws them is compiled for one block.
+    """
+    graph, streams = nnx.split(rngs)
+
+    def draw(streams: nnx.State, _: None) -> tuple[nnx.State, nnx.State]:
+        rngs = nnx.merge(graph, streams)
+        params = nnx.state(Block(config, rngs))
+        return nnx.state(rngs), params
+
+    streams, params = jax.lax.scan(draw, streams, length=config.layers)
+    nnx.update(rngs, streams)
+    one = nnx.eval_shape(lambda: Block(config, nnx.Rngs(0)))
+    return nnx.merge(nnx.graphdef(one), params)
 
 
 def is_in_4_bits(_: tuple, param: nnx.Variable) -> bool:
@@ -82,7 +92,7 @@ class Transformer(nnx.Module):
         self.config = config
         self.embedding = table(config.embedding_rows, config, rngs)
         self.positions = table(config.position_rows, config, rngs) if config.position_rows else None
-        self.blocks = stack_blocks([Block(config, rngs) for _ in range(config.layers)])
+        self.blocks = draw_blocks(config, rngs)
         self.norm = norm(config.d_model, config, rngs)
         # Summed in float32 whatever the activations are: a bfloat16 logit of 14 is rounded to steps
         # of .06, which is as large as the loss.
@@ -163,9 +173,4 @@ class Transformer(nnx.Module):
 
 def parameter_shapes(config: TransformerConfig) -> nnx.State:
     """Shapes and dtypes of a network's parameters; no array is made."""
-    one = replace(config, layers=1)  # to trace all layers of a large model takes seconds
-    shapes = nnx.eval_shape(lambda: nnx.state(Transformer(one, nnx.Rngs(0))))
-    shapes["blocks"] = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((config.layers, *x.shape[1:]), x.dtype), shapes["blocks"]
-    )
-    return shapes
+    return nnx.eval_shape(lambda: nnx.state(Transformer(config, nnx.Rngs(0))))
