@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> int:
         return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if distributed.is_lost_peer(error):
-            distributed.tell_lost_peer()
+            distributed.tell_once(distributed.GONE)
             return STOPPED
         # A dry run shows its plan before it says that there is no room for it.
         if job is None or isinstance(error, memory.DoesNotFit):
@@ -108,7 +108,7 @@ def main(argv: Sequence[str]) -> int:
         raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if distributed.is_lost_peer(error):
-            distributed.tell_lost_peer()
+            distributed.tell_once(distributed.GONE)
             return STOPPED
         if not is_out_of_memory(error):
             raise

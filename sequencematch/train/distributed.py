@@ -155,13 +155,15 @@ def find_coordinator(address: str, process: int, seconds: int) -> None:
 
 
 _handlers: list = []  # of aborts; C only has their addresses
-_end = threading.Lock()  # held, once taken: the reason for the end is printed by one thread only
+_telling, _told = threading.Lock(), set()
 
 
-def tell_lost_peer() -> None:
-    """Prints that another process is gone, unless an abort is printing it."""
-    if _end.acquire(blocking=False):
-        console.to_stderr(GONE)
+def tell_once(reason: str) -> None:
+    """Prints why this process ends, unless it has: Python and an abort can both come to it, at once."""
+    with _telling:
+        if reason not in _told:
+            console.to_stderr(reason)
+            _told.add(reason)
 
 
 def watch_for_abort(reason: str, code: int) -> None:
@@ -171,10 +173,8 @@ def watch_for_abort(reason: str, code: int) -> None:
     """
 
     def leave(_: int) -> None:
-        if reason and _end.acquire(blocking=False):
-            os.write(2, f"sequencematch: {reason}\n".encode())
-        elif reason:
-            time.sleep(1)  # the main thread is printing it
+        if reason:
+            tell_once(reason)
         os._exit(code)
 
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(leave)

@@ -12,8 +12,8 @@ from sequencematch.core import mdp
 from sequencematch.core.reductions import action_values
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Visibility
-from sequencematch.models.config import TransformerConfig
-from sequencematch.models.transformer import UNROLL, Transformer
+from sequencematch.models.config import Lora, TransformerConfig
+from sequencematch.models.transformer import UNROLL, Block, Transformer, draw_blocks
 from tests import oracles
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
@@ -275,3 +275,22 @@ def test_a_dead_slot_leaves_no_trace(sizes):
     text = [BOS, 5, 9]
     expected = np.asarray(plain_pass(model, jnp.array([text])))[0, -1]
     np.testing.assert_allclose(logits[0, one.state[0, one.end[0]]], expected, atol=1e-4)
+
+
+def test_layers_are_drawn_as_one_after_another(sizes):
+    """The same parameters, adapters too, and the generators go on after the last layer."""
+    adapters = Lora(rank=2, targets=".*")
+    config = TransformerConfig(**sizes, lora=adapters)
+
+    def in_a_loop():
+        rngs = nnx.Rngs(0, lora=1)
+        return nnx.state(draw_blocks(config, rngs)), rngs.params(), rngs.lora()
+
+    def one_after_another():
+        rngs = nnx.Rngs(0, lora=1)
+        blocks = [nnx.state(Block(config, rngs)) for _ in range(config.layers)]
+        return jax.tree.map(lambda *x: jnp.stack(x), *blocks), rngs.params(), rngs.lora()
+
+    found, expected = jax.jit(in_a_loop)(), jax.jit(one_after_another)()
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert jax.tree.all(jax.tree.map(lambda a, b: jnp.all(a == b), found, expected))

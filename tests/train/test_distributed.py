@@ -90,7 +90,7 @@ import os
 from sequencematch.train import distributed
 distributed.watch_for_abort(distributed.GONE, code=3)
 if {told}:
-    distributed.tell_lost_peer()
+    distributed.tell_once(distributed.GONE)
 os.abort()
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
