@@ -13,10 +13,13 @@ def test_a_job_asked_to_stop_must_save_unless_it_has_no_handler_yet(tmp_path):
     stopped_bench, killed_bench = (
         Bench(tmp_path, JOB, 1, number) for number in (signal.SIGTERM, signal.SIGKILL)
     )
-    assert stopped_bench.exit_codes("step") == stopped_bench.exit_codes("save") == {75}
-    assert stopped_bench.exit_codes("start") == {75, -signal.SIGTERM}
-    assert killed_bench.exit_codes("step") == killed_bench.exit_codes("start") == {-signal.SIGKILL}
-    assert stopped_bench.exit_codes(None) == killed_bench.exit_codes(None) == {0}
+    for moment in ("step", "save"):
+        assert stopped_bench.exit_codes(moment, done=False) == {75}
+    for moment, done in (("start", False), ("start", True), ("results", True), ("end", True)):
+        assert stopped_bench.exit_codes(moment, done) == {75, -signal.SIGTERM}
+    for moment, done in (("start", False), ("step", False), ("end", True)):
+        assert killed_bench.exit_codes(moment, done) == {-signal.SIGKILL}
+    assert stopped_bench.exit_codes(None, False) == killed_bench.exit_codes(None, True) == {0}
     for step in (0, 25, 40, 475, 500):
         (tmp_path / "checkpoints" / str(step)).mkdir(parents=True)
     stopped_bench.remove_extra_checkpoints(tmp_path)
@@ -52,6 +55,6 @@ def test_a_job_that_ignores_the_signal_fails_unless_it_was_about_to_end(tmp_path
         monkeypatch.setattr(bench, "start", lambda run: JobThatIgnoresSignals(stack))
         return bench.run_session(tmp_path / "run", "anywhere", lambda *_: True)
 
-    with pytest.raises(RuntimeError, match="step: exit code 0\ndone"):
+    with pytest.raises(RuntimeError, match="done\nrun, step: exit code 0"):
         run_session("loop train x")
     assert run_session("results evaluate_and_report x").hit is None
