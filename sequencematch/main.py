@@ -35,9 +35,11 @@ from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
 from sequencematch.storage.provenance import devices
+from sequencematch.storage.wandb_board import check_installed
 from sequencematch.train import distributed
 from sequencematch.train.guard import Diverged
 from sequencematch.train.mesh import make_mesh
+from sequencematch.train.profiling import read_traced
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 
 # Not a docstring, which `python -OO` drops.
@@ -64,6 +66,7 @@ Modes:
   --mode=score     Measure --metrics=NAME,NAME of the texts in --files=A.jsonl,B.jsonl, of any system:
                    lines of {"text": ...}, with "prompt" and "references" where a metric needs them.
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
+  --profile=FIRST:END traces these steps of training into DIR/profile, --memory_profile=STEP the memory.
   --checkpoint=best or a STEP is used by evaluate, sample and export instead of the newest.
 
 Hosts: each runs the same command, and the processes find each other by --cluster (docs/scaling.md).
@@ -158,11 +161,13 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     call = Call(folder, name, command, stop_requests, resources)
     if asked.mode != "train":
         return prepare_reading(asked, config, call, source)
+    traced = read_traced(asked.profile, asked.memory_profile, config.train.steps)
+    check_installed(config.wandb)
     has_run = workdir.check_free(folder, config, asked.resume)
     if asked.dry_run:
         return training.prepare_dry_run(build(config), call, has_run)
     parts = build_within_memory(config, memory.estimate_training)
-    return training.prepare_training(parts, call, has_run)
+    return training.prepare_training(parts, call, has_run, traced)
 
 
 def prepare_reading(

@@ -63,7 +63,7 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
 
 
 def read_summary(path: Path, step: int) -> dict[str, Any]:
-    """The command and training time in the summary of a step; empty if there is none of that step.
+    """Command, time and speed of training in the summary of a step; empty if there is none of it.
 
     Raises:
       ValueError: the summary is damaged, or is of a later step and would be overwritten.
@@ -81,4 +81,7 @@ def read_summary(path: Path, step: int) -> dict[str, Any]:
             f"{path} is of step {evaluated}, but the newest sound checkpoint is of step {step}: "
             "continue with --resume, or remove the summary to evaluate that checkpoint"
         )
-    return {"command": command, "seconds": {"train": seconds}} if evaluated == step else {}
+    if evaluated != step:
+        return {}
+    speed = {"speed": summary["speed"]} if "speed" in summary else {}
+    return {"command": command, "seconds": {"train": seconds}, **speed}

@@ -19,13 +19,14 @@ TEXTS = {
     "files": "Files of JSON lines with a text each, of any system, joined by commas.",
     "metrics": "What to measure of them, joined by commas.",
     "reference": "A directory of another model, for the metrics mauve and reference_perplexity.",
+    "profile": "FIRST:END, steps whose work is traced into DIR/profile (docs/profiling.md).",
     "prompt": "A prompt to answer.",
     "prompts": "Prompts to answer: a file of JSON lines if it ends in .jsonl, else of lines of text.",
     "out": "--mode=sample: file of JSON lines, continued if there is one; --mode=export: a new folder.",
 }
 # Flags that go with some modes only.
 MODES = {
-    "dry_run": ("train",),
+    **dict.fromkeys(("dry_run", "profile", "memory_profile"), ("train",)),
     "data": ("evaluate",),
     **dict.fromkeys(("files", "metrics", "reference"), ("score",)),
     "checkpoint": ("evaluate", "sample", "export"),
@@ -70,6 +71,12 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     for name, text in TEXTS.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
+    flags.DEFINE_integer(
+        "memory_profile",
+        None,
+        "A step before which the devices' memory is written into DIR/profile.",
+        flag_values=values,
+    )
     flags.DEFINE_integer(
         "num", None, "Answer that many test questions.", lower_bound=1, flag_values=values
     )

@@ -42,6 +42,7 @@ class StartingPoint(NamedTuple):
       state: the restored state; None to start at step 0.
       records: records of the metrics log up to that state.
       seconds: time that the run has taken so far.
+      spent: where it went, as of `loop.Recorder`; nothing of a run that was begun without measuring.
       damaged_steps: steps of newer, damaged checkpoints, which are to be moved away.
       facts: name, configuration and provenance, for config.json and the next checkpoints.
     """
@@ -49,6 +50,7 @@ class StartingPoint(NamedTuple):
     state: TrainState | None
     records: list[dict]
     seconds: float
+    spent: Mapping[str, float]
     damaged_steps: Sequence[int]
     facts: dict[str, Any]
 
@@ -81,7 +83,8 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
     # The validation of a step runs after its save, so its record may have the later time.
     times = [saved["seconds"], *(record.get("seconds") for record in records)]
     seconds = max(x for x in times if isinstance(x, float))
-    return StartingPoint(state, records, seconds, damaged, facts)
+    spent = saved.get("spent", {})  # older versions did not measure it
+    return StartingPoint(state, records, seconds, spent, damaged, facts)
 
 
 def restore_for_training(parts: Parts, folder: Path) -> Restored | None:

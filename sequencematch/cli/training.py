@@ -1,6 +1,7 @@
 """--mode=train: trains from step 0 or from the newest checkpoint, then writes the report."""
 
 import contextlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,19 +24,22 @@ from sequencematch.storage.console import to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.storage.processes import is_first, wait_for_all
 from sequencematch.storage.provenance import hardware
+from sequencematch.storage.wandb_board import WandbBoard
 from sequencematch.train import loop
 from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
+from sequencematch.train.profiling import Profiler, Traced, describe_peak
 from sequencematch.train.state import TrainState
 
 
-def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
+def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) -> Job:
     """Opens the work directory; the job trains to the end of the plan and evaluates the result.
 
     Args:
       parts: the parts of the run.
       call: what the command line asked for.
       has_run: whether the work directory holds a run to resume.
+      traced: what is looked at closely.
 
     Raises:
       ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
@@ -47,7 +51,8 @@ def prepare_training(parts: Parts, call: Call, has_run: bool) -> Job:
     start = open_run(parts, call, has_run)
     if start.state is None and first is None:
         first = resume.initial_parameters(parts)
-    return Job(lambda: train(parts, call, data, start, first), "continue with --resume")
+    profiler = Profiler(call.folder / "profile", traced)
+    return Job(lambda: train(parts, call, data, start, first, profiler), "continue with --resume")
 
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
@@ -79,6 +84,7 @@ def train(
     data: tuple,
     start: StartingPoint,
     first: nnx.State | None,
+    profiler: Profiler,
 ) -> None:
     """Trains to the end of the plan, evaluates the test set and writes the results.
 
@@ -87,9 +93,11 @@ def train(
       data: batches of episodes and of prompts.
       start: where to begin.
       first: all parameters at step 0, if they were read; needed only there.
+      profiler: traces what is asked for.
     """
     folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
     announce(parts, folder, 0 if start.state is None else int(start.state.step))
+    to_stdout(describe_peak(plan.phases[-1].flops, parts.mesh.devices.flat[0].device_kind))
     # New parameters are drawn only now: it takes seconds, and the run has said what it does.
     first = parts.draw() if start.state is None and first is None else first
     state = start.state or parts.begin(parts.split(first)[0])
@@ -99,7 +107,7 @@ def train(
     best_step = best[0] if best else None
     with Checkpoints(folder, keep.keep, keep.keep_every, best_step) as checkpoints:
         checkpoints.tidy()
-        with MetricsLog(own, start.records) as log:
+        with MetricsLog(own, start.records, boards(parts, folder, start.records)) as log:
             recorder = loop.Recorder(
                 plan,
                 checkpoints,
@@ -111,11 +119,22 @@ def train(
                 memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
                 best,
                 keep.best,
+                start.spent,
+                profiler,
             )
             state, seconds = loop.train(plan, state, *data, recorder)
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
     facts |= {"command": call.command, "seconds": {"train": seconds}}
+    facts |= {"speed": recorder.speed(plan.steps)}
     results.evaluate_and_report(parts, folder, state, facts, call.stop_requests.raise_if_asked)
+
+
+def boards(parts: Parts, folder: Path, records: Sequence[dict]) -> list[WandbBoard]:
+    """What shows the records beside TensorBoard; of several processes the first sends them."""
+    project = parts.config.wandb
+    if not project or not is_first():
+        return []
+    return [WandbBoard(folder, project, workdir.to_json(parts.config), records)]
 
 
 def count_tokens(plan: Plan, state: TrainState) -> dict[str, int]:

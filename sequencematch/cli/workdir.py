@@ -24,19 +24,19 @@ PLACES = (
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
 # change what was trained.
-FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "checkpoint.", *PLACES)
+FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "wandb", "checkpoint.", *PLACES)
 
 # Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many
-# questions are answered at a time, where the data lie. Batches, noise and samples do not depend on
-# them.
+# questions are answered at a time, where the data lie, whether W&B gets the records. Batches,
+# noise and samples do not depend on them.
 # `train.steps` may also be raised.
-FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", *PLACES)
+FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb", *PLACES)
 
 # Sizes that were settled when the run began, if its configuration had 0.
 SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
 
 LOCK, CONFIG = "lock", "config.json"
-SUBFOLDERS = ("checkpoints", "damaged", "tensorboard")
+SUBFOLDERS = ("checkpoints", "damaged", "tensorboard", "profile", "wandb")
 LEFTOVERS = {LOCK, CONFIG + ".tmp"}  # of a run that was killed before it wrote config.json
 
 

@@ -18,6 +18,7 @@ from sequencematch.evaluate.sections import (
     escape,
     headline,
     object_at,
+    percent,
     scores,
     section,
     traces,
@@ -95,6 +96,7 @@ def _details(run: RunFiles) -> str:
     summary, config = run.summary, "\n".join(_flatten(object_at(run.summary, "config")))
     facts = [(key, count(summary[key])) for key in COUNTS if key in summary]
     facts += [(f"time, {key}", duration(s)) for key, s in object_at(summary, "seconds").items()]
+    facts += _speed(object_at(summary, "speed"))
     facts += object_at(summary, "versions").items()
     facts = "".join(
         f"<div><dt>{escape(k.replace('_', ' '))}</dt><dd>{escape(v)}</dd></div>" for k, v in facts
@@ -103,6 +105,22 @@ def _details(run: RunFiles) -> str:
     folded = f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>"
     blocks = (f"<dl>{facts}</dl>" * bool(facts), command * ("command" in summary))
     return section("The run", "".join(blocks) + folded * bool(config))
+
+
+def _speed(speed: dict) -> Iterator[tuple[str, str]]:
+    """Yields how fast training and sampling were, what that is of the devices, and where time went."""
+    forms = {
+        "tokens_per_second": ("training", lambda x: f"{count(x)} tokens/s"),
+        "sampled_tokens_per_second": ("sampling", lambda x: f"{count(x)} tokens/s"),
+        "flops_per_second": ("each device", lambda x: f"{finite_or_nan(x) / 1e9:,.1f} GFLOP/s"),
+        "mfu": ("MFU", percent),
+    }
+    for key, (name, form) in forms.items():
+        if key in speed:
+            yield name, form(speed[key])
+    spent = [f"{name} {percent(share)}" for name, share in object_at(speed, "shares").items()]
+    if spent:
+        yield "time of training", " · ".join(spent)
 
 
 def _flatten(config: dict, prefix: str = "") -> Iterator[str]:

@@ -24,6 +24,7 @@ from sequencematch.models.lora import byte_count, parameter_count
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
+from sequencematch.setup.network_flops import forward_flops, training_flops
 from sequencematch.setup.parameters import add_adapters, on_devices, split, where, without_adapters
 from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
@@ -208,7 +209,8 @@ def make_plan(parts: Parts) -> Plan:
     for step, until in zip(method.phases, ends, strict=True):
         drawn = recipe.samples if step == "matching" else 0
         name = names.get(step, step)
-        phases.append(Phase(name, steps[step], until, drawn > 0, own + drawn))
+        flops = step_flops(parts, drawn)
+        phases.append(Phase(name, steps[step], until, drawn > 0, own + drawn, flops))
     return Plan(
         phases=phases,
         refresh=refresh,
@@ -221,6 +223,18 @@ def make_plan(parts: Parts) -> Plan:
         skip_nonfinite=c.train.skip_nonfinite,
         batch_sharding=meshes.batch_sharding(parts.mesh),
     )
+
+
+def step_flops(parts: Parts, drawn: int) -> int:
+    """FLOPs of a step on `drawn` samples besides its batch; 0 for a network that a task brings."""
+    if parts.task.network:
+        return 0
+    c, tokenizer = parts.config, parts.tokenizer
+    network = network_config(c, tokenizer.vocab_size, len(tokenizer.pops))
+    shape = (parts.slots, c.max_actions + 1)  # logits are read at the states of decisions
+    flops = (c.train.batch_size + drawn) * training_flops(network, parts.like.params, *shape)
+    # Hard negatives take one pass without gradients more.
+    return flops + parts.recipe.hard_negatives * c.train.batch_size * forward_flops(network, *shape)
 
 
 class Rows:

@@ -116,6 +116,7 @@ def defaults() -> ConfigDict:
             ),
             mesh=dict(data=1, model=1),  # devices: data parallel x model parallel
             log_every=20,  # steps
+            wandb="",  # PROJECT or ENTITY/PROJECT of Weights & Biases, which gets the records, too
             evaluate=dict(
                 every=500,  # steps between validations
                 examples=200,  # validation examples used in each

@@ -8,6 +8,7 @@ from typing import Any
 # version 0.1.0 did not have is here.
 NEWER_KEYS = {
     "init": "",
+    "wandb": "",
     "data.split": "prompt",
     "data.numbers": 3,
     "data.validation_path": "",

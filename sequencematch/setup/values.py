@@ -48,6 +48,11 @@ def can_be_folder(text: str) -> bool:
     return os.path.isdir(path)
 
 
+def is_project(text: str) -> bool:
+    """Whether a string is empty or names a project of Weights & Biases, perhaps with its owner."""
+    return not text or re.fullmatch(r"([\w.-]{1,128}/)?[\w.-]{1,128}", text) is not None
+
+
 def is_pattern(text: str) -> bool:
     """Whether a string is a regular expression."""
     try:

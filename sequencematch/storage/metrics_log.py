@@ -1,4 +1,4 @@
-"""The metrics of a run: `metrics.jsonl` and TensorBoard events."""
+"""The metrics of a run: `metrics.jsonl`, TensorBoard events, and other boards."""
 
 import contextlib
 import json
@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Container, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -78,6 +79,16 @@ def _parse_record(line: str) -> dict:
     return record
 
 
+class Board(Protocol):
+    """Shows records beside TensorBoard."""
+
+    def write(self, record: dict) -> None:
+        """Shows one record."""
+
+    def close(self) -> None:
+        """Shows what is left to show."""
+
+
 class MetricsLog:
     """`metrics.jsonl` and TensorBoard events of one work directory.
 
@@ -86,12 +97,14 @@ class MetricsLog:
     Args:
       workdir: the run's folder.
       records: those to start with, as `read_records` returns them.
+      boards: get the others as they are written.
 
     Attributes:
       count: the number of records.
     """
 
-    def __init__(self, workdir: Path, records: Sequence[dict] = ()):
+    def __init__(self, workdir: Path, records: Sequence[dict] = (), boards: Sequence[Board] = ()):
+        self._boards = boards
         self._path, board = workdir / "metrics.jsonl", workdir / "tensorboard"
         files.write(self._path, "".join(map(_line, records)))
         if board.exists():
@@ -113,7 +126,8 @@ class MetricsLog:
     def __exit__(self, error: type[BaseException] | None, *_):
         try:
             with contextlib.closing(self._board), self._file:
-                pass
+                for board in self._boards:
+                    board.close()
         except OSError as failure:
             if error is None:  # an error of the run says more
                 raise self._write_failure(failure) from failure
@@ -146,6 +160,8 @@ class MetricsLog:
             self._board.flush()
         except OSError as error:
             raise self._write_failure(error) from error
+        for board in self._boards:
+            board.write(record)
         self.count += 1
 
     def sync(self) -> None:
@@ -153,14 +169,18 @@ class MetricsLog:
         os.fsync(self._file.fileno())
 
 
-def _event(record: dict) -> Event:
-    """The numbers of a record as a TensorBoard event."""
-    numbers = {
+def numbers(record: dict) -> dict[str, int | float]:
+    """The numbers of a record by KIND/NAME, as boards show them."""
+    return {
         f"{record['kind']}/{name}": x
         for name, x in record.items()
         if isinstance(x, int | float) and name not in ("step", "time")
     }
-    values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers.items()]
+
+
+def _event(record: dict) -> Event:
+    """The numbers of a record as a TensorBoard event."""
+    values = [Summary.Value(tag=tag, simple_value=x) for tag, x in numbers(record).items()]
     event = Event(step=record["step"], summary=Summary(value=values))
     event.wall_time = record.get("time", 0.0)
     return event

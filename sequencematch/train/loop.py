@@ -13,6 +13,7 @@ from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.train import guard
 from sequencematch.train.plan import Batches, Plan, compile_ahead
+from sequencematch.train.profiling import WAITS, Profiler, Stopwatch, shares, speeds, time_between
 from sequencematch.train.progress import ProgressLine
 from sequencematch.train.state import TrainState
 from sequencematch.train.statistics import Metrics
@@ -45,18 +46,22 @@ def train(
     first = int(state.step)
     with recorder.session(first):
         try:
-            with recorder.interruptible():
+            with recorder.interruptible(), recorder.measure("compiling"):
                 recorder.report_memory(compile_ahead(plan, state, data, prompts))
             if recorder.missed_validation(first):
                 recorder.validate(state)
             for step in range(first, plan.steps):
                 recorder.stop_if_asked()
+                recorder.profile(step, state)
                 # Sample completions from the current policy into the replay buffer.
                 if plan.refreshes(step):
-                    state = plan.refresh(state, *plan.place(prompts[step]))
+                    with recorder.measure("data"):
+                        questions = plan.place(prompts[step])
+                    state = recorder.time_sampling(plan.refresh, state, questions)
                 # Behavioural cloning or matching: the phase decides. The batch is a function of the
                 # step, so a resumed run reads the data that the uninterrupted one reads.
-                batch = plan.place(data[step])
+                with recorder.measure("data"):
+                    batch = plan.place(data[step])
                 state, metrics = plan.phase(step).step(state, batch)
                 recorder.log(step + 1, metrics)
                 # Save before validating: a validation that fails is repeated when the run resumes.
@@ -64,6 +69,7 @@ def train(
                     recorder.save(state)
                 if plan.is_due(step + 1, plan.evaluate_every):
                     recorder.validate(state)
+            recorder.profile(plan.steps, state)
             recorder.stop_if_asked()
         except Interrupted:
             recorder.save(state)
@@ -86,6 +92,9 @@ class Recorder:
       best: (step, figure) of the best validation of earlier parts of the run, of those steps that are
         saved as well; None if there was none.
       keep_best: whether the checkpoint of the best validation is kept.
+      spent: where the time of earlier parts of the run went, as of `Stopwatch.read`, and the step that
+        they were measured "from".
+      profiler: traces steps.
     """
 
     def __init__(
@@ -100,12 +109,15 @@ class Recorder:
         estimated_bytes: int = 0,
         best: tuple[int, float] | None = None,
         keep_best: bool = False,
+        spent: Mapping[str, float] = {},
+        profiler: Profiler | None = None,
     ):
         self.plan, self.checkpoints, self.metrics_log = plan, checkpoints, metrics_log
         self.stop_requests, self.evaluate, self.facts = stop_requests, evaluate, facts
         self.monitor = guard.Monitor(plan.skip_nonfinite, console.to_stdout)
         self.earlier_seconds, self.estimated_bytes = seconds, estimated_bytes
         self.best, self.keep_best = best, keep_best
+        self.spent, self.profiler = spent, profiler
         # Name and value of what the run is judged by, at the last validation, for the progress line.
         self.judged: tuple[str, float] | None = None
 
@@ -113,15 +125,19 @@ class Recorder:
     def session(self, first: int) -> Iterator[None]:
         """A run from step `first`: requests to stop are deferred; at the end all saves are on disk."""
         self.began = time.perf_counter() - self.earlier_seconds
-        self.last_record = (first, time.perf_counter())  # speed is measured from here
+        self.watch, self.measured_from = Stopwatch(self.spent), int(self.spent.get("from", first))
+        self.last_record = (first, self.watch.read())  # speed is measured from here
         tokens = [sum(self.plan.tokens(step)) for step in (first, self.plan.steps)]
         self.progress = ProgressLine(self.plan.steps, *tokens)
         with self.stop_requests.deferred(), self.progress:
             try:
                 yield
             finally:
+                if self.profiler:
+                    self.profiler.close()
                 # Saves run in the background. An error must not cut the last one short.
-                self.checkpoints.wait()
+                with self.measure("checkpoints"):
+                    self.checkpoints.wait()
 
     def report_memory(self, compiled: int) -> None:
         """Prints what a step takes by the compiler's account, beside the estimate."""
@@ -130,6 +146,23 @@ class Recorder:
                 f"a compiled step takes {compiled / 2**20:,.0f} MiB on each device; estimated were "
                 f"{self.estimated_bytes / 2**20:,.0f}"
             )
+
+    def measure(self, activity: str) -> contextlib.AbstractContextManager[None]:
+        """A block whose time is that of an activity, as of `profiling.ACTIVITIES`."""
+        return self.watch.measure(activity)
+
+    def time_sampling(
+        self, refresh: Callable, state: TrainState, questions: tuple[Any, ...]
+    ) -> TrainState:
+        """The state with new samples; its time is that of sampling alone."""
+        jax.block_until_ready(state)  # or the rest of the step before would count
+        with self.measure("sampling"):
+            return jax.block_until_ready(refresh(state, *questions))
+
+    def profile(self, step: int, state: TrainState) -> None:
+        """Traces what is asked for; called before each step, and after the last."""
+        if self.profiler:
+            self.profiler.at(step, state)
 
     def interruptible(self) -> contextlib.AbstractContextManager[None]:
         """A block of long work that changes no state: a request to stop ends it at once."""
@@ -166,7 +199,7 @@ class Recorder:
         """Evaluates the state on the validation set; saves it first if that fails."""
         self.monitor.flush()
         try:
-            with self.interruptible():
+            with self.interruptible(), self.measure("validation"):
                 figures = self.evaluate(state)
         except Exception:
             self.save(state)  # or the steps since the last save would be lost
@@ -174,7 +207,7 @@ class Recorder:
         self.judged, step = next(iter(figures.items())), int(state.step)
         seconds = self.seconds()
         self.metrics_log.write({"kind": "validation", "step": step, **figures, "seconds": seconds})
-        self.last_record = (step, time.perf_counter())  # validation does not count as slow training
+        self.last_record = (step, self.watch.read())  # validation does not count as slow training
         # Steps that an interruption saved do not compete: which is best must not depend on it.
         if self.keep_best and self.plan.is_due(step, self.plan.save_every):
             self.compare_with_best(step, self.judged[1])
@@ -189,23 +222,37 @@ class Recorder:
         """Saves the state, once the records that lead to it are on disk."""
         self.monitor.flush()
         # A resumed run does not write these records again.
-        self.metrics_log.sync()
-        counts = {"seconds": self.seconds(), "records": self.metrics_log.count}
-        self.checkpoints.save(state, {**self.facts, **counts})
+        with self.measure("checkpoints"):
+            self.metrics_log.sync()
+            counts = {"seconds": self.seconds(), "records": self.metrics_log.count}
+            counts["spent"] = {"from": float(self.measured_from), **self.watch.read()}
+            self.checkpoints.save(state, {**self.facts, **counts})
 
     def seconds(self) -> float:
         """Duration of the run so far, earlier parts included."""
         return time.perf_counter() - self.began
 
+    def speed(self, done: int) -> dict[str, Any]:
+        """How fast the run was, up to a step, and the shares of its time."""
+        spent = self.watch.read()
+        found = self._speeds(self.measured_from, done, spent)
+        return {"from_step": self.measured_from, **found, "shares": shares(spent)}
+
     def _costs(self, done: int) -> dict[str, int | float]:
-        """Tokens so far, the speed since the last record, and the duration."""
-        (trained, sampled), (before, since) = self.plan.tokens(done), self.last_record
-        new = trained - self.plan.tokens(before)[0]
-        elapsed = max(time.perf_counter() - since, 1e-9)  # a coarse clock may not have moved
-        self.last_record = (done, time.perf_counter())
+        """Tokens so far, the speed and the waits since the last record, and the duration."""
+        (before, earlier), now = self.last_record, self.watch.read()
+        self.last_record = (done, now)
+        spent = time_between(now, earlier)
+        work = self.plan.work(done)
         return {
-            "tokens": trained,
-            "sampled_tokens": sampled,
-            "tokens_per_second": new / elapsed,
+            "tokens": work.tokens,
+            "sampled_tokens": work.sampled_tokens,
+            **self._speeds(before, done, spent),
+            **{f"time/{name}": share for name, share in shares(spent).items() if name in WAITS},
             "seconds": self.seconds(),
         }
+
+    def _speeds(self, first: int, done: int, spent: Mapping[str, float]) -> dict[str, float]:
+        work = self.plan.work(done).since(self.plan.work(first))
+        devices = self.plan.batch_sharding.mesh.devices
+        return speeds(work, spent, devices.size, devices.flat[0].device_kind)

@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
+from sequencematch.train.profiling import Work
 from sequencematch.train.state import Recipe, Settings, TrainState
 
 
@@ -30,6 +31,7 @@ class Phase(NamedTuple):
       until: the step at which the phase ends.
       samples: whether the replay buffer is refreshed during the phase.
       passes: trajectories that go through the network in each step.
+      flops: of the matrix products that a step needs, on all devices; 0 where they are not known.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Phase(NamedTuple):
     until: int
     samples: bool
     passes: int
+    flops: int = 0
 
 
 class Plan(NamedTuple):
@@ -110,6 +113,11 @@ class Plan(NamedTuple):
             trained += taken * phase.passes
             sampled += phase.samples * refreshes * self.refresh_rows
         return trained * self.slots, sampled * self.slots
+
+    def work(self, done: int) -> Work:
+        """What the first `done` steps do."""
+        taken = ((p.flops, max(min(done, p.until) - begin, 0)) for p, begin in self.spans())
+        return Work(*self.tokens(done), sum(flops * count for flops, count in taken))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

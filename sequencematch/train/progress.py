@@ -65,6 +65,7 @@ class ProgressLine:
             name, value = judged[0].rpartition("/")[0] or judged[0], judged[1]
             words.append(f"{name} {value:.1%}" if 0 <= value <= 1 else f"{name} {value:.4g}")
         words.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+        words += [f"mfu {record['mfu']:.1%}"] if "mfu" in record else []
         self._progress.update(self._task, description="  ".join(words))
         if not self._console.is_terminal:
             done = record["tokens"] + record["sampled_tokens"]

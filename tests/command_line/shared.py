@@ -17,6 +17,7 @@ from sequencematch.evaluate.values import Scorer
 from sequencematch.setup import build, judges
 from sequencematch.setup.defaults import flatten
 from sequencematch.train.plan import Program
+from sequencematch.train.profiling import CLOCK
 
 # Keys that no compiled step depends on (of the seed, tests/train/test_methods.py says so).
 FREE = ("data.", "evaluate.", "checkpoint.", "log_every", "init", "seed")
@@ -62,9 +63,6 @@ class SharedScorer(Scorer):
         objective = kwargs["objective"]
         key = ("scores", graph, mdp_key(mdp), *sizes, objective.terminal, objective.gamma)
         self._score = PROGRAMS.setdefault(key, self._score)
-
-
-CLOCK = ("seconds", "tokens_per_second", "time")
 
 
 def draw(panel, keys, *records):

@@ -22,8 +22,9 @@ from absl import logging
 from tensorboardX.proto.event_pb2 import Event
 
 from sequencematch.setup.defaults import flatten
+from sequencematch.train import profiling
 
-CLOCK = {"seconds", "tokens_per_second", "time", "command"}  # may differ between equal runs
+CLOCK = {*profiling.CLOCK, "speed", "command"}  # may differ between equal runs
 ABSENT = "absent"
 Facts = list[tuple[str, Any]]  # names and values, in order
 

@@ -59,7 +59,10 @@ def test_a_key_that_is_there_stays_and_what_is_no_section_is_left_alone():
     added = add_newer_keys(saved)
     assert added["evaluate"]["memory"] is False and added["evaluate"]["temperature"] == 1.0
     assert added["data"] == 3 and "temperature" not in saved["evaluate"]
-    assert add_newer_keys({}) == {"init": ""}  # sections are left for the check to miss
+    assert add_newer_keys({}) == {
+        "init": "",
+        "wandb": "",
+    }  # sections are left for the check to miss
 
 
 def test_keys_that_are_gone_are_dropped_where_they_changed_nothing():

@@ -93,6 +93,7 @@ REFUSED = {
     "mesh.data": COUNT,
     "mesh.model": COUNT,
     "log_every": COUNT,
+    "wandb": ["a/b/c", "/b", "a/", "a b", "a#b"],
     "evaluate.every": COUNT,
     "evaluate.examples": COUNT,
     "evaluate.rows": COUNT,

@@ -8,6 +8,8 @@ import struct
 
 from tensorboardX.proto.event_pb2 import Event
 
+from sequencematch.train.profiling import CLOCK
+
 
 def events(folder):
     """Every event of a work directory, file after file."""
@@ -25,5 +27,5 @@ def scalars(folder):
         (value.tag, event.step, value.simple_value)
         for event in events(folder)
         for value in event.summary.value
-        if not value.tag.endswith(("/seconds", "/tokens_per_second"))
+        if value.tag.split("/", 1)[1] not in CLOCK
     ]

@@ -14,6 +14,6 @@ def make_plan(*phases, every=1, log=1, evaluate=1, save=1, refresh=None):
     return Plan(phases, refresh, SLOTS, every, ROWS, log, evaluate, save, 0, sharding)
 
 
-def make_phase(name, until, samples=False, passes=2, step=None):
+def make_phase(name, until, samples=False, passes=2, step=None, flops=0):
     """A phase with a Python function for its step."""
-    return Phase(name, step and UncompiledStep(step), until, samples, passes)
+    return Phase(name, step and UncompiledStep(step), until, samples, passes, flops)

@@ -14,6 +14,7 @@ from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog, best_validation, read_records
 from sequencematch.train import loop
 from sequencematch.train.plan import Batches, Plan
+from sequencematch.train.profiling import CLOCK
 from sequencematch.train.stop_requests import StopRequests
 
 CLONING, STEPS, REFRESH_EVERY = 4, 24, 3  # refreshes before steps 4, 7, ..., 22
@@ -162,8 +163,7 @@ def train(
 def records(folder):
     """Records of metrics.jsonl, without the fields that depend on the clock."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    clock = ("seconds", "tokens_per_second", "time")
-    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
 
 
 def bits(state):

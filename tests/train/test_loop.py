@@ -9,6 +9,7 @@ import pytest
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.train import guard, loop
+from sequencematch.train.plan import Plan
 from sequencematch.train.state import TrainState
 from sequencematch.train.stop_requests import StopRequests
 from tests.train.plans import ROWS, SLOTS, make_phase, make_plan
@@ -126,6 +127,51 @@ def test_time_is_of_all_parts_and_speed_since_the_last_record_or_validation(tmp_
     trained = [r for r in records if r["kind"] == "train"]
     assert [r["seconds"] for r in trained] == [100.0 + 6.0, 100.0 + 6.0 + 8.0 + 6.0]
     assert [r["tokens_per_second"] for r in trained] == [3 * 2 * SLOTS / 6.0] * 2
+
+
+def test_time_in_sampling_data_and_checkpoints_is_told_apart(tmp_path, monkeypatch):
+    """A batch takes 1 second, a refresh 4, a step 2, a save 8; a record every 2 steps."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def take(seconds, function):
+        def run(*args):
+            now[0] += seconds
+            return function(*args)
+
+        return run
+
+    def make(step, refresh):
+        phase = make_phase("match", 4, True, step=take(2.0, step("match")), flops=1000)
+        return make_plan(phase, every=2, log=2, evaluate=9, save=2, refresh=take(4.0, refresh))
+
+    monkeypatch.setattr(CheckpointCalls, "save", take(8.0, lambda *_: None))
+    monkeypatch.setattr(Plan, "place", take(1.0, lambda self, batch: batch))
+    _, records, _ = run_loop(tmp_path, make)
+    first, second = (r for r in records if r["kind"] == "train")
+    # Compiling reads a batch, too. Of the stretches one has a refresh and two steps, the second a save.
+    for record, saves in ((first, 0), (second, 1)):
+        seconds = 3 * 1 + 4 + 2 * 2 + saves * 8
+        assert record["tokens_per_second"] == 2 * 2 * SLOTS / seconds
+        assert record["sampled_tokens_per_second"] == ROWS * SLOTS / 4
+        assert record["flops_per_second"] == 2 * 1000 / (3 * 1 + 2 * 2)
+        assert "mfu" not in record  # of a CPU
+    assert second["time/sampling"] == 4 / 19 and second["time/data"] == 3 / 19
+    assert second["time/checkpoints"] == 8 / 19 and first["time/checkpoints"] == 0
+
+
+@pytest.mark.parametrize(("spent", "first"), [({}, 3), ({"from": 1.0, "all": 5.0}, 1)])
+def test_speed_is_of_the_parts_that_were_measured(tmp_path, spent, first):
+    """Older versions did not measure; a run that they began is measured from where it resumes."""
+    plan = make_plan(make_phase("bc", 4), log=9)
+    with MetricsLog(tmp_path) as log, StopRequests() as stop_requests:
+        checkpoints = CheckpointCalls([])
+        recorder = loop.Recorder(plan, checkpoints, log, stop_requests, dict, spent=spent)
+        with recorder.session(3):
+            found = recorder.speed(4)
+    assert found["from_step"] == first
+    running = found["shares"]["steps"] and 1 / found["tokens_per_second"] * 2 * SLOTS * (4 - first)
+    assert running >= spent.get("all", 0.0)
 
 
 def test_a_finished_run_does_nothing(tmp_path):

@@ -1,0 +1,91 @@
+"""The metrics of a run in Weights & Biases, beside TensorBoard's."""
+
+import importlib.util
+import json
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sequencematch.storage import files
+from sequencematch.storage.console import to_stderr
+from sequencematch.storage.metrics_log import numbers, read_records
+
+ID = "wandb.json"  # in the work directory: the run at W&B that it belongs to
+
+
+def check_installed(project: str) -> None:
+    """Raises ValueError if a project is named and there is no package to write to it with."""
+    if project and importlib.util.find_spec("wandb") is None:
+        raise ValueError(
+            f"config.wandb={project!r} needs the package wandb: pip install 'sequencematch[wandb]', or "
+            "leave it out with --config.wandb="
+        )
+
+
+class WandbBoard:
+    """A run at W&B, the same for all parts of a run here; WANDB_MODE=offline keeps it in the folder.
+
+    Each record is a row with its step, so that a record that comes after a later one is not lost, as it
+    would be if W&B counted the steps. What an earlier part of the run has sent is not sent again.
+
+    Args:
+      workdir: the run's folder.
+      project: PROJECT or ENTITY/PROJECT.
+      config: the configuration, for its page.
+      records: those that the metrics log starts with.
+
+    Raises:
+      OSError: W&B cannot be reached, or refuses.
+    """
+
+    def __init__(
+        self, workdir: Path, project: str, config: Mapping[str, Any], records: Sequence[dict] = ()
+    ):
+        import wandb  # only here: it takes a second, and is an extra
+
+        path, (entity, _, name) = workdir / ID, project.rpartition("/")
+        known = path.is_file()
+        if not known:
+            files.write(path, json.dumps({"id": secrets.token_hex(4), "project": project}) + "\n")
+        # Read before the metrics log is opened, which drops what comes after the newest checkpoint.
+        sent = read_records(workdir, 2**63) if known else []
+        self._sent = {(record["kind"], record["step"]) for record in sent}
+        # Its own lines would be between ours; what the machine does meanwhile is not ours to send.
+        quiet = wandb.Settings(
+            silent=True, console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True
+        )
+        try:
+            self._run = wandb.init(
+                project=name,
+                entity=entity or None,
+                dir=workdir,
+                id=json.loads(path.read_text())["id"],
+                resume="allow",
+                name=workdir.resolve().name,
+                config=dict(config),
+                settings=quiet,
+            )
+            self._run.define_metric("*", step_metric="step")
+        except (wandb.Error, ValueError, KeyError) as error:
+            raise OSError(f"config.wandb={project!r}: {error}") from error
+        for record in records:
+            self.write(record)
+
+    def write(self, record: dict) -> None:
+        """Sends the numbers of one record, unless it was sent before.
+
+        If W&B fails that is printed, and nothing more is sent: metrics.jsonl has all.
+        """
+        if self._run is None or (record["kind"], record["step"]) in self._sent:
+            return
+        try:
+            self._run.log({"step": record["step"], **numbers(record)})
+        except Exception as error:  # of its service, of any type
+            to_stderr(f"W&B has failed ({error}): metrics.jsonl goes on without it")
+            self._run = None
+
+    def close(self) -> None:
+        """Sends what is left."""
+        if self._run is not None:
+            self._run.finish()

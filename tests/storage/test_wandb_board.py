@@ -1,0 +1,82 @@
+"""Records go to Weights & Biases once, and all parts of a run to one run there; here kept on disk."""
+
+import json
+
+import pytest
+from wandb.proto.wandb_internal_pb2 import Record
+from wandb.sdk.internal.datastore import DataStore
+
+from sequencematch.storage import wandb_board
+from sequencematch.storage.metrics_log import MetricsLog, read_records
+from sequencematch.storage.wandb_board import WandbBoard, check_installed
+
+RECORDS = [{"kind": "train", "step": s, "phase": "bc", "loss": 1.0 / s} for s in range(1, 6)]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+
+
+def write_part(folder, records, earlier=()):
+    """One part of a run, from the records of earlier ones."""
+    board = WandbBoard(folder, "owner/project", {"seed": 0}, earlier)
+    with MetricsLog(folder, earlier, [board]) as log:
+        for record in records:
+            log.write(record)
+
+
+def sent_rows(folder):
+    """(identifiers of the runs, (step, loss) of every row) that W&B's files hold, in order."""
+    ids, rows = set(), []
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
+        store = DataStore()
+        store.open_for_scan(str(path))
+        while (data := store.scan_data()) is not None:
+            record = Record.FromString(data)
+            if record.HasField("run"):
+                ids.add((record.run.entity, record.run.project, record.run.run_id))
+            row = {
+                item.key or item.nested_key[0]: json.loads(item.value_json)
+                for item in record.history.item
+            }
+            if row:
+                rows.append((row["step"], row["train/loss"]))
+    return ids, rows
+
+
+def test_parts_of_a_run_are_one_run_there_and_no_record_is_sent_twice(tmp_path):
+    write_part(tmp_path, RECORDS[:4])
+    # Resumed from a checkpoint at step 2: the next two are taken again, the same bit for bit.
+    write_part(tmp_path, RECORDS[2:], read_records(tmp_path, 2))
+    ids, rows = sent_rows(tmp_path)
+    identifier = json.loads((tmp_path / "wandb.json").read_text())["id"]
+    assert ids == {("owner", "project", identifier)}
+    assert rows == [(r["step"], r["loss"]) for r in RECORDS]
+    assert len(read_records(tmp_path, 9)) == 5
+
+
+def test_a_run_that_had_no_board_sends_its_earlier_records_too(tmp_path):
+    with MetricsLog(tmp_path) as log:
+        for record in RECORDS[:2]:
+            log.write(record)
+    write_part(tmp_path, RECORDS[2:], read_records(tmp_path, 2))
+    assert [step for step, _ in sent_rows(tmp_path)[1]] == [1, 2, 3, 4, 5]
+
+
+def test_a_run_goes_on_where_the_board_fails(tmp_path, capsys):
+    board = WandbBoard(tmp_path, "project", {})
+    with MetricsLog(tmp_path, (), [board]) as log:
+        board._run.finish()
+        for record in RECORDS:
+            log.write(record)
+    assert len(read_records(tmp_path, 9)) == 5
+    assert capsys.readouterr().err.count("metrics.jsonl goes on without it") == 1
+
+
+def test_a_missing_package_is_refused_where_it_is_needed(monkeypatch):
+    check_installed("project")
+    monkeypatch.setattr(wandb_board.importlib.util, "find_spec", lambda name: None)
+    check_installed("")
+    with pytest.raises(ValueError, match=r"config.wandb='p' needs the package wandb: pip install"):
+        check_installed("p")
