@@ -11,7 +11,6 @@ from ml_collections import ConfigDict
 from sequencematch.cli import exporting, resume
 from sequencematch.cli.choice import NEWEST
 from sequencematch.data.episodes import answer_ids, encode_prompt
-from sequencematch.evaluate.generate import surviving_text
 from sequencematch.evaluate.values import Scores
 from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
@@ -25,7 +24,7 @@ class Answer(NamedTuple):
     Attributes:
       text: what is left after all deletions.
       symbols: the actions as they were taken, edits included: characters and names as `<bkspc>`.
-      finished: whether `<eos>` ended it.
+      finished: whether it came to an end, by `<eos>` or at the length `evaluate.stop_at`.
     """
 
     text: str
@@ -66,13 +65,13 @@ class Model:
         if decode not in decodings:
             raise ValueError(f"decode={decode!r} must be one of {', '.join(decodings)}")
         generator = make_generator(parts, decodings)
-        mdp, tokenizer = self._parts.recipe.mdp, self._parts.tokenizer
+        symbols, text, is_finished = (
+            self._parts.tokenizer.symbols,
+            generator.text,
+            generator.is_finished,
+        )
         return [
-            Answer(
-                tokenizer.decode(surviving_text(mdp, actions)),
-                tokenizer.symbols(actions),
-                actions[-1] == mdp.eos,
-            )
+            Answer(text(actions), symbols(actions), is_finished(actions))
             for actions in generator.actions(self._params, prompts, decode)
         ]
 

@@ -18,7 +18,6 @@ from sequencematch.cli.job import Call, Job
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
-from sequencematch.evaluate.generate import surviving_text
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
@@ -174,13 +173,12 @@ def answer(
       request: how to answer.
     """
     generator = make_generator(parts, configured_decodings(parts, [*USUAL, request.choice]))
-    mdp, tokenizer = parts.recipe.mdp, parts.tokenizer
     prompts = [question.prompt for question in asked[done:]]
     all_actions = generator.actions(params, prompts, request.choice, first=done)
     for question, head, actions in zip(asked[done:], heads[done:], all_actions, strict=True):
-        text, finished = tokenizer.decode(surviving_text(mdp, actions)), actions[-1] == mdp.eos
+        text, finished = generator.text(actions), generator.is_finished(actions)
         record = {**head, "text": text, "finished": finished}
-        record["symbols"] = tokenizer.symbols(actions)
+        record["symbols"] = parts.tokenizer.symbols(actions)
         if request.num:
             record["right"] = finished and parts.task.check(question, text)
             record["references"] = question.references

@@ -13,7 +13,7 @@ from flax import nnx
 from sequencematch.cli import workdir
 from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import right_within
-from sequencematch.evaluate.edits import edit_statistics
+from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
 from sequencematch.evaluate.metrics import measure
 from sequencematch.evaluate.perplexity import perplexity
@@ -136,6 +136,8 @@ def evaluate_test_set(
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "return": correlation(scorer.returns(params, answers), [a.right for a in answers]),
         }
+        if parts.task.is_open:
+            test[choice] |= text_costs(parts.recipe.mdp, answers)
         traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
     # Retries cost actions: every way is also given what each of the others takes on average.
     lengths = [[len(a.actions) for a in answers] for answers in all_answers.values()]
@@ -210,6 +212,8 @@ def describe(found: Mapping[str, Any], judged_by: str, asked: str = "test questi
         line += f" (95 % interval {figure(found['low'])} to {figure(found['high'])})"
     if {"right", "n"} <= found.keys():
         line += f", {found['right']} of {found['n']} {asked} right"
+    if found.get("unfinished"):
+        line += f", {found['unfinished']} cut by the limit on actions (evaluate.max_actions)"
     rho = found["return"]["spearman"]
     # No correlation is defined where all answers are right, or all wrong.
     return line if rho is None else f"{line}; return and correctness correlate, Spearman {rho:+.2f}"

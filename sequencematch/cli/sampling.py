@@ -15,7 +15,7 @@ from sequencematch.evaluate.generate import deletion_flags, surviving_text
 from sequencematch.evaluate.sections import MARKS
 from sequencematch.rollout import stream
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import configured_decodings
+from sequencematch.setup.judges import answer_actions, configured_decodings
 from sequencematch.storage.console import ignore_write_failures
 
 
@@ -29,12 +29,13 @@ def prepare_answer(parts: Parts, folder: Path, question: str, checkpoint: str) -
     state = resume.restore(parts, folder, checkpoint).state
     actions = stream.actions(
         parts.recipe.graph,
-        parts.recipe.mdp,
+        answer_actions(parts),
         parts.whole(state.params),
         prompt,
         int(start),
         max_actions=parts.config.evaluate.max_actions,
         decoding=configured_decodings(parts)["greedy"],
+        stop_at=parts.config.evaluate.stop_at,
     )
 
     def answer() -> None:

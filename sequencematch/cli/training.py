@@ -182,6 +182,12 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
     )
     for sentence in describe(parts.data.found):
         to_stdout(sentence)
+    answers = parts.config.evaluate
+    if answers.stop_at:
+        to_stdout(
+            f"Answers stop when {answers.stop_at} tokens survive (evaluate.stop_at), or after "
+            f"{answers.max_actions} actions, edits included (evaluate.max_actions)."
+        )
     weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
     if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
         to_stdout(

@@ -20,6 +20,7 @@ class Judge(NamedTuple):
     metrics: Sequence[str | Callable[..., Mapping[str, Any]]] = ("accuracy",)
     judged_by: str = "accuracy"
     is_open: bool = False
+    is_windowed: bool = False
 
 
 def same_result(example: Example, text: str) -> bool:

@@ -26,12 +26,14 @@ class Room(NamedTuple):
       answer_actions: decisions of an answer. Completions of the other splits must fit here, or no
         answer to them could be right.
       slip: how many of these are to be left, to take a slip back.
+      stop_at: number of surviving tokens at which an answer stops; 0 for none.
     """
 
     prompt_slots: int
     max_actions: int
     answer_actions: int
     slip: int
+    stop_at: int = 0
 
     def key(self, split: str) -> str:
         """The key of the configuration that a split's completions must fit into."""
@@ -136,7 +138,8 @@ def needed_room(
 ) -> Room:
     """The same room, with what all examples and their noise take where it has 0.
 
-    An answer may take as much as a training text with its noise.
+    An answer may take as much as a training text with its noise, and twice the tokens at which it
+    stops: then a quarter of its actions may be edits.
 
     Args and Raises: as of `check_examples`.
     """
@@ -146,9 +149,9 @@ def needed_room(
             largest[key] = max(largest[key], int(need.max(initial=0)))
     slots, actions, answer = largest.values()
     actions = max(actions, measure_ends(tokenizer, noise, actions, max_cut, task).enough)
-    needed = (max(slots, 2), actions, max(answer, actions))
+    needed = (max(slots, 2), actions, max(answer, actions, 2 * room.stop_at))
     given = (room.prompt_slots, room.max_actions, room.answer_actions)
-    return Room(*(size or need for size, need in zip(given, needed, strict=True)), room.slip)
+    return Room(*(a or b for a, b in zip(given, needed, strict=True)), room.slip, room.stop_at)
 
 
 def _drop_none(

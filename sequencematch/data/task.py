@@ -114,6 +114,7 @@ class Task(NamedTuple):
         `models.network.Network`; None for the transformer of the configuration.
       facts: what is told of the data, by name of `data.facts.SENTENCES`.
       is_open: whether texts may go on in any way, so that the perplexity of real ones is measured.
+      is_windowed: whether texts are windows of longer ones, which go on where they end here.
     """
 
     name: str
@@ -129,6 +130,7 @@ class Task(NamedTuple):
     network: Callable[[int, int, Any], Any] | None = None
     facts: Mapping[str, Any] = MappingProxyType({})
     is_open: bool = False
+    is_windowed: bool = False
 
 
 def character_task(

@@ -30,7 +30,7 @@ JUDGES: dict[str, Callable[[Any], Judge]] = {
     "arithmetic": lambda data: CHECKERS["exact"],
     "countdown": lambda data: Judge(countdown.is_right, countdown.is_beginning),
     "jsonl": lambda data: CHECKERS[data.checker],
-    "text": lambda data: OPEN_ENDED,
+    "text": lambda data: OPEN_ENDED._replace(is_windowed=data.window > 0),
     **{f"gym/{name}": partial(gym.judge, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
 }
 

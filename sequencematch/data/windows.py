@@ -1,8 +1,9 @@
 """From documents to examples: windows of so many tokens, none of which crosses a document."""
 
-import itertools
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import tokenizers
 
 from sequencematch.data.subword import SubwordTokenizer
@@ -33,8 +34,10 @@ def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts
 def _starts_of_bytes(text: str) -> Starts:
     if text.isascii():
         return range(len(text) + 1)
-    sizes = (len(c.encode()) for c in text)
-    return [*itertools.chain(*([i] * size for i, size in enumerate(sizes))), len(text)]
+    content = np.frombuffer(text.encode(), np.uint8)
+    # All bytes of a character but the first are 10xxxxxx.
+    number = np.cumsum((content & 0xC0) != 0x80, dtype=np.intc) - 1
+    return array("i", number.tobytes() + np.intc(len(text)).tobytes())
 
 
 class _StartsOfSubwords(Sequence[int]):

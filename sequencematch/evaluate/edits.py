@@ -8,7 +8,7 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import answer_ids
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.generate import Answer, surviving_text
 
 IsPossible = Callable[[list[int]], bool]  # of a text, with its `<eos>` if it has one
 
@@ -120,6 +120,23 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
         "errors": total.errors,
         "errors_deleted": _share(total.errors_deleted, total.errors),
         "errors_mended": _share(total.errors_fixed, total.errors),
+    }
+
+
+def text_costs(mdp: Mdp, answers: Sequence[Answer]) -> dict[str, float]:
+    """Returns what texts took: means of surviving tokens, actions and edits, and how many were cut.
+
+    A text is cut, and counts as unfinished, where the limit on actions came before its end. An `<eos>`
+    is among the actions and not among the tokens.
+    """
+    n = len(answers)
+    left = [surviving_text(mdp, a.actions) for a in answers]
+    edits = sum(bool(mdp.pops[action]) for a in answers for action in a.actions)
+    return {
+        "tokens": sum(token != mdp.eos for text in left for token in text) / n,
+        "actions": sum(len(a.actions) for a in answers) / n,
+        "edit_actions": edits / n,
+        "unfinished": sum(not a.finished for a in answers),
     }
 
 

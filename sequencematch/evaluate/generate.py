@@ -58,8 +58,8 @@ class Answer(NamedTuple):
       example: the question and its right answers.
       actions: ids of the executed actions, edits included.
       text: the surviving text, after all deletions.
-      right: whether `<eos>` ended it and the task accepts the text.
-      finished: whether `<eos>` ended it.
+      right: whether it came to an end and the task accepts the text.
+      finished: whether it came to an end: by `<eos>`, or at the length at which answers stop.
     """
 
     example: Example
@@ -80,6 +80,7 @@ class Generator:
       rows: answers made at once.
       seed: of sampled answers.
       decodings: the ways to answer, by name; None is the policy itself.
+      stop_at: number of surviving tokens at which an answer ends as well; 0 for none.
       sharding: how rows are divided among devices; None for one device.
     """
 
@@ -95,18 +96,20 @@ class Generator:
         rows: int,
         seed: int,
         decodings: Mapping[str, Decoding | None],
+        stop_at: int = 0,
         sharding: NamedSharding | None = None,
     ):
         self.mdp, self.task, self.tokenizer, self.decodings = mdp, task, tokenizer, decodings
         self._prompt_slots, self._rows, self.sharding = prompt_slots, rows, sharding
+        self._stop_at = stop_at
         self._keys = {
             name: random_key(seed, Purpose.ANSWERS, i) for i, name in enumerate(decodings)
         }
 
         def sample(decoding: Decoding | None, params, prompts, start, key, first):
             model = nnx.merge(graph, params)
-            answer = partial(search.answer, max_actions=max_actions, decoding=decoding)
-            return answer(model, mdp, prompts, start, key, first=first)[0]
+            how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at)
+            return search.answer(model, mdp, prompts, start, key, first=first, **how)[0]
 
         self._sample = {
             name: jax.jit(partial(sample, decoding)) for name, decoding in decodings.items()
@@ -124,10 +127,18 @@ class Generator:
         """
         prompts = [example.prompt for example in examples]
         for example, actions in zip(examples, self.actions(params, prompts, choice), strict=True):
-            text = self.tokenizer.decode(surviving_text(self.mdp, actions))
-            finished = actions[-1] == self.mdp.eos
+            text, finished = self.text(actions), self.is_finished(actions)
             right = finished and self.task.check(example, text)
             yield Answer(example, actions, text, right, finished)
+
+    def text(self, actions: Sequence[int]) -> str:
+        """What an answer leaves."""
+        return self.tokenizer.decode(surviving_text(self.mdp, actions))
+
+    def is_finished(self, actions: Sequence[int]) -> bool:
+        """Whether an answer came to an end, and not to the limit on actions."""
+        standing = len(surviving_text(self.mdp, actions))
+        return actions[-1] == self.mdp.eos or 0 < self._stop_at <= standing
 
     def actions(
         self, params, prompts: Sequence[str], choice: str, first: int = 0

@@ -1,7 +1,7 @@
 """The section of a report that says what generated texts are like."""
 
 from sequencematch.evaluate.records import RunFiles
-from sequencematch.evaluate.sections import decimal, figure, object_at, section, table, ways
+from sequencematch.evaluate.sections import count, decimal, figure, object_at, section, table, ways
 
 # Key in the summary's "test", title, meaning, and format.
 ROWS = (
@@ -11,7 +11,11 @@ ROWS = (
     ("repetition", "Repetition", "Share of words that stand among the 16 before them.", figure),
     ("zipf", "Zipf coefficient", "Exponent of word frequency by rank; near 1 in print.", decimal),
     ("words", "Words", "Mean number in a text.", decimal),
-    ("empty_texts", "Empty texts", "Number of texts without a word.", decimal),
+    ("tokens", "Tokens", "Mean number that survives in a text.", count),
+    ("edit_actions", "Edits", "Mean number of edit actions in a text.", decimal),
+    ("actions", "Actions", "Mean number in a text, edits and <eos> included.", count),
+    ("unfinished", "Cut texts", "Number that the limit on actions cut before their end.", count),
+    ("empty_texts", "Empty texts", "Number of texts without a word.", count),
 )
 REAL = (
     ("perplexity", "Perplexity", "Of the test texts, an action each.", decimal),

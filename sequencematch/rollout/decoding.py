@@ -128,7 +128,8 @@ def banned_actions(
 ) -> Bool[Array, " V"]:
     """Tokens that were removed from this very text, and the edits where they would do nothing.
 
-    `<eos>` ends an answer, so it is never removed: something is always left to do.
+    `<eos>` ends an answer, so it is never removed: something is always left to do. Where `<eos>` is no
+    action all tokens may be removed, and then none is banned.
 
     Args:
       mdp: says which actions are edits.
@@ -140,7 +141,8 @@ def banned_actions(
     V = mdp.pops.shape[0]
     is_here = memory.removed_from == memory.slots[depth]
     removed = jnp.zeros(V, bool).at[jnp.where(is_here, tokens, V)].set(True, mode="drop")
-    return removed | ((mdp.pops > 0) & (depth == start))
+    is_left = jnp.any(mdp.legal & (mdp.pops == 0) & ~removed)
+    return (removed & is_left) | ((mdp.pops > 0) & (depth == start))
 
 
 def standing_tokens(

@@ -39,7 +39,7 @@ class Generation(NamedTuple):
         itself however the action was chosen; 0 elsewhere.
       start: int32[B], slot of the last prompt token.
       time: int32[B], slot of the last action.
-      done: bool[B], whether `<eos>` ended the row.
+      done: bool[B], whether the row has ended.
       depth: int32[B], depth of the top of the stack.
       hidden: [B, S, D], final hidden state of the token at each depth.
       cache: what the network keeps of each depth.
@@ -94,7 +94,11 @@ def begin(
 
 
 def advance(
-    model: Network, mdp: Mdp, generation: Generation, decoding: Decoding | None = None
+    model: Network,
+    mdp: Mdp,
+    generation: Generation,
+    decoding: Decoding | None = None,
+    stop_at: int = 0,
 ) -> Generation:
     """Takes one decision in every row that is not done.
 
@@ -102,7 +106,7 @@ def advance(
       model: the policy.
       mdp: its decision process.
       generation: the state so far, begun with the same `decoding`.
-      decoding: as in `sample`.
+      decoding, stop_at: as in `sample`.
     """
     g, row = generation, jnp.arange(generation.time.shape[0])
     logits = legal_logits(model.logits(g.hidden[row, g.depth]), mdp.legal)
@@ -115,6 +119,7 @@ def advance(
     pushed, cache = model.decode(action, g.depth + 1, g.cache)
     # The prompt is never popped.
     depth = jnp.where(pops == 0, g.depth + 1, jnp.maximum(g.depth - pops, g.start))
+    ends = (action == mdp.eos) | ((depth - g.start >= stop_at) if stop_at else False)
     # A row that is done writes to slot T, which is out of bounds and dropped.
     slot = jnp.where(g.done, g.tokens.shape[1], g.time + 1)
     memory = None
@@ -126,7 +131,7 @@ def advance(
         log_probs=g.log_probs.at[row, slot - 1].set(jnp.where(g.done, 0.0, log_prob)),
         start=g.start,
         time=jnp.where(g.done, g.time, g.time + 1),
-        done=g.done | (action == mdp.eos),
+        done=g.done | ends,
         depth=jnp.where(g.done, g.depth, depth),
         hidden=g.hidden.at[row, g.depth + 1].set(pushed, mode="drop"),
         cache=cache,
@@ -185,6 +190,7 @@ def sample(
     max_actions: int,
     first: int | Int[Array, ""] = 0,
     decoding: Decoding | None = None,
+    stop_at: int = 0,
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
 
@@ -197,6 +203,7 @@ def sample(
       max_actions: largest number of decisions per row, edits included.
       first: number of the first row, for callers that sample a few rows at a time.
       decoding: how an answer is chosen; None draws from the policy itself, as training needs.
+      stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
@@ -207,7 +214,7 @@ def sample(
         return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
 
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
-        return loop[0] + 1, advance(model, mdp, loop[1], decoding)
+        return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at)
 
     initial = begin(model, prompts, start, key, max_actions, first, decoding)
     _, final = jax.lax.while_loop(can_continue, decide, (jnp.int32(0), initial))

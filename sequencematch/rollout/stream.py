@@ -22,6 +22,7 @@ def actions(
     *,
     max_actions: int,
     decoding: Decoding,
+    stop_at: int = 0,
     seed: int = 0,
 ) -> Iterator[int]:
     """Yields the ids of the actions after one prompt, each as soon as it is chosen.
@@ -33,14 +34,15 @@ def actions(
       mdp: its decision process.
       prompt: int32[P], right-padded.
       start: slot of the prompt's last token.
-      max_actions: where to stop if there is no `<eos>`.
+      max_actions: where to stop if nothing else ends the answer.
       decoding: how actions are chosen.
+      stop_at: number of tokens at which it ends as well; 0 for none.
       seed: seed of the random draws.
     """
 
     @jax.jit
     def advance(params: nnx.State, generation: sampler.Generation) -> sampler.Generation:
-        return sampler.advance(nnx.merge(graph, params), mdp, generation, decoding)
+        return sampler.advance(nnx.merge(graph, params), mdp, generation, decoding, stop_at)
 
     # Parameters are arguments and not constants of the programs: those would hold a copy of them.
     begin = partial(sampler.begin, max_actions=max_actions, decoding=decoding)

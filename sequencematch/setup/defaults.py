@@ -122,6 +122,9 @@ def defaults() -> ConfigDict:
                 examples=200,  # validation examples used in each
                 rows=250,  # questions answered at once
                 max_actions=24,  # decisions of an answer, edits included
+                # Surviving tokens at which an answer stops as well; 0: none. Where texts are windows,
+                # <eos> is no action of it then.
+                stop_at=0,
                 # Ways to answer; also such as "top_p=0.95,temperature=0.7" (rollout/decodings.py).
                 decodings=("greedy", "sampled", "unedited"),
                 edit_threshold=0.5,  # greedy answers edit where P(edits) is larger

@@ -55,7 +55,8 @@ def make_room(config: ConfigDict) -> Room:
     """What examples must fit into."""
     # A slip is one wrong token and the edit that takes it back.
     slip = 2 if METHODS[config.method].edits else 0
-    return Room(config.prompt_slots, config.max_actions, config.evaluate.max_actions, slip)
+    sizes = (config.prompt_slots, config.max_actions, config.evaluate.max_actions)
+    return Room(*sizes, slip, config.evaluate.stop_at)
 
 
 def training_noise(config: ConfigDict) -> Noise:

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from sequencematch.core.mdp import Mdp
 from sequencematch.evaluate.generate import Generator, make_decodings
 from sequencematch.evaluate.values import Scorer
 from sequencematch.rollout.decoding import Decoding
@@ -21,7 +24,7 @@ def make_generator(
     c = parts.config
     return Generator(
         parts.recipe.graph,
-        parts.recipe.mdp,
+        answer_actions(parts),
         parts.task,
         parts.tokenizer,
         prompt_slots=c.prompt_slots,
@@ -29,8 +32,20 @@ def make_generator(
         rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
         sharding=meshes.batch_sharding(parts.mesh),
         seed=c.seed,
+        stop_at=c.evaluate.stop_at,
         decodings=configured_decodings(parts) if decodings is None else decodings,
     )
+
+
+def answer_actions(parts: Parts) -> Mdp:
+    """The decision process of answers.
+
+    Where texts are windows, and answers stop at a length, `<eos>` is no action: it would end a
+    text that goes on. The probabilities of the others are renormalised.
+    """
+    mdp, goes_on = parts.recipe.mdp, parts.task.is_windowed and parts.config.evaluate.stop_at > 0
+    is_eos = np.arange(len(mdp.legal)) == mdp.eos
+    return mdp._replace(legal=mdp.legal & ~is_eos) if goes_on else mdp
 
 
 def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, Decoding]:

@@ -26,6 +26,7 @@ NEWER_KEYS = {
     "evaluate.temperature": 1.0,
     "evaluate.memory": True,
     "evaluate.samples": 4,
+    "evaluate.stop_at": 0,
     "evaluate.decodings": ["greedy", "sampled", "unedited"],
     "train.accumulate": 1,
     "train.frozen": "",

@@ -166,3 +166,9 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 def _answer_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     fault = next(filter(None, map(decoding_fault, c.evaluate.decodings)), "")
     yield not fault, f"config.evaluate.decodings: {fault}"
+    stop_at, limit = c.evaluate.stop_at, c.evaluate.max_actions
+    yield (
+        not limit or stop_at <= limit,
+        f"config.evaluate.stop_at={stop_at} must be at most config.evaluate.max_actions={limit}: no "
+        "answer would reach so many tokens",
+    )

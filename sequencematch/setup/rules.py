@@ -144,6 +144,7 @@ RULES: dict[str, Rule] = {
     "evaluate.examples": count,
     "evaluate.rows": count,
     "evaluate.max_actions": count_or_zero,
+    "evaluate.stop_at": count_or_zero,
     "evaluate.decodings": (
         "a tuple with 'greedy' and 'sampled', which validation uses, and no name twice",
         lambda names: {"greedy", "sampled"} <= set(names) and len(names) == len(set(names)),

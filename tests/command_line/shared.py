@@ -49,7 +49,7 @@ class SharedGenerator(Generator):
 
     def __init__(self, graph, mdp, *args, **kwargs):
         super().__init__(graph, mdp, *args, **kwargs)
-        names = ("prompt_slots", "max_actions", "rows", "sharding", "decodings")
+        names = ("prompt_slots", "max_actions", "rows", "sharding", "decodings", "stop_at")
         key = ("answers", graph, mdp_key(mdp), *(repr(kwargs[name]) for name in names))
         self._sample = PROGRAMS.setdefault(key, self._sample)
 

@@ -84,6 +84,8 @@ def test_needed_room_holds_all_examples_and_their_noise_and_no_less_does(eta):
     # What is given stays.
     given = room_of(misfits(), Room(7, 0, 9, 2), noise)
     assert given == Room(7, room.max_actions, 9, 2)
+    # A quarter of the actions may be edits where answers stop at a length.
+    assert room_of(misfits(), Room(7, 0, 0, 2, stop_at=70), noise).answer_actions == 140
 
 
 def test_examples_that_do_not_fit_are_dropped_and_counted():

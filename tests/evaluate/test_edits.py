@@ -3,7 +3,13 @@ import random
 import pytest
 
 from sequencematch.data.task import Example
-from sequencematch.evaluate.edits import Edits, count_edits, edit_statistics, possible_texts
+from sequencematch.evaluate.edits import (
+    Edits,
+    count_edits,
+    edit_statistics,
+    possible_texts,
+    text_costs,
+)
 from tests.evaluate.answers import EOS, MDP, POPS, TASK, TOKENIZER, answer, ids
 
 
@@ -191,3 +197,8 @@ def test_shares_of_nothing_are_none():
     shares = ("deleted_wrong", "errors_deleted", "errors_mended")
     assert [found[share] for share in shares] == [None] * 3
     assert (found["answers"], found["per_action"], found["errors"]) == (0, 0, 0)
+
+
+def test_edits_are_counted_apart_from_what_survives():
+    found = text_costs(MDP, [answer("ab", actions) for actions in ("abc<<b$", "c2<ab", "R")])
+    assert found == {"tokens": 4 / 3, "actions": 13 / 3, "edit_actions": 5 / 3, "unfinished": 2}

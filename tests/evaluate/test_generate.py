@@ -140,6 +140,15 @@ def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator, 
     assert choice != "sampled" or 0 < shares["3"] < shares["5"]
 
 
+def test_an_answer_is_finished_at_its_end_or_at_the_length_where_answers_stop(generator):
+    make, _ = generator
+    stops = copy.copy(make(4))
+    stops._stop_at = 2
+    for actions, whole, stopped in (("ab", 0, 1), ("a$", 1, 1), ("ab<", 0, 0), ("a<ab", 0, 1)):
+        found = [each.is_finished(ids(actions)) for each in (make(4), stops)]
+        assert found == [bool(whole), bool(stopped)] and stops.text(ids("ac<b")) == "ab"
+
+
 def test_answers_do_not_depend_on_the_devices(generator):
     make, params = generator
     plain, spread = make(8), copy.copy(make(8))

@@ -42,6 +42,7 @@ REFUSED = {
     "data.tokenizer": ["a\0b", "~nobody-of-this-name"],
     "data.window": [-1, 7, 2**31],
     "data.prompt": COUNT_OR_ZERO,
+    "evaluate.stop_at": COUNT_OR_ZERO,
     "evaluate.decodings": [("greedy",), ("greedy", "sampled", "greedy")],
     "data.train": COUNT_OR_ZERO,
     "data.validation": COUNT_OR_ZERO,
@@ -161,6 +162,10 @@ def test_data_folder_need_not_exist(tmp_path):
 
 # (keys that break a relation, words that the message must contain)
 BROKEN_RELATIONS = [
+    (
+        {"evaluate.stop_at": 25, "evaluate.max_actions": 24},
+        ["evaluate.stop_at=25 must be at most config.evaluate.max_actions=24"],
+    ),
     ({"init": "adapter:there"}, ["config.init='adapter:there'", "config.model.path"]),
     ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),
     (
