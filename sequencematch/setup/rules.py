@@ -136,6 +136,7 @@ RULES: dict[str, Rule] = {
     "rollout.capacity": count,
     "rollout.batch_size": count,
     "mesh.data": count,
+    "mesh.fsdp": count,
     "mesh.model": count,
     "log_every": count,
     "evaluate.every": count,

@@ -14,7 +14,7 @@ def spec_of(path, shape, model=4):
     tree = jax.ShapeDtypeStruct(shape, jnp.float32)
     for name in reversed(path.split("/")):
         tree = {name: tree}
-    (sharding,) = jax.tree.leaves(state_shardings(make_mesh(1, model), tree))
+    (sharding,) = jax.tree.leaves(state_shardings(make_mesh(model=model), tree))
     return sharding.spec
 
 
