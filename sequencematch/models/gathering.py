@@ -28,7 +28,7 @@ from sequencematch.models.sharding import (
 T = TypeVar("T")  # a tree of arrays
 
 
-def computed(path: tuple, shape: tuple[int, ...], cuts: Mapping[str, int]) -> P:
+def where_computed(path: tuple, shape: tuple[int, ...], cuts: Mapping[str, int]) -> P:
     """How a parameter of a `Transformer` is divided where it is computed with.
 
     Args:
@@ -72,7 +72,7 @@ def put_together(mesh: Mesh, params: T, dtype: str) -> T:
 
     def whole(path: tuple, x: Array) -> Array:
         stored = partition(path, x.shape, mesh.shape, TRANSFORMER)
-        used = computed(path, x.shape, mesh.shape)
+        used = where_computed(path, x.shape, mesh.shape)
         if stored == used:
             return x
         if not jnp.issubdtype(x.dtype, jnp.floating):  # in 4 bits, which have no gradient

@@ -19,7 +19,7 @@ from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.gathering import computed
+from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
 from sequencematch.models.transformer import parameter_shapes
 from sequencematch.setup.defaults import defaults, flatten, mesh_size, network_config
@@ -236,7 +236,7 @@ def gathered_bytes(config: ConfigDict, network: TransformerConfig, copies: int =
     """
     cuts, bits = dict(config.mesh), 0
     for path, x in jax.tree_util.tree_leaves_with_path(shapes_of(network)):
-        used = computed(path, x.shape, cuts)
+        used = where_computed(path, x.shape, cuts)
         if used == partition(path, x.shape, cuts, TRANSFORMER):
             continue
         layers = x.shape[0] if path_name(path).startswith("blocks/") else 1

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from sequencematch.models.gathering import computed
+from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import path_name
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
@@ -199,7 +199,7 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     for path, x in jax.tree_util.tree_leaves_with_path(found.run.parts.like.params):
         is_stacked = path_name(path).startswith("blocks/")
         shape = (1, *x.shape[1:]) if is_stacked else x.shape
-        used = NamedSharding(x.sharding.mesh, computed(path, shape, cuts))
+        used = NamedSharding(x.sharding.mesh, where_computed(path, shape, cuts))
         if used.spec != x.sharding.spec:
             expected[used.shard_shape(shape)] += 2 if is_stacked else 1
     gathered = Counter(s for dtype, s in collectives(found.program, "all-gather") if dtype == "f32")
