@@ -215,7 +215,7 @@ def build_within_memory(
     config: ConfigDict, estimate: Callable[..., memory.Estimate], source: Path | None = None
 ) -> Parts:
     """Builds the parts of a run, after checking that its devices and memory are available."""
-    make_mesh(config.mesh.data, config.mesh.model)
+    make_mesh(**config.mesh)
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
     parts = build(config, source)

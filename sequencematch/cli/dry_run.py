@@ -13,7 +13,7 @@ from rich.table import Table
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
-from sequencematch.setup.defaults import network_config
+from sequencematch.setup.defaults import mesh_size, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.storage.console import ignore_write_failures, to_stdout
 from sequencematch.storage.processes import is_first
@@ -75,7 +75,8 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     )
     yield (
         "devices",
-        f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.model} for the model",
+        f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "
+        f"{c.mesh.model} for the model",
     )
     yield (
         "schedule",
@@ -120,7 +121,7 @@ def memory_table(parts: Parts) -> Table:
     for name, size, when in rows:
         bar = "█" * round(BAR * size / estimate.peak)
         table.add_row(name, format_bytes(size), f"[dim]{when:8}[/dim] {bar}")
-    available = format_bytes(available_bytes(c.mesh.data * c.mesh.model))
+    available = format_bytes(available_bytes(mesh_size(c)))
     # Temporary parts do not exist at the same time, so the peak is less than the sum of the rows.
     table.add_row("[bold]at most", f"[bold]{format_bytes(estimate.peak)}", f"of {available} free")
     return table

@@ -237,7 +237,9 @@ def check_initial_parameters(parts: Parts) -> None:
 def current_provenance(parts: Parts) -> dict[str, Any]:
     """The provenance of what is trained now: all that decides its bits, the mesh included."""
     mesh = parts.config.mesh
-    return {**provenance(), "mesh": f"{mesh.data} x {mesh.model}"}
+    # As it was written before there was fsdp, where that is 1.
+    sizes = (mesh.data, mesh.fsdp, mesh.model) if mesh.fsdp > 1 else (mesh.data, mesh.model)
+    return {**provenance(), "mesh": " x ".join(map(str, sizes))}
 
 
 def merge_provenance(

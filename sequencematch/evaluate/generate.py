@@ -14,6 +14,7 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.rollout.decodings import NAMED, parse_decoding
@@ -107,7 +108,7 @@ class Generator:
         }
 
         def sample(decoding: Decoding | None, params, prompts, start, key, first):
-            model = nnx.merge(graph, params)
+            model = with_whole_ends(nnx.merge(graph, params))
             how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at)
             return search.answer(model, mdp, prompts, start, key, first=first, **how)[0]
 

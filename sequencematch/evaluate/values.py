@@ -25,6 +25,7 @@ from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.models import readout
+from sequencematch.models.transformer import with_whole_ends
 from sequencematch.storage.processes import fetch
 
 
@@ -73,7 +74,7 @@ class Scorer:
         self._sharding = sharding
 
         def score(params: nnx.State, episodes: Episode) -> Scores:
-            model = nnx.merge(graph, params)
+            model = with_whole_ends(nnx.merge(graph, params))
             trajectories = jax.vmap(partial(build_trajectory, mdp))(episodes)
             hidden = readout.states(model, trajectories)
             values = readout.action_values(model, mdp, hidden, trajectories)

@@ -104,8 +104,8 @@ class Attention(nnx.Module):
         if cache is not None:
             # Keys are rotated by depth before they are stored, so a token that is pushed again at the
             # same depth overwrites the popped one. A full row has no slot left: its write is dropped.
-            row = jnp.arange(B)[:, None]
-            k = cache.k.at[row, visibility.slot].set(k, mode="drop")
-            v = cache.v.at[row, visibility.slot].set(v, mode="drop")
+            # Row by row, or devices that share the rows would send each other what they write.
+            write = jax.vmap(lambda old, slot, new: old.at[slot].set(new, mode="drop"))
+            k, v = (write(old, visibility.slot, new) for old, new in ((cache.k, k), (cache.v, v)))
         mixed = ATTENTION[self.config.attention](q, k, v, visibility)
         return self.out(mixed.reshape(B, T, -1)), KeyValues(k, v)

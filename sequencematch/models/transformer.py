@@ -5,17 +5,26 @@ Axes: B batch, T time, S slots of the cache, L layers, D model, V vocabulary.
 
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import qwix
 from flax import nnx
+from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int
 
 from sequencematch.core.types import Visibility
 from sequencematch.models.attention import Attention, KeyValues
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.gathering import (
+    append,
+    divide_rows,
+    is_not_put_together,
+    put_together,
+)
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
+from sequencematch.models.network import Network
 
 # Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
 # up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to exist in
@@ -35,6 +44,7 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
 
 
 Cache = list[KeyValues]
+T = TypeVar("T")  # a tree of parameters
 
 
 class Block(nnx.Module):
@@ -84,12 +94,15 @@ def check_length(slots: int, config: TransformerConfig) -> None:
 class Transformer(nnx.Module):
     """The network of this package; a `Network` whose cache is one `KeyValues` a layer.
 
+    With a mesh, a layer first puts its parameters together from all devices (`gathering`). For what
+    stands before and after the layers, `with_whole_ends` does so.
+
     Edits have logits of their own, apart from the vocabulary's, and no embedding: a slot that an edit
     makes is seen by no other. So another edit changes no parameter and no logit that is there already.
     """
 
-    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs):
-        self.config = config
+    def __init__(self, config: TransformerConfig, rngs: nnx.Rngs, mesh: Mesh | None = None):
+        self.config, self.mesh = config, mesh
         self.embedding = table(config.embedding_rows, config, rngs)
         self.positions = table(config.position_rows, config, rngs) if config.position_rows else None
         self.blocks = draw_blocks(config, rngs)
@@ -109,9 +122,13 @@ class Transformer(nnx.Module):
             i, params = inputs
             # Looked up here: what a loop is given for each layer, its backward pass keeps a copy of.
             own = jax.tree.map(lambda stacked: stacked[i], in_4_bits)
-            return nnx.merge(graph, own, params)(x, visibility)[0], None
+            own, params = self._together((own, params))
+            return self._divide(nnx.merge(graph, own, params)(x, visibility)[0]), None
 
         layer, unroll = REMAT[self.config.remat](layer), UNROLL[self.config.lora.base]
+        if self.mesh is not None and self.mesh.shape["fsdp"] > 1:
+            # One layer's at a time, and again in the backward pass.
+            layer, unroll = jax.checkpoint(layer, policy=is_not_put_together, prevent_cse=False), 1
         x, layers = self._embed(tokens, visibility), jnp.arange(self.config.layers)
         x, _ = jax.lax.scan(layer, x, (layers, params), unroll=unroll)
         return self.norm(x)
@@ -121,7 +138,10 @@ class Transformer(nnx.Module):
         logits = self._tied_logits(hidden) if self.head is None else self.head(hidden)
         if self.edits is None:
             return logits
-        return jnp.concatenate([logits, self.edits(hidden)], axis=-1)
+        edits = self.edits(hidden)
+        if self.mesh is None:
+            return jnp.concatenate([logits, edits], axis=-1)
+        return append(logits, edits)
 
     def prefill(self, prompt: Int[Array, "B P"], slots: int) -> tuple[Float[Array, "B S D"], Cache]:
         """One causal pass over right-padded prompts; see `Network`."""
@@ -146,16 +166,22 @@ class Transformer(nnx.Module):
         hidden, cache = self._blocks_with_cache(token[:, None], visibility, cache)
         return hidden[:, 0], cache
 
+    def _together(self, params: T) -> T:
+        return params if self.mesh is None else put_together(self.mesh, params, self.config.dtype)
+
+    def _divide(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+        return x if self.mesh is None else divide_rows(self.mesh, x)
+
     def _embed(self, tokens: Int[Array, "B T"], visibility: Visibility) -> Float[Array, "B T D"]:
         check_length(tokens.shape[1], self.config)
         # A dead slot is embedded as any other id. One beyond the embedding would be NaN, which a mask
         # does not keep out: its weight is 0, and 0 NaN is NaN.
         x = self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
         x = x * self.config.embedding_scale
-        if self.positions is None:
-            return x
-        # A full row of a cache is at a depth beyond the last: what is pushed there is dropped.
-        return x + self.positions(jnp.minimum(visibility.positions, self.config.context - 1))
+        if self.positions is not None:
+            # A full row of a cache is at a depth beyond the last: what is pushed there is dropped.
+            x += self.positions(jnp.minimum(visibility.positions, self.config.context - 1))
+        return self._divide(x)
 
     def _tied_logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
         rows = self.embedding.embedding[...].astype(self.config.dtype)
@@ -165,10 +191,22 @@ class Transformer(nnx.Module):
         # One layer after another, each with a cache of its own: layers in a loop would share one array.
         (graph, params), x, written = nnx.split(self.blocks), self._embed(tokens, visibility), []
         for i, key_values in enumerate(cache):
-            block = nnx.merge(graph, jax.tree.map(lambda stacked, i=i: stacked[i], params))
-            x, key_values = block(x, visibility, key_values)
+            own = jax.tree.map(lambda stacked, i=i: stacked[i], params)
+            x, key_values = nnx.merge(graph, self._together(own))(x, visibility, key_values)
+            x = self._divide(x)
             written.append(key_values)
         return self.norm(x), written
+
+
+def with_whole_ends(model: Network) -> Network:
+    """The same network, with all but its blocks put together from all devices, once for every use.
+
+    Without it a loop over parts of the vocabulary's logits would do so for each of them.
+    """
+    if not isinstance(model, Transformer) or model.mesh is None:
+        return model
+    graph, blocks, ends = nnx.split(model, lambda path, _: path[0] == "blocks", ...)
+    return nnx.merge(graph, blocks, put_together(model.mesh, ends, model.config.dtype))
 
 
 def parameter_shapes(config: TransformerConfig) -> nnx.State:

@@ -108,8 +108,11 @@ def advance(
       generation: the state so far, begun with the same `decoding`.
       decoding, stop_at: as in `sample`.
     """
-    g, row = generation, jnp.arange(generation.time.shape[0])
-    logits = legal_logits(model.logits(g.hidden[row, g.depth]), mdp.legal)
+    # Row by row, or devices that share the rows would send each other what they read and write.
+    read = jax.vmap(lambda old, i: old[i])
+    write = jax.vmap(lambda old, i, new: old.at[i].set(new, mode="drop"))
+    g = generation
+    logits = legal_logits(model.logits(read(g.hidden, g.depth)), mdp.legal)
     action = _choose_actions(model, mdp, g, decoding, logits).astype(jnp.int32)
     # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
@@ -127,13 +130,13 @@ def advance(
         note = jax.vmap(partial(remember, decoding, mdp))
         memory = note(g.memory, action, g.time + 1, g.depth, depth)
     return Generation(
-        tokens=g.tokens.at[row, slot].set(action, mode="drop"),
-        log_probs=g.log_probs.at[row, slot - 1].set(jnp.where(g.done, 0.0, log_prob)),
+        tokens=write(g.tokens, slot, action),
+        log_probs=write(g.log_probs, slot - 1, jnp.where(g.done, 0.0, log_prob)),
         start=g.start,
         time=jnp.where(g.done, g.time, g.time + 1),
         done=g.done | ends,
         depth=jnp.where(g.done, g.depth, depth),
-        hidden=g.hidden.at[row, g.depth + 1].set(pushed, mode="drop"),
+        hidden=write(g.hidden, g.depth + 1, pushed),
         cache=cache,
         keys=g.keys,
         memory=memory,

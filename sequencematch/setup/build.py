@@ -21,6 +21,7 @@ from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.models.lora import byte_count, parameter_count
+from sequencematch.models.sharding import TRANSFORMER, WHOLE
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
@@ -128,21 +129,22 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
       ValueError, OSError: the configuration, the data or the devices do not fit; says what in one line.
     """
     # The mesh first: it is cheap to check, and preparing data may take minutes.
-    mesh = meshes.make_mesh(config.mesh.data, config.mesh.model)
+    mesh = meshes.make_mesh(**config.mesh)
     task, tokenizer, data = load_data(config) if folder is None else load_saved(config, folder)
     T = config.prompt_slots + config.max_actions
     metrics = make_metrics(task, tokenizer)
-    make_network = network_maker(config, task, tokenizer)
+    make_network = network_maker(config, task, tokenizer, mesh)
     # Shapes only. The arrays are created by jitted functions, so that each device makes its own shard.
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
+    table = WHOLE if task.network else TRANSFORMER
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
-    settings, params = make_settings(config), on_devices(mesh, shapes)
+    settings, params = make_settings(config), on_devices(mesh, shapes, table)
     trained, frozen = split(config, params)
 
     def begin(params: nnx.State) -> TrainState:
         return initial_state(params, make(settings), capacity=config.rollout.capacity, slots=T)
 
-    like = on_devices(mesh, jax.eval_shape(begin, trained))
+    like = on_devices(mesh, jax.eval_shape(begin, trained), table)
     draw = jax.jit(partial(init_parameters, make_network), out_shardings=where(params))
     return Parts(
         config=config,
@@ -154,7 +156,7 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
         settings=settings,
         mesh=mesh,
         draw=partial(draw, settings.seed),
-        base=without_adapters(config, mesh, shapes),
+        base=without_adapters(config, mesh, shapes, table),
         adapt=partial(add_adapters, config, make_network, settings.seed),
         begin=jax.jit(begin, out_shardings=where(like), donate_argnums=0),
         like=like,
@@ -162,7 +164,7 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     )
 
 
-def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeNetwork:
+def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer, mesh: Mesh) -> MakeNetwork:
     """What makes the network, which knows edits as the last ids.
 
     Raises:
@@ -178,7 +180,10 @@ def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> MakeN
         )
     if task.network:
         return partial(task.network, V - len(edits), len(edits))
-    return partial(Transformer, network_config(config, V, len(edits)))
+    network = network_config(config, V, len(edits))
+    # A mesh that divides rows alone leaves the network as it is.
+    divides = mesh.shape["fsdp"] * mesh.shape["model"] > 1
+    return partial(Transformer, network, mesh=mesh if divides else None)
 
 
 def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:

@@ -114,7 +114,7 @@ def defaults() -> ConfigDict:
                 capacity=512,  # samples in the replay buffer
                 batch_size=64,  # episodes drawn from the buffer for each step
             ),
-            mesh=dict(data=1, model=1),  # devices: data parallel x model parallel
+            mesh=dict(data=1, fsdp=1, model=1),  # devices along each axis (docs/scaling.md)
             log_every=20,  # steps
             wandb="",  # PROJECT or ENTITY/PROJECT of Weights & Biases, which gets the records, too
             evaluate=dict(
@@ -149,6 +149,11 @@ def effective_objective(config: ConfigDict) -> ConfigDict:
     objective = config.objective.copy_and_resolve_references()
     objective.update(METHODS[config.method].objective(config.objective))
     return objective
+
+
+def mesh_size(config: ConfigDict) -> int:
+    """The number of devices of a run."""
+    return config.mesh.data * config.mesh.fsdp * config.mesh.model
 
 
 # Keys of `model` that hold for any sizes.

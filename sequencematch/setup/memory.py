@@ -3,8 +3,9 @@
 All sizes are bytes on each device. The estimates are made before anything is compiled, so that a run
 that cannot fit is refused at once, with the key to lower.
 
-The mesh's model axis splits the matrices
-(`models/sharding.py`) and with them what is computed; its data axis splits batches.
+The mesh's model axis splits the matrices (`models/sharding.py`) and with them what is computed; its
+data axis splits batches; its fsdp axis splits batches, and the matrices where they are stored, of which
+those of one layer exist whole at a time (`models/gathering.py`).
 """
 
 from collections.abc import Iterable
@@ -13,13 +14,15 @@ from math import prod
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.sharding import partition
+from sequencematch.models.gathering import where_computed
+from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
 from sequencematch.models.transformer import parameter_shapes
-from sequencematch.setup.defaults import defaults, flatten, network_config
+from sequencematch.setup.defaults import defaults, flatten, mesh_size, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.setup.network_bytes import (
     activation_bytes,
@@ -98,10 +101,11 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
     c, network, samples = config, network_sizes(config, vocab_size), draws_samples(config)
     T, model = c.prompt_slots + c.max_actions, c.mesh.model
     rows = c.train.batch_size + samples * c.rollout.batch_size
-    rows //= c.mesh.data * c.train.accumulate
+    rows //= c.mesh.data * c.mesh.fsdp * c.train.accumulate
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
     gradients, _ = parameter_bytes(c, network)
-    step = gradients + (cast_bytes(network) + activation_bytes(network, rows, T)) // model
+    step = gradients + cast_bytes(network) // (model * c.mesh.fsdp) + gathered_bytes(c, network, 2)
+    step += activation_bytes(network, rows, T) // model
     learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
@@ -114,13 +118,14 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int =
     """The memory of answering and scoring test questions."""
     c, network = config, network_sizes(config, vocab_size)
     prompt, actions = c.prompt_slots, c.evaluate.max_actions
-    rows = -(-c.evaluate.rows // c.mesh.data)
+    rows = -(-c.evaluate.rows // (c.mesh.data * c.mesh.fsdp))
     size = max(
         sampling_bytes(network, rows, prompt, actions),
         scoring_bytes(network, rows, prompt + actions),
     )
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    answering = Part("answering questions", size // c.mesh.model, keys)
+    size = size // c.mesh.model + gathered_bytes(c, network)
+    answering = Part("answering questions", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
 
 
@@ -128,6 +133,7 @@ def estimate_answering(config: ConfigDict, vocab_size: int = 1, examples: int = 
     """The memory of answering one question."""
     c, network = config, network_sizes(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
+    size += gathered_bytes(c, network)
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
     answering = Part("answering a question", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
@@ -150,8 +156,10 @@ def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, .
     Restoring loads all of it, so that evaluation needs the memory, too.
     """
     c, (trained, frozen) = config, parameter_bytes(config, network)
-    # Replicated: every device holds the whole buffer.
-    buffer = replay_bytes(c.rollout.capacity, c.prompt_slots + c.max_actions)
+    shares = c.mesh.data * c.mesh.fsdp
+    # A buffer that rows do not divide is whole on every device.
+    capacity = c.rollout.capacity // (1 if c.rollout.capacity % shares else shares)
+    buffer = replay_bytes(capacity, c.prompt_slots + c.max_actions)
     parts = (
         Part("the parameters", trained, NETWORK),
         Part("the optimiser's moments", 2 * trained, NETWORK),  # Adam's two
@@ -180,15 +188,16 @@ def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
 def host_bytes(size: int, config: ConfigDict) -> int:
     """The part of each device in what this process keeps; 0 if devices have memory of their own."""
     own = devices_here()[0].memory_stats()
-    return 0 if own else size // (config.mesh.data * config.mesh.model)
+    return 0 if own else size // mesh_size(config)
 
 
 def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
     """The memory of sampling from the policy; empty if the run does not train on samples."""
-    c, rows = config, config.rollout.rows // config.mesh.data
+    c, rows = config, config.rollout.rows // (config.mesh.data * config.mesh.fsdp)
     if not draws_samples(c):
         return ()
     size = sampling_bytes(network, rows, c.prompt_slots, c.max_actions) // c.mesh.model
+    size += gathered_bytes(c, network)
     return (Part("drawing samples", size, ("rollout.rows", *SLOTS, *NETWORK)),)
 
 
@@ -207,14 +216,35 @@ def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int
     """
 
     def size(params: nnx.State) -> int:
-        cuts, bits = {"model": config.mesh.model}, 0
+        cuts, bits = dict(config.mesh), 0
         for path, x in jax.tree_util.tree_leaves_with_path(params):
-            parts = prod(cuts.get(axis, 1) for axis in partition(path, x.shape, cuts))
+            parts = prod(part_counts(partition(path, x.shape, cuts, TRANSFORMER), cuts))
             bits += prod(x.shape) // parts * jax.dtypes.itemsize_bits(x.dtype)
         return bits // 8
 
     trained, frozen = split(config, shapes_of(network))
     return size(trained), size(frozen)
+
+
+def gathered_bytes(config: ConfigDict, network: TransformerConfig, copies: int = 1) -> int:
+    """Bytes of the parameters that a device puts together from others: of one layer, and of the ends.
+
+    Args:
+      config: gives the mesh.
+      network: the sizes.
+      copies: of each; 2 with the gradient, before it is divided again.
+    """
+    cuts, bits = dict(config.mesh), 0
+    for path, x in jax.tree_util.tree_leaves_with_path(shapes_of(network)):
+        used = where_computed(path, x.shape, cuts)
+        if used == partition(path, x.shape, cuts, TRANSFORMER):
+            continue
+        layers = x.shape[0] if path_name(path).startswith("blocks/") else 1
+        in_floats = jnp.issubdtype(x.dtype, jnp.floating)
+        dtype = network.dtype if in_floats else x.dtype
+        size = prod(x.shape) // layers // prod(part_counts(used, cuts))
+        bits += size * jax.dtypes.itemsize_bits(dtype) * (copies if in_floats else 1)
+    return bits // 8
 
 
 shapes_of = cache(parameter_shapes)  # an estimate asks for them more than once
@@ -230,7 +260,7 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     Raises:
       DoesNotFit: it has less; names what takes the most, and the keys to lower.
     """
-    available, largest = available_bytes(config.mesh.data * config.mesh.model), estimate.largest
+    available, largest = available_bytes(mesh_size(config)), estimate.largest
     needed = estimate.peak - estimate.examples
     if needed <= available:
         return

@@ -40,6 +40,7 @@ NEWER_KEYS = {
     "model.lora_alpha": 16.0,
     "model.lora_targets": "blocks",
     "model.lora_base": "float",
+    "mesh.fsdp": 1,
 }
 
 

@@ -1,5 +1,6 @@
 """Which parameters are trained, where each is, and how adapters join those of a model without."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -11,17 +12,17 @@ from jaxtyping import ArrayLike
 from ml_collections import ConfigDict
 
 from sequencematch.models import lora
-from sequencematch.models.sharding import path_name, state_shardings
+from sequencematch.models.sharding import TRANSFORMER, Line, path_name, state_shardings
 from sequencematch.setup.defaults import lora_config
 from sequencematch.train.state import MakeNetwork, init_parameters, split_parameters
 
 
-def on_devices(mesh: Mesh, shapes: Any) -> Any:
-    """Shapes and dtypes of arrays, with where each is to be."""
+def on_devices(mesh: Mesh, shapes: Any, table: Sequence[Line] = TRANSFORMER) -> Any:
+    """Shapes and dtypes of arrays, with where each is to be, by the table of the network's family."""
     return jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         shapes,
-        state_shardings(mesh, shapes),
+        state_shardings(mesh, shapes, table),
     )
 
 
@@ -60,16 +61,19 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     return trained, frozen
 
 
-def without_adapters(config: ConfigDict, mesh: Mesh, shapes: nnx.State) -> nnx.State:
+def without_adapters(
+    config: ConfigDict, mesh: Mesh, shapes: nnx.State, table: Sequence[Line] = TRANSFORMER
+) -> nnx.State:
     """Shapes of the parameters of the same network without adapters, all in floats.
 
     Args:
       config: says which adapters there are.
       mesh: the devices.
       shapes: of all parameters.
+      table: says where they are.
     """
     if not config.model.lora_rank:
-        return on_devices(mesh, shapes)
+        return on_devices(mesh, shapes, table)
     merge = partial(lora.merge, lora=lora_config(config))
     return on_devices(mesh, jax.eval_shape(merge, shapes))
 

@@ -1,6 +1,7 @@
 """What must hold between keys of the configuration."""
 
 from collections.abc import Iterator
+from math import prod
 
 from ml_collections import ConfigDict
 
@@ -138,23 +139,22 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     network = network_config(c, vocab_size=1)
     sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
-    values = flatten(c) | sizes
-    for part, whole in (
-        ("mesh.data", "train.batch_size"),
-        ("mesh.data", "rollout.rows"),
-        ("mesh.data", "rollout.batch_size"),
-        ("mesh.model", "model.d_model"),
-        ("mesh.model", "model.d_ff"),
+    values, rows = flatten(c) | sizes, ("mesh.data", "mesh.fsdp")
+    for parts, whole in (
+        (rows, "train.batch_size"),
+        (rows, "rollout.rows"),
+        (rows, "rollout.batch_size"),
+        (("mesh.fsdp", "mesh.model"), "model.d_model"),
+        (("mesh.model",), "model.d_ff"),
+        (("train.accumulate", *rows), "train.batch_size"),
+        (("train.accumulate", *rows), "rollout.batch_size"),
     ):
+        # Only those that divide anything are named.
+        parts = [part for part in parts if values[part] > 1]
         yield (
-            values[whole] % values[part] == 0,
-            f"config.{whole}={values[whole]} must be a multiple of config.{part}={values[part]}",
-        )
-    for whole in ("train.batch_size", "rollout.batch_size"):
-        yield (
-            values[whole] % (c.train.accumulate * c.mesh.data) == 0,
-            f"config.{whole}={values[whole]} must be a multiple of config.train.accumulate="
-            f"{c.train.accumulate} x config.mesh.data={c.mesh.data}",
+            values[whole] % prod(values[part] for part in parts) == 0,
+            f"config.{whole}={values[whole]} must be a multiple of "
+            + " x ".join(f"config.{part}={values[part]}" for part in parts),
         )
     yield (
         network.kv_heads * network.head_dim % c.mesh.model == 0,

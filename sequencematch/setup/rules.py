@@ -137,6 +137,7 @@ RULES: dict[str, Rule] = {
     "rollout.capacity": count,
     "rollout.batch_size": count,
     "mesh.data": count,
+    "mesh.fsdp": count,
     "mesh.model": count,
     "log_every": count,
     "wandb": ("'', PROJECT or ENTITY/PROJECT", is_project),

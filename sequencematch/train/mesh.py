@@ -1,43 +1,44 @@
-"""The devices of a run as a mesh with a data and a model axis, and the placement of batches on it."""
+"""The devices of a run as a mesh with axes data, fsdp and model, and the placement of batches on it."""
 
+import math
 from typing import Any
 
 import jax
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from sequencematch.models.sharding import AXES
 from sequencematch.storage.provenance import devices
 
 
-def make_mesh(data: int, model: int) -> Mesh:
-    """A mesh of data x model devices.
+def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
+    """A mesh of data x fsdp x model devices.
 
     Args:
       data: devices over which the rows of a batch are split.
-      model: devices over which each weight matrix is split.
+      fsdp: devices over which rows are split, too, and each weight matrix where it is stored.
+      model: devices over which each weight matrix is split, and what is computed with it.
 
     Raises:
       ValueError: there are fewer devices than that, or none.
     """
-    available, needed = devices(), data * model
+    available, needed = devices(), data * fsdp * model
+    asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     if needed > len(available):
-        raise ValueError(
-            f"mesh.data={data} x mesh.model={model} needs {needed} devices, but jax finds "
-            f"{len(available)}"
-        )
+        raise ValueError(f"{asked} needs {needed} devices, but jax finds {len(available)}")
     if jax.process_count() > 1 and needed < len(available):
         raise ValueError(
-            f"mesh.data={data} x mesh.model={model} are {needed} of {len(available)} devices: in a "
+            f"{asked} are {needed} of {len(available)} devices: in a "
             f"run of {jax.process_count()} processes all take part"
         )
     # Auto: states and batches are placed where they enter and leave a step; XLA shards what is inside.
-    types = (AxisType.Auto, AxisType.Auto)
-    return jax.make_mesh((data, model), ("data", "model"), types, devices=available[:needed])
+    sizes, names = (data, fsdp, model), ("data", "fsdp", "model")
+    return jax.make_mesh(sizes, names, (AxisType.Auto,) * 3, devices=available[:needed])
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
-    """Rows of a batch are split over the data axis."""
-    return NamedSharding(mesh, P("data"))
+    """Rows of a batch are split over the axes data and fsdp."""
+    return NamedSharding(mesh, P(AXES["rows"]))
 
 
 def replicated_sharding(mesh: Mesh) -> NamedSharding:
@@ -45,9 +46,15 @@ def replicated_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
 
+def row_shares(mesh: Mesh) -> int:
+    """Into how many shares the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in AXES["rows"])
+
+
 def round_up_rows(mesh: Mesh, rows: int) -> int:
-    """The smallest number of rows, at least `rows`, that divides evenly over the data axis."""
-    return -(-rows // mesh.shape["data"]) * mesh.shape["data"]
+    """The smallest number of rows, at least `rows`, that the devices can share evenly."""
+    shares = row_shares(mesh)
+    return -(-rows // shares) * shares
 
 
 def place_rows(sharding: NamedSharding, rows: Any) -> Any:
@@ -62,7 +69,7 @@ def place_rows(sharding: NamedSharding, rows: Any) -> Any:
 
 def own_shares(sharding: NamedSharding) -> tuple[list[int], int]:
     """(Which shares of a batch this process feeds, of how many); one share a group of devices."""
-    shares = sharding.mesh.shape["data"]
+    shares = row_shares(sharding.mesh)
     if jax.process_count() == 1:
         return [0], 1
     found = sharding.addressable_devices_indices_map((shares,)).values()

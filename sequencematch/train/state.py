@@ -14,6 +14,7 @@ from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
 from sequencematch.models.network import Network
+from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import replay
 from sequencematch.rollout.replay import ReplayBuffer
 from sequencematch.train import guard
@@ -80,7 +81,7 @@ class Recipe(NamedTuple):
 
     def network(self, params: nnx.State) -> Network:
         """The network with these trained parameters."""
-        return nnx.merge(self.graph, params, self.frozen)
+        return with_whole_ends(nnx.merge(self.graph, params, self.frozen))
 
 
 class TrainState(NamedTuple):

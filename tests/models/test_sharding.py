@@ -9,12 +9,12 @@ from sequencematch.models.sharding import state_shardings
 from sequencematch.train.mesh import make_mesh
 
 
-def spec_of(path, shape, model=4):
+def spec_of(path, shape, model=4, fsdp=1):
     """The partition of one array, by its path."""
     tree = jax.ShapeDtypeStruct(shape, jnp.float32)
     for name in reversed(path.split("/")):
         tree = {name: tree}
-    (sharding,) = jax.tree.leaves(state_shardings(make_mesh(1, model), tree))
+    (sharding,) = jax.tree.leaves(state_shardings(make_mesh(fsdp=fsdp, model=model), tree))
     return sharding.spec
 
 
@@ -54,5 +54,19 @@ def test_kernels_in_4_bits_and_adapters_are_split_as_the_kernel():
     assert (
         spec_of("blocks/query/lora_a", (3, 8, 4)) == spec_of("blocks/down/lora_b", (3, 4, 8)) == P()
     )
-    with pytest.raises(ValueError, match="up/kernel of shape"):
+    with pytest.raises(ValueError, match="^up/kernel/qvalue of shape"):
         spec_of("up/kernel/qvalue", (8, 18))
+
+
+def test_fsdp_divides_the_side_that_model_does_not():
+    both = dict(model=2, fsdp=2)
+    assert spec_of("blocks/query/kernel", (3, 8, 16), **both) == P(None, "fsdp", "model")
+    assert spec_of("blocks/down/kernel", (3, 16, 8), **both) == P(None, "model", "fsdp")
+    assert spec_of("blocks/query/lora_a", (3, 8, 4), **both) == P(None, "fsdp", None)
+    assert spec_of("blocks/down/lora_b", (3, 4, 8), **both) == P(None, None, "fsdp")
+    assert spec_of("embedding/embedding", (7, 8), **both) == P(None, ("fsdp", "model"))
+
+
+def test_a_parameter_that_no_line_covers_is_named():
+    with pytest.raises(ValueError, match="how blocks/attention/gain is divided"):
+        spec_of("blocks/attention/gain", (3, 8))

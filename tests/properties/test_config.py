@@ -129,6 +129,7 @@ CHOICES = {
     "rollout.batch_size": rows,
     "rollout.capacity": st.integers(5, 9),
     "mesh.data": st.sampled_from([1, 2]),
+    "mesh.fsdp": st.sampled_from([1, 2]),
     "mesh.model": st.sampled_from([1, 2]),
     "evaluate.edit_bias": st.sampled_from([-3.0, 0.0, 3.0]),
     "evaluate.edit_threshold": st.sampled_from([1e-6, 0.3, 0.5, 0.999]),

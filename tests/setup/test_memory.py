@@ -92,11 +92,10 @@ def test_parameter_counts_equal_the_arrays(network):
 
 
 @networks
-@pytest.mark.parametrize("mesh", [(1, 1), (2, 1), (2, 4), (1, 8)])
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 1), (2, 2, 2), (1, 8, 1)])
 def test_permanent_parts_equal_the_shards_of_the_train_state(network, mesh):
-    config = config_of(
-        network, **{"mesh.data": mesh[0], "mesh.model": mesh[1], "train.batch_size": 8}
-    )
+    axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.model"), mesh, strict=True))
+    config = config_of(network, **axes, **{"train.batch_size": 8})
     _, shapes = recipe_and_state(config)
     shardings = state_shardings(meshes.make_mesh(*mesh), shapes)
     local = jax.tree.map(
@@ -277,12 +276,41 @@ def test_each_part_grows_with_its_keys():
 
 
 def test_peak_falls_with_more_devices():
-    def peak(data, model):
-        config = valid_config_with({"mesh.data": data, "mesh.model": model})
-        return memory.estimate_training(config, V).peak
+    def peak(data, fsdp, model):
+        axes = {"mesh.data": data, "mesh.fsdp": fsdp, "mesh.model": model}
+        return memory.estimate_training(valid_config_with(axes), V).peak
 
-    assert peak(8, 2) < peak(4, 2) < peak(2, 2) < peak(1, 2) < peak(1, 1)
-    assert peak(1, 8) < peak(1, 4) < peak(1, 2)
+    assert peak(8, 1, 2) < peak(4, 1, 2) < peak(2, 1, 2) < peak(1, 1, 2) < peak(1, 1, 1)
+    assert peak(1, 1, 8) < peak(1, 1, 4) < peak(1, 1, 2)
+    assert peak(1, 8, 1) < peak(1, 4, 1) < peak(1, 2, 1) < peak(1, 1, 1)
+    assert peak(1, 8, 1) < peak(8, 1, 1)
+
+
+@networks
+def test_gathered_bytes_are_those_of_one_layer_and_the_ends(network):
+    """In the activations' dtype; however many layers there are, and none without fsdp."""
+
+    def bytes_on(axes, copies=1):
+        return memory.gathered_bytes(config_of(network, **axes), network, copies)
+
+    matrices = network.block_matrices + 2 * V * network.d_model
+    a, both = network_bytes.ACTIVATION[network.dtype], {"mesh.fsdp": 4, "mesh.model": 2}
+    assert bytes_on({"mesh.model": 2}) == 0
+    assert bytes_on({"mesh.fsdp": 2}) == a * matrices
+    assert bytes_on(both) == a * matrices / 2
+    assert bytes_on(both, copies=2) == a * matrices
+
+
+def test_of_a_model_in_4_bits_a_layer_is_gathered_in_4_bits():
+    config = valid_config_with(LORA | {"mesh.fsdp": 2})
+    network = network_config(config, V)
+    adapters = sum(
+        x.size // 2
+        for path, x in jax.tree_util.tree_leaves_with_path(memory.shapes_of(network))
+        if "lora" in jax.tree_util.keystr(path)
+    )
+    ends, found = 4 * 2 * V * network.d_model, memory.gathered_bytes(config, network, 1)
+    assert found < ends + 4 * adapters + network.block_matrices * (1 / 2 + 4 / 64) + 1
 
 
 def test_peak_is_all_permanent_parts_the_largest_temporary_one_and_the_checkpoint():
@@ -373,11 +401,12 @@ def test_evaluating_and_answering_hold_the_whole_train_state():
 LORA = {"model.lora_rank": 4, "model.lora_base": "nf4", "model.d_ff": 192}
 
 
-@pytest.mark.parametrize("mesh", [(1, 1), (1, 2)])
+@pytest.mark.parametrize("mesh", [(1, 1, 1), (1, 2, 2)])
 @pytest.mark.parametrize("frozen", [LORA, {"train.frozen": "blocks"}])
 def test_frozen_parameters_are_counted_apart(frozen, mesh):
     """At their own bytes, without moments, gradients or checkpoints."""
-    config = valid_config_with(frozen | {"mesh.data": mesh[0], "mesh.model": mesh[1]})
+    axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.model"), mesh, strict=True))
+    config = valid_config_with(frozen | axes)
     params = init_parameters_shape(partial(Transformer, network_config(config, V)))
     shardings = state_shardings(meshes.make_mesh(*mesh), params)
     local = jax.tree.map(

@@ -92,6 +92,7 @@ REFUSED = {
     "rollout.capacity": COUNT,
     "rollout.batch_size": COUNT,
     "mesh.data": COUNT,
+    "mesh.fsdp": COUNT,
     "mesh.model": COUNT,
     "log_every": COUNT,
     "wandb": ["a/b/c", "/b", "a/", "a b", "a#b"],
@@ -148,7 +149,7 @@ def test_refused_value_is_reported_with_what_is_allowed(key, value):
         {"noise.step": "skip", "method": "le_cam", "objective.policy_weight": 0.0},
         {"noise.step": "skip", "noise.kind": "policy", "method": "bc"},
         {"noise.step": "skip", "method": "mle"},
-        {"mesh.data": 4, "mesh.model": 2},
+        {"mesh.data": 4, "mesh.fsdp": 2, "mesh.model": 2},
     ],
 )
 def test_limits_of_the_allowed_ranges_are_allowed(changes):
@@ -216,6 +217,18 @@ BROKEN_RELATIONS = [
     (
         {"mesh.data": 3, "train.batch_size": 66, "rollout.rows": 66},
         ["config.rollout.batch_size=64 must be a multiple of config.mesh.data=3"],
+    ),
+    (
+        {"mesh.data": 8, "mesh.fsdp": 16},
+        [
+            "config.train.batch_size=64 must be a multiple of config.mesh.data=8 x config.mesh.fsdp=16"
+        ],
+    ),
+    (
+        {"mesh.fsdp": 64, "mesh.model": 4},
+        [
+            "config.model.d_model=128 must be a multiple of config.mesh.fsdp=64 x config.mesh.model=4"
+        ],
     ),
     ({"mesh.model": 3, "model.d_ff": 255}, ["config.model.d_model=128", "config.mesh.model=3"]),
     ({"mesh.model": 4, "model.d_ff": 250}, ["config.model.d_ff=250", "config.mesh.model=4"]),

@@ -29,7 +29,7 @@ def test_equals_a_plain_loop_over_the_bits(shape, dtype):
 @pytest.mark.parametrize("spec", [P("data"), P(None, "model"), P("data", "model"), P()])
 def test_does_not_depend_on_the_sharding(spec):
     x = random_bits((8, 16), "float32")
-    sharded = jax.device_put(x, NamedSharding(meshes.make_mesh(4, 2), spec))
+    sharded = jax.device_put(x, NamedSharding(meshes.make_mesh(data=4, model=2), spec))
     assert int(jax.jit(fingerprint)(sharded)) == int(fingerprint(x))
 
 

@@ -77,7 +77,7 @@ def test_cached_decoding_equals_the_whole_pass(case):
 def test_sharded_equals_unsharded(case):
     """On 8 devices, read onto their shards."""
     _, config, folder, network, logits = case
-    mesh, like = make_mesh(2, 4), tiny.shapes(config)
+    mesh, like = make_mesh(data=2, model=4), tiny.shapes(config)
     like = jax.tree.map(
         lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s),
         like,

@@ -1,0 +1,105 @@
+"""Parameters and activations as a network computes with them on a mesh.
+
+Where they are stored, parameters are divided along the axes fsdp and model (`sharding`). What is
+computed is divided along data and fsdp by rows, and along model by heads, by F and by ids. So a layer
+first puts its parameters together along fsdp, and their gradients are summed and divided again.
+"""
+
+from collections.abc import Mapping
+from functools import partial
+from typing import TypeVar
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float
+
+from sequencematch.models.sharding import (
+    AXES,
+    TRANSFORMER,
+    partition,
+    path_name,
+    possibilities,
+    spec,
+)
+
+T = TypeVar("T")  # a tree of arrays
+
+
+def where_computed(path: tuple, shape: tuple[int, ...], cuts: Mapping[str, int]) -> P:
+    """How a parameter of a `Transformer` is divided where it is computed with.
+
+    Args:
+      path, shape: of the parameter.
+      cuts: devices along each axis of the mesh.
+    """
+    cuts = {axis: size for axis, size in cuts.items() if axis != "fsdp"}
+    # Of the ids each device has some, also where they cannot be stored like this: else each would
+    # compute all logits.
+    first, *_ = possibilities(path_name(path), TRANSFORMER)
+    if "vocabulary" in first:
+        return spec(first, len(shape), cuts)
+    return partition(path, shape, cuts, TRANSFORMER)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0, 1))
+def move(stored: NamedSharding, used: NamedSharding, x: Array) -> Array:
+    """An array that is divided in one way, divided in another; its gradient as the array was."""
+    return jax.lax.with_sharding_constraint(x, used)
+
+
+def _move_back(stored: NamedSharding, used: NamedSharding, _: None, gradient: Array) -> tuple:
+    # Divided here, not where the optimiser reads it: the sum over devices is then one of parts, and
+    # no device ever has the gradients of all layers.
+    return (jax.lax.with_sharding_constraint(gradient, stored),)
+
+
+move.defvjp(lambda stored, used, x: (move(stored, used, x), None), _move_back)
+
+
+def put_together(mesh: Mesh, params: T, dtype: str) -> T:
+    """Parameters as they are computed with: whole along `fsdp`, divided along `model`.
+
+    To be called where a layer uses them, so that those of one layer are whole at a time.
+
+    Args:
+      mesh: the devices.
+      params: some of a `Transformer`'s; the ends of their paths are enough.
+      dtype: matrices are first cast to it, as less is moved then.
+    """
+
+    def whole(path: tuple, x: Array) -> Array:
+        stored = partition(path, x.shape, mesh.shape, TRANSFORMER)
+        used = where_computed(path, x.shape, mesh.shape)
+        if stored == used:
+            return x
+        if not jnp.issubdtype(x.dtype, jnp.floating):  # in 4 bits, which have no gradient
+            return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, used))
+        x = x.astype(dtype)
+        return move(NamedSharding(mesh, stored), NamedSharding(mesh, used), x)
+
+    return jax.tree_util.tree_map_with_path(whole, params)
+
+
+def is_not_put_together(primitive: jax.extend.core.Primitive, *_: object, **__: object) -> bool:
+    """A policy of `jax.checkpoint`: all is stored but parameters that have been put together."""
+    return primitive.name != "sharding_constraint"
+
+
+def divide_rows(mesh: Mesh, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
+    """Activations, of which each device has its rows; XLA might divide them like the parameters."""
+    return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, P(AXES["rows"])))
+
+
+def append(logits: Float[Array, "*B V"], edits: Float[Array, "*B E"]) -> Float[Array, "*B V+E"]:
+    """The logits of edits after others, of which each device has some.
+
+    To concatenate what is divided, XLA would first make it whole.
+    """
+    V, E = logits.shape[-1], edits.shape[-1]
+    both = jnp.pad(logits, [(0, 0)] * (logits.ndim - 1) + [(0, E)])
+    for i in range(E):
+        both = jnp.where(jnp.arange(V + E) == V + i, edits[..., i, None], both)
+    return both
