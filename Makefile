@@ -14,7 +14,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench setup clean
+.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench gpu-check setup clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -55,6 +55,9 @@ lint: $(VENV)/.ready-test  ## check style and format
 bench: $(VENV)/.ready  ## measure what a step costs
 	$(PY) -m experiments.benchmark $(ARGS)
 
+gpu-check: $(VENV)/.ready-gpu  ## try everything on this machine's GPU (installs jax[cuda13])
+	$(PY) -m experiments.gpu_check $(ARGS)
+
 setup: $(VENV)/.ready  ## set up .venv and run nothing
 
 clean:  ## remove caches; never runs, never .venv
@@ -81,6 +84,12 @@ $(VENV)/.ready-test: $(VENV)/.ready
 	$(INSTALL) -e '.[test]'
 	@rm $(VENV)/.unfinished
 	@touch $(VENV)/.ready $@
+
+$(VENV)/.ready-gpu: $(VENV)/.ready-test
+	@touch $(VENV)/.unfinished; rm $(VENV)/.ready $(VENV)/.ready-test
+	$(INSTALL) -e '.[test,cuda]'
+	@rm $(VENV)/.unfinished
+	@touch $(VENV)/.ready $(VENV)/.ready-test $@
 
 $(VENV)/.ready-parity: $(VENV)/.ready-test
 	@touch $(VENV)/.unfinished; rm $(VENV)/.ready $(VENV)/.ready-test

@@ -123,6 +123,32 @@ def test_a_request_to_one_stops_all_at_one_step(run_of_two, several_flags, tmp_p
     assert_same_run(folder, run_of_two)
 
 
+READING = {
+    "evaluate": ["--mode=evaluate"],
+    "sample": ["--mode=sample", "--num=6", "--samples=2", "--out={folder}/answers.jsonl"],
+}
+
+
+def read_by(processes, run, folder, flags):
+    """What a reading command of so many processes leaves in a copy of a run."""
+    shutil.copytree(run, folder)
+    ends = wait(start(folder, processes, [flag.format(folder=folder) for flag in flags]))
+    assert [(code, bool(out)) for code, out, _ in ends] == [
+        (0, number == 0) for number in range(processes)
+    ], ends
+    answers = folder / "answers.jsonl"
+    texts = answers.read_text() if answers.exists() else records(folder / "traces.jsonl")
+    test = read_json(folder / "summary.json")["test"]
+    return texts, {choice: (x["right"], x["length"], x["within"]) for choice, x in test.items()}
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("mode", READING)
+def test_two_processes_evaluate_and_sample_as_one(run_of_two, tmp_path, mode):
+    one, two = (read_by(n, run_of_two, tmp_path / str(n), READING[mode]) for n in (1, 2))
+    assert one == two
+
+
 @pytest.mark.stress
 def test_processes_that_were_asked_for_other_things_are_refused(several_flags, tmp_path):
     own = [[], ["--config.seed=1"]]
