@@ -66,9 +66,12 @@ def median_seconds(work: Callable[[int], None]) -> float:
     return float(np.median(seconds[2:]))
 
 
-def pretrained_config(preset: str, prompt_slots: int, max_actions: int, rows: int) -> ConfigDict:
+def pretrained_config(
+    preset: str, task: str, prompt_slots: int, max_actions: int, rows: int
+) -> ConfigDict:
     """Arithmetic on a network of a known model's sizes with random weights, in bfloat16."""
     config = pretrained.get_config()
+    config.task = f"experiments.vocabularies:{task}"
     config.model.update(path="", preset=preset, dtype="bfloat16", remat="full")
     config.update(prompt_slots=prompt_slots, max_actions=max_actions)
     config.data.update(train=2_000, validation=64, test=64)
@@ -105,7 +108,7 @@ def main_job() -> Rows:
 
 def small_step() -> Rows:
     """A step of full finetuning of SmolLM2-135M's sizes."""
-    side = Side(pretrained_config("smollm2-135m", 64, 64, rows=32), "mle")
+    side = Side(pretrained_config("smollm2-135m", "SMALL", 64, 64, rows=32), "mle")
     seconds, phase = median_seconds(side.step), side.phase
     tokens, peak = phase.passes * side.parts.slots, peak_flops(jax.devices()[0].device_kind)
     mfu = f", MFU {phase.flops / seconds / peak:.1%}" if peak else ""
@@ -115,7 +118,7 @@ def small_step() -> Rows:
 
 def large_steps() -> Rows:
     """Steps at the sizes of Llama 3.2 1B, T = 1,024: SequenceMatch against maximum likelihood."""
-    config = pretrained_config("llama3.2-1b", 512, 512, rows=4)
+    config = pretrained_config("llama3.2-1b", "LARGE", 512, 512, rows=4)
     per_token, found = {}, {}
     for method in ("mle", "sequencematch"):
         side = Side(config, method)
@@ -132,7 +135,7 @@ def large_steps() -> Rows:
 def sampler() -> Rows:
     """256 samples at once of SmolLM2-135M's sizes."""
     rows = 8 if REHEARSE.value else 256
-    side = Side(pretrained_config("smollm2-135m", 64, 128, rows=rows), "sequencematch")
+    side = Side(pretrained_config("smollm2-135m", "SMALL", 64, 128, rows=rows), "sequencematch")
     seconds, actions = median_seconds(side.refresh), rows * side.parts.config.max_actions
     name = f"{rows} samples, {side.parts.parameters / 1e6:,.0f} M parameters"
     return {name: f"up to {actions / seconds:,.0f} actions/s; peak {peak_memory()}"}
