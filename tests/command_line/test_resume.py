@@ -19,6 +19,7 @@ from tests.command_line.command import (
     records,
     run_command,
 )
+from tests.marks import stress
 from tests.train.runs import STEPS, Crash, crash
 
 
@@ -30,7 +31,8 @@ def test_resumed_run_equals_the_uninterrupted_one(crashed_run, finished_run, tmp
 
 
 @pytest.mark.parametrize(
-    "before", ["no folder", "a run without a checkpoint", "a run that saves later"]
+    "before",
+    [stress("no folder"), "a run without a checkpoint", stress("a run that saves later")],
 )
 def test_resuming_without_a_checkpoint_starts_at_step_0(
     tiny_flags, finished_run, tmp_path, before, capfd
@@ -73,7 +75,7 @@ def test_damaged_metrics_are_refused_with_the_line_number(
     assert_refused([f"{folder / 'metrics.jsonl'}:2 is damaged"], f"--workdir={folder}", *mode)
 
 
-@pytest.mark.parametrize("mode", [["--resume"], ["--resume", "--dry_run"]])
+@pytest.mark.parametrize("mode", [stress(["--resume"]), ["--resume", "--dry_run"]])
 def test_lost_metrics_are_reported(crashed_run, tmp_path, capfd, mode):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -148,6 +150,7 @@ def test_run_can_be_resumed_on_other_devices(
     assert resumed == pytest.approx(uninterrupted, rel=1e-5)
 
 
+@pytest.mark.stress
 def test_changed_data_are_refused(tiny_flags, assert_refused, tmp_path, pairs_file):
     """One more line would reorder all examples, and one more letter would renumber all tokens."""
     words, folder = tmp_path / "words.jsonl", tmp_path / "run"
@@ -184,6 +187,7 @@ def test_time_continues_from_the_last_record(finished_run, tmp_path, monkeypatch
     assert last["kind"] == "validation" and seconds == [last["seconds"]]
 
 
+@pytest.mark.stress
 def test_run_with_more_steps_continues_on_the_longer_schedule(
     tiny_flags, finished_run, tmp_path, capfd
 ):

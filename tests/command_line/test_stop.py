@@ -31,6 +31,7 @@ def test_interrupted_run_saves_says_how_to_continue_and_resumes(
     assert_same_run(folder, finished_run)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "place",
     [
@@ -118,6 +119,7 @@ def test_nonfinite_steps_stop_the_run_with_one_line(
     assert run_command(f"--workdir={tmp_path / 'run'}", "--resume") == 3
 
 
+@pytest.mark.stress
 def test_full_disk_stops_the_run_with_one_line(tiny_flags, finished_run, tmp_path, capfd):
     folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
 

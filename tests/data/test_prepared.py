@@ -75,6 +75,7 @@ def prepare_contents(folder):
     return contents(arithmetic.task(data_config(folder)))
 
 
+@pytest.mark.stress
 def test_two_processes_can_prepare_at_once(tmp_path, task):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map(prepare_contents, [tmp_path, tmp_path], chunksize=1)

@@ -37,6 +37,7 @@ from tests.evaluate.answers import (
     TOKENIZER,
     ids,
 )
+from tests.marks import stress
 
 
 def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():
@@ -91,7 +92,7 @@ def test_each_way_to_answer_takes_its_part_of_the_configuration():
 # The largest edit bias is all that sets unedited answers apart from greedy ones.
 choices = pytest.mark.parametrize(
     "choice",
-    ["greedy", "sampled", pytest.param("unedited", marks=pytest.mark.stress)],
+    ["sampled", stress("greedy"), stress("unedited")],
 )
 
 

@@ -84,6 +84,7 @@ def load_in_chromium(page: pathlib.Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
 
 
+@pytest.mark.stress
 @needs_chromium
 def test_renders_in_chromium_without_console_errors(finished_run: pathlib.Path) -> None:
     page = report.write_report(finished_run)

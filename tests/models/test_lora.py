@@ -17,6 +17,7 @@ from sequencematch.models.sharding import path_name, state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.train.mesh import make_mesh
 from tests import oracles
+from tests.marks import stress
 
 SIZES = TransformerConfig(
     vocab_size=12, edits=2, layers=2, d_model=64, heads=4, kv_heads=2, d_ff=128
@@ -83,7 +84,7 @@ def all_passes(model):
     }
 
 
-@cases
+@pytest.mark.parametrize("case", [stress("all"), stress("some"), "4 bits"])
 def test_merged_equals_applied(case):
     """In training, prefill and decode."""
     model = trained_network(CASES[case])
@@ -150,10 +151,10 @@ def test_nothing_to_adapt_is_refused():
 @pytest.mark.parametrize(
     ("case", "mesh"),
     [
-        ("4 bits", (1, 8)),
         ("all", (2, 2)),
-        pytest.param("all", (1, 8), marks=pytest.mark.stress),
-        pytest.param("4 bits", (2, 2), marks=pytest.mark.stress),
+        stress("all", (1, 8)),
+        stress("4 bits", (2, 2)),
+        stress("4 bits", (1, 8)),
     ],
 )
 def test_sharded_equals_unsharded(case, mesh):
@@ -178,7 +179,7 @@ def test_no_device_gathers_a_kernel_in_4_bits():
         assert "all-gather" not in jax.jit(f).lower(x).compile().as_text()
 
 
-@pytest.mark.parametrize("shape", [(128, 6), (2, 64, 5)])
+@pytest.mark.parametrize("shape", [stress((128, 6)), (2, 64, 5)])
 def test_nf4_equals_the_nearest_level_of_64_weights(shape):
     """The levels against the paper's definition, the codes and scales against a loop."""
     w = np.array(jax.random.normal(jax.random.key(3), shape))
@@ -208,7 +209,8 @@ def loss(trained, frozen, graph):
     return jnp.mean(model.logits(model.hidden(TOKENS, VISIBILITY)) ** 2)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.stress), "full"])
+@pytest.mark.stress
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_gradients_of_adapters_do_not_depend_on_how_kernels_are_stored(remat):
     """Those over kernels in 4 bits are those over the same kernels in floats."""
     found = {}

@@ -15,6 +15,7 @@ from sequencematch.core.types import Visibility
 from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.transformer import UNROLL, Block, Transformer, draw_blocks
 from tests import oracles
+from tests.marks import stress
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
 LETTERS = range(5, 12)
@@ -82,7 +83,7 @@ def plain_logits(transformer):
     return np.split(logits, splits)[:-1]
 
 
-@pytest.mark.parametrize("slots", [LONGEST, LONGEST + 7])
+@pytest.mark.parametrize("slots", [stress(LONGEST), LONGEST + 7])
 def test_one_masked_pass_equals_every_plain_pass(transformer, plain_logits, slots):
     """logits[state[t]] equals the logits of a plain causal pass over s_t, with any padding."""
     trajectories = build_trajectories(slots)
@@ -225,7 +226,9 @@ def test_bfloat16_logits_are_summed_in_float32(sizes):
     assert np.abs(rounded.v - expected.v).max() > 1e-3
 
 
-@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (1, "products"), (4, "full")])
+@pytest.mark.parametrize(
+    ("unroll", "remat"), [stress(1, "none"), stress(1, "products"), (4, "full")]
+)
 def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, remat, monkeypatch):
     """As a loop or not, and with activations stored or computed again: values and gradients."""
     trajectories = build_trajectories(LONGEST)
@@ -241,7 +244,7 @@ def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, 
 # Edits.
 
 
-@pytest.mark.parametrize("edits", [1, 3])
+@pytest.mark.parametrize("edits", [stress(1), 3])
 def test_edits_change_no_other_parameter_and_no_other_logit(sizes, edits):
     """Bit for bit: without edits, and with more ids at the end."""
     plain = Transformer(TransformerConfig(**sizes), nnx.Rngs(0))

@@ -170,6 +170,7 @@ def is_valid(choices):
 choices = st.fixed_dictionaries(CHOICES)
 
 
+@pytest.mark.stress
 @examples(2, 40)
 @given(choices.filter(is_valid))
 def test_any_valid_configuration_trains_three_steps(questions, tmp_path_factory, choices):

@@ -65,6 +65,7 @@ def test_greedy_stream_equals_the_sampler_row_by_row(model):
         assert len(actions) == ACTIONS or actions[-1] == EOS
 
 
+@pytest.mark.stress
 def test_drawn_stream_equals_a_batch_of_one(model):
     (expected,) = sample_rows(model, slice(0, 1), DRAW)
     assert stream_row(model, 0, DRAW) == expected != sample_rows(model, slice(0, 1), GREEDY)[0]

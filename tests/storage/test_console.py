@@ -6,9 +6,12 @@ import sys
 
 import pytest
 
+from tests.marks import stress
+
 
 @pytest.mark.parametrize(
-    "statement", ["print('x' * 10_000)", "print('x')", "Console().print('x' * 10_000)"]
+    "statement",
+    [stress("print('x' * 10_000)"), stress("print('x')"), "Console().print('x' * 10_000)"],
 )
 @pytest.mark.parametrize("full", [False, True])
 def test_a_closed_pipe_and_a_full_disk_are_ignored(statement, full):
@@ -30,12 +33,13 @@ with ignore_write_failures(sys.stdout):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [stress(False), True])
 def test_what_libraries_print_goes_through_the_same_guard(full):
     """A print that they flush, one that they do not, and one after the first failure."""
     source = """
 import sys
 from sequencematch.storage.console import open_streams
+from tests.marks import stress
 open_streams()
 for file in (sys.stdout, sys.stderr):
     print("x" * 10_000, file=file, flush=True)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sequencematch.train import step as steps
+from tests.marks import stress
 from tests.train.runs import make_tiny_run
 
 METHODS = {
@@ -29,7 +30,7 @@ def steps_in_parts(spellings, tiny_run, changes, parts):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=[pytest.mark.stress] * (name != "matching")) for name in METHODS],
+    [stress("matching"), "hard negatives", stress("unlikelihood")],
 )
 def test_parts_equal_the_whole(spellings, tiny_run, name):
     found = []

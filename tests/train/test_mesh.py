@@ -9,6 +9,7 @@ from jax.sharding import PartitionSpec as P
 
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
+from tests.marks import stress
 from tests.train.runs import (
     CLONING,
     STEPS,
@@ -69,7 +70,7 @@ def test_samples_equal_those_of_one_device(train_on, mesh):
 
 
 @pytest.mark.parametrize("mesh", MANY)
-@pytest.mark.parametrize("back", [False, True])
+@pytest.mark.parametrize("back", [stress(False), True])
 def test_a_run_resumes_on_another_number_of_devices(train_on, tmp_path, mesh, back):
     """On the same data, noise and samples: the next 20 losses differ by rounding only."""
     crash_at, uninterrupted = STEPS - 20, train_on(ONE)[2]
@@ -86,7 +87,8 @@ def test_a_run_resumes_on_another_number_of_devices(train_on, tmp_path, mesh, ba
     assert losses == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("phase", [pytest.param(0, marks=pytest.mark.stress), 1])
+@pytest.mark.stress
+@pytest.mark.parametrize("phase", [0, 1])
 def test_each_device_does_its_share_of_the_work(spellings, tiny_run, phase):
     """Samples included: they are drawn from a buffer that is on every device."""
 
