@@ -1,5 +1,6 @@
 """Set-up of all tests: 8 simulated devices, checked shapes, and networks that tests share."""
 
+import gc
 import itertools
 import json
 import os
@@ -53,6 +54,13 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
+
+
+def pytest_collection_finish():
+    # What imports left stays: looking through its million objects again and again takes time.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure(config):

@@ -33,6 +33,7 @@ def flags_of(name, directory, folder, **changes):
     return [f"--config={ROOT / 'configs' / name}", *flags, f"--workdir={folder}"]
 
 
+@pytest.mark.stress
 def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     folder, out = tmp_path / "run", tmp_path / "mine"
     flags = flags_of("pretrained.py:bc", directory, folder, **{"data.path": pairs_file})

@@ -115,6 +115,7 @@ def test_run_of_another_version_is_refused(
     assert_refused(["another version", "records"], f"--workdir={folder}", *mode)
 
 
+@pytest.mark.stress
 def test_change_of_code_is_reported_and_recorded(crashed_run, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     another = {**provenance(), "revision": "another"}

@@ -17,6 +17,7 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models import readout
 from tests import oracles
 from tests.core.batches import EXPERT, GOALS, POLICY, objective_of, read
+from tests.test_own_parts import BagOfWords
 
 BOS, EOS, V = 1, 2, 12
 ACTIONS = mdp.make(V, eos=EOS, pad=0, never=[BOS], edits={3: 1})
@@ -84,9 +85,9 @@ def clone(graph, params, data, steps=150):
 
 
 @pytest.fixture(scope="module")
-def gradients(batches, transformer):
+def gradients(batches):
     """[BATCHES, parameters] of each estimator: (w = 1/2 as it was, all of C on the data)."""
-    graph, params = nnx.split(transformer)
+    graph, params = nnx.split(BagOfWords(V, 0, nnx.Rngs(0)))
     data = jax.tree.map(lambda *x: jnp.concatenate(x), *(batch[0] for batch in batches))
     params = clone(graph, params, data)
 

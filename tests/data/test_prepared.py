@@ -100,6 +100,7 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path, task, monkey
     assert not list(tmp_path.rglob("incomplete*"))
 
 
+@pytest.mark.stress
 def test_tensorflow_is_not_imported(tmp_path):
     program = (
         "import sys, types; from sequencematch.data import arithmetic; "

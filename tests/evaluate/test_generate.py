@@ -125,6 +125,7 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
     assert without == plain and not any(BKSPC in actions for actions in without)
 
 
+@pytest.mark.stress
 @choices
 def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator, choice):
     """Of every way to answer, also where draws and memory decide."""

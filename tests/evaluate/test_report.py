@@ -43,6 +43,7 @@ def test_page_is_well_formed_without_scripts_or_external_resources(
     assert set(re.findall(r"url\((#[^)]*)\)", page)) <= {f"#{name}" for name in outline.ids}
 
 
+@pytest.mark.stress
 def test_page_is_a_function_of_the_files(finished_run: pathlib.Path) -> None:
     assert render_page(finished_run) == render_page(finished_run)
     assert not list(finished_run.glob("*.tmp"))

@@ -148,13 +148,14 @@ def test_nothing_to_adapt_is_refused():
         replace(SIZES, lora=Lora(base="nf4"), d_ff=100, d_model=96)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("case", "mesh"),
     [
         ("all", (2, 2)),
-        stress("all", (1, 8)),
-        stress("4 bits", (2, 2)),
-        stress("4 bits", (1, 8)),
+        ("all", (1, 8)),
+        ("4 bits", (2, 2)),
+        ("4 bits", (1, 8)),
     ],
 )
 def test_sharded_equals_unsharded(case, mesh):

@@ -184,12 +184,13 @@ def array_sizes(program):
             yield BYTES[dtype] * math.prod(map(int, shape.split(","))), f"{dtype}[{shape}]"
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         # Hard negatives read logits, too.
-        stress("imitation", {"noise.kind": "policy"}),
-        stress("matching", {"method": "sequencematch"}),
+        ("imitation", {"noise.kind": "policy"}),
+        ("matching", {"method": "sequencematch"}),
         ("unlikelihood", {"method": "unlikelihood"}),
     ],
 )

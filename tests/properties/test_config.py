@@ -50,7 +50,7 @@ def has_possible_keys(value):
     return not isinstance(value, list | tuple) or all(map(has_possible_keys, value))
 
 
-@examples(200, 4000)
+@examples(80, 4000)
 @given(changes.filter(lambda changes: has_possible_keys(list(changes.values()))))
 def test_any_values_are_valid_or_refused_in_one_line(changes):
     """Values of any type, as a configuration file may set them or a config.json may hold them."""

@@ -13,7 +13,7 @@ from tests.marks import stress
     "statement",
     [stress("print('x' * 10_000)"), stress("print('x')"), "Console().print('x' * 10_000)"],
 )
-@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("full", [stress(False), True])
 def test_a_closed_pipe_and_a_full_disk_are_ignored(statement, full):
     source = f"""
 from rich.console import Console

@@ -39,7 +39,9 @@ def adjustable_beta(tiny_run):
     parts = tiny_run.parts._replace(
         make=lambda settings: tiny_run.parts.make(settings)._replace(beta=beta)
     )
-    return betas, tiny_run._replace(parts=parts, plan=make_plan(parts))
+    # beta is a part of matching steps only.
+    phases = [tiny_run.plan.phases[0], make_plan(parts).phases[1]]
+    return betas, tiny_run._replace(parts=parts, plan=tiny_run.plan._replace(phases=phases))
 
 
 @pytest.fixture

@@ -77,7 +77,8 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     np.testing.assert_allclose(metrics["loss"], total / t.imitate.sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", [stress("sequencematch"), "iql_offline"])
+@pytest.mark.stress
+@pytest.mark.parametrize("method", ["sequencematch", "iql_offline"])
 def test_one_program_serves_a_grid(build_with, method):
     """Seed, alpha, gamma, beta and the learning rate are arguments of the steps, not part of them."""
     numbers = {
