@@ -40,6 +40,7 @@ def test_evaluation_keys_may_differ_from_the_run(tiny_flags, finished_run, tmp_p
     assert read_json(folder / "config.json") == read_json(finished_run / "config.json")
 
 
+@pytest.mark.stress
 def test_unfinished_run_can_be_evaluated(crashed_run, tmp_path):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     assert run_command("--mode=evaluate", f"--workdir={folder}") == 0

@@ -11,6 +11,7 @@ from tests.command_line.command import read_json, records, run_command
 from tests.train.runs import STEPS
 
 
+@pytest.mark.stress
 def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tmp_path, capfd):
     folder = tmp_path / "run"
     more = [f"--config.init=run:{finished_run}", "--config.seed=9"]

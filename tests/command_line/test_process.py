@@ -9,7 +9,6 @@ import sys
 import pytest
 
 from tests.command_line.command import READING_MODES, ROOT, run_command
-from tests.marks import stress
 
 
 def test_process_ends_with_the_exit_code(tmp_path):
@@ -33,7 +32,8 @@ def test_errors_are_not_printed_on_another_stream_if_stderr_is_closed(out):
     assert (done.returncode, done.stdout, done.stderr) == (2, b"", b"")
 
 
-@pytest.mark.parametrize("out", [">/dev/full", stress(">&-")])
+@pytest.mark.stress
+@pytest.mark.parametrize("out", [">/dev/full", ">&-"])
 def test_exit_code_is_zero_even_if_stdout_is_full_or_closed(out):
     command = [shlex.quote(sys.executable), "-m", "sequencematch.main", "--help", out]
     env = os.environ | {"JAX_PLATFORMS": "cpu", "PYTHONUNBUFFERED": ""}

@@ -30,9 +30,10 @@ def test_resumed_run_equals_the_uninterrupted_one(crashed_run, finished_run, tmp
     assert_same_run(folder, finished_run)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "before",
-    [stress("no folder"), "a run without a checkpoint", stress("a run that saves later")],
+    ["no folder", "a run without a checkpoint", "a run that saves later"],
 )
 def test_resuming_without_a_checkpoint_starts_at_step_0(
     tiny_flags, finished_run, tmp_path, before, capfd
@@ -213,6 +214,7 @@ def test_run_cannot_become_shorter(tiny_flags, finished_run, assert_refused):
     assert_refused(words, *tiny_flags, *flags, unchanged=[finished_run])
 
 
+@pytest.mark.stress
 def test_data_may_lie_elsewhere_but_must_be_the_same(
     crashed_run, finished_run, pairs_file, tmp_path, assert_refused
 ):

@@ -119,6 +119,7 @@ def test_adapters_are_where_the_pattern_is_found(case):
     assert in_4_bits == (set(LINEARS) if adapters.base == "nf4" else set())
 
 
+@pytest.mark.stress
 def test_an_adapter_begins_uniform_in_one_over_the_root_of_its_inputs():
     """As in PEFT; the default scale is alpha/r."""
     a = nnx.state(network(Lora(rank=16)))["blocks"]["feed_forward"]["down"]["lora_a"][...]

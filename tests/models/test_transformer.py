@@ -185,6 +185,7 @@ def test_every_parameter_has_a_gradient(transformer):
         assert min(map(np.linalg.norm, layers)) > 1e-3, path
 
 
+@pytest.mark.stress
 def test_bfloat16_activations_are_close_to_float32(transformer, sizes):
     half = Transformer(TransformerConfig(**sizes, dtype="bfloat16"), nnx.Rngs(0))
     trajectories = build_trajectories(LONGEST)
@@ -198,6 +199,7 @@ def test_bfloat16_activations_are_close_to_float32(transformer, sizes):
     assert hidden.dtype == jnp.bfloat16
 
 
+@pytest.mark.stress
 def test_initialisation_is_a_function_of_the_seed(sizes):
     def leaves(seed):
         return jax.tree.leaves(
@@ -226,9 +228,8 @@ def test_bfloat16_logits_are_summed_in_float32(sizes):
     assert np.abs(rounded.v - expected.v).max() > 1e-3
 
 
-@pytest.mark.parametrize(
-    ("unroll", "remat"), [stress(1, "none"), stress(1, "products"), (4, "full")]
-)
+@pytest.mark.stress
+@pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (1, "products"), (4, "full")])
 def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, remat, monkeypatch):
     """As a loop or not, and with activations stored or computed again: values and gradients."""
     trajectories = build_trajectories(LONGEST)

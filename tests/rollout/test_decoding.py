@@ -187,6 +187,7 @@ def test_first_actions_follow_the_policy(model):
         assert_counts_fit([*counts, count - sum(counts)], [*shares, 1 - sum(shares)])
 
 
+@pytest.mark.stress
 def test_greedy_answers_follow_the_uncached_policy(model, greedy_samples):
     episodes, _ = greedy_samples
     logits, taken = np.asarray(score(model, episodes)), decision_mask(episodes)

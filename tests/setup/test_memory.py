@@ -169,13 +169,14 @@ def test_activation_bytes_equal_the_residuals(network, slots):
     assert network_bytes.cast_bytes(network) == (a == 2) * a * network.matrices
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "changes",
     [
-        stress(dict(dtype="bfloat16")),
+        dict(dtype="bfloat16"),
         dict(mlp="gelu"),
-        stress(dict(lora=Lora(4))),
-        stress(dict(head_width=24, d_ff=80)),
+        dict(lora=Lora(4)),
+        dict(head_width=24, d_ff=80),
     ],
 )
 @pytest.mark.parametrize("remat", STORED)
@@ -252,7 +253,8 @@ def temporary_bytes(work, network, *args):
     return function.lower(params, *args).compile().memory_analysis().temp_size_in_bytes
 
 
-@pytest.mark.parametrize(("rows", "prompt", "d_ff"), [stress(64, 16, 512), (8, 200, 16)])
+@pytest.mark.stress
+@pytest.mark.parametrize(("rows", "prompt", "d_ff"), [(64, 16, 512), (8, 200, 16)])
 def test_sampling_bytes_are_close_to_the_compilers(rows, prompt, d_ff):
     """Within 50 %, both where the feed-forward layer is widest and where attention is."""
     network = TransformerConfig(V, layers=2, d_model=64, heads=4, kv_heads=2, d_ff=d_ff)

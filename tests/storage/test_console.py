@@ -33,7 +33,8 @@ with ignore_write_failures(sys.stdout):
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.parametrize("full", [stress(False), True])
+@pytest.mark.stress
+@pytest.mark.parametrize("full", [False, True])
 def test_what_libraries_print_goes_through_the_same_guard(full):
     """A print that they flush, one that they do not, and one after the first failure."""
     source = """

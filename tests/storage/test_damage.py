@@ -26,7 +26,10 @@ def copied_run(two_checkpoints, tmp_path):
     return shutil.copytree(two_checkpoints, tmp_path, dirs_exist_ok=True)
 
 
-@pytest.mark.parametrize("damage", DAMAGES)
+SOME = ("another fingerprint", "flipped data", "no arrays", "half the facts")
+
+
+@pytest.mark.parametrize("damage", [x if x in SOME else stress(x) for x in DAMAGES])
 def test_the_newest_intact_checkpoint_is_restored(tiny_run, copied_run, damage, capfd):
     folder = copied_run / "checkpoints" / str(STEPS)
     DAMAGES[damage](folder)

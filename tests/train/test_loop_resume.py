@@ -119,6 +119,7 @@ def test_a_run_that_was_asked_to_stop_resumes_as_if_it_was_not(
     assert records(tmp_path) == records(whole_run[0])
 
 
+@pytest.mark.stress
 def test_a_failed_validation_loses_no_step(tiny_run, whole_run, tmp_path):
     def evaluate(state):
         if int(state.step) == VALIDATIONS[0]:

@@ -28,9 +28,9 @@ def logits_of(network, tokens):
     return network.logits(network.hidden(tokens, everything))
 
 
-# `make test` holds each family to its figures, and two to the laws of which each costs seconds;
+# `make test` holds each family to its figures, and one to the laws of which each costs seconds;
 # `make parity` holds all of them to all.
-FEW = ("gpt2", "llama, all")
+FEW = ("llama, all",)
 few = pytest.mark.parametrize(
     "case",
     [name if name in FEW else stress(name) for name in tiny.CASES],
