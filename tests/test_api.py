@@ -61,6 +61,7 @@ def test_a_text_is_its_symbols_and_an_end(model):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.stress
 def test_scores_do_not_depend_on_the_batch(model):
     answers = ["cba", "bad", ["d"]]
     together = model.score(PROMPTS, answers)

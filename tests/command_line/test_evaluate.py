@@ -107,6 +107,7 @@ def test_a_run_is_evaluated_and_asked_without_its_data(moved_run, monkeypatch, t
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.stress
 def test_a_run_of_an_older_version_loads_its_data_and_says_so(finished_run, tmp_path, capsys):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     (folder / "task.json").unlink()

@@ -143,7 +143,8 @@ def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator, 
     assert choice != "sampled" or 0 < shares["3"] < shares["5"]
 
 
-@pytest.mark.parametrize("choice", [stress("greedy"), "sampled"])
+@pytest.mark.stress
+@pytest.mark.parametrize("choice", ["greedy", "sampled"])
 def test_answers_do_not_depend_on_the_devices(generator, choice):
     make, params = generator
     plain, spread = make(8), copy.copy(make(8))

@@ -43,6 +43,7 @@ def read_alone(folder, ids):
     return np.asarray(hidden[0]), np.asarray(jax.nn.log_softmax(network.logits(hidden)))[0]
 
 
+@pytest.mark.stress
 def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference):
     tokenizer = read_tokenizer(folder, ())
     sums, counts = reference.log_likelihoods(PAIRS)

@@ -281,6 +281,7 @@ def test_a_dead_slot_leaves_no_trace(sizes):
     np.testing.assert_allclose(logits[0, one.state[0, one.end[0]]], expected, atol=1e-4)
 
 
+@pytest.mark.stress
 def test_layers_are_drawn_as_one_after_another(sizes):
     """The same parameters, adapters too, and the generators go on after the last layer."""
     adapters = Lora(rank=2, targets=".*")

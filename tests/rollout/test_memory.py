@@ -148,7 +148,8 @@ def test_answers_are_those_of_a_slow_decoder(model, prompts, read, draws, edits,
     assert {*edits, EOS} <= {action for _, actions in found for action in actions}
 
 
-@pytest.mark.parametrize("decoding", [stress(GREEDY), DRAWN], ids=["greedy", "drawn"])
+@pytest.mark.stress
+@pytest.mark.parametrize("decoding", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 def test_answers_without_memory_are_those_of_a_slow_decoder(model, prompts, read, draws, decoding):
     decoding = decoding._replace(memory=False)
     assert_decoded(model, prompts, read, draws, EDITS["all kinds"], decoding)

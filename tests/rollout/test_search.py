@@ -12,7 +12,6 @@ from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Visibility
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
-from tests.marks import stress
 from tests.rollout.samples import EDITS, EOS, MDP, PAD, finished_rows, rows, sample, to_numpy
 
 ACTIONS, SLOTS = 7, 12
@@ -73,7 +72,8 @@ def write(model, prompt, decoding):
     return actions
 
 
-@pytest.mark.parametrize("decoding", [SEARCH, stress(PENALTY)], ids=["search", "penalty"])
+@pytest.mark.stress
+@pytest.mark.parametrize("decoding", [SEARCH, PENALTY], ids=["search", "penalty"])
 def test_answers_are_those_of_a_plain_loop(model, prompts, decoding):
     """The texts compared with are the surviving ones, after edits too."""
     some = tuple(x[:5] for x in prompts)

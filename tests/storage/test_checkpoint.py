@@ -44,6 +44,7 @@ def test_steps_after_a_save_do_not_change_what_is_restored(tiny_run, tmp_path):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc")
 def test_a_save_returns_freed_memory_to_the_system(tiny_run, tmp_path):
     libc, size, process = ctypes.CDLL(None), 100_000, psutil.Process()

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from sequencematch.train import step as steps
-from tests.marks import stress
 from tests.train.runs import make_tiny_run
 
 METHODS = {
@@ -28,10 +27,8 @@ def steps_in_parts(spellings, tiny_run, changes, parts):
     return step, state, run.episodes
 
 
-@pytest.mark.parametrize(
-    "name",
-    [stress("matching"), "hard negatives", stress("unlikelihood")],
-)
+@pytest.mark.stress
+@pytest.mark.parametrize("name", METHODS)
 def test_parts_equal_the_whole(spellings, tiny_run, name):
     found = []
     for parts in (1, 2):

@@ -11,7 +11,6 @@ from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train import guard
 from sequencematch.train import step as steps
 from sequencematch.train.guard import Diverged
-from tests.marks import stress
 from tests.train.runs import CLONING, STEPS, UncompiledStep, bits, records, train
 
 # L = beta BC - (1-beta) J: beta at one step -> the first term that is not finite then.
@@ -129,7 +128,8 @@ def test_a_bad_step_equals_a_run_without_its_batch(tiny_run, inject, tmp_path, c
     )
 
 
-@pytest.mark.parametrize("limit", [stress(0), 2])
+@pytest.mark.stress
+@pytest.mark.parametrize("limit", [0, 2])
 def test_bad_steps_in_a_row_beyond_the_limit_stop_the_run_unsaved(
     tiny_run, inject, tmp_path, limit
 ):

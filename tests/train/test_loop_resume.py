@@ -97,9 +97,8 @@ PLACES = [
     (8, "data"),
     stress(STEPS - 1, "data"),
     stress(CLONING, "sampling"),
-    (10, "sampling"),
-    (VALIDATIONS[0], "validation"),
-    *(stress(step, "validation") for step in VALIDATIONS[1:]),
+    stress(10, "sampling"),
+    *(stress(step, "validation") for step in VALIDATIONS),
 ]
 
 
@@ -199,6 +198,7 @@ def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, f
     assert saved_steps(tmp_path) == [best, STEPS]
 
 
+@pytest.mark.stress
 def test_a_step_that_only_an_interruption_saved_does_not_compete(tiny_run, tmp_path):
     """Validations at 9 and 18, saves at 8 and 16: an interruption at 9 saves what the run would not."""
     options = {"save_every": 8, "keep": 1, "keep_best": True}

@@ -39,7 +39,8 @@ def test_a_method_that_needs_no_samples_never_samples(build_with, method, traces
     assert not any(map(plan.refreshes, range(STEPS))) and plan.tokens(STEPS)[1] == 0
 
 
-@pytest.mark.parametrize("weight", [stress(0.0), 0.5])
+@pytest.mark.stress
+@pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_chi2_with_discounted_weights_never_samples(build_with, weight, monkeypatch):
     parts = build_with({"objective.divergence": "chi2", "objective.policy_weight": weight})
     traced, plan = record_traces(monkeypatch), make_plan(parts)

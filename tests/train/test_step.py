@@ -149,6 +149,7 @@ def hard_negatives(build_with):
     return parts, batch, parts.initial().params, wrong
 
 
+@pytest.mark.stress
 def test_hard_negatives_depend_on_the_parameters_and_labels_do_not(hard_negatives, monkeypatch):
     parts, batch, params, wrong = hard_negatives
     trajectories = spy_on_trajectories(parts, batch, monkeypatch)
