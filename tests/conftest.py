@@ -56,6 +56,29 @@ def pytest_configure(config):
     )
 
 
+# Each of two workers takes one half of the tests, then steals from the end of the other's. So what
+# shares runs and compiled programs comes first in a half, and what shares none comes last.
+ORDER = (
+    "command_line",
+    "test_",
+    "core",
+    "evaluate",
+    "properties",
+    "cli",
+    "dependability",
+    "parity",
+)
+ORDER += ("train", "storage", "rollout", "models", "setup", "data")
+
+
+def pytest_collection_modifyitems(items):
+    def place(item):
+        room = item.path.relative_to(pathlib.Path(__file__).parent).parts[0]
+        return next(i for i, name in enumerate(ORDER) if room.startswith(name))
+
+    items.sort(key=place)
+
+
 def pytest_collection_finish():
     # What imports left stays: looking through its million objects again and again takes time.
     gc.collect()

@@ -96,6 +96,7 @@ def test_merged_equals_applied(case):
         assert abs(logits - without[name]).max() > 0.1, name
 
 
+@pytest.mark.stress
 def test_adapters_that_begin_leave_the_base_bit_equal():
     """The kernels are those of the network without adapters, and B = 0 adds nothing."""
     base = network()

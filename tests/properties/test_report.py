@@ -98,6 +98,7 @@ def test_any_files_give_a_page_or_one_line(folder, metrics, traces, summary):
     assert not Elements(page).names & {"script", "onerror", "onload", "iframe", "object"}
 
 
+@pytest.mark.stress
 @examples(12, 100)
 @example("\ud800\udc00")
 @given(st.sampled_from(NASTY) | texts)
