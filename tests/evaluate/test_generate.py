@@ -108,6 +108,7 @@ def test_answers_do_not_depend_on_the_number_of_rows(generator, choice):
         assert a.text == TOKENIZER.decode(surviving_text(MDP, a.actions))
 
 
+@pytest.mark.stress
 def test_edit_bias_makes_edits_certain_or_impossible(generator):
     make, params = generator
     for choice, bias in (("greedy", 60.0), ("sampled", -60.0)):

@@ -14,7 +14,6 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.edit_rows import edit_rows, first_edit_rows, fit_row
 from sequencematch.models.transformer import Transformer
 from tests import oracles
-from tests.marks import stress
 
 PAD, BOS, EOS = range(3)
 V, EDITS, SLOTS = 40, {40: 1, 41: 2}, 20
@@ -85,7 +84,8 @@ def decisions(model, batch):
     return hidden[rows, slots], logsumexp(logits, axis=-1)[rows, slots]
 
 
-@pytest.mark.parametrize("eta", [stress(0.001), 0.1])
+@pytest.mark.stress
+@pytest.mark.parametrize("eta", [0.001, 0.1])
 def test_edits_begin_near_the_noise_rate(model, batches, eta):
     """On the batch that was fitted, and on another."""
     rows = first_edit_rows(model, MDP, batches[0], eta)

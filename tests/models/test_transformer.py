@@ -245,7 +245,8 @@ def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, 
 # Edits.
 
 
-@pytest.mark.parametrize("edits", [stress(1), 3])
+@pytest.mark.stress
+@pytest.mark.parametrize("edits", [1, 3])
 def test_edits_change_no_other_parameter_and_no_other_logit(sizes, edits):
     """Bit for bit: without edits, and with more ids at the end."""
     plain = Transformer(TransformerConfig(**sizes), nnx.Rngs(0))
