@@ -40,7 +40,7 @@ parity: $(VENV)/.ready-parity  ## compare networks with transformers (on Python 
 	$(PY) -m pytest -n 2 --dist worksteal -m "stress or not stress" tests/parity $(ARGS)
 
 fuzz: $(VENV)/.ready-test  ## try some 27,000 random inputs, others each time
-	$(PY) -m pytest -n 2 tests/properties --hypothesis-profile=fuzz $(ARGS)
+	$(PY) -m pytest -n 2 -m "stress or not stress" tests/properties --hypothesis-profile=fuzz $(ARGS)
 
 crash: $(VENV)/.ready  ## kill the main job 50 times, resume it, compare bit for bit
 	$(PY) -m tests.dependability.crash_test $(ARGS)

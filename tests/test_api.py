@@ -34,6 +34,7 @@ def test_answers_are_those_of_the_runs_own_evaluation(folder, model):
     assert [a.symbols for a in answers] == [trace["actions"] for trace in greedy]
 
 
+@pytest.mark.stress
 def test_a_repeated_prompt_gets_independent_answers_that_do_not_depend_on_the_batch(model):
     answers = model.answer(["abc>"] * 12, decode="sampled")
     assert len({tuple(a.symbols) for a in answers}) > 6
@@ -60,6 +61,7 @@ def test_a_text_is_its_symbols_and_an_end(model):
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.stress
 def test_scores_do_not_depend_on_the_batch(model):
     answers = ["cba", "bad", ["d"]]
     together = model.score(PROMPTS, answers)
@@ -101,6 +103,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         sequencematch.load(tmp_path)
 
 
+@pytest.mark.stress
 def test_a_checkpoint_can_be_chosen(folder):
     assert sequencematch.load(folder, checkpoint=PREVIOUS_SAVE).step == PREVIOUS_SAVE
     assert sequencematch.load(folder, checkpoint="best").step == STEPS

@@ -4,6 +4,7 @@ import json
 import sys
 
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from sequencematch.data.task import Example, Task
@@ -73,6 +74,7 @@ def task(data):
     return Task("phrases", splits, WordTokenizer, **own)
 
 
+@pytest.mark.stress
 def test_own_parts_train(tmp_path, monkeypatch, capfd):
     monkeypatch.setitem(sys.modules, "own", sys.modules[__name__])
     room = {"prompt_slots": 3, "max_actions": 8, "evaluate.max_actions": 9, "noise.eta": 0.3}

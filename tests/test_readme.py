@@ -43,7 +43,7 @@ def test_the_library_example_runs_on_logits_of_ones_own():
         return names["J"], names["r"]
 
     logits = jax.random.normal(jax.random.key(0), (B, T, V))
-    gradient, rewards = jax.grad(J, has_aux=True)(logits)
+    gradient, rewards = jax.jit(jax.grad(J, has_aux=True))(logits)
     assert rewards.shape == (B, T)
     assert np.isfinite(rewards).all()
     assert np.isfinite(gradient).all()

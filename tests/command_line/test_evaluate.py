@@ -40,6 +40,7 @@ def test_evaluation_keys_may_differ_from_the_run(tiny_flags, finished_run, tmp_p
     assert read_json(folder / "config.json") == read_json(finished_run / "config.json")
 
 
+@pytest.mark.stress
 def test_unfinished_run_can_be_evaluated(crashed_run, tmp_path):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     assert run_command("--mode=evaluate", f"--workdir={folder}") == 0
@@ -106,6 +107,7 @@ def test_a_run_is_evaluated_and_asked_without_its_data(moved_run, monkeypatch, t
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.stress
 def test_a_run_of_an_older_version_loads_its_data_and_says_so(finished_run, tmp_path, capsys):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     (folder / "task.json").unlink()

@@ -4,12 +4,14 @@ import shutil
 
 import jax
 import numpy as np
+import pytest
 
 from sequencematch.cli import resume
 from tests.command_line.command import read_json, records, run_command
 from tests.train.runs import STEPS
 
 
+@pytest.mark.stress
 def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tmp_path, capfd):
     folder = tmp_path / "run"
     more = [f"--config.init=run:{finished_run}", "--config.seed=9"]
@@ -25,6 +27,7 @@ def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tm
     jax.tree.map(np.testing.assert_array_equal, resume.initial_parameters(parts), state.params)
 
 
+@pytest.mark.stress
 def test_what_is_not_trained_stays_that_of_the_other_run_and_is_read_from_there(
     tiny_flags, finished_run, crashed_run, tmp_path, capfd
 ):

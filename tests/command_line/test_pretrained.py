@@ -33,6 +33,7 @@ def flags_of(name, directory, folder, **changes):
     return [f"--config={ROOT / 'configs' / name}", *flags, f"--workdir={folder}"]
 
 
+@pytest.mark.stress
 def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     folder, out = tmp_path / "run", tmp_path / "mine"
     flags = flags_of("pretrained.py:bc", directory, folder, **{"data.path": pairs_file})
@@ -51,6 +52,7 @@ def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     assert "is not empty" in capfd.readouterr().err
 
 
+@pytest.mark.stress
 def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_path, capfd):
     """The base is read from its directory at each start, and no checkpoint has it."""
     changes = {"data.path": pairs_file, "model.lora_rank": 2, "checkpoint.every": 3}

@@ -19,6 +19,7 @@ from tests.command_line.command import (
     records,
     run_command,
 )
+from tests.marks import stress
 from tests.train.runs import STEPS, Crash, crash
 
 
@@ -29,8 +30,10 @@ def test_resumed_run_equals_the_uninterrupted_one(crashed_run, finished_run, tmp
     assert_same_run(folder, finished_run)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
-    "before", ["no folder", "a run without a checkpoint", "a run that saves later"]
+    "before",
+    ["no folder", "a run without a checkpoint", "a run that saves later"],
 )
 def test_resuming_without_a_checkpoint_starts_at_step_0(
     tiny_flags, finished_run, tmp_path, before, capfd
@@ -73,7 +76,7 @@ def test_damaged_metrics_are_refused_with_the_line_number(
     assert_refused([f"{folder / 'metrics.jsonl'}:2 is damaged"], f"--workdir={folder}", *mode)
 
 
-@pytest.mark.parametrize("mode", [["--resume"], ["--resume", "--dry_run"]])
+@pytest.mark.parametrize("mode", [stress(["--resume"]), ["--resume", "--dry_run"]])
 def test_lost_metrics_are_reported(crashed_run, tmp_path, capfd, mode):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     lines = (folder / "metrics.jsonl").read_text().splitlines(keepends=True)
@@ -113,6 +116,7 @@ def test_run_of_another_version_is_refused(
     assert_refused(["another version", "records"], f"--workdir={folder}", *mode)
 
 
+@pytest.mark.stress
 def test_change_of_code_is_reported_and_recorded(crashed_run, tmp_path, monkeypatch, capfd):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     another = {**provenance(), "revision": "another"}
@@ -148,6 +152,7 @@ def test_run_can_be_resumed_on_other_devices(
     assert resumed == pytest.approx(uninterrupted, rel=1e-5)
 
 
+@pytest.mark.stress
 def test_changed_data_are_refused(tiny_flags, assert_refused, tmp_path, pairs_file):
     """One more line would reorder all examples, and one more letter would renumber all tokens."""
     words, folder = tmp_path / "words.jsonl", tmp_path / "run"
@@ -184,6 +189,7 @@ def test_time_continues_from_the_last_record(finished_run, tmp_path, monkeypatch
     assert last["kind"] == "validation" and seconds == [last["seconds"]]
 
 
+@pytest.mark.stress
 def test_run_with_more_steps_continues_on_the_longer_schedule(
     tiny_flags, finished_run, tmp_path, capfd
 ):
@@ -208,6 +214,7 @@ def test_run_cannot_become_shorter(tiny_flags, finished_run, assert_refused):
     assert_refused(words, *tiny_flags, *flags, unchanged=[finished_run])
 
 
+@pytest.mark.stress
 def test_data_may_lie_elsewhere_but_must_be_the_same(
     crashed_run, finished_run, pairs_file, tmp_path, assert_refused
 ):

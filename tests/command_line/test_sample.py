@@ -35,6 +35,7 @@ def test_prompt_that_cannot_be_answered_is_refused(assert_refused, finished_run,
     assert_refused(words, *flags, unchanged=[finished_run])
 
 
+@pytest.mark.stress
 def test_many_answers_are_those_of_the_evaluation_and_go_on_where_they_stopped(
     finished_run, tmp_path, capsys
 ):

@@ -31,13 +31,8 @@ def test_interrupted_run_saves_says_how_to_continue_and_resumes(
     assert_same_run(folder, finished_run)
 
 
-@pytest.mark.parametrize(
-    "place",
-    [
-        "validation_figures",
-        *(pytest.param(p, marks=pytest.mark.stress) for p in ("build", "evaluate_test_set")),
-    ],
-)
+@pytest.mark.stress
+@pytest.mark.parametrize("place", ["validation_figures", "build", "evaluate_test_set"])
 def test_preparing_validating_and_evaluating_can_be_interrupted(
     tiny_flags, finished_run, tmp_path, place, monkeypatch, capfd
 ):
@@ -69,12 +64,9 @@ def test_stop_request_lost_in_a_finaliser_is_found_between_answers(
     assert not (folder / "summary.json").exists()
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
-    "error",
-    [
-        pytest.param(MemoryError(), marks=pytest.mark.stress),
-        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x"),
-    ],
+    "error", [MemoryError(), jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: x")]
 )
 def test_out_of_memory_stops_the_run_with_one_line(
     tiny_flags, finished_run, tmp_path, monkeypatch, capfd, error
@@ -118,6 +110,7 @@ def test_nonfinite_steps_stop_the_run_with_one_line(
     assert run_command(f"--workdir={tmp_path / 'run'}", "--resume") == 3
 
 
+@pytest.mark.stress
 def test_full_disk_stops_the_run_with_one_line(tiny_flags, finished_run, tmp_path, capfd):
     folder, before = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
 

@@ -10,6 +10,7 @@ import pytest
 from sequencematch.core import divergences
 from sequencematch.core.divergences import DIVERGENCES, Divergence, chi2, chi2_mixture, no_floor
 from tests import oracles
+from tests.marks import stress
 
 
 def docstring_program():
@@ -39,7 +40,7 @@ conjugate = pytest.mark.parametrize(
 smooth = pytest.mark.parametrize(
     "name", [n for n, d in EVERY.items() if d.floor is not no_floor and n != "tv"]
 )
-caps = pytest.mark.parametrize("t_max", [3.0, 1e5])
+caps = pytest.mark.parametrize("t_max", [3.0, stress(1e5)])
 
 X = np.linspace(-20, 20, 400_001)
 FEW = np.concatenate([np.linspace(-20, 20, 81), np.linspace(-2.1, 0.1, 45)])

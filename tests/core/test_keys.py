@@ -3,6 +3,7 @@
 from itertools import product
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,15 +23,13 @@ def test_keys_differ_by_seed_purpose_and_index():
 
 def test_keys_of_answers_meet_none_of_training():
     """Answers fold their row and decision into one key; steps are folded into the others."""
-    answers = random_key(0, Purpose.ANSWERS)
-    rows = [jax.random.fold_in(answers, row) for row in range(30)]
-    decisions = {bits(jax.random.fold_in(row, time)) for row in rows for time in range(30)}
-    training = {
-        bits(random_key(0, purpose, step))
-        for purpose in Purpose
-        if purpose != Purpose.ANSWERS
-        for step in range(900)
-    }
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    rows = fold(random_key(0, Purpose.ANSWERS), jnp.arange(30))
+    decisions = {bits(key) for row in rows for key in fold(row, jnp.arange(30))}
+    training = set()
+    for purpose in set(Purpose) - {Purpose.ANSWERS}:
+        keys = jax.vmap(lambda step, p=purpose: random_key(0, p, step))(jnp.arange(900))
+        training |= {*map(tuple, np.asarray(jax.random.key_data(keys)).tolist())}
     assert len(decisions) == 900 and len(training) == 900 * (len(Purpose) - 1)
     assert not decisions & training
 

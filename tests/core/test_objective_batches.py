@@ -131,6 +131,7 @@ def test_batch_equals_single_trajectories():
     np.testing.assert_allclose(J, summed / EXPERT.trajectories.imitate.sum(), rtol=1e-6)
 
 
+@pytest.mark.stress
 @two_goals
 def test_compiled_equals_eager(goal):
     np.testing.assert_allclose(

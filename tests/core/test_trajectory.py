@@ -12,6 +12,7 @@ from sequencematch.core import mdp
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.models.attention import is_visible
 from tests import oracles
+from tests.marks import stress
 
 PAD, BOS, EOS, BKSPC, A = range(5)
 SMALL = mdp.make(5, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
@@ -113,7 +114,7 @@ def test_random_strings_with_larger_edits_equal_the_stack_machine():
     assert out.finished.any() and not out.finished.all()
 
 
-@pytest.mark.parametrize("slots", [1, 2, 3, 127, 128, 129, 200])
+@pytest.mark.parametrize("slots", [1, 2, 3, stress(127), 128, stress(129), stress(200)])
 def test_episodes_of_any_length_equal_the_stack_machine(slots):
     """Deep texts, sudden RESETs, a start and an end at any slot, the first and the last included."""
     rng = np.random.default_rng(slots)

@@ -85,6 +85,7 @@ def test_nothing_is_lost_without_noise_and_of_windows_of_running_text():
         assert measure(TASK, TOKENIZER, noise, 3, 0.0) == endings.Ends()
 
 
+@pytest.mark.stress
 def test_texts_up_to_the_longest_that_keeps_its_end_lose_few_and_longer_ones_more():
     texts = [Example("1=", "7" * n) for n in range(31)]
     found = measure(TASK._replace(splits={"train": texts}), TOKENIZER, NOISE, 32, 0.01)

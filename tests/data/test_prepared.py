@@ -75,6 +75,7 @@ def prepare_contents(folder):
     return contents(arithmetic.task(data_config(folder)))
 
 
+@pytest.mark.stress
 def test_two_processes_can_prepare_at_once(tmp_path, task):
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         results = pool.map(prepare_contents, [tmp_path, tmp_path], chunksize=1)
@@ -99,6 +100,7 @@ def test_incomplete_files_of_a_killed_process_are_removed(tmp_path, task, monkey
     assert not list(tmp_path.rglob("incomplete*"))
 
 
+@pytest.mark.stress
 def test_tensorflow_is_not_imported(tmp_path):
     program = (
         "import sys, types; from sequencematch.data import arithmetic; "

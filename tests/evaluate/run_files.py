@@ -7,6 +7,7 @@ import pathlib
 import random
 
 from sequencematch.evaluate import report
+from tests.command_line.shared import shared_programs
 
 VOID = {"meta", "link", "br", "path", "use"}
 EVIL = '<script>alert("1")</script>'
@@ -101,7 +102,9 @@ def write_run(workdir: pathlib.Path, summary: dict, metrics: list, traces: list)
 
 
 def render_page(workdir: pathlib.Path) -> str:
-    return report.write_report(workdir).read_text(encoding="utf-8")
+    """The page of a run; equal curves are drawn once."""
+    with shared_programs():
+        return report.write_report(workdir).read_text(encoding="utf-8")
 
 
 class Outline(html.parser.HTMLParser):

@@ -37,6 +37,7 @@ from tests.evaluate.answers import (
     TOKENIZER,
     ids,
 )
+from tests.marks import stress
 
 
 def test_surviving_text_is_a_stack_and_other_tokens_are_flagged_as_deleted():
@@ -91,7 +92,7 @@ def test_each_way_to_answer_takes_its_part_of_the_configuration():
 # The largest edit bias is all that sets unedited answers apart from greedy ones.
 choices = pytest.mark.parametrize(
     "choice",
-    ["greedy", "sampled", pytest.param("unedited", marks=pytest.mark.stress)],
+    ["sampled", stress("greedy"), stress("unedited")],
 )
 
 
@@ -107,6 +108,7 @@ def test_answers_do_not_depend_on_the_number_of_rows(generator, choice):
         assert a.text == TOKENIZER.decode(surviving_text(MDP, a.actions))
 
 
+@pytest.mark.stress
 def test_edit_bias_makes_edits_certain_or_impossible(generator):
     make, params = generator
     for choice, bias in (("greedy", 60.0), ("sampled", -60.0)):
@@ -114,6 +116,7 @@ def test_edit_bias_makes_edits_certain_or_impossible(generator):
         assert {a == BKSPC for answer in answers for a in answer.actions} == {bias > 0}
 
 
+@pytest.mark.stress
 def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
     make, params = generator
     biased = make(9, bias=60.0)
@@ -124,6 +127,7 @@ def test_unedited_answers_have_no_edits_whatever_the_bias(generator):
     assert without == plain and not any(BKSPC in actions for actions in without)
 
 
+@pytest.mark.stress
 @choices
 def test_right_within_a_budget_is_that_of_answers_of_so_many_actions(generator, choice):
     """Of every way to answer, also where draws and memory decide."""
@@ -149,13 +153,14 @@ def test_an_answer_is_finished_at_its_end_or_at_the_length_where_answers_stop(ge
         assert found == [bool(whole), bool(stopped)] and stops.text(ids("ac<b")) == "ab"
 
 
-def test_answers_do_not_depend_on_the_devices(generator):
+@pytest.mark.stress
+@pytest.mark.parametrize("choice", ["greedy", "sampled"])
+def test_answers_do_not_depend_on_the_devices(generator, choice):
     make, params = generator
     plain, spread = make(8), copy.copy(make(8))
     spread.sharding = batch_sharding(make_mesh(4, 1))
-    for choice in ("greedy", "sampled"):
-        expected = [a.actions for a in plain.answers(params, EXAMPLES, choice)]
-        assert [a.actions for a in spread.answers(params, EXAMPLES, choice)] == expected
+    expected = [a.actions for a in plain.answers(params, EXAMPLES, choice)]
+    assert [a.actions for a in spread.answers(params, EXAMPLES, choice)] == expected
 
 
 def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):

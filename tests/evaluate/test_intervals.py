@@ -65,6 +65,7 @@ def test_bootstrap_means_spread_as_the_theory_says():
     assert means.mean() == pytest.approx(by_run.mean() + by_question.mean(), abs=0.02)
 
 
+@pytest.mark.stress
 def test_interval_over_seeds_covers_the_truth_in_some_95_percent_of_cases():
     rng, cases, covered = np.random.default_rng(2), 200, 0
     effects = rng.normal(0, np.hypot(0.3, 1.5), 10**6)
@@ -107,6 +108,7 @@ def test_paired_difference_is_that_of_pairs_and_changes_its_sign():
     assert turned == pytest.approx((-found.mean, -found.high, -found.low, found.p_value))
 
 
+@pytest.mark.stress
 def test_p_value_is_below_5_percent_where_the_interval_excludes_zero():
     rng, seen = np.random.default_rng(5), set()
     for _ in range(40):

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sequencematch.core.types import Visibility
 from sequencematch.data.episodes import answer_ids
@@ -38,10 +39,11 @@ def read_alone(folder, ids):
     network = tiny.network(configs.read_config(folder), tiny.read(folder))
     slots = jnp.arange(len(ids))[None]
     everything = Visibility(slots, slots, jnp.full_like(slots, len(ids)))
-    hidden = network.hidden(jnp.asarray([ids], jnp.int32), everything)
+    hidden = nnx.jit(type(network).hidden)(network, jnp.asarray([ids], jnp.int32), everything)
     return np.asarray(hidden[0]), np.asarray(jax.nn.log_softmax(network.logits(hidden)))[0]
 
 
+@pytest.mark.stress
 def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference):
     tokenizer = read_tokenizer(folder, ())
     sums, counts = reference.log_likelihoods(PAIRS)

@@ -37,6 +37,7 @@ def make_scorer(graph, rows=3, terminal="learned"):
     return Scorer(graph, process, PLAIN, slots=9, rows=rows, objective=objective)
 
 
+@pytest.mark.stress
 def test_returns_do_not_depend_on_the_number_of_rows(network):
     graph, params = network
     one, two = (make_scorer(graph, rows).returns(params, ANSWERS) for rows in (2, 3))

@@ -84,6 +84,7 @@ def decisions(model, batch):
     return hidden[rows, slots], logsumexp(logits, axis=-1)[rows, slots]
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("eta", [0.001, 0.1])
 def test_edits_begin_near_the_noise_rate(model, batches, eta):
     """On the batch that was fitted, and on another."""

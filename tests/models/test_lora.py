@@ -17,6 +17,7 @@ from sequencematch.models.sharding import path_name, state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.train.mesh import make_mesh
 from tests import oracles
+from tests.marks import stress
 
 SIZES = TransformerConfig(
     vocab_size=12, edits=2, layers=2, d_model=64, heads=4, kv_heads=2, d_ff=128
@@ -83,7 +84,7 @@ def all_passes(model):
     }
 
 
-@cases
+@pytest.mark.parametrize("case", [stress("all"), "some", stress("4 bits")])
 def test_merged_equals_applied(case):
     """In training, prefill and decode."""
     model = trained_network(CASES[case])
@@ -95,6 +96,7 @@ def test_merged_equals_applied(case):
         assert abs(logits - without[name]).max() > 0.1, name
 
 
+@pytest.mark.stress
 def test_adapters_that_begin_leave_the_base_bit_equal():
     """The kernels are those of the network without adapters, and B = 0 adds nothing."""
     base = network()
@@ -111,13 +113,16 @@ def test_adapters_that_begin_leave_the_base_bit_equal():
 @cases
 def test_adapters_are_where_the_pattern_is_found(case):
     adapters = CASES[case]
-    paths = by_path(nnx.state(network(adapters)))
+    config = replace(SIZES, lora=adapters)
+    shapes = nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0, lora=1)))
+    paths = by_path(nnx.state(shapes))
     found = {path.removesuffix("/lora_a") for path in paths if path.endswith("lora_a")}
     assert found == {path for path in LINEARS if re.search(adapters.targets, path)}
     in_4_bits = {path.removesuffix("/kernel/qvalue") for path in paths if "qvalue" in path}
     assert in_4_bits == (set(LINEARS) if adapters.base == "nf4" else set())
 
 
+@pytest.mark.stress
 def test_an_adapter_begins_uniform_in_one_over_the_root_of_its_inputs():
     """As in PEFT; the default scale is alpha/r."""
     a = nnx.state(network(Lora(rank=16)))["blocks"]["feed_forward"]["down"]["lora_a"][...]
@@ -126,7 +131,7 @@ def test_an_adapter_begins_uniform_in_one_over_the_root_of_its_inputs():
     assert Lora(rank=64, alpha=16.0).scale == 0.25
 
 
-@pytest.mark.parametrize("base", ["float", "nf4"])
+@pytest.mark.parametrize("base", ["float", stress("nf4")])
 def test_a_model_without_adapters_is_adapted(base):
     """The result has the parameters of a network that was made with adapters."""
     adapters = replace(SOME, base=base)
@@ -147,13 +152,14 @@ def test_nothing_to_adapt_is_refused():
         replace(SIZES, lora=Lora(base="nf4"), d_ff=100, d_model=96)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("case", "mesh"),
     [
         ("4 bits", (1, 2, 4)),
+        ("4 bits", (2, 1, 2)),
+        ("all", (1, 2, 4)),
         ("all", (2, 1, 2)),
-        pytest.param("all", (1, 2, 4), marks=pytest.mark.stress),
-        pytest.param("4 bits", (2, 1, 2), marks=pytest.mark.stress),
     ],
 )
 def test_sharded_equals_unsharded(case, mesh):
@@ -182,7 +188,7 @@ def test_no_device_gathers_a_kernel_in_4_bits():
         assert "all-gather" not in jax.jit(f).lower(x).compile().as_text()
 
 
-@pytest.mark.parametrize("shape", [(128, 6), (2, 64, 5)])
+@pytest.mark.parametrize("shape", [stress((128, 6)), (2, 64, 5)])
 def test_nf4_equals_the_nearest_level_of_64_weights(shape):
     """The levels against the paper's definition, the codes and scales against a loop."""
     w = np.array(jax.random.normal(jax.random.key(3), shape))
@@ -212,7 +218,8 @@ def loss(trained, frozen, graph):
     return jnp.mean(model.logits(model.hidden(TOKENS, VISIBILITY)) ** 2)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("none", marks=pytest.mark.stress), "full"])
+@pytest.mark.stress
+@pytest.mark.parametrize("remat", ["none", "full"])
 def test_gradients_of_adapters_do_not_depend_on_how_kernels_are_stored(remat):
     """Those over kernels in 4 bits are those over the same kernels in floats."""
     found = {}

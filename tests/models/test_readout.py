@@ -21,6 +21,7 @@ from sequencematch.train import step as steps
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.state import init_parameters, initial_state
 from tests import oracles
+from tests.marks import stress
 from tests.setup.configs import valid_config_with
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
@@ -31,7 +32,7 @@ MDP = mdp.make(V, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1, POP_TWO: 2})
 # Chunks.
 
 
-@pytest.mark.parametrize("size", [1, 4, 5, 16])
+@pytest.mark.parametrize("size", [stress(1), 4, 5, stress(16)])
 def test_map_in_chunks_equals_the_whole(size):
     """In value and gradient, whether or not the size divides the number of states."""
     k = jax.random.split(jax.random.key(1), 3)
@@ -121,7 +122,7 @@ def whole(trajectories):
     return values_and_gradients(trajectories)
 
 
-@pytest.mark.parametrize("size", [1, 4, 7, 30])
+@pytest.mark.parametrize("size", [stress(1), stress(4), 7, stress(30)])
 def test_values_do_not_depend_on_chunks(trajectories, whole, size, monkeypatch):
     """Chunks of less than the batch, of one time, of several times, and with rest or without."""
     monkeypatch.setattr(readout, "LOGIT_BYTES", size * 4 * V)
@@ -183,11 +184,12 @@ def array_sizes(program):
             yield BYTES[dtype] * math.prod(map(int, shape.split(","))), f"{dtype}[{shape}]"
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("name", "changes"),
     [
         # Hard negatives read logits, too.
-        pytest.param("imitation", {"noise.kind": "policy"}, marks=pytest.mark.stress),
+        ("imitation", {"noise.kind": "policy"}),
         ("matching", {"method": "sequencematch"}),
         ("unlikelihood", {"method": "unlikelihood"}),
     ],

@@ -15,6 +15,7 @@ from sequencematch.core.types import Visibility
 from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.transformer import UNROLL, Block, Transformer, draw_blocks
 from tests import oracles
+from tests.marks import stress
 
 PAD, BOS, EOS, BKSPC, POP_TWO = range(5)
 LETTERS = range(5, 12)
@@ -82,7 +83,7 @@ def plain_logits(transformer):
     return np.split(logits, splits)[:-1]
 
 
-@pytest.mark.parametrize("slots", [LONGEST, LONGEST + 7])
+@pytest.mark.parametrize("slots", [stress(LONGEST), LONGEST + 7])
 def test_one_masked_pass_equals_every_plain_pass(transformer, plain_logits, slots):
     """logits[state[t]] equals the logits of a plain causal pass over s_t, with any padding."""
     trajectories = build_trajectories(slots)
@@ -184,6 +185,7 @@ def test_every_parameter_has_a_gradient(transformer):
         assert min(map(np.linalg.norm, layers)) > 1e-3, path
 
 
+@pytest.mark.stress
 def test_bfloat16_activations_are_close_to_float32(transformer, sizes):
     half = Transformer(TransformerConfig(**sizes, dtype="bfloat16"), nnx.Rngs(0))
     trajectories = build_trajectories(LONGEST)
@@ -197,6 +199,7 @@ def test_bfloat16_activations_are_close_to_float32(transformer, sizes):
     assert hidden.dtype == jnp.bfloat16
 
 
+@pytest.mark.stress
 def test_initialisation_is_a_function_of_the_seed(sizes):
     def leaves(seed):
         return jax.tree.leaves(
@@ -225,6 +228,7 @@ def test_bfloat16_logits_are_summed_in_float32(sizes):
     assert np.abs(rounded.v - expected.v).max() > 1e-3
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("unroll", "remat"), [(1, "none"), (1, "products"), (4, "full")])
 def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, remat, monkeypatch):
     """As a loop or not, and with activations stored or computed again: values and gradients."""
@@ -241,6 +245,7 @@ def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, 
 # Edits.
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("edits", [1, 3])
 def test_edits_change_no_other_parameter_and_no_other_logit(sizes, edits):
     """Bit for bit: without edits, and with more ids at the end."""
@@ -277,6 +282,7 @@ def test_a_dead_slot_leaves_no_trace(sizes):
     np.testing.assert_allclose(logits[0, one.state[0, one.end[0]]], expected, atol=1e-4)
 
 
+@pytest.mark.stress
 def test_layers_are_drawn_as_one_after_another(sizes):
     """The same parameters, adapters too, and the generators go on after the last layer."""
     adapters = Lora(rank=2, targets=".*")

@@ -1,6 +1,6 @@
 """Counts the inputs tried on each target; every module here, `test_<target>.py`, is one.
 
-python -m pytest tests/properties --hypothesis-profile=fuzz [-n 2]
+python -m pytest tests/properties -m "stress or not stress" --hypothesis-profile=fuzz [-n 2]
 """
 
 import collections

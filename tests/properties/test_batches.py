@@ -92,7 +92,8 @@ def may_be_refused(task, noise):
     return few or any(len(example.prompt) + 1 > P for example in task.splits["train"])
 
 
-@examples(25, 1000)
+@pytest.mark.stress
+@examples(10, 1000)
 @given(tasks(), noises, st.sampled_from(SETS), st.integers(0, 2**32 - 1), st.integers(0, 2**40))
 def test_batch_is_well_formed_with_finite_losses_and_gradients(task, noise, edits, seed, index):
     # A method without edits has clean data.

@@ -119,7 +119,7 @@ DAMAGES = [
 ]
 
 
-@examples(25, 600)
+@examples(12, 600)
 @given(st.data())
 def test_what_is_restored_was_saved(intact_run, tmp_path_factory, data):
     outer = tmp_path_factory.mktemp("damaged")

@@ -50,7 +50,7 @@ def has_possible_keys(value):
     return not isinstance(value, list | tuple) or all(map(has_possible_keys, value))
 
 
-@examples(200, 4000)
+@examples(80, 4000)
 @given(changes.filter(lambda changes: has_possible_keys(list(changes.values()))))
 def test_any_values_are_valid_or_refused_in_one_line(changes):
     """Values of any type, as a configuration file may set them or a config.json may hold them."""
@@ -171,6 +171,7 @@ def is_valid(choices):
 choices = st.fixed_dictionaries(CHOICES)
 
 
+@pytest.mark.stress
 @examples(2, 40)
 @given(choices.filter(is_valid))
 def test_any_valid_configuration_trains_three_steps(questions, tmp_path_factory, choices):

@@ -80,7 +80,7 @@ def render_page(folder, files):
     return report.write_report(folder).read_text(encoding="utf-8")
 
 
-@examples(25, 500)
+@examples(5, 500)
 @example(b"\0\r" * 6, b"", b"{}")  # a carriage return ends no line
 @given(lines(metrics), lines(traces), summaries.map(lambda s: json.dumps(s).encode()) | st.binary())
 def test_any_files_give_a_page_or_one_line(folder, metrics, traces, summary):
@@ -98,6 +98,7 @@ def test_any_files_give_a_page_or_one_line(folder, metrics, traces, summary):
     assert not Elements(page).names & {"script", "onerror", "onload", "iframe", "object"}
 
 
+@pytest.mark.stress
 @examples(12, 100)
 @example("\ud800\udc00")
 @given(st.sampled_from(NASTY) | texts)

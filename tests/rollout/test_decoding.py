@@ -10,6 +10,7 @@ import pytest
 
 from sequencematch.rollout.decoding import Decoding, choose
 from tests.goodness_of_fit import assert_counts_fit
+from tests.marks import stress
 from tests.rollout.samples import (
     BKSPC,
     BOS,
@@ -88,7 +89,7 @@ def test_drawn_at_temperature_one_without_bias_follows_the_policy():
     assert_drawn(DRAWN, P)
 
 
-@pytest.mark.parametrize("bias", [-1.5, 2.0])
+@pytest.mark.parametrize("bias", [stress(-1.5), 2.0])
 def test_bias_adds_to_the_log_odds_of_editing(bias):
     """Which edit and which token are drawn as before."""
     edits = sigmoid(odds_of_edits(P) + bias)
@@ -102,7 +103,7 @@ def test_bias_adds_to_the_log_odds_of_editing(bias):
         assert (with_bias != decide(decoding, LOGITS)).any()
 
 
-@pytest.mark.parametrize("temperature", [0.4, 2.0])
+@pytest.mark.parametrize("temperature", [0.4, stress(2.0)])
 def test_temperature_is_of_tokens_and_leaves_edits_alone(temperature):
     tokens = share(P, TOKENS, 1 / temperature)
     expected = mixture(BY_EDIT, tokens, sigmoid(odds_of_edits(P)))
@@ -146,7 +147,7 @@ def test_greedy_may_edit_though_a_token_is_likeliest_and_the_other_way_round():
     assert (~edits & np.isin(best, list(EDITS))).any()
 
 
-@pytest.mark.parametrize("bias", [-2.0, -0.3, 1.5])
+@pytest.mark.parametrize("bias", [stress(-2.0), -0.3, stress(1.5)])
 def test_bias_at_one_half_is_a_threshold(bias):
     np.testing.assert_array_equal(
         decide(Decoding(0.5, bias), LOGITS), decide(Decoding(sigmoid(-bias)), LOGITS)
@@ -186,6 +187,7 @@ def test_first_actions_follow_the_policy(model):
         assert_counts_fit([*counts, count - sum(counts)], [*shares, 1 - sum(shares)])
 
 
+@pytest.mark.stress
 def test_greedy_answers_follow_the_uncached_policy(model, greedy_samples):
     episodes, _ = greedy_samples
     logits, taken = np.asarray(score(model, episodes)), decision_mask(episodes)

@@ -13,6 +13,7 @@ from sequencematch.core import mdp
 from sequencematch.core.types import Visibility
 from sequencematch.rollout import sampler
 from sequencematch.rollout.decoding import Decoding
+from tests.marks import stress
 from tests.rollout.samples import BOS, EOS, LETTERS, PAD, ROWS, WIDTH, rows, to_numpy
 
 V, ACTIONS, KEY = 12, 30, 11
@@ -25,7 +26,9 @@ EDITS = {
     "reset": {5: mdp.EVERYTHING},
     "all kinds": {3: 1, 4: 2, 5: mdp.EVERYTHING},
 }
-every_kind = pytest.mark.parametrize("edits", EDITS.values(), ids=EDITS)
+all_kinds = pytest.mark.parametrize(
+    "edits", [x if name == "all kinds" else stress(x) for name, x in EDITS.items()], ids=EDITS
+)
 MDPS = {
     tuple(edits.items()): mdp.make(
         V, eos=EOS, pad=PAD, never=[BOS, *{3, 4, 5} - {*edits}], edits=edits
@@ -137,7 +140,7 @@ def assert_decoded(model, prompts, read, draws, edits, decoding):
     return changes
 
 
-@every_kind
+@all_kinds
 @pytest.mark.parametrize("decoding", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 def test_answers_are_those_of_a_slow_decoder(model, prompts, read, draws, edits, decoding):
     assert assert_decoded(model, prompts, read, draws, edits, decoding) > SLOW_ROWS // 5
@@ -145,6 +148,7 @@ def test_answers_are_those_of_a_slow_decoder(model, prompts, read, draws, edits,
     assert {*edits, EOS} <= {action for _, actions in found for action in actions}
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("decoding", [GREEDY, DRAWN], ids=["greedy", "drawn"])
 def test_answers_without_memory_are_those_of_a_slow_decoder(model, prompts, read, draws, decoding):
     decoding = decoding._replace(memory=False)
@@ -154,7 +158,7 @@ def test_answers_without_memory_are_those_of_a_slow_decoder(model, prompts, read
 # The law.
 
 
-@every_kind
+@all_kinds
 def test_no_greedy_answer_writes_a_text_twice(model, prompts, edits):
     """With memory. Without it, every answer that writes after an edit does."""
     edited = 0
@@ -170,7 +174,7 @@ def test_no_greedy_answer_writes_a_text_twice(model, prompts, edits):
         assert (len(texts) > len(set(texts))) == goes_on
 
 
-@pytest.mark.parametrize("kind", ["bkspc", "reset"])
+@pytest.mark.parametrize("kind", ["bkspc", stress("reset")])
 def test_an_answer_that_deletes_all_it_writes_tries_every_token_once_and_ends(
     model, prompts, read, kind
 ):

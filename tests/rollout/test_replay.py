@@ -9,6 +9,7 @@ import pytest
 
 from sequencematch.core.types import Trajectory
 from sequencematch.rollout import replay
+from tests.marks import stress
 
 SLOTS, CAPACITY = 4, 7
 
@@ -53,7 +54,10 @@ RUNS = {
     "in one": [7],
     "over and over": [5, 1, 6, 2, 7, 3],
 }
-runs = pytest.mark.parametrize("sizes", RUNS.values(), ids=RUNS.keys())
+FEW = ("partly", "over and over")
+runs = pytest.mark.parametrize(
+    "sizes", [x if name in FEW else stress(x) for name, x in RUNS.items()], ids=RUNS
+)
 
 
 @runs

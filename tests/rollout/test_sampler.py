@@ -94,6 +94,7 @@ def test_illegal_action_is_never_taken(model, samples, greedy_samples):
         assert MDP.legal[[a for _, actions in rows(episodes) for a in actions]].all()
 
 
+@pytest.mark.stress
 def test_prompt_is_never_popped(model, prompts):
     """Neither its depths nor its part of the cache change, decision by decision."""
     start = np.asarray(prompts[1])

@@ -72,6 +72,7 @@ def write(model, prompt, decoding):
     return actions
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("decoding", [SEARCH, PENALTY], ids=["search", "penalty"])
 def test_answers_are_those_of_a_plain_loop(model, prompts, decoding):
     """The texts compared with are the surviving ones, after edits too."""
@@ -84,6 +85,7 @@ def test_answers_are_those_of_a_plain_loop(model, prompts, decoding):
     assert answers != plain and any(a in EDITS for _, each in answers for a in each)
 
 
+@pytest.mark.stress
 def test_best_of_n_is_the_likeliest_of_n_draws(model, prompts):
     """Those that `<eos>` ended go before those that were cut."""
     drawn, n = Decoding(None, temperature=1.0, truncate=(("top_k", 3.0),)), 4

@@ -55,6 +55,7 @@ def sample_rows(model, rows, decoding):
     return [t[s + 1 : e + 1].tolist() for t, s, e in zip(tokens, start, end, strict=True)]
 
 
+@pytest.mark.stress
 def test_greedy_stream_equals_the_sampler_row_by_row(model):
     expected = sample_rows(model, slice(None), GREEDY)
     assert [stream_row(model, row, GREEDY) for row in range(3)] == expected
@@ -65,6 +66,7 @@ def test_greedy_stream_equals_the_sampler_row_by_row(model):
         assert len(actions) == ACTIONS or actions[-1] == EOS
 
 
+@pytest.mark.stress
 def test_drawn_stream_equals_a_batch_of_one(model):
     (expected,) = sample_rows(model, slice(0, 1), DRAW)
     assert stream_row(model, 0, DRAW) == expected != sample_rows(model, slice(0, 1), GREEDY)[0]

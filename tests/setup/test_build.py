@@ -59,6 +59,7 @@ def test_actions_are_ordinary_tokens_eos_and_edits_of_methods_that_have_them(tok
     assert (found.eos, found.pad) == (tokenizer.eos, tokenizer.pad)
 
 
+@pytest.mark.stress
 def test_the_loss_does_not_depend_on_the_id_that_pads():
     """Padding is known by its place: nothing sees it and nothing counts it."""
     config, losses = valid_config_with({}), []

@@ -1,5 +1,6 @@
 """Unknown keys, missing keys, wrong types and sections are refused in one line."""
 
+import copy
 import math
 
 import numpy as np
@@ -54,12 +55,13 @@ def test_missing_key_is_reported():
 # config.json may hold any of them.
 VALUES = [None, True, 3, 2.5, "often", (), (3,), (2.5,), ("<bkspc>",), np.int64(3), np.float64(0.5)]
 NOT_FLOAT32 = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400, 2**63]
+DEFAULTS = defaults().to_dict()
 ALLOWED_TYPES = {bool: [bool], int: [int], float: [float, int], str: [str], tuple: [tuple, list]}
 
 
 def config_forced(key, value):
     """The defaults with one value set without the type checks of ConfigDict."""
-    values = defaults().to_dict()
+    values = copy.deepcopy(DEFAULTS)
     *section, name = key.split(".")
     (values[section[0]] if section else values)[name] = value
     return ConfigDict(values)

@@ -26,6 +26,7 @@ from sequencematch.train import step as steps
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
 from sequencematch.train.state import init_parameters, initial_state
+from tests.marks import stress
 from tests.setup.configs import valid_config_with
 
 V = 30
@@ -92,7 +93,7 @@ def test_parameter_counts_equal_the_arrays(network):
 
 
 @networks
-@pytest.mark.parametrize("mesh", [(1, 1, 1), (2, 1, 1), (2, 2, 2), (1, 8, 1)])
+@pytest.mark.parametrize("mesh", [*map(stress, [(1, 1, 1), (2, 1, 1), (1, 8, 1)]), (2, 2, 2)])
 def test_permanent_parts_equal_the_shards_of_the_train_state(network, mesh):
     axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.model"), mesh, strict=True))
     config = config_of(network, **axes, **{"train.batch_size": 8})
@@ -146,7 +147,15 @@ def fit_line(points):
     return slope, y - slope * x
 
 
-@pytest.mark.parametrize(("network", "slots"), [*((n, 20) for n in NETWORKS), (NETWORKS[0], 500)])
+@pytest.mark.parametrize(
+    ("network", "slots"),
+    [
+        (NETWORKS[1], 20),
+        (NETWORKS[2], 20),
+        *(stress(NETWORKS[i], 20) for i in (0, 3)),
+        stress(NETWORKS[0], 500),
+    ],
+)
 def test_activation_bytes_equal_the_residuals(network, slots):
     """Within 3 % for each row; what does not grow with rows is the matrices as they enter products."""
     config = config_of(network, **{"prompt_slots": slots - 8, "max_actions": 8, "method": "mle"})
@@ -159,9 +168,15 @@ def test_activation_bytes_equal_the_residuals(network, slots):
     assert network_bytes.cast_bytes(network) == (a == 2) * a * network.matrices
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "changes",
-    [dict(dtype="bfloat16"), dict(mlp="gelu"), dict(lora=Lora(4)), dict(head_width=24, d_ff=80)],
+    [
+        dict(dtype="bfloat16"),
+        dict(mlp="gelu"),
+        dict(lora=Lora(4)),
+        dict(head_width=24, d_ff=80),
+    ],
 )
 @pytest.mark.parametrize("remat", STORED)
 def test_stored_bytes_equal_the_residuals_that_a_layer_adds(remat, changes, monkeypatch):
@@ -182,6 +197,7 @@ FAMILIES = {
 }
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("changes", FAMILIES.values(), ids=FAMILIES)
 def test_activation_bytes_of_families(changes, monkeypatch):
     """Within 4 %, with heads of another width than D/H, norms of queries and keys, other halves.
@@ -198,7 +214,10 @@ def test_activation_bytes_of_families(changes, monkeypatch):
     assert 0.96 * row < memory.activation_bytes(network, 1, 20) < (1 + above) * row
 
 
-@pytest.mark.parametrize("method", METHODS)
+SOME = [name if name == "mle" else stress(name) for name in METHODS]
+
+
+@pytest.mark.parametrize("method", SOME)
 def test_every_method_stores_about_as_much(method):
     """Within 10 %, whatever the loss adds to the values. Samples cost as much as data."""
     changes = {"method": method, "model.layers": 1, "rollout.rows": 3}
@@ -233,6 +252,7 @@ def temporary_bytes(work, network, *args):
     return function.lower(params, *args).compile().memory_analysis().temp_size_in_bytes
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(("rows", "prompt", "d_ff"), [(64, 16, 512), (8, 200, 16)])
 def test_sampling_bytes_are_close_to_the_compilers(rows, prompt, d_ff):
     """Within 50 %, both where the feed-forward layer is widest and where attention is."""
@@ -247,7 +267,9 @@ def test_sampling_bytes_are_close_to_the_compilers(rows, prompt, d_ff):
     assert memory.sampling_bytes(network, rows, prompt, 4) == pytest.approx(found, rel=0.5)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    "method", [name if name == "sequencematch" else stress(name) for name in METHODS]
+)
 def test_samples_count_only_where_a_method_draws_them(method):
     graph = nnx.split(nnx.eval_shape(lambda: Transformer(NETWORKS[0], nnx.Rngs(0))))[0]
     decisions = mdp.make(V, eos=2, pad=0, never=[1], edits={3: 1})

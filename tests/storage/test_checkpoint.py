@@ -15,6 +15,7 @@ import pytest
 
 from sequencematch.storage import checkpoint
 from sequencematch.storage.checkpoint import SAVED, Checkpoints
+from tests.marks import stress
 from tests.storage.folders import restore, saved_steps
 from tests.train.runs import STEPS, BatchesWithEvent, Crash, bits, crash, train
 
@@ -43,6 +44,7 @@ def test_steps_after_a_save_do_not_change_what_is_restored(tiny_run, tmp_path):
     assert shapes[0] == shapes[1]
 
 
+@pytest.mark.stress
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="no glibc")
 def test_a_save_returns_freed_memory_to_the_system(tiny_run, tmp_path):
     libc, size, process = ctypes.CDLL(None), 100_000, psutil.Process()
@@ -76,7 +78,12 @@ def test_a_step_is_saved_only_once(tiny_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("keep", "every", "left"),
-    [(1, 0, [24]), (3, 0, [18, 21, 24]), (1, 6, [6, 12, 18, 24]), (2, 9, [9, 18, 21, 24])],
+    [
+        stress(1, 0, [24]),
+        stress(3, 0, [18, 21, 24]),
+        stress(1, 6, [6, 12, 18, 24]),
+        (2, 9, [9, 18, 21, 24]),
+    ],
 )
 def test_the_newest_and_the_multiples_remain_and_reading_removes_none(
     tiny_run, tmp_path, keep, every, left
@@ -89,7 +96,7 @@ def test_the_newest_and_the_multiples_remain_and_reading_removes_none(
 
 
 @pytest.mark.parametrize(
-    ("keep", "every", "left"), [(1, 0, [24]), (2, 0, [21, 24]), (2, 12, [12, 21, 24])]
+    ("keep", "every", "left"), [stress(1, 0, [24]), stress(2, 0, [21, 24]), (2, 12, [12, 21, 24])]
 )
 def test_tidy_removes_what_a_kill_during_a_removal_left(tiny_run, tmp_path, keep, every, left):
     with Checkpoints(tmp_path, 9) as checkpoints:
@@ -227,6 +234,7 @@ def test_check_raises_a_background_failure_before_the_next_save(tiny_run, tmp_pa
     assert "File too large" in message
 
 
+@pytest.mark.stress
 def test_a_run_resumes_bit_for_bit_after_a_full_disk(tiny_run, whole_run, tmp_path, fill_disk):
     def train_until(step, event, resume):
         data = BatchesWithEvent(tiny_run.episodes, step, event)

@@ -7,8 +7,10 @@ import sys
 import pytest
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
-    "statement", ["print('x' * 10_000)", "print('x')", "Console().print('x' * 10_000)"]
+    "statement",
+    ["print('x' * 10_000)", "print('x')", "Console().print('x' * 10_000)"],
 )
 @pytest.mark.parametrize("full", [False, True])
 def test_a_closed_pipe_and_a_full_disk_are_ignored(statement, full):
@@ -30,12 +32,14 @@ with ignore_write_failures(sys.stdout):
     assert (done.returncode, done.stderr) == (0, "")
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("full", [False, True])
 def test_what_libraries_print_goes_through_the_same_guard(full):
     """A print that they flush, one that they do not, and one after the first failure."""
     source = """
 import sys
 from sequencematch.storage.console import open_streams
+from tests.marks import stress
 open_streams()
 for file in (sys.stdout, sys.stderr):
     print("x" * 10_000, file=file, flush=True)

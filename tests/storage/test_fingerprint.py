@@ -10,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 from sequencematch.storage.fingerprint import fingerprint, fingerprints
 from sequencematch.train import mesh as meshes
 from tests import oracles
+from tests.marks import stress
 
 DTYPES = ["float32", "bfloat16", "float16", "int32", "uint32", "int8", "bool", "uint4"]
 
@@ -20,7 +21,7 @@ def random_bits(shape, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("shape", [(), (1,), (0,), (7,), (3, 5), (2, 3, 4)])
+@pytest.mark.parametrize("shape", [*map(stress, [(), (1,), (7,), (3, 5)]), (0,), (2, 3, 4)])
 def test_equals_a_plain_loop_over_the_bits(shape, dtype):
     x = random_bits(shape, dtype)
     assert int(fingerprint(x)) == oracles.fingerprint(np.asarray(x))

@@ -27,10 +27,8 @@ def steps_in_parts(spellings, tiny_run, changes, parts):
     return step, state, run.episodes
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=[pytest.mark.stress] * (name != "matching")) for name in METHODS],
-)
+@pytest.mark.stress
+@pytest.mark.parametrize("name", METHODS)
 def test_parts_equal_the_whole(spellings, tiny_run, name):
     found = []
     for parts in (1, 2):

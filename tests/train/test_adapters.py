@@ -50,6 +50,7 @@ def test_parameters_are_counted(adapted_run):
     assert parts.parameter_bytes == 4 * (parts.trained_parameters + others) + kernels * 9 // 16
 
 
+@pytest.mark.stress
 def test_gradients_of_frozen_weights_do_not_exist_in_the_compiled_step(adapted_run, spellings):
     """No product has a kernel's shape; in the step that trains all, some have."""
     whole = make_tiny_run(spellings, SIZES)
@@ -74,6 +75,7 @@ def test_a_run_trains_adapters_alone(adapted_run):
     assert all((value != first[path]).any() for path, value in arrays(state.params).items())
 
 
+@pytest.mark.stress
 def test_parameters_of_a_pretrained_model_take_the_place_of_drawn_ones(adapted_run, spellings):
     """They are what `base` says; kernels become 4 bits, and adapters are drawn."""
     parts = adapted_run.parts

@@ -15,6 +15,7 @@ from sequencematch.train.distributed import (
     check_cluster,
     find_coordinator,
 )
+from tests.marks import stress
 from tests.train.runs import make_tiny_run
 
 SLURM = {"SLURM_JOB_ID": "4097", "SLURM_NTASKS": "4", "SLURM_PROCID": "3"}
@@ -69,7 +70,7 @@ def test_a_missing_coordinator_is_said_with_its_address():
         find_coordinator("127.0.0.1:9", 2, seconds=1)
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [stress(2), 4])
 def test_the_rows_of_all_processes_are_those_of_one(spellings, processes):
     """Order, noise and prompts; the batch does not depend on who feeds it."""
     one, shares = (make_tiny_run(spellings, {"train.batch_size": B}) for B in (8, 8 // processes))
@@ -82,7 +83,7 @@ def test_the_rows_of_all_processes_are_those_of_one(spellings, processes):
         jax.tree.map(np.testing.assert_array_equal, both, expected)
 
 
-@pytest.mark.parametrize("told", [True, False])
+@pytest.mark.parametrize("told", [stress(True), False])
 def test_a_lost_process_is_told_once(told):
     """Python may have printed it when C++ aborts, or may never come to that."""
     code = f"""

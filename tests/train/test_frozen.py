@@ -40,6 +40,7 @@ def test_neither_moments_nor_checkpoints_have_frozen_parameters(frozen_run):
     assert [path for path in paths if "opt_state" in path and "head" in path]
 
 
+@pytest.mark.stress
 def test_steps_begin_with_the_same_loss_and_leave_frozen_parameters_as_they_are(
     tiny_run, frozen_run
 ):
@@ -57,6 +58,7 @@ def test_steps_begin_with_the_same_loss_and_leave_frozen_parameters_as_they_are(
     assert all((value != first[path]).any() for path, value in arrays(state.params).items())
 
 
+@pytest.mark.stress
 def test_the_gradient_is_that_of_the_whole_network(tiny_run, frozen_run):
     """Its norm is that of the trained part alone."""
     batch = tiny_run.episodes[0]

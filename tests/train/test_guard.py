@@ -38,7 +38,9 @@ def adjustable_beta(tiny_run):
     parts = tiny_run.parts._replace(
         make=lambda settings: tiny_run.parts.make(settings)._replace(beta=beta)
     )
-    return betas, tiny_run._replace(parts=parts, plan=make_plan(parts))
+    # beta is a part of matching steps only.
+    phases = [tiny_run.plan.phases[0], make_plan(parts).phases[1]]
+    return betas, tiny_run._replace(parts=parts, plan=tiny_run.plan._replace(phases=phases))
 
 
 @pytest.fixture
@@ -78,6 +80,7 @@ def test_a_huge_finite_gradient_is_clipped_not_skipped(inject):
     assert bits(after.opt_state) != bits(state.opt_state)
 
 
+@pytest.mark.stress
 def test_an_infinite_update_of_a_finite_gradient_is_skipped(tiny_run):
     recipe, state, batch = tiny_run.parts.recipe, tiny_run.parts.initial(), tiny_run.episodes[0]
     infinite = recipe._replace(optimizer=optax.chain(recipe.optimizer, optax.scale(np.inf)))
@@ -95,6 +98,7 @@ def test_a_good_step_resets_the_count_in_a_row():
     assert counts == [(1, 1), (2, 2), (2, 0), (3, 1), (3, 0), (3, 0)]
 
 
+@pytest.mark.stress
 def test_a_bad_step_equals_a_run_without_its_batch(tiny_run, inject, tmp_path, capfd):
     bad_run = inject(np.nan, BAD)
     state = train(bad_run, tmp_path / "bad", save_every=4)
@@ -124,6 +128,7 @@ def test_a_bad_step_equals_a_run_without_its_batch(tiny_run, inject, tmp_path, c
     )
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("limit", [0, 2])
 def test_bad_steps_in_a_row_beyond_the_limit_stop_the_run_unsaved(
     tiny_run, inject, tmp_path, limit
@@ -143,6 +148,7 @@ def test_bad_steps_in_a_row_beyond_the_limit_stop_the_run_unsaved(
     assert int(state.guard.in_a_row) <= limit
 
 
+@pytest.mark.stress
 def test_bad_steps_apart_do_not_stop_the_run(inject, tmp_path):
     bad = range(CLONING, STEPS, 2)
     bad_run = inject(np.nan, *bad, skip_nonfinite=1)

@@ -10,6 +10,7 @@ import pytest
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.profiling import CLOCK
 from sequencematch.train.stop_requests import Interrupted
+from tests.marks import stress
 from tests.storage.folders import saved_steps
 from tests.train.events import scalars
 from tests.train.runs import (
@@ -27,7 +28,7 @@ from tests.train.runs import (
 )
 
 
-@pytest.mark.parametrize("saved", [3, CLONING, 7, 9, 23])
+@pytest.mark.parametrize("saved", [stress(3), stress(CLONING), 7, stress(9), stress(23)])
 def test_a_run_resumed_after_a_crash_equals_the_uninterrupted_one(
     tiny_run, whole_run, tmp_path, saved
 ):
@@ -43,6 +44,7 @@ def test_a_run_resumed_after_a_crash_equals_the_uninterrupted_one(
     assert scalars(tmp_path) == scalars(whole_run[0])
 
 
+@pytest.mark.stress
 def test_a_run_resumed_twice_equals_the_uninterrupted_one(tiny_run, whole_run, tmp_path):
     for at, resume in ((3, False), (9, True)):
         with pytest.raises(Crash):
@@ -90,13 +92,13 @@ def signal_at(tiny_run, step, where, number):
 
 
 PLACES = [
-    (0, "data"),
-    (CLONING - 1, "data"),
+    stress(0, "data"),
+    stress(CLONING - 1, "data"),
     (8, "data"),
-    (STEPS - 1, "data"),
-    (CLONING, "sampling"),
-    (10, "sampling"),
-    *((step, "validation") for step in VALIDATIONS),
+    stress(STEPS - 1, "data"),
+    stress(CLONING, "sampling"),
+    stress(10, "sampling"),
+    *(stress(step, "validation") for step in VALIDATIONS),
 ]
 
 
@@ -116,6 +118,7 @@ def test_a_run_that_was_asked_to_stop_resumes_as_if_it_was_not(
     assert records(tmp_path) == records(whole_run[0])
 
 
+@pytest.mark.stress
 def test_a_failed_validation_loses_no_step(tiny_run, whole_run, tmp_path):
     def evaluate(state):
         if int(state.step) == VALIDATIONS[0]:
@@ -151,6 +154,7 @@ def test_the_records_before_a_checkpoint_are_on_disk_before_it(tiny_run, tmp_pat
     assert saved == [True] * 3
 
 
+@pytest.mark.stress
 def test_a_signal_during_a_save_waits(tiny_run, whole_run, tmp_path, monkeypatch):
     save, once = Checkpoints.save, [6]
 
@@ -176,14 +180,9 @@ LATE, EARLY = FIGURES, FIGURES | {18: 0.6}
 @pytest.mark.parametrize(
     ("figures", "at"),  # the run is killed before the best step, and after it
     [
-        (LATE, 14),
         (LATE, 20),
-        (EARLY, 4),
-        (EARLY, 8),
-        pytest.param(LATE, 8, marks=pytest.mark.stress),
-        pytest.param(EARLY, 14, marks=pytest.mark.stress),
-        pytest.param(LATE, 4, marks=pytest.mark.stress),
-        pytest.param(EARLY, 20, marks=pytest.mark.stress),
+        *(stress(LATE, at) for at in (4, 8, 14)),
+        *(stress(EARLY, at) for at in (4, 8, 14, 20)),
     ],
 )
 def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, figures, at):
@@ -199,6 +198,7 @@ def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, f
     assert saved_steps(tmp_path) == [best, STEPS]
 
 
+@pytest.mark.stress
 def test_a_step_that_only_an_interruption_saved_does_not_compete(tiny_run, tmp_path):
     """Validations at 9 and 18, saves at 8 and 16: an interruption at 9 saves what the run would not."""
     options = {"save_every": 8, "keep": 1, "keep_best": True}

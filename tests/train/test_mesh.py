@@ -16,6 +16,7 @@ from sequencematch.models.sharding import path_name
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
+from tests.marks import stress
 from tests.train.runs import (
     CLONING,
     STEPS,
@@ -32,7 +33,6 @@ from tests.train.runs import (
 ONE, CUBE = (1, 1, 1), (2, 2, 2)
 OTHERS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2)]
 OTHERS += [(1, 2, 4), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
-stress = functools.partial(pytest.param, marks=pytest.mark.stress)
 MANY = [CUBE, *map(stress, ((8, 1, 1), (2, 1, 4), (1, 4, 2)))]
 MESHES = [CUBE, *map(stress, OTHERS)]
 # Every method on a mesh with all axes, and one method on every mesh: the axes do not know methods.
@@ -89,6 +89,7 @@ def test_samples_equal_those_of_one_device(train_on, mesh):
     jax.tree.map(np.testing.assert_array_equal, many, one)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MANY)
 @pytest.mark.parametrize("back", [False, True])
 def test_a_run_resumes_on_another_number_of_devices(train_on, tmp_path, mesh, back):

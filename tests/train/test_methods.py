@@ -9,6 +9,7 @@ import pytest
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.setup.build import make_plan, training_data
 from sequencematch.train import step as steps
+from tests.marks import stress
 from tests.train.traces import (
     CLONING_TRACE,
     MATCHING_TRACE_WITHOUT_SAMPLES,
@@ -21,10 +22,10 @@ from tests.train.traces import (
 @pytest.mark.parametrize(
     ("method", "traces"),
     [
-        ("mle", CLONING_TRACE),
-        ("bc", CLONING_TRACE),
-        ("unlikelihood", ["unlikelihood"]),
-        ("iql_offline", MATCHING_TRACE_WITHOUT_SAMPLES),
+        stress("mle", CLONING_TRACE),
+        stress("bc", CLONING_TRACE),
+        stress("unlikelihood", ["unlikelihood"]),
+        stress("iql_offline", MATCHING_TRACE_WITHOUT_SAMPLES),
         ("le_cam", CLONING_TRACE + MATCHING_TRACE_WITHOUT_SAMPLES),
     ],
 )
@@ -38,6 +39,7 @@ def test_a_method_that_needs_no_samples_never_samples(build_with, method, traces
     assert not any(map(plan.refreshes, range(STEPS))) and plan.tokens(STEPS)[1] == 0
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("weight", [0.0, 0.5])
 def test_chi2_with_discounted_weights_never_samples(build_with, weight, monkeypatch):
     parts = build_with({"objective.divergence": "chi2", "objective.policy_weight": weight})
@@ -58,6 +60,7 @@ def test_uniform_weights_or_a_mixture_need_samples(build_with):
     assert build_with(none).recipe.samples == 0
 
 
+@pytest.mark.stress
 def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     """-log pi(a|s) + lambda r^2, with V(s_N) = 0 of finished texts, from the first step on."""
     parts = build_with({"method": "iql_offline", "objective.td_weight": 0.3})
@@ -75,6 +78,7 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     np.testing.assert_allclose(metrics["loss"], total / t.imitate.sum(), rtol=1e-5)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("method", ["sequencematch", "iql_offline"])
 def test_one_program_serves_a_grid(build_with, method):
     """Seed, alpha, gamma, beta and the learning rate are arguments of the steps, not part of them."""

@@ -76,16 +76,19 @@ def mean(records, name):
     return sum(record[name] for record in records) / len(records)
 
 
+@pytest.mark.stress
 def test_each_step_is_traced_once_and_cloning_never_samples(small_run):
     assert small_run.traced == CLONING_TRACE + SAMPLING_TRACE + MATCHING_TRACE
 
 
+@pytest.mark.stress
 def test_each_step_is_compiled_once_before_the_first_is_taken(small_run):
     names = ["jit(imitation_step)", "jit(refresh)", "jit(matching_step)"]
     steps = [name for name in small_run.compiled if name == "ready" or name in names]
     assert steps == [*names, "ready"]
 
 
+@pytest.mark.stress
 def test_cloning_lowers_its_loss(small_run):
     cloning = [r for r in small_run.records if r["phase"] == "bc"]
     assert [r["step"] for r in cloning] == list(range(1, CLONING + 1))
@@ -93,6 +96,7 @@ def test_cloning_lowers_its_loss(small_run):
     assert all(r["loss"] == r["bc"] and "objective" not in r for r in cloning)
 
 
+@pytest.mark.stress
 def test_matching_lowers_its_loss_and_raises_the_objective(small_run):
     matching = [r for r in small_run.records if r["phase"] == "sequencematch"]
     assert [r["step"] for r in matching] == list(range(CLONING + 1, STEPS + 1))
@@ -102,6 +106,7 @@ def test_matching_lowers_its_loss_and_raises_the_objective(small_run):
         assert r["loss"] == pytest.approx(0.5 * r["bc"] - 0.5 * r["objective"], rel=1e-5)
 
 
+@pytest.mark.stress
 def test_the_replay_buffer_holds_the_newest_samples_and_their_steps(small_run):
     # Refreshed before steps 30, 40 and 50; the buffer holds two refreshes.
     buffer = jax.device_get(small_run.state.replay)
@@ -144,6 +149,7 @@ def hard_negatives(build_with):
     return parts, batch, parts.initial().params, wrong
 
 
+@pytest.mark.stress
 def test_hard_negatives_depend_on_the_parameters_and_labels_do_not(hard_negatives, monkeypatch):
     parts, batch, params, wrong = hard_negatives
     trajectories = spy_on_trajectories(parts, batch, monkeypatch)
@@ -161,6 +167,7 @@ def test_hard_negatives_depend_on_the_parameters_and_labels_do_not(hard_negative
     assert (one.tokens != other.tokens).any() and (one.tokens != later.tokens).any()
 
 
+@pytest.mark.stress
 def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monkeypatch):
     """Against a plain causal pass over the surviving text at the wrong step."""
     parts, batch, params, wrong = hard_negatives

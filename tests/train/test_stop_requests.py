@@ -168,6 +168,7 @@ os.abort()
 """
 
 
+@pytest.mark.stress
 def test_a_signal_to_one_of_several_processes_is_a_notice_to_all_and_an_abort_is_a_line():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -15,6 +15,7 @@ from sequencematch.models.pretrained.families import FAMILIES, Row, layout, leav
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.train.mesh import make_mesh
+from tests.marks import stress
 from tests.models.pretrained import tiny
 
 FIGURES = json.loads(tiny.FILE.read_text())
@@ -27,12 +28,12 @@ def logits_of(network, tokens):
     return network.logits(network.hidden(tokens, everything))
 
 
-# `make test` holds each family to its figures, and three to the laws of which each costs seconds;
+# `make test` holds each family to its figures, and one to the laws of which each costs seconds;
 # `make parity` holds all of them to all.
-FEW = ("gpt2", "llama, all", "gemma")
+FEW = ("llama, all",)
 few = pytest.mark.parametrize(
     "case",
-    [pytest.param(name, marks=[] if name in FEW else pytest.mark.stress) for name in tiny.CASES],
+    [name if name in FEW else stress(name) for name in tiny.CASES],
     indirect=True,
 )
 

@@ -7,6 +7,7 @@ import pytest
 from sequencematch.models.pretrained import configs
 from sequencematch.models.pretrained.gguf import LAYER_NAMES, NAMES, open_gguf, unpermute
 from sequencematch.models.pretrained.reader import read_params
+from tests.marks import stress
 from tests.models.pretrained import tiny
 from tests.models.pretrained.test_reader import same
 
@@ -89,7 +90,7 @@ def read(path):
     return model, read_params(model.weights, "llama", tiny.shapes(model.config))
 
 
-@pytest.mark.parametrize("name", ["untied", "tied", "biases"])
+@pytest.mark.parametrize("name", ["untied", stress("tied"), stress("biases")])
 def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path, name):
     changes = dict(tie_word_embeddings=name == "tied")
     changes |= dict(attention_bias=name == "biases", mlp_bias=name == "biases")
@@ -102,7 +103,9 @@ def test_a_gguf_file_is_the_model_it_was_made_of(tmp_path, name):
     assert model.get("tokenizer.ggml.merges", "none") == "none"
 
 
-@pytest.mark.parametrize(("kind", "error"), [("F16", 1e-3), ("Q8_0", 0.01), ("Q4_1", 0.1)])
+@pytest.mark.parametrize(
+    ("kind", "error"), [stress("F16", 1e-3), stress("Q8_0", 0.01), ("Q4_1", 0.1)]
+)
 def test_quantised_weights_are_near(tmp_path, kind, error):
     config = CONFIG | dict(hidden_size=64)
     kind = gguf.GGMLQuantizationType[kind]

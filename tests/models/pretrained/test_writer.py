@@ -7,6 +7,7 @@ import pytest
 
 from sequencematch.models.pretrained import configs, reader, writer
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
+from tests.marks import stress
 from tests.models.pretrained import tiny
 from tests.models.pretrained.test_reader import same
 
@@ -22,7 +23,7 @@ def export(folder, out, ids=None, edits=0, **options):
     return params
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", stress("bfloat16"), stress("float16")])
 @pytest.mark.parametrize("name", tiny.CASES)
 def test_import_and_export_are_the_identity(tmp_path, name, dtype):
     """Bit for bit, spare rows and all; and config.json is as it was."""
@@ -38,7 +39,7 @@ def test_import_and_export_are_the_identity(tmp_path, name, dtype):
     same(tiny.read(out, ids=21), params)
 
 
-@pytest.mark.parametrize(("ids", "rows"), [(20, 24), (23, 25), (24, 26)])
+@pytest.mark.parametrize(("ids", "rows"), [(20, 24), (23, 25), stress(24, 26)])
 @pytest.mark.parametrize("config", [UNTIED, TIED])
 def test_edits_take_spare_rows_or_new_ones(tmp_path, config, ids, rows):
     """In the head what they are; in an embedding of its own, the mean row. No other row changes."""
