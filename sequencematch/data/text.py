@@ -9,7 +9,7 @@ import json
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,8 +18,8 @@ from sequencematch.data.corpora import Corpus, find_corpus
 from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from sequencematch.data.windows import cut_windows, open_question, starts_of
+from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
+from sequencematch.data.windows import Stream, cut_windows, open_question, starts_of
 from sequencematch.storage import console, files
 
 SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
@@ -31,13 +31,14 @@ _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 def task(data: Any) -> Task:
     """Returns the task of going on with a text; the first call with these parameters prepares files.
 
-    Training windows tile their documents. Test and validation ask one question a document: what follows
-    its first `prompt` tokens.
+    Training windows tile their documents, or with a separator the documents one after another. Test and
+    validation ask one question a document: what follows its first `prompt` tokens.
 
     Args:
       data: has `corpus` and `divider` (see `corpora.find_corpus`), `dir`, `tokenizer` ("characters",
-        "bytes", or a folder with a tokenizer.json), `window` and `prompt` in tokens, `seed`, and the
-        numbers of windows `train`, `validation` and `test`, each at most; of train 0 takes all.
+        "bytes", or a folder with a tokenizer.json), `separator` ("", or one token), `window` and
+        `prompt` in tokens, `seed`, and the numbers of windows `train`, `validation` and `test`, each at
+        most; of train 0 takes all.
 
     Raises:
       ValueError: the corpus is not there, is empty or has too few documents; names what to change.
@@ -46,6 +47,7 @@ def task(data: Any) -> Task:
     make_tokenizer, identity = find_tokenizer(data.tokenizer)
     corpus = find_corpus(data)
     folder = _folder(data, corpus, identity)
+    _check_separator(data, make_tokenizer)
     if not folder.exists():
         with prepared.lock_folder(folder.parent):
             # Again: another process may have prepared them while this one waited for the lock.
@@ -94,9 +96,29 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
     return partial(read_tokenizer, folder), read_tokenizer(folder, ()).fingerprint
 
 
+def _check_separator(data: Any, make_tokenizer: Callable[..., Tokenizer]) -> None:
+    """Raises ValueError unless `data.separator`, if there is one, is one ordinary token."""
+    if not data.separator:
+        return
+    if data.tokenizer == "characters":
+        make_tokenizer = partial(CharTokenizer, f"a{data.separator}")
+    tokenizer = make_tokenizer(())
+    begin, ids, within = (
+        encode_within(tokenizer, text) for text in ("a", data.separator, f"a{data.separator}a")
+    )
+    named = f"data.separator={data.separator!r} must be one ordinary token of {data.tokenizer}"
+    if tokenizer.eos in ids:
+        raise ValueError(f"{named}, and not <eos>, which ends an episode")
+    if len(ids) != 1 or ids[0] not in tokenizer.ordinary:
+        raise ValueError(f"{named}: it is {', '.join(map(repr, tokenizer.symbols(ids)))}")
+    if within != [*begin, *ids, *begin]:
+        raise ValueError(f"{named} between texts too: there it is joined with them, or divided")
+
+
 def _folder(data: Any, corpus: Corpus, tokenizer: Any) -> pathlib.Path:
     # All parameters that decide the content decide the name: different ones never share a folder.
     decides = [_FORMAT, corpus.identity, tokenizer, data.window, data.prompt, data.seed]
+    decides += [data.separator] * bool(data.separator)  # files of before there was one stay valid
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     root = pathlib.Path(data.dir).expanduser() / "text"
     return root / f"{corpus.name[:60]}-window{data.window}-prompt{data.prompt}-{digest}"
@@ -131,25 +153,38 @@ def _write_windows(
     """
     facts = dict.fromkeys(("documents", "repeated_documents", "short_documents"), 0)
     writers = {split: Shards(folder, split) for split in SHARES}
-    characters, starts = set(), starts_of(tokenizer)
+    characters, starts = set(data.separator), starts_of(tokenizer)
+    stream = Stream(data.separator, data.window, data.prompt) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
     for group in _groups(_distinct(corpus.documents(), data.seed, facts)):
         texts = [text for _, text in group]
         characters |= {*"".join(texts)} if needs_alphabet else set()
         for (split, text), begins in zip(group, starts(texts), strict=True):
-            found = _examples(split, text, begins, data)
-            facts["short_documents"] += not found
+            if split != "train":
+                found = _question(text, begins, data)
+                facts["short_documents"] += not found
+            elif stream:
+                found = stream.cut(text, begins)
+            else:
+                found = cut_windows(text, begins, data.window, data.prompt)
             writers[split].write(found)
+    writers["train"].write(stream.end() if stream else ())
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
     _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
 
 
-def _examples(split: str, text: str, starts: Sequence[int], data: Any) -> list[Example]:
-    if split == "train":
-        return [*cut_windows(text, starts, data.window, data.prompt)]
+def _question(text: str, starts: Sequence[int], data: Any) -> list[Example]:
+    """The question that a document of test or validation asks, if it is long enough.
+
+    Where documents follow each other, what comes after the last token is the separator, and no `<eos>`.
+    """
     question = open_question(text, starts, data.window, data.prompt)
-    return [] if question is None else [question]
+    if question is None:
+        return []
+    if data.separator and not question.cut:
+        question = Example(question.prompt, question.completion + data.separator, cut=True)
+    return [question]
 
 
 def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
