@@ -7,6 +7,7 @@ import hashlib
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -16,7 +17,7 @@ from typing import Any
 from sequencematch.data import prepared
 from sequencematch.data.corpora import Corpus, find_corpus
 from sequencematch.data.shards import Shards, open_windows
-from sequencematch.data.subword import read_tokenizer
+from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
 from sequencematch.data.windows import Stream, cut_windows, open_question, starts_of
@@ -24,6 +25,7 @@ from sequencematch.storage import console, files
 
 SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
 FACTS = "facts.json"  # written last but for the folder's own name
+COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
 _FORMAT = 1  # of the records
 _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
@@ -60,7 +62,7 @@ def task(data: Any) -> Task:
     }
     if data.tokenizer == "characters":
         make_tokenizer = partial(CharTokenizer, facts["characters"])
-    told = {key: facts[key] for key in ("documents", "repeated_documents", "short_documents")}
+    told = {key: facts.get(key, 0) for key in COUNTED}
     return Task(corpus.name, splits, make_tokenizer, facts=told)
 
 
@@ -72,7 +74,7 @@ def is_prepared(data: Any) -> bool:
 def training_documents(data: Any) -> Iterator[str]:
     """Yields the documents that `task` trains on, each once."""
     corpus = find_corpus(data)
-    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(("repeated_documents",), 0))
+    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(COUNTED, 0))
     return (document for split, document in chosen if split == "train")
 
 
@@ -93,7 +95,10 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
             f"data.tokenizer={name!r} must be {', '.join(TOKENIZERS)}, or a folder with "
             "tokenizer.json"
         )
-    return partial(read_tokenizer, folder), read_tokenizer(folder, ()).fingerprint
+    found = read_tokenizer(folder, ())
+    # Without <bos> no prompt may be empty, so that documents are cut in another way.
+    identity = found.fingerprint if found.bos is not None else [found.fingerprint, "no <bos>"]
+    return partial(read_tokenizer, folder), identity
 
 
 def _check_separator(data: Any, make_tokenizer: Callable[..., Tokenizer]) -> None:
@@ -151,12 +156,14 @@ def _write_windows(
     Raises:
       ValueError: a split has none.
     """
-    facts = dict.fromkeys(("documents", "repeated_documents", "short_documents"), 0)
+    facts = dict.fromkeys(COUNTED, 0)
     writers = {split: Shards(folder, split) for split in SHARES}
     characters, starts = set(data.separator), starts_of(tokenizer)
-    stream = Stream(data.separator, data.window, data.prompt) if data.separator else None
+    how = (data.window, data.prompt, int(tokenizer.bos is None))
+    stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
-    for group in _groups(_distinct(corpus.documents(), data.seed, facts)):
+    documents = _distinct(corpus.documents(), data.seed, facts)
+    for group in _groups(_without_specials(documents, tokenizer, facts)):
         texts = [text for _, text in group]
         characters |= {*"".join(texts)} if needs_alphabet else set()
         for (split, text), begins in zip(group, starts(texts), strict=True):
@@ -166,7 +173,7 @@ def _write_windows(
             elif stream:
                 found = stream.cut(text, begins)
             else:
-                found = cut_windows(text, begins, data.window, data.prompt)
+                found = cut_windows(text, begins, *how)
             writers[split].write(found)
     writers["train"].write(stream.end() if stream else ())
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
@@ -215,12 +222,31 @@ def _distinct(
         plain = " ".join(document.lower().split())
         digest = hashlib.blake2b(f"{seed} {plain}".encode(), digest_size=16).digest()
         number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        facts["documents"] = facts.get("documents", 0) + 1
+        facts["documents"] += 1
         if number in seen:
             facts["repeated_documents"] += 1
             continue
         seen.add(number)
         yield _split_at(place / 2**64), document
+
+
+def _without_specials(
+    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, facts: dict[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Yields the documents that spell no special token of a model, such as <filename>.
+
+    They would be encoded with it, and it is no token of a text.
+    """
+    if not isinstance(tokenizer, SubwordTokenizer):
+        yield from documents  # elsewhere every text is a text
+        return
+    special = sorted({*range(tokenizer.vocab_size)} - {*tokenizer.ordinary})
+    pattern = re.compile("|".join(map(re.escape, tokenizer.symbols(special))))
+    for split, document in documents:
+        if pattern.search(document):
+            facts["special_documents"] += 1
+        else:
+            yield split, document
 
 
 def _split_at(place: float) -> str:

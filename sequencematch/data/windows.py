@@ -59,18 +59,22 @@ class _StartsOfSubwords(Sequence[int]):
         return min(begin, self._encoding.token_to_chars(token - 1)[1]) if token else 0
 
 
-def cut_windows(text: str, starts: Starts, window: int, context: int) -> Iterator[Example]:
+def cut_windows(
+    text: str, starts: Starts, window: int, context: int, first: int = 0
+) -> Iterator[Example]:
     """Yields a document in windows: each has the tokens before it for a prompt, and learns the next.
 
-    The last one ends in `<eos>`, so it has a token less; all others are cut. Each token is learnt once.
+    The last one ends in `<eos>`, so it has a token less; all others are cut. Each token is learnt once,
+    but for the first ones.
 
     Args:
       text: the document.
       starts: of its tokens.
       window: tokens that a window learns, `<eos>` included; 0 for all of the document.
-      context: tokens of its prompt; the first has fewer, down to none.
+      context: tokens of its prompt; the first has fewer, down to `first`.
+      first: 0, or 1 where a prompt needs a token, since there is no `<bos>`.
     """
-    count, begin = len(starts) - 1, 0
+    count, begin = len(starts) - 1, _first_learnt(starts, first)
     while begin < count:
         end = count if not window else _end_of_window(starts, begin, window)
         prompt = text[starts[_whole(starts, max(begin - context, 0))] : starts[begin]]
@@ -82,19 +86,18 @@ class Stream:
     """Documents that follow each other as one text, cut into windows as they come.
 
     A separator stands between two documents, and windows may cross it. All windows are cut, the last
-    one too: such a text has no end. Each token is learnt once.
+    one too: such a text has no end. Each token is learnt once, but for the first ones.
 
     Args:
       separator: a text that is one token.
-      window: tokens that a window learns.
-      context: tokens of its prompt.
+      window, context, first: as of `cut_windows`; the window is not 0.
     """
 
-    def __init__(self, separator: str, window: int, context: int):
+    def __init__(self, separator: str, window: int, context: int, first: int = 0):
         self._separator, self._window, self._context = separator, window, context
+        self._first, self._begin = first, 0
         # What is not learnt yet, after its context of so many tokens; None before the first document.
         self._rest: tuple[str, Starts] | None = None
-        self._begin = 0
 
     def cut(self, text: str, starts: Starts) -> Iterator[Example]:
         """Yields the windows that are full once this document is added; to be taken to its end."""
@@ -102,7 +105,8 @@ class Stream:
         parts = [] if self._rest is None else [self._rest, between]
         text = "".join([*(part for part, _ in parts), text])
         starts = _Joined([*(begins for _, begins in parts), starts])
-        count, begin = len(starts) - 1, self._begin
+        count = len(starts) - 1
+        begin = self._begin if self._rest else _first_learnt(starts, self._first)
         while count - begin >= self._window:
             end = _cut_before(starts, begin, begin + self._window)
             yield self._example(text, starts, begin, end)
@@ -163,6 +167,11 @@ def _cut_before(starts: Starts, begin: int, limit: int) -> int:
     """The last token up to the limit that begins with a character of its own; after `begin`."""
     end = _whole(starts, limit)
     return end if end > begin else _next(starts, begin)
+
+
+def _first_learnt(starts: Starts, first: int) -> int:
+    """Where the first window begins, after whole characters."""
+    return _next(starts, first - 1) if first and len(starts) > 1 else 0
 
 
 def _whole(starts: Starts, token: int) -> int:

@@ -150,6 +150,21 @@ def test_windows_may_cross_documents_and_old_files_stay(data, tmp_path):
     assert folder.is_dir() and folder not in {task.splits["train"].folder}
 
 
+def test_documents_that_spell_a_special_token_are_left_out(data, tmp_path):
+    data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
+    (tmp_path / "other.txt").write_text("call it with <start> to " + DOCUMENTS[30])
+    task = load_task("text", data)
+    assert task.facts["special_documents"] == 1
+    assert not any("<start>" in x.completion for x in task.splits["train"])
+
+
+def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
+    data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
+    task = load_task("text", data)
+    assert task.tokenizer(()).bos is None
+    assert all(x.prompt for split in examples(task).values() for x in split)
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "separator", "words"),
     [

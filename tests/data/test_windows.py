@@ -112,3 +112,19 @@ def test_windows_of_a_stream_tear_no_character(tokenizers):
 
 def test_an_empty_stream_has_no_windows():
     assert [*Stream("|", 8, 4).end()] == []
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "subwords"])
+def test_without_a_bos_no_prompt_is_empty_and_all_but_the_first_character_is_learnt(
+    tokenizers, kind
+):
+    tokenizer, texts = tokenizers[kind], [text for text in TEXTS if len(text) > 1]
+    for text, starts in zip(texts, starts_of(tokenizer)(texts), strict=True):
+        found = [*cut_windows(text, starts, 8, 5, first=1)]
+        stream = Stream("|", 8, 5, first=1)
+        others = [*stream.cut(text, starts), *stream.end()]
+        for windows in (found, others):
+            whole = windows[0].prompt + "".join(x.completion for x in windows)
+            assert whole == text and all(x.prompt for x in windows)
+        assert len(found[0].prompt) <= 4
+    assert [*cut_windows("a", (0, 1), 8, 5, first=1)] == []
