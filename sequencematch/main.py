@@ -31,6 +31,7 @@ from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, resolve_dtype
+from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
@@ -156,7 +157,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         source = resume.task_folder(config, folder)
     # A work directory may come from somebody else, so its config.json must not run code.
     if not is_named and source is None:
-        check_harmless(config.task, config.data, defaults().data)
+        check_harmless(config.task, task_data(config), defaults().data)
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = Call(folder, name, command, stop_requests, resources)
     if asked.mode != "train":
