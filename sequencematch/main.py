@@ -66,6 +66,7 @@ Modes:
                    --out=FILE.jsonl, where the same command goes on if it was interrupted.
   --mode=score     Measure --metrics=NAME,NAME of the texts in --files=A.jsonl,B.jsonl, of any system:
                    lines of {"text": ...}, with "prompt" and "references" where a metric needs them.
+                   With --workdir=DIR of a run the figures are in its report too.
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
   --profile=FIRST:END traces these steps of training into DIR/profile, --memory_profile=STEP the memory.
   --checkpoint=best or a STEP is used by evaluate, sample and export instead of the newest.
@@ -142,7 +143,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.help:
         return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     if asked.mode == "score":
-        return scoring.prepare_scores(asked.files, asked.metrics, asked.reference)
+        run = None if asked.workdir is None else check_workdir_name(asked.workdir)
+        return scoring.prepare_scores(asked.files, asked.metrics, asked.reference, run)
     check_config(config)
     cluster.join(asked, config, stop_requests)
     resolve_dtype(config, devices()[0].platform)

@@ -8,7 +8,7 @@ import random
 
 from sequencematch.evaluate import report
 
-VOID = {"meta", "link", "br", "path", "use"}
+VOID = {"meta", "link", "br", "path", "use", "input"}
 EVIL = '<script>alert("1")</script>'
 
 
