@@ -146,7 +146,7 @@ def evaluate_test_set(
     # Retries cost actions: every way is also given what each of the others takes on average.
     lengths = [[len(a.actions) for a in answers] for answers in all_answers.values()]
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
-    for choice, answers in all_answers.items():
+    for choice, answers in all_answers.items() if not parts.task.is_open else ():
         test[choice]["within"] = right_within(answers, budgets)
     test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
     if parts.task.is_open:

@@ -11,6 +11,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
@@ -20,7 +21,7 @@ from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
-from sequencematch.data.windows import Stream, cut_windows, open_question, starts_of
+from sequencematch.data.windows import Starts, Stream, cut_windows, open_question, starts_of
 from sequencematch.storage import console, files
 
 SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
@@ -163,10 +164,10 @@ def _write_windows(
     stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
     documents = _distinct(corpus.documents(), data.seed, facts)
-    for group in _groups(_without_specials(documents, tokenizer, facts)):
-        texts = [text for _, text in group]
-        characters |= {*"".join(texts)} if needs_alphabet else set()
-        for (split, text), begins in zip(group, starts(texts), strict=True):
+    groups = _groups(_without_specials(documents, tokenizer, facts))
+    for group, begin_lists in _encode_ahead(groups, starts):
+        characters |= {*"".join(text for _, text in group)} if needs_alphabet else set()
+        for (split, text), begins in zip(group, begin_lists, strict=True):
             if split != "train":
                 found = _question(text, begins, data)
                 facts["short_documents"] += not found
@@ -179,6 +180,24 @@ def _write_windows(
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
     _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
+
+
+def _encode_ahead(
+    groups: Iterable[list[tuple[str, str]]], starts: Callable[[Sequence[str]], Iterator[Starts]]
+) -> Iterator[tuple[list[tuple[str, str]], list[Starts]]]:
+    """Yields each group with where its tokens begin, while the next one is encoded.
+
+    The library of subwords lets other threads of Python run meanwhile.
+    """
+    before = None
+    with ThreadPoolExecutor(1) as pool:
+        for group in groups:
+            encoding = pool.submit(lambda texts: [*starts(texts)], [text for _, text in group])
+            if before:
+                yield before[0], before[1].result()
+            before = group, encoding
+        if before:
+            yield before[0], before[1].result()
 
 
 def _question(text: str, starts: Sequence[int], data: Any) -> list[Example]:
