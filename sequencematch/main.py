@@ -31,6 +31,7 @@ from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, resolve_dtype
+from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
@@ -65,6 +66,7 @@ Modes:
                    --out=FILE.jsonl, where the same command goes on if it was interrupted.
   --mode=score     Measure --metrics=NAME,NAME of the texts in --files=A.jsonl,B.jsonl, of any system:
                    lines of {"text": ...}, with "prompt" and "references" where a metric needs them.
+                   With --workdir=DIR of a run the figures are in its report too.
   --mode=export    Write a finetuned pretrained model as a directory that transformers reads.
   --profile=FIRST:END traces these steps of training into DIR/profile, --memory_profile=STEP the memory.
   --checkpoint=best or a STEP is used by evaluate, sample and export instead of the newest.
@@ -141,7 +143,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.help:
         return Job(lambda: to_stdout(f"{HELP}\n{asked.get_help()}"))
     if asked.mode == "score":
-        return scoring.prepare_scores(asked.files, asked.metrics, asked.reference)
+        run = None if asked.workdir is None else check_workdir_name(asked.workdir)
+        return scoring.prepare_scores(asked.files, asked.metrics, asked.reference, run)
     check_config(config)
     cluster.join(asked, config, stop_requests)
     resolve_dtype(config, devices()[0].platform)
@@ -156,7 +159,7 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         source = resume.task_folder(config, folder)
     # A work directory may come from somebody else, so its config.json must not run code.
     if not is_named and source is None:
-        check_harmless(config.task, config.data, defaults().data)
+        check_harmless(config.task, task_data(config), defaults().data)
     command = shlex.join(["python", "-m", "sequencematch.main", *argv[1:]])
     call = Call(folder, name, command, stop_requests, resources)
     if asked.mode != "train":

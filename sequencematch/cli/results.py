@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from sequencematch.cli import workdir
@@ -15,11 +16,11 @@ from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import right_within
 from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
-from sequencematch.evaluate.metrics import measure
+from sequencematch.evaluate.metrics import figure_intervals, measure
 from sequencematch.evaluate.perplexity import perplexity
 from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.sections import figure
-from sequencematch.evaluate.values import Scorer, correlation, value_statistics
+from sequencematch.evaluate.values import Scorer, Scores, correlation, value_statistics
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage import console, files
@@ -132,22 +133,32 @@ def evaluate_test_set(
     for choice in generator.decodings:
         answers = answer_all(generator, params, examples, choice, raise_if_asked)
         all_answers[choice] = answers
+        scores = [*scorer.score_answers(params, answers)]
+        returns = np.stack([score.recovered_return for score in scores])
         test[choice] = measure(parts.metrics, answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
-            "return": correlation(scorer.returns(params, answers), [a.right for a in answers]),
+            "return": correlation(returns, [a.right for a in answers]),
         }
         if parts.task.is_open:
-            test[choice] |= text_costs(parts.recipe.mdp, answers)
-        traces += [trace_record(parts, choice, a) for a in choose_traces(parts, answers)]
+            test[choice] |= open_figures(parts, answers)
+        chosen = choose_traces(parts, answers)
+        traces += [trace_record(parts, choice, answers[i], scores[i]) for i in chosen]
     # Retries cost actions: every way is also given what each of the others takes on average.
     lengths = [[len(a.actions) for a in answers] for answers in all_answers.values()]
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
-    for choice, answers in all_answers.items():
+    for choice, answers in all_answers.items() if not parts.task.is_open else ():
         test[choice]["within"] = right_within(answers, budgets)
     test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
     if parts.task.is_open:
         test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
     return test, traces
+
+
+def open_figures(parts: Parts, answers: Sequence[Answer]) -> dict[str, Any]:
+    """What is said of texts that may go on in any way: what they cost, and how sure the figures are."""
+    intervals = figure_intervals(parts.metrics, answers)
+    judged = dict(zip(("low", "high"), intervals.get(parts.task.judged_by, ()), strict=False))
+    return text_costs(parts.recipe.mdp, answers) | {"intervals": intervals} | judged
 
 
 def real_text_figures(
@@ -194,13 +205,13 @@ def answer_all(
     return answers
 
 
-def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[Answer]:
+def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[int]:
     """The answers that the report shows: up to half of them with edits, or more if others are few."""
     count = parts.config.evaluate.traces
     # Random answers would show few edits, which are what a reader wants to see.
     edits = [any(parts.recipe.mdp.pops[action] for action in a.actions) for a in answers]
-    edited = [a for a, uses in zip(answers, edits, strict=True) if uses]
-    plain = [a for a, uses in zip(answers, edits, strict=True) if not uses]
+    edited = [i for i, uses in enumerate(edits) if uses]
+    plain = [i for i, uses in enumerate(edits) if not uses]
     edited = edited[: max(count // 2, count - len(plain))]
     return [*edited, *plain[: count - len(edited)]]
 
@@ -219,14 +230,24 @@ def describe(found: Mapping[str, Any], judged_by: str, asked: str = "test questi
     return line if rho is None else f"{line}; return and correctness correlate, Spearman {rho:+.2f}"
 
 
-def trace_record(parts: Parts, choice: str, answer: Answer) -> dict[str, Any]:
-    """One answer as a line of traces.jsonl, which the report shows."""
-    return {
+def trace_record(parts: Parts, choice: str, answer: Answer, scores: Scores) -> dict[str, Any]:
+    """One answer as a line of traces.jsonl, which the report shows.
+
+    Args:
+      parts: the parts of the run.
+      choice: the way to answer.
+      answer: the answer.
+      scores: V before each action and its reward, which are rounded here.
+    """
+    record = {
         "decode": choice,
         "prompt": answer.example.prompt,
         "answer": " or ".join(answer.example.references),
         "actions": parts.tokenizer.symbols(answer.actions),
         "deleted": deletion_flags(parts.recipe.mdp, answer.actions),
+        "values": [round(float(x), 3) for x in scores.v[:-1]],
+        "rewards": [round(float(x), 3) for x in scores.rewards],
         "text": answer.text,
-        "right": answer.right,
     }
+    # Of texts that may go on in any way none is right or wrong.
+    return record if parts.task.is_open else record | {"right": answer.right}

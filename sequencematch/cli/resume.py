@@ -19,7 +19,7 @@ from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
-from sequencematch.setup.examples import keeps_task
+from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
 from sequencematch.setup.pretrained import check_parameters, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints, Restored
@@ -144,7 +144,7 @@ def open_run(folder: Path, checkpoint: str = NEWEST) -> tuple[Parts, TrainState]
     check_config(config)
     source = task_folder(config, folder)
     if source is None:
-        check_harmless(config.task, config.data, defaults().data)
+        check_harmless(config.task, task_data(config), defaults().data)
     parts = fill_frozen(build(config, source))
     report_loaded_data(config, folder)
     return parts, restore(parts, folder, checkpoint).state

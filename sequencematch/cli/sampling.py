@@ -12,7 +12,7 @@ from sequencematch.cli import resume
 from sequencematch.cli.job import Job
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.evaluate.generate import deletion_flags, surviving_text
-from sequencematch.evaluate.sections import MARKS
+from sequencematch.evaluate.trace_section import MARKS
 from sequencematch.rollout import stream
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import answer_actions, configured_decodings

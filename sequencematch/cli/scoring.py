@@ -8,31 +8,44 @@ from pathlib import Path
 from typing import Any
 
 from sequencematch.cli.job import Job
+from sequencematch.data.checkers import OPEN_ENDED
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.mauve import MODEL_METRICS
-from sequencematch.evaluate.metrics import METRICS, measure
+from sequencematch.evaluate.metrics import METRICS, figure_intervals, measure
 from sequencematch.evaluate.reference import Reference
+from sequencematch.evaluate.report import write_report
 from sequencematch.storage.console import ignore_write_failures
+from sequencematch.storage.files import write
 
 # Those that compare with real texts.
 NEED_REFERENCES = {"overlap", "bleu", "rouge", *MODEL_METRICS}
 
 
-def prepare_scores(files: str, metrics: str, reference: str | None) -> Job:
+def prepare_scores(
+    files: str, metrics: str, reference: str | None, folder: Path | None = None
+) -> Job:
     """Reads the files; the job prints a line of JSON for each, with its figures.
+
+    With the folder of a run the lines are added to its scores.jsonl too, and shown in its report.
 
     Args:
       files: paths of JSON lines, joined by commas.
       metrics: keys of `METRICS` and `MODEL_METRICS`, joined by commas.
       reference: directory of another model; None where no metric needs one.
+      folder: of a run; None for none.
 
     Raises:
       ValueError, OSError: there is no such metric, a file cannot be read or lacks what one needs, or
         the model is not there.
     """
     names = check_names(metrics.split(","), reference)
+    if folder and not (folder / "summary.json").is_file():
+        raise ValueError(
+            f"--workdir={folder} has no summary.json: name the folder of a run that has ended, to have "
+            "the scores in its report, or leave it out"
+        )
     texts = {path: read_answers(Path(path).expanduser(), names) for path in files.split(",")}
     model = Reference(reference) if reference else None
 
@@ -41,8 +54,18 @@ def prepare_scores(files: str, metrics: str, reference: str | None) -> Job:
             found = {"file": path, "texts": len(answers)} | score(answers, names, model)
             with ignore_write_failures(sys.stdout):
                 print(json.dumps(found), flush=True)
+            if folder:
+                keep(found, folder)
 
     return Job(show)
+
+
+def keep(found: Mapping[str, Any], folder: Path) -> None:
+    """Adds a line to scores.jsonl of a run, and makes its report anew."""
+    path = folder / "scores.jsonl"
+    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    write(path, before + json.dumps(found) + "\n")
+    write_report(folder)
 
 
 def check_names(names: Sequence[str], reference: str | None) -> list[str]:
@@ -115,11 +138,15 @@ def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> 
 def score(
     answers: Sequence[Answer], names: Sequence[str], model: Reference | None
 ) -> dict[str, Any]:
-    """The figures of all metrics, in order."""
-    examples, found = [answer.example for answer in answers], {}
+    """The figures of all metrics, in order, and intervals of what n-grams give."""
+    examples = [answer.example for answer in answers]
+    found: dict[str, Any] = {}
+    intervals: dict[str, tuple[float, float]] = {}
     for name in names:
         if name in METRICS:
             found |= measure([METRICS[name]], answers)
+            if name in OPEN_ENDED.metrics:  # others would take too long so many times
+                intervals |= figure_intervals([METRICS[name]], answers)
         else:
             found |= MODEL_METRICS[name](model, examples, answers)
-    return found
+    return found | ({"intervals": intervals} if intervals else {})

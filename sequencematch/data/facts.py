@@ -18,6 +18,7 @@ SENTENCES = {
     "documents": "Documents of the corpus: {}.",
     "repeated_documents": "Documents that repeat an earlier one but for case and white space, left "
     "out: {}.",
+    "special_documents": "Documents that spell a special token of the tokenizer, left out: {}.",
     "short_documents": "Documents of test and validation no longer than a prompt (data.prompt), left "
     "out: {}.",
     "empty_completions": "Lines with an empty completion: {}.",

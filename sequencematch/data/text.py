@@ -7,23 +7,26 @@ import hashlib
 import itertools
 import json
 import pathlib
+import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
 from sequencematch.data import prepared
 from sequencematch.data.corpora import Corpus, find_corpus
 from sequencematch.data.shards import Shards, open_windows
-from sequencematch.data.subword import read_tokenizer
+from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
-from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer
-from sequencematch.data.windows import cut_windows, open_question, starts_of
+from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
+from sequencematch.data.windows import Starts, Stream, cut_windows, open_question, starts_of
 from sequencematch.storage import console, files
 
 SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
 FACTS = "facts.json"  # written last but for the folder's own name
+COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
 _FORMAT = 1  # of the records
 _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
@@ -31,13 +34,14 @@ _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 def task(data: Any) -> Task:
     """Returns the task of going on with a text; the first call with these parameters prepares files.
 
-    Training windows tile their documents. Test and validation ask one question a document: what follows
-    its first `prompt` tokens.
+    Training windows tile their documents, or with a separator the documents one after another. Test and
+    validation ask one question a document: what follows its first `prompt` tokens.
 
     Args:
       data: has `corpus` and `divider` (see `corpora.find_corpus`), `dir`, `tokenizer` ("characters",
-        "bytes", or a folder with a tokenizer.json), `window` and `prompt` in tokens, `seed`, and the
-        numbers of windows `train`, `validation` and `test`, each at most; of train 0 takes all.
+        "bytes", or a folder with a tokenizer.json), `separator` ("", or one token), `window` and
+        `prompt` in tokens, `seed`, and the numbers of windows `train`, `validation` and `test`, each at
+        most; of train 0 takes all.
 
     Raises:
       ValueError: the corpus is not there, is empty or has too few documents; names what to change.
@@ -46,6 +50,7 @@ def task(data: Any) -> Task:
     make_tokenizer, identity = find_tokenizer(data.tokenizer)
     corpus = find_corpus(data)
     folder = _folder(data, corpus, identity)
+    _check_separator(data, make_tokenizer)
     if not folder.exists():
         with prepared.lock_folder(folder.parent):
             # Again: another process may have prepared them while this one waited for the lock.
@@ -58,7 +63,7 @@ def task(data: Any) -> Task:
     }
     if data.tokenizer == "characters":
         make_tokenizer = partial(CharTokenizer, facts["characters"])
-    told = {key: facts[key] for key in ("documents", "repeated_documents", "short_documents")}
+    told = {key: facts.get(key, 0) for key in COUNTED}
     return Task(corpus.name, splits, make_tokenizer, facts=told)
 
 
@@ -70,7 +75,7 @@ def is_prepared(data: Any) -> bool:
 def training_documents(data: Any) -> Iterator[str]:
     """Yields the documents that `task` trains on, each once."""
     corpus = find_corpus(data)
-    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(("repeated_documents",), 0))
+    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(COUNTED, 0))
     return (document for split, document in chosen if split == "train")
 
 
@@ -91,12 +96,35 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
             f"data.tokenizer={name!r} must be {', '.join(TOKENIZERS)}, or a folder with "
             "tokenizer.json"
         )
-    return partial(read_tokenizer, folder), read_tokenizer(folder, ()).fingerprint
+    found = read_tokenizer(folder, ())
+    # Without <bos> no prompt may be empty, so that documents are cut in another way.
+    identity = found.fingerprint if found.bos is not None else [found.fingerprint, "no <bos>"]
+    return partial(read_tokenizer, folder), identity
+
+
+def _check_separator(data: Any, make_tokenizer: Callable[..., Tokenizer]) -> None:
+    """Raises ValueError unless `data.separator`, if there is one, is one ordinary token."""
+    if not data.separator:
+        return
+    if data.tokenizer == "characters":
+        make_tokenizer = partial(CharTokenizer, f"a{data.separator}")
+    tokenizer = make_tokenizer(())
+    begin, ids, within = (
+        encode_within(tokenizer, text) for text in ("a", data.separator, f"a{data.separator}a")
+    )
+    named = f"data.separator={data.separator!r} must be one ordinary token of {data.tokenizer}"
+    if tokenizer.eos in ids:
+        raise ValueError(f"{named}, and not <eos>, which ends an episode")
+    if len(ids) != 1 or ids[0] not in tokenizer.ordinary:
+        raise ValueError(f"{named}: it is {', '.join(map(repr, tokenizer.symbols(ids)))}")
+    if within != [*begin, *ids, *begin]:
+        raise ValueError(f"{named} between texts too: there it is joined with them, or divided")
 
 
 def _folder(data: Any, corpus: Corpus, tokenizer: Any) -> pathlib.Path:
     # All parameters that decide the content decide the name: different ones never share a folder.
     decides = [_FORMAT, corpus.identity, tokenizer, data.window, data.prompt, data.seed]
+    decides += [data.separator] * bool(data.separator)  # files of before there was one stay valid
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     root = pathlib.Path(data.dir).expanduser() / "text"
     return root / f"{corpus.name[:60]}-window{data.window}-prompt{data.prompt}-{digest}"
@@ -129,27 +157,60 @@ def _write_windows(
     Raises:
       ValueError: a split has none.
     """
-    facts = dict.fromkeys(("documents", "repeated_documents", "short_documents"), 0)
+    facts = dict.fromkeys(COUNTED, 0)
     writers = {split: Shards(folder, split) for split in SHARES}
-    characters, starts = set(), starts_of(tokenizer)
+    characters, starts = set(data.separator), starts_of(tokenizer)
+    how = (data.window, data.prompt, int(tokenizer.bos is None))
+    stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
-    for group in _groups(_distinct(corpus.documents(), data.seed, facts)):
-        texts = [text for _, text in group]
-        characters |= {*"".join(texts)} if needs_alphabet else set()
-        for (split, text), begins in zip(group, starts(texts), strict=True):
-            found = _examples(split, text, begins, data)
-            facts["short_documents"] += not found
+    documents = _distinct(corpus.documents(), data.seed, facts)
+    groups = _groups(_without_specials(documents, tokenizer, facts))
+    for group, begin_lists in _encode_ahead(groups, starts):
+        characters |= {*"".join(text for _, text in group)} if needs_alphabet else set()
+        for (split, text), begins in zip(group, begin_lists, strict=True):
+            if split != "train":
+                found = _question(text, begins, data)
+                facts["short_documents"] += not found
+            elif stream:
+                found = stream.cut(text, begins)
+            else:
+                found = cut_windows(text, begins, *how)
             writers[split].write(found)
+    writers["train"].write(stream.end() if stream else ())
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
     _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
 
 
-def _examples(split: str, text: str, starts: Sequence[int], data: Any) -> list[Example]:
-    if split == "train":
-        return [*cut_windows(text, starts, data.window, data.prompt)]
+def _encode_ahead(
+    groups: Iterable[list[tuple[str, str]]], starts: Callable[[Sequence[str]], Iterator[Starts]]
+) -> Iterator[tuple[list[tuple[str, str]], list[Starts]]]:
+    """Yields each group with where its tokens begin, while the next one is encoded.
+
+    The library of subwords lets other threads of Python run meanwhile.
+    """
+    before = None
+    with ThreadPoolExecutor(1) as pool:
+        for group in groups:
+            encoding = pool.submit(lambda texts: [*starts(texts)], [text for _, text in group])
+            if before:
+                yield before[0], before[1].result()
+            before = group, encoding
+        if before:
+            yield before[0], before[1].result()
+
+
+def _question(text: str, starts: Sequence[int], data: Any) -> list[Example]:
+    """The question that a document of test or validation asks, if it is long enough.
+
+    Where documents follow each other, what comes after the last token is the separator, and no `<eos>`.
+    """
     question = open_question(text, starts, data.window, data.prompt)
-    return [] if question is None else [question]
+    if question is None:
+        return []
+    if data.separator and not question.cut:
+        question = Example(question.prompt, question.completion + data.separator, cut=True)
+    return [question]
 
 
 def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
@@ -180,12 +241,31 @@ def _distinct(
         plain = " ".join(document.lower().split())
         digest = hashlib.blake2b(f"{seed} {plain}".encode(), digest_size=16).digest()
         number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        facts["documents"] = facts.get("documents", 0) + 1
+        facts["documents"] += 1
         if number in seen:
             facts["repeated_documents"] += 1
             continue
         seen.add(number)
         yield _split_at(place / 2**64), document
+
+
+def _without_specials(
+    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, facts: dict[str, int]
+) -> Iterator[tuple[str, str]]:
+    """Yields the documents that spell no special token of a model, such as <filename>.
+
+    They would be encoded with it, and it is no token of a text.
+    """
+    if not isinstance(tokenizer, SubwordTokenizer):
+        yield from documents  # elsewhere every text is a text
+        return
+    special = sorted({*range(tokenizer.vocab_size)} - {*tokenizer.ordinary})
+    pattern = re.compile("|".join(map(re.escape, tokenizer.symbols(special))))
+    for split, document in documents:
+        if pattern.search(document):
+            facts["special_documents"] += 1
+        else:
+            yield split, document
 
 
 def _split_at(place: float) -> str:

@@ -1,7 +1,9 @@
-"""From documents to examples: windows of so many tokens, none of which crosses a document."""
+"""From documents to examples: windows of so many tokens, of one document or of a stream of them."""
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 
 import numpy as np
 import tokenizers
@@ -57,23 +59,87 @@ class _StartsOfSubwords(Sequence[int]):
         return min(begin, self._encoding.token_to_chars(token - 1)[1]) if token else 0
 
 
-def cut_windows(text: str, starts: Starts, window: int, context: int) -> Iterator[Example]:
+def cut_windows(
+    text: str, starts: Starts, window: int, context: int, first: int = 0
+) -> Iterator[Example]:
     """Yields a document in windows: each has the tokens before it for a prompt, and learns the next.
 
-    The last one ends in `<eos>`, so it has a token less; all others are cut. Each token is learnt once.
+    The last one ends in `<eos>`, so it has a token less; all others are cut. Each token is learnt once,
+    but for the first ones.
 
     Args:
       text: the document.
       starts: of its tokens.
       window: tokens that a window learns, `<eos>` included; 0 for all of the document.
-      context: tokens of its prompt; the first has fewer, down to none.
+      context: tokens of its prompt; the first has fewer, down to `first`.
+      first: 0, or 1 where a prompt needs a token, since there is no `<bos>`.
     """
-    count, begin = len(starts) - 1, 0
+    count, begin = len(starts) - 1, _first_learnt(starts, first)
     while begin < count:
         end = count if not window else _end_of_window(starts, begin, window)
         prompt = text[starts[_whole(starts, max(begin - context, 0))] : starts[begin]]
         yield Example(prompt, text[starts[begin] : starts[end]], cut=end < count)
         begin = end
+
+
+class Stream:
+    """Documents that follow each other as one text, cut into windows as they come.
+
+    A separator stands between two documents, and windows may cross it. All windows are cut, the last
+    one too: such a text has no end. Each token is learnt once, but for the first ones.
+
+    Args:
+      separator: a text that is one token.
+      window, context, first: as of `cut_windows`; the window is not 0.
+    """
+
+    def __init__(self, separator: str, window: int, context: int, first: int = 0):
+        self._separator, self._window, self._context = separator, window, context
+        self._first, self._begin = first, 0
+        # What is not learnt yet, after its context of so many tokens; None before the first document.
+        self._rest: tuple[str, Starts] | None = None
+
+    def cut(self, text: str, starts: Starts) -> Iterator[Example]:
+        """Yields the windows that are full once this document is added; to be taken to its end."""
+        between = (self._separator, (0, len(self._separator)))
+        parts = [] if self._rest is None else [self._rest, between]
+        text = "".join([*(part for part, _ in parts), text])
+        starts = _Joined([*(begins for _, begins in parts), starts])
+        count = len(starts) - 1
+        begin = self._begin if self._rest else _first_learnt(starts, self._first)
+        while count - begin >= self._window:
+            end = _cut_before(starts, begin, begin + self._window)
+            yield self._example(text, starts, begin, end)
+            begin = end
+        kept = _whole(starts, max(begin - self._context, 0))
+        ends = [starts[token] for token in range(kept, count + 1)]
+        self._rest, self._begin = (text[ends[0] :], [end - ends[0] for end in ends]), begin - kept
+
+    def end(self) -> Iterator[Example]:
+        """Yields what is left: a window that is not full, if anything."""
+        text, starts = self._rest or ("", [0])
+        if self._begin < len(starts) - 1:
+            yield self._example(text, starts, self._begin, len(starts) - 1)
+
+    def _example(self, text: str, starts: Starts, begin: int, end: int) -> Example:
+        context = starts[_whole(starts, max(begin - self._context, 0))]
+        return Example(text[context : starts[begin]], text[starts[begin] : starts[end]], cut=True)
+
+
+class _Joined(Sequence[int]):
+    """The beginnings of the tokens of texts that follow each other."""
+
+    def __init__(self, parts: Sequence[Starts]):
+        self._parts = parts
+        self._tokens = [0, *accumulate(len(part) - 1 for part in parts)]
+        self._places = [0, *accumulate(part[len(part) - 1] for part in parts)]
+
+    def __len__(self) -> int:
+        return self._tokens[-1] + 1
+
+    def __getitem__(self, token: int) -> int:
+        part = min(bisect_right(self._tokens, token), len(self._parts)) - 1
+        return self._places[part] + self._parts[part][token - self._tokens[part]]
 
 
 def open_question(text: str, starts: Starts, window: int, context: int) -> Example | None:
@@ -94,8 +160,18 @@ def _end_of_window(starts: Starts, begin: int, window: int) -> int:
     if count - begin < window:
         return count
     # Were all of the rest in this window, there would be no room, and nothing left for another.
-    end = _whole(starts, min(begin + window, count - 1))
+    return _cut_before(starts, begin, min(begin + window, count - 1))
+
+
+def _cut_before(starts: Starts, begin: int, limit: int) -> int:
+    """The last token up to the limit that begins with a character of its own; after `begin`."""
+    end = _whole(starts, limit)
     return end if end > begin else _next(starts, begin)
+
+
+def _first_learnt(starts: Starts, first: int) -> int:
+    """Where the first window begins, after whole characters."""
+    return _next(starts, first - 1) if first and len(starts) > 1 else 0
 
 
 def _whole(starts: Starts, token: int) -> int:

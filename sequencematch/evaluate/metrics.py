@@ -8,6 +8,7 @@ from sequencematch.data.task import Example, Task
 from sequencematch.evaluate import diversity, likeness
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.intervals import jackknife
 
 # (examples, an answer to each; at least one) -> figures by name, plain numbers or None.
 Metric = Callable[[Sequence[Example], Sequence[Answer]], Mapping[str, Any]]
@@ -72,6 +73,13 @@ def measure(metrics: Sequence[Metric], answers: Sequence[Answer]) -> dict[str, A
     for metric in metrics:
         figures = {**metric([a.example for a in answers], answers), **figures}
     return figures
+
+
+def figure_intervals(
+    metrics: Sequence[Metric], answers: Sequence[Answer]
+) -> dict[str, tuple[float, float]]:
+    """Returns the 95 % interval over texts of each figure that is a fraction, by the jackknife."""
+    return jackknife(lambda which: measure(metrics, [answers[i] for i in which]), len(answers))
 
 
 def check_metrics(task: Task, metrics: Sequence[Metric], answer: Answer) -> None:

@@ -208,7 +208,7 @@ def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) 
         _mark_phases(axes, metrics)
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    return _embed(buffer.getvalue(), name, panel.title)
+    return embed(buffer.getvalue(), name, panel.title)
 
 
 def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
@@ -254,7 +254,7 @@ def _mark_phases(axes: Axes, metrics: list[dict]) -> None:
     axes.set_xlim(left - margin, right + margin)
 
 
-def _embed(svg: str, name: str, label: str) -> str:
+def embed(svg: str, name: str, label: str) -> str:
     """Turns a stand-alone SVG file into an element of a page that holds several."""
     svg = svg[svg.index("<svg") :]
     # Its style sheet is about "*", in a page every element; report.css has "svg *" instead.

@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from sequencematch.evaluate.plots import finite_or_nan
@@ -20,6 +21,7 @@ class RunFiles(NamedTuple):
         traces: lines of traces.jsonl.
         unreadable: number of lines that are no JSON object; a killed run may leave one.
         judged_by: the figure that the run is judged by.
+        scores: lines of scores.jsonl, which --mode=score adds; of two for one file, the later.
     """
 
     name: str
@@ -28,10 +30,11 @@ class RunFiles(NamedTuple):
     traces: list[dict]
     unreadable: int
     judged_by: str
+    scores: Sequence[dict] = ()
 
 
 def read(workdir: pathlib.Path) -> RunFiles:
-    """Reads metrics.jsonl, summary.json and traces.jsonl, whichever exist.
+    """Reads metrics.jsonl, summary.json, traces.jsonl and scores.jsonl, whichever exist.
 
     Raises:
         ValueError: summary.json is no JSON object.
@@ -42,14 +45,16 @@ def read(workdir: pathlib.Path) -> RunFiles:
         raise ValueError(f"{path}: expected a JSON object; the file is damaged")
     metrics, torn_metrics = _read_lines(workdir / "metrics.jsonl")
     traces, torn_traces = _read_lines(workdir / "traces.jsonl")
+    scores, torn_scores = _read_lines(workdir / "scores.jsonl")
     metrics = _by_step(metrics)
     return RunFiles(
         workdir.resolve().name,
         summary,
         metrics,
         traces,
-        torn_metrics + torn_traces,
+        torn_metrics + torn_traces + torn_scores,
         _judged_by(summary, metrics),
+        [*{str(line.get("file")): line for line in scores}.values()],
     )
 
 

@@ -21,9 +21,9 @@ from sequencematch.evaluate.sections import (
     percent,
     scores,
     section,
-    traces,
 )
-from sequencematch.evaluate.text_section import texts
+from sequencematch.evaluate.text_section import file_scores, texts
+from sequencematch.evaluate.trace_section import traces
 from sequencematch.storage import files
 
 STYLE = pathlib.Path(__file__).with_suffix(".css").read_text(encoding="utf-8")
@@ -31,7 +31,7 @@ COUNTS = ("parameters", "steps", "tokens", "sampled_tokens")  # keys of the summ
 
 
 def write_report(workdir: pathlib.Path) -> pathlib.Path:
-    """Writes report.html from metrics.jsonl, summary.json and traces.jsonl, whichever exist.
+    """Writes report.html from the metrics, summary, traces and scores of a run, those that exist.
 
     Args:
         workdir: the directory of a finished or running run.
@@ -47,7 +47,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
 
 
 def _page(run: RunFiles) -> str:
-    parts = (_header, headline, texts, curves, edits, scores, traces, _details)
+    parts = (_header, headline, texts, file_scores, curves, edits, scores, traces, _details)
     body = "\n".join(part(run) for part in parts)
     # The empty icon keeps browsers from asking for a favicon.ico.
     return (
@@ -89,7 +89,8 @@ def _notes(run: RunFiles) -> Iterator[str]:
         yield f"Evaluated after {count(step)} of {count(last)} steps: this run has not finished."
     yield from describe(run.summary)
     if run.unreadable:
-        yield f"Lines of metrics.jsonl and traces.jsonl left out as unreadable: {run.unreadable}."
+        files = "metrics.jsonl, traces.jsonl and scores.jsonl"
+        yield f"Lines of {files} left out as unreadable: {run.unreadable}."
 
 
 def _details(run: RunFiles) -> str:

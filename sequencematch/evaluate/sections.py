@@ -1,4 +1,4 @@
-"""The sections of a report: what the run is judged by, curves, edits and traces.
+"""The sections of a report: what the run is judged by, curves, edits and scores.
 
 Each takes the files of a run and returns HTML, or "" if the files have nothing to show. Any value of
 the files may be missing or of another type. Formatting helpers come first.
@@ -17,23 +17,6 @@ from sequencematch.evaluate.plots import (
 from sequencematch.evaluate.records import RunFiles
 
 DECODES = ("greedy", "sampled", "unedited")  # then any others
-TRACES_SHOWN = 12
-
-# How actions that are not text are shown.
-MARKS = {"<bkspc>": "⌫", "<bkspc2>": "⌫2", "<bkspc4>": "⌫4", "<reset>": "↺", "<eos>": "⊣"}
-
-# What they do, for the legend, which lists them in this order.
-MEANINGS = {
-    "<bkspc>": "deletes the last token that is left",
-    "<bkspc2>": "the last two",
-    "<bkspc4>": "the last four",
-    "<reset>": "deletes all that was written",
-    "<eos>": "ends the answer",
-}
-
-# Whether an answer is right -> the style of its card, which is also its caption, and a sign for
-# those who cannot tell the colours apart.
-SIGNS = {True: ("right", "✓"), False: ("wrong", "✗")}
 
 
 def object_at(parent: dict, key: str) -> dict:
@@ -244,48 +227,3 @@ def _row(key: str, title: str, meaning: str, form: Callable, columns: dict[str, 
     cells = "".join(f"<td>{form(column.get(key))}</td>" for column in columns.values())
     title = f'{escape(title)}<span class="small">{escape(meaning)}</span>'
     return f'<tr><th scope="row">{title}</th>{cells}</tr>'
-
-
-def traces(run: RunFiles) -> str:
-    """Shows answers action by action, with deleted tokens struck through."""
-    groups = "".join(_group(decode, run.traces) for decode in ways(run))
-    return section("Sample traces", groups and _legend(run.traces) + groups)
-
-
-def _legend(traces: list[dict]) -> str:
-    """Explains the marks that occur in the traces."""
-    used = {str(action) for trace in traces for action in list_at(trace, "actions")}
-    entries = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
-    entries += ["what was deleted is <del>struck through</del>"]
-    # The order is that of cli/results.py, where half of the traces have edits if enough answers do.
-    order = " Answers with edits come first, and are a larger share here than of all answers."
-    return f"<p>{'; '.join(entries)}.{order * bool(used & set(MARKS) - {'<eos>'})}</p>"
-
-
-def _group(decode: str, traces: list[dict]) -> str:
-    """Shows the first traces of one way of decoding, and the others folded."""
-    items = [_trace(trace) for trace in traces if trace.get("decode") == decode]
-    shown, more = "".join(items[:TRACES_SHOWN]), "".join(items[TRACES_SHOWN:])
-    rest = f"<summary>{len(items) - TRACES_SHOWN} more, {escape(decode)}</summary>"
-    folded = f'<details>{rest}<ol class="panels">{more}</ol></details>' * bool(more)
-    return f'<h3>{escape(decode)}</h3><ol class="panels">{shown}</ol>{folded}' * bool(items)
-
-
-def _trace(trace: dict) -> str:
-    right, actions = trace.get("right"), [str(action) for action in list_at(trace, "actions")]
-    name, sign = SIGNS[right] if isinstance(right, bool) else ("not checked", "?")
-    deleted = {time for time, flag in enumerate(list_at(trace, "deleted")) if flag}
-    shown = "".join(_action(action, time in deleted) for time, action in enumerate(actions))
-    answer = f" · <span>right answer: <code>{escape(trace.get('answer', '–'))}</code></span>"
-    return (
-        f'<li class="card {name}"><p class="sign"><b>{sign}</b> {name}</p>'
-        f'<p>{escape(trace.get("prompt", ""))}</p><p class="actions">{shown}</p>'
-        f'<p class="small">text: <code>{escape(trace.get("text", ""))}</code>'
-        f"{answer * (right is False)}</p></li>"
-    )
-
-
-def _action(action: str, is_deleted: bool) -> str:
-    if action in MARKS:
-        return f'<kbd title="{escape(action)}">{MARKS[action]}</kbd>'
-    return f"<del>{escape(action)}</del>" if is_deleted else f"<span>{escape(action)}</span>"

@@ -1,9 +1,24 @@
-"""The section of a report that says what generated texts are like."""
+"""The sections of a report that say what generated texts are like."""
 
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+from sequencematch.evaluate.divergence_plot import divergence_figure
 from sequencematch.evaluate.records import RunFiles
-from sequencematch.evaluate.sections import count, decimal, figure, object_at, section, table, ways
+from sequencematch.evaluate.sections import (
+    count,
+    decimal,
+    escape,
+    figure,
+    list_at,
+    object_at,
+    section,
+    table,
+    ways,
+)
 
-# Key in the summary's "test", title, meaning, and format.
+# Key of a figure, title, meaning, and format.
 ROWS = (
     ("overlap", "Overlap", "Σ min(p, q) over 4-grams of characters, with the real texts.", figure),
     ("entropy", "n-gram entropy", "Of words, in nats, mean of n = 1 to 4.", decimal),
@@ -21,6 +36,21 @@ REAL = (
     ("perplexity", "Perplexity", "Of the test texts, an action each.", decimal),
     ("nats_per_character", "Nats per character", "Compares tokenizers.", decimal),
 )
+# What --mode=score has beside those.
+SCORED = (
+    ("texts", "Texts", "Number in the file.", count),
+    ("mauve", "MAUVE", "Area under the divergence curve, mean of five k-means seeds.", decimal),
+    ("mauve_deviation", "MAUVE, deviation", "Over the seeds of k-means.", decimal),
+    ("reference_perplexity", "Perplexity under a model", "Of the texts.", decimal),
+    ("reference_perplexity_real", "The same of real texts", "Near this is good.", decimal),
+    ("bleu", "BLEU", "Of the corpus, 0 to 100.", decimal),
+    ("chrf", "chrF", "Of the corpus, 0 to 100.", decimal),
+    ("rouge1", "ROUGE-1", "Mean F-measure.", decimal),
+    ("rouge2", "ROUGE-2", "Mean F-measure.", decimal),
+    ("rougeL", "ROUGE-L", "Mean F-measure.", decimal),
+    ("self_bleu", "Self-BLEU", "Of each text with the others; high where all are alike.", decimal),
+    *ROWS,
+)
 
 
 def texts(run: RunFiles) -> str:
@@ -31,6 +61,35 @@ def texts(run: RunFiles) -> str:
     real = object_at(object_at(test, "sampled"), "real_text")
     titles = {"text": "edits masked", "actions": "among all actions"}
     likely = {title: x for key, title in titles.items() if (x := object_at(real, key))}
-    return section("Generated texts", table(ROWS, shown)) + section(
+    return section("Generated texts", _table(ROWS, shown)) + section(
         "How likely the real texts are", table(REAL, likely)
     )
+
+
+def file_scores(run: RunFiles) -> str:
+    """Shows the figures of text files that --mode=score was given, and their divergence curves."""
+    files = {str(line.get("file")): line for line in run.scores}
+    curves = {name: list_at(line, "mauve_curve") for name, line in files.items()}
+    drawn = divergence_figure(curves)
+    made = [made for line in files.values() if (made := object_at(line, "mauve_made_with"))]
+    facts = ", ".join(f"{key} {value}" for key, value in (made[-1] if made else {}).items())
+    note = f'<p class="small">MAUVE was made with {escape(facts)}.</p>' * bool(facts)
+    panels = f'<div class="panels">{drawn}</div>' * bool(drawn)
+    return section("Scores of text files", _table(SCORED, files) + note + panels)
+
+
+def _table(rows: tuple[tuple, ...], columns: Mapping[str, dict]) -> str:
+    """A table of figures, each with its interval where there is one."""
+    with_intervals = [(*row[:3], partial(_cell, row[3])) for row in rows]
+    cells = {
+        name: {key: (x, list_at(object_at(found, "intervals"), key)) for key, x in found.items()}
+        for name, found in columns.items()
+    }
+    return table(with_intervals, cells)
+
+
+def _cell(form: Callable[[Any], str], cell: tuple[Any, list] | None) -> str:
+    """A figure, and under it its interval of 95 %."""
+    value, interval = cell or (None, [])
+    ends = f"{form(interval[0])} to {form(interval[1])}" if len(interval) == 2 else ""
+    return form(value) + f'<span class="small">{ends}</span>' * bool(ends)

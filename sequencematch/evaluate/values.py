@@ -106,10 +106,6 @@ class Scorer:
             for row, episode in enumerate(episodes[: len(chunk)]):
                 yield _cut(scores, row, episode.start, episode.end)
 
-    def returns(self, params: nnx.State, answers: Sequence[Answer]) -> np.ndarray:
-        """Recovered returns of the model's own answers: float32[len(answers)], in order."""
-        return np.stack([score.recovered_return for score in self.score_answers(params, answers)])
-
     def score_answers(self, params: nnx.State, answers: Sequence[Answer]) -> Iterator[Scores]:
         """Yields the scores of the model's own answers, in order."""
         prompts = [answer.example.prompt for answer in answers]

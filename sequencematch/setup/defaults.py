@@ -42,6 +42,7 @@ def defaults() -> ConfigDict:
                 corpus="stdlib",  # of task="text": docstrings; or "files:GLOB", "tfds:NAME/SPLIT"
                 divider="",  # regular expression where documents begin in its files; "": one a file
                 tokenizer="characters",  # or "bytes", or a folder with a tokenizer.json
+                separator="",  # one token, between documents that windows may cross; "": none crosses
                 window=256,  # tokens that a window of text learns, <eos> included; 0: whole documents
                 prompt=32,  # tokens before a window, its prompt
                 checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"

@@ -27,11 +27,10 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     Raises:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
-    data, write_chat = config.data.copy_and_resolve_references(), write_turns
-    if config.model.path:
-        data.tokenizer = config.model.path  # text is cut into windows of its tokens
-        write_chat = chat_writer(read_tokenizer(config.model.path))
-    task = load_task(config.task, data, write_chat)
+    write_chat = (
+        chat_writer(read_tokenizer(config.model.path)) if config.model.path else write_turns
+    )
+    task = load_task(config.task, task_data(config), write_chat)
     if config.model.path:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
@@ -43,6 +42,13 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
     data = check_examples(task, surveys, tokenizer, room, noise, cut, config.data.long)
     return task._replace(splits=data.splits), tokenizer, data
+
+
+def task_data(config: ConfigDict) -> ConfigDict:
+    """The section `data`, with the tokenizer of the model that a run begins with, if it does."""
+    data = config.data.copy_and_resolve_references()
+    data.tokenizer = config.model.path or data.tokenizer  # text is cut into windows of its tokens
+    return data
 
 
 def chat_writer(tokenizer: Tokenizer) -> WriteChat:

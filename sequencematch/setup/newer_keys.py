@@ -18,6 +18,7 @@ NEWER_KEYS = {
     "data.corpus": "stdlib",
     "data.divider": "",
     "data.tokenizer": "characters",
+    "data.separator": "",
     "data.window": 256,
     "data.prompt": 32,
     "noise.max_cut": 1.0,

@@ -36,6 +36,11 @@ def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
             f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
             "a file, or a number of questions",
         )
+    yield (
+        not c.data.separator or c.data.window > 0,
+        f"config.data.separator={c.data.separator!r} needs config.data.window > 0: whole documents "
+        "have nothing between them",
+    )
 
 
 def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:

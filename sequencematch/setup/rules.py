@@ -72,6 +72,7 @@ RULES: dict[str, Rule] = {
     "data.corpus": ("stdlib, files:GLOB or tfds:NAME[/SPLIT]", is_path),
     "data.divider": ("a regular expression", is_pattern),
     "data.tokenizer": ("characters, bytes, or a folder", is_path),
+    "data.separator": ("a text, or ''", lambda x: x == x.encode(errors="ignore").decode()),
     "data.window": ("0 or in [8, 2**31)", lambda x: x == 0 or 8 <= x < 2**31),
     "data.prompt": count_or_zero,
     "data.train": count_or_zero,

@@ -71,3 +71,19 @@ def test_the_mode_needs_files_and_metrics_and_others_take_none(capsys):
     assert "needs --files=A.jsonl,B.jsonl and --metrics=NAME,NAME" in capsys.readouterr().err
     with pytest.raises(ValueError, match="--metrics is for --mode=score only"):
         parse_flags(["", "--config=arithmetic", "--metrics=length"])
+
+
+def test_scores_are_kept_beside_a_run_and_shown_in_its_report(path, tmp_path, capsys):
+    asked = ["", "--mode=score", f"--files={path}", f"--workdir={tmp_path}"]
+    assert main([*asked, "--metrics=length"]) == REFUSED
+    assert "has no summary.json" in capsys.readouterr().err
+    (tmp_path / "summary.json").write_text("{}")
+    for metrics in ("length", "length,repetition"):
+        assert main([*asked, f"--metrics={metrics}"]) == DONE
+    printed = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "scores.jsonl").read_text().splitlines() == printed
+    page = (tmp_path / "report.html").read_text()
+    # Of two lines for one file the later counts.
+    assert "Scores of text files" in page and page.count(f">{path}</th>") == 1
+    assert "Repetition" in page and "33.3 %" in page
+    assert json.loads(printed[1])["intervals"].keys() == {"words", "characters", "repetition"}

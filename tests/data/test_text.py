@@ -10,6 +10,7 @@ import tensorflow_datasets as tfds
 from sequencematch.data import corpora, shards, text
 from sequencematch.data.tasks import load_task
 from sequencematch.setup.defaults import defaults
+from tests.data import tokenizer_folders
 
 WORDS = ["the", "cat", "sat", "on", "that", "mat", "and", "saw", "a", "rat"]
 DOCUMENTS = [f"{WORDS[i % 10]} {WORDS[i // 10 % 10]} {i} " * (1 + i % 9) for i in range(120)]
@@ -130,6 +131,57 @@ def test_a_prepared_data_set_is_read_by_name(data):
     assert found == {document.strip() for document in DOCUMENTS[:5]}
     data.corpus = "tfds:tiny/other"
     assert [*corpora.find_corpus(data).documents()] == ["other"]
+
+
+def test_windows_may_cross_documents_and_old_files_stay(data, tmp_path):
+    apart = examples(load_task("text", data))
+    (folder,) = tmp_path.glob("prepared/text/*-window*")
+    data.separator = "\n"
+    task = load_task("text", data)
+    found = examples(task)
+    learnt = "".join(x.completion for x in found["train"]).split("\n")
+    before = "".join(x.completion + "\n" * (not x.cut) for x in apart["train"]).split("\n")
+    assert learnt == before[:-1] and "\n" in task.tokenizer(()).alphabet
+    assert all(len(x.completion) == 16 for x in found["train"][:-1])
+    assert all(x.cut for split in found.values() for x in split)
+    for split in ("test", "validation"):
+        ends = [x.completion + "\n" * (not x.cut) for x in apart[split]]
+        assert [x.completion for x in found[split]] == ends
+    assert folder.is_dir() and folder not in {task.splits["train"].folder}
+
+
+def test_documents_that_spell_a_special_token_are_left_out(data, tmp_path):
+    data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
+    (tmp_path / "other.txt").write_text("call it with <start> to " + DOCUMENTS[30])
+    task = load_task("text", data)
+    assert task.facts["special_documents"] == 1
+    assert not any("<start>" in x.completion for x in task.splits["train"])
+
+
+def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
+    data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
+    task = load_task("text", data)
+    assert task.tokenizer(()).bos is None
+    assert all(x.prompt for split in examples(task).values() for x in split)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer", "separator", "words"),
+    [
+        ("characters", "<eos>", "must be one ordinary token of characters: it is '<', 'e', 'o'"),
+        ("bytes", "é", "of bytes: it is '<0xC3>', '<0xA9>'"),
+        ("subwords", "<end>", "and not <eos>, which ends an episode"),
+        ("subwords", "<start>", "ordinary token of .*: it is '<start>'"),
+        ("subwords", "t", "between texts too: there it is joined with them"),
+    ],
+)
+def test_a_separator_is_one_ordinary_token(data, tmp_path, tokenizer, separator, words):
+    if tokenizer == "subwords":
+        tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
+    data.update(tokenizer=tokenizer, separator=separator)
+    with pytest.raises(ValueError, match=words) as error:
+        load_task("text", data)
+    assert "\n" not in str(error.value) and not [*tmp_path.glob("prepared/text/*/*")]
 
 
 REFUSED = {

@@ -1,4 +1,4 @@
-"""Windows of documents: nothing is lost, nothing is torn, and each has room for its end."""
+"""Windows of documents and of streams: nothing is lost or torn, and what ends has room for its end."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from sequencematch.data.episodes import answer_ids, clean_ids
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
-from sequencematch.data.windows import cut_windows, open_question, starts_of
+from sequencematch.data.windows import Stream, cut_windows, open_question, starts_of
 from tests.data import tokenizer_folders
 
 LETTERS = "ab c\né€𝄞12 "
@@ -63,3 +63,68 @@ def test_ids_of_a_window_are_those_of_the_document(tokenizers):
         for i in answer_ids(tokenizer, "", x.completion).ids
     ]
     assert ids == answer_ids(tokenizer, "", text).ids
+
+
+def in_a_stream(tokenizer, texts, window, context):
+    stream = Stream("|", window, context)
+    pairs = zip(texts, starts_of(tokenizer)(texts), strict=True)
+    return [*(x for pair in pairs for x in stream.cut(*pair)), *stream.end()]
+
+
+@pytest.mark.parametrize(("window", "context"), [(8, 0), (8, 5), (9, 20), (64, 3), (1000, 4)])
+def test_windows_of_a_stream_are_those_of_the_concatenation(tokenizers, window, context):
+    """The oracle has all tokens in one list: those of the documents, and a separator between two."""
+    texts = [text for text in TEXTS if text]
+    subwords = tokenizers["subwords"]
+    # Subwords are divided as each document is on its own; characters are in one text too.
+    pieces = [subwords.symbols(subwords.encode_within(text)) for text in ascii_only(texts)]
+    for tokenizer, documents, tokens in (
+        (tokenizers["characters"], texts, [*"|".join(texts)]),
+        (subwords, ascii_only(texts), [*join(pieces, "|")]),
+    ):
+        expected = [
+            ("".join(tokens[max(i - context, 0) : i]), "".join(tokens[i : i + window]))
+            for i in range(0, len(tokens), window)
+        ]
+        found = in_a_stream(tokenizer, documents, window, context)
+        assert [(x.prompt, x.completion) for x in found] == expected
+        assert all(x.cut for x in found)
+
+
+def ascii_only(texts):
+    """Texts whose tokens are whole characters."""
+    return ["".join(c for c in text if c.isascii()) + "." for text in texts]
+
+
+def join(lists, separator):
+    """All elements, a separator between two lists."""
+    for i, each in enumerate(lists):
+        yield from [separator] * (i > 0)
+        yield from each
+
+
+def test_windows_of_a_stream_tear_no_character(tokenizers):
+    texts = [text for text in TEXTS if text]
+    found = in_a_stream(tokenizers["bytes"], texts, 8, 5)
+    assert "".join(x.completion for x in found) == "|".join(texts)
+    assert all(5 <= len(x.completion.encode()) <= 8 for x in found[:-1])
+
+
+def test_an_empty_stream_has_no_windows():
+    assert [*Stream("|", 8, 4).end()] == []
+
+
+@pytest.mark.parametrize("kind", ["characters", "bytes", "subwords"])
+def test_without_a_bos_no_prompt_is_empty_and_all_but_the_first_character_is_learnt(
+    tokenizers, kind
+):
+    tokenizer, texts = tokenizers[kind], [text for text in TEXTS if len(text) > 1]
+    for text, starts in zip(texts, starts_of(tokenizer)(texts), strict=True):
+        found = [*cut_windows(text, starts, 8, 5, first=1)]
+        stream = Stream("|", 8, 5, first=1)
+        others = [*stream.cut(text, starts), *stream.end()]
+        for windows in (found, others):
+            whole = windows[0].prompt + "".join(x.completion for x in windows)
+            assert whole == text and all(x.prompt for x in windows)
+        assert len(found[0].prompt) <= 4
+    assert [*cut_windows("a", (0, 1), 8, 5, first=1)] == []

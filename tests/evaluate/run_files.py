@@ -9,7 +9,7 @@ import random
 from sequencematch.evaluate import report
 from tests.command_line.shared import shared_programs
 
-VOID = {"meta", "link", "br", "path", "use"}
+VOID = {"meta", "link", "br", "path", "use", "input"}
 EVIL = '<script>alert("1")</script>'
 
 

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
+from scipy import stats
 
 from sequencematch.evaluate.intervals import (
     accuracy_interval,
     bootstrap_means,
+    jackknife,
     paired_difference,
     wilson,
 )
@@ -124,3 +126,30 @@ def test_p_value_is_below_5_percent_where_the_interval_excludes_zero():
 def test_answers_to_other_questions_are_not_paired():
     with pytest.raises(ValueError, match=r"cannot pair answers of shapes \(2, 3\) and \(2, 4\)"):
         paired_difference(np.ones((2, 3)), np.ones((2, 4)))
+
+
+def test_the_jackknife_of_a_mean_is_its_usual_interval():
+    values = np.random.default_rng(0).normal(3, 2, 15)
+    found = jackknife(lambda which: {"mean": float(np.mean(values[[*which]]))}, 15)
+    reach = stats.t.ppf(0.975, 14) * values.std(ddof=1) / np.sqrt(15)
+    assert found["mean"] == pytest.approx((values.mean() - reach, values.mean() + reach))
+
+
+def test_the_jackknife_by_groups_covers_an_entropy_as_often_as_it_says():
+    """Where a bootstrap would not: it draws words twice, and finds less entropy than there is."""
+    p, covered = np.arange(1, 9) / 36, []
+    for seed in range(200):
+        words = np.random.default_rng(seed).choice(8, size=400, p=p)
+
+        def entropy(which, words=words):
+            q = np.bincount(words[[*which]], minlength=8) / len(which)
+            return {"entropy": float(-(q * np.log(q)).sum())}
+
+        low, high = jackknife(entropy, 400)["entropy"]
+        covered.append(low <= -(p * np.log(p)).sum() <= high)
+    assert 0.88 <= np.mean(covered) <= 0.99
+
+
+def test_nothing_is_known_of_one_member_or_of_what_is_no_float():
+    assert jackknife(lambda which: {"a": 1.0}, 1) == {}
+    assert jackknife(lambda which: {"n": len(which), "none": None}, 5) == {}

@@ -1,7 +1,10 @@
-"""The report's section on generated texts."""
+"""The report's sections on generated texts, and on text files that were scored."""
+
+import re
 
 from sequencematch.evaluate.records import RunFiles
-from sequencematch.evaluate.text_section import texts
+from sequencematch.evaluate.text_section import file_scores, texts
+from tests.evaluate.run_files import EVIL
 
 
 def run_with(test):
@@ -29,3 +32,31 @@ def test_each_way_to_answer_has_a_column_and_real_texts_a_table():
 def test_a_run_that_is_not_of_texts_has_no_such_section():
     assert texts(run_with({"greedy": {"accuracy": 0.5}})) == ""
     assert texts(run_with({"greedy": 3, "sampled": {"real_text": 3}})) == ""
+
+
+def test_a_figure_has_its_interval_below_it():
+    figures = {
+        "overlap": 0.5,
+        "entropy": 4.5,
+        "intervals": {"overlap": [0.4, 0.61], "zipf": [1, 2]},
+    }
+    page = texts(run_with({"greedy": figures}))
+    assert '50.0 %<span class="small">40.0 % to 61.0 %</span>' in page and "<td>4.50</td>" in page
+
+
+CURVE = [[0.0, 1.0], [0.6, 0.7], [1.0, 0.0]]
+
+
+def test_scored_files_have_a_table_and_their_divergence_curves():
+    made = {"texts": 60, "buckets": 3, "featuriser": "smol"}
+    lines = [
+        {"file": "a.jsonl", "mauve": 0.75, "mauve_curve": CURVE, "mauve_made_with": made},
+        {"file": EVIL, "texts": 7, "mauve_curve": [[1, 0], [0, 1], "no point", [2, 3]]},
+    ]
+    page = file_scores(run_with({})._replace(scores=lines))
+    assert "a.jsonl" in page and "<td>0.75</td>" in page and "featuriser smol" in page
+    assert page.count("<svg") == 1 and "<script" not in page
+    drawn = re.findall(r'd="(M [^"]*)"[^>]*style="[^"]*var\(--curve-(\d)\)', page.replace("\n", ""))
+    assert {colour for _, colour in drawn} == {"0", "1"}
+    assert file_scores(run_with({})) == ""
+    assert "<svg" not in file_scores(run_with({})._replace(scores=[{"file": "b", "texts": 3}]))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from sequencematch.evaluate import records, report, sections
+from sequencematch.evaluate import records, report, sections, trace_section
 from sequencematch.evaluate.plots import escape_unprintable
 from tests.properties.given import NASTY, examples, message_of, numbers, texts, values
 
@@ -28,6 +28,8 @@ traces = st.fixed_dictionaries(
         "actions": st.lists(some) | some,
         "deleted": st.lists(st.booleans() | some) | some,
         "text": some,
+        "values": st.lists(st.floats() | some) | some,
+        "rewards": st.lists(st.floats() | some) | some,
         "right": st.booleans() | some,
     },
 )
@@ -127,6 +129,6 @@ def test_any_text_is_on_the_page_and_is_not_markup(folder, text):
     names = re.compile(r"<[a-z/!][^\s>]*")
     drawn = re.compile(r"<svg.*?</svg>", re.DOTALL)
     # A mark is drawn as another element, and an empty text leaves some out.
-    if text and text not in sections.MARKS:
+    if text and text not in trace_section.MARKS:
         assert names.findall(drawn.sub("", found)) == names.findall(drawn.sub("", plain))
     assert Elements(found).names <= Elements(plain).names | {"kbd", "title"}

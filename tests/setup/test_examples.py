@@ -5,10 +5,12 @@ import json
 import pytest
 
 from sequencematch.data.saved import read_questions
-from sequencematch.setup.examples import chat_writer, load_data
+from sequencematch.data.tasks import check_harmless, load_task
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.examples import chat_writer, load_data, task_data
 from tests.data import tokenizer_folders
 from tests.models.pretrained import tiny
-from tests.setup.configs import valid_config_with
+from tests.setup.configs import config_with, valid_config_with
 
 TURNS = [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4"}]
 TEMPLATE = "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[answer]"
@@ -49,3 +51,16 @@ def test_turns_that_a_template_refuses_are_named_by_their_line(config, tmp_path)
     tokenizer_folders.change(tmp_path, "tokenizer_config", chat_template=refusing)
     with pytest.raises(ValueError, match=r"chats.jsonl:1: the chat template fails.*no users"):
         load_data(config)
+
+
+def test_a_model_has_the_tokens_of_its_text_when_a_run_is_resumed_too(tmp_path):
+    """Prepared texts are found again, so that a folder of one's own is no reason to refuse."""
+    for i in range(60):
+        (tmp_path / f"{i:02}.txt").write_text(f"the cat sat on mat {i} and that rat saw it")
+    folder = tokenizer_folders.byte_level(tmp_path / "model")
+    changes = {"data.corpus": f"files:{tmp_path}/*.txt", "data.dir": str(tmp_path / "prepared")}
+    config = config_with({"task": "text", "model.path": str(folder), "data.prompt": 4, **changes})
+    with pytest.raises(ValueError, match="asks to prepare data"):
+        check_harmless("text", task_data(config), defaults().data)
+    load_task("text", task_data(config))
+    check_harmless("text", task_data(config), defaults().data)

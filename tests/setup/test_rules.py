@@ -40,6 +40,7 @@ REFUSED = {
     "data.corpus": ["files:a\0b"],
     "data.divider": ["(["],
     "data.tokenizer": ["a\0b", "~nobody-of-this-name"],
+    "data.separator": ["\ud800"],
     "data.window": [-1, 7, 2**31],
     "data.prompt": COUNT_OR_ZERO,
     "evaluate.stop_at": COUNT_OR_ZERO,
@@ -166,6 +167,10 @@ BROKEN_RELATIONS = [
     (
         {"evaluate.stop_at": 25, "evaluate.max_actions": 24},
         ["evaluate.stop_at=25 must be at most config.evaluate.max_actions=24"],
+    ),
+    (
+        {"data.separator": "\n", "data.window": 0},
+        ["config.data.separator='\\n' needs config.data.window > 0"],
     ),
     ({"init": "adapter:there"}, ["config.init='adapter:there'", "config.model.path"]),
     ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),

@@ -1,8 +1,10 @@
-"""Every variant of configs/text.py is a configuration, and differs in what it says."""
+"""Every variant of configs/text.py and text_pretrained.py is a configuration, and differs in what it
+says."""
 
 import pytest
 
 from configs import text as configuration
+from configs import text_pretrained
 from sequencematch.setup.check import check_config
 
 METHODS = ["sequencematch", "mle", "bc", "unlikelihood", "le_cam", "iql_offline"]
@@ -20,3 +22,11 @@ def test_the_paper_is_followed_where_it_says_so():
     config = configuration.get_config("paper")
     paper = (config.data.window, config.noise.eta, config.objective.gamma, config.objective.alpha)
     assert paper == (1024, 0.001, 0.998, 0.01)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_pretrained_variant_is_valid_but_for_its_directory(method):
+    config = text_pretrained.get_config(method)
+    assert config.method == method and config.model.lora_rank == 64
+    config.model.update(path="", preset="smollm2-135m")  # its sizes; the directory may not be there
+    check_config(config)
