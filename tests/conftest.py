@@ -74,7 +74,7 @@ ORDER += ("train", "storage", "rollout", "models", "setup", "data")
 def pytest_collection_modifyitems(items):
     def place(item):
         room = item.path.relative_to(pathlib.Path(__file__).parent).parts[0]
-        return next(i for i, name in enumerate(ORDER) if room.startswith(name))
+        return next((i for i, name in enumerate(ORDER) if room.startswith(name)), len(ORDER))
 
     items.sort(key=place)
 
