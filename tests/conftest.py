@@ -1,6 +1,5 @@
 """Set-up of all tests: 8 simulated devices, checked shapes, and networks that tests share."""
 
-import gc
 import itertools
 import json
 import os
@@ -102,13 +101,6 @@ def pytest_collection_modifyitems(items):
         return next(found, len(ORDER))
 
     items.sort(key=place)
-
-
-def pytest_collection_finish():
-    # What imports left stays: looking through its million objects again and again takes time.
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(20_000, 20, 20)
 
 
 def pytest_unconfigure(config):

@@ -113,6 +113,7 @@ def test_split_cost_equals_the_oracle(goal):
     np.testing.assert_allclose(found, expected, rtol=2e-5)
 
 
+@pytest.mark.stress
 def test_expectation_of_the_gradient_is_the_same(batches):
     """The mean over batches, since both sides go through all prompts once."""
     split, all_on_data = gradients(batches, BagOfWords(V, 0, nnx.Rngs(0)))

@@ -96,6 +96,7 @@ choices = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.stress
 @choices
 def test_answers_do_not_depend_on_the_number_of_rows(generator, choice):
     make, params = generator

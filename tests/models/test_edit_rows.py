@@ -98,6 +98,7 @@ def test_edits_begin_near_the_noise_rate(model, batches, eta):
         assert eta / 4 < np.quantile(found, 0.05) and np.quantile(found, 0.95) < 4 * eta
 
 
+@pytest.mark.stress
 def test_only_decisions_are_fitted_on(model, batches):
     """What padding and prompts hold plays no part."""
     rows, (hidden, values) = (

@@ -84,6 +84,7 @@ def all_passes(model):
     }
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("case", [stress("all"), "some", stress("4 bits")])
 def test_merged_equals_applied(case):
     """In training, prefill and decode."""

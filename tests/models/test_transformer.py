@@ -260,6 +260,7 @@ def test_edits_change_no_other_parameter_and_no_other_logit(sizes, edits):
     assert (after[..., V:] != 0).all()
 
 
+@pytest.mark.stress
 def test_a_dead_slot_leaves_no_trace(sizes):
     """An edit's id has no embedding; what stands in its slot is seen by no other, and is finite."""
     model = Transformer(TransformerConfig(**sizes | {"edits": 2}), nnx.Rngs(0))

@@ -217,6 +217,7 @@ def test_activation_bytes_of_families(changes, monkeypatch):
 SOME = [name if name == "mle" else stress(name) for name in METHODS]
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("method", SOME)
 def test_every_method_stores_about_as_much(method):
     """Within 10 %, whatever the loss adds to the values. Samples cost as much as data."""

@@ -26,6 +26,7 @@ def save_steps(checkpoints, state, steps):
         checkpoints.save(state._replace(step=state.step + step), {})
 
 
+@pytest.mark.stress
 def test_steps_after_a_save_do_not_change_what_is_restored(tiny_run, tmp_path):
     parts, plan, episodes, _ = tiny_run
     state = parts.initial()

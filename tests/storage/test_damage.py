@@ -45,6 +45,7 @@ def test_the_newest_intact_checkpoint_is_restored(tiny_run, copied_run, damage, 
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     "damage", [*map(stress, (remove, halve, lambda path: flip_bit(path, 0))), flip_bit]
 )

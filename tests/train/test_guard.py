@@ -155,6 +155,7 @@ def test_bad_steps_apart_do_not_stop_the_run(inject, tmp_path):
     assert int(train(bad_run, tmp_path, save_every=STEPS).guard.skipped) == len(bad)
 
 
+@pytest.mark.stress
 def test_samples_are_drawn_from_finite_parameters_only(inject, tmp_path):
     bad_run, finite = inject(np.nan, *range(BAD, STEPS), skip_nonfinite=STEPS), []
 
@@ -179,6 +180,7 @@ def test_the_monitor_reports_each_step_once_and_one_step_late():
     assert reported == ["step 2: loss not finite: skipped (1 in a row, 1 in all)"]
 
 
+@pytest.mark.stress
 def test_a_step_is_checked_before_it_is_saved(inject, tmp_path):
     bad_run = inject(np.nan, STEPS - 1, skip_nonfinite=0)
     for resume in (False, True):  # a saved bad step would make the resumed run end in success

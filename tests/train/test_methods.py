@@ -19,6 +19,7 @@ from tests.train.traces import (
 )
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("method", "traces"),
     [
