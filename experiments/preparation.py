@@ -1,12 +1,12 @@
 """Measures how fast a corpus of text is prepared, and how much memory that takes.
 
-    python -m experiments.preparation [--megabytes=50]
+    python -m experiments.preparation [MEGABYTES]
 
 By bytes, by a BPE of 4,096 ids, and by the tokenizers library alone, which only encodes. The corpus is
 made here: documents of some 5 kB of words that follow Zipf's law, so that a tokenizer meets old and new
 ones. Each preparation is a process of its own, so that the peak of its memory is its own.
 
-    python -m experiments.preparation --megabytes=2000
+    python -m experiments.preparation 2000
 
 says whether the memory is independent of the corpus; it takes 6 GB of disk.
 """
@@ -21,14 +21,13 @@ from typing import NamedTuple
 
 import numpy as np
 import tokenizers
-from absl import app, flags
+from absl import app
 
 from sequencematch.cli.bpe import save, train
 from sequencematch.data import text
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.setup.defaults import defaults
 
-MEGABYTES = flags.DEFINE_integer("megabytes", 50, "Size of the corpus.", lower_bound=1)
 IDS, WORDS, LENGTH, BATCH = 4096, 50_000, 800, 200  # LENGTH: words of a document
 
 
@@ -117,8 +116,7 @@ def rows(megabytes: int) -> Iterator[str]:
 
 def main(argv: list[str]) -> None:
     """Measures and prints a table."""
-    del argv
-    for row in rows(MEGABYTES.value):
+    for row in rows(int(argv[1]) if argv[1:] else 50):
         print(row, flush=True)
 
 
