@@ -21,6 +21,7 @@ from sequencematch.data.lines import Lines
 from sequencematch.data.progress import tell_progress
 
 _PACKED = b"\x1f\x8b"  # what compressed files begin with
+_STRETCH = 2**24  # bytes of a file, whole pages
 # Folders of the standard library that are not part of what it documents.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
@@ -127,9 +128,14 @@ def _plain_texts(path: pathlib.Path, divider: re.Pattern[bytes] | None) -> Itera
             raise ValueError(f"{path} is compressed: unpack it (only .jsonl.gz is read as it is)")
         begins = (match.start() for match in divider.finditer(content)) if divider else iter(())
         what, share = f"reading {path}", lambda _: content.tell() / size
+        dropped = 0
         for end in tell_progress(_ends(begins, size), what, share):
             begin = content.tell()
             yield _decode(content.read(end - begin), path, begin)
+            # What has been read need not stay in memory: a corpus may be larger than that.
+            while end - dropped >= _STRETCH:
+                content.madvise(mmap.MADV_DONTNEED, dropped, _STRETCH)
+                dropped += _STRETCH
 
 
 def _ends(begins: Iterator[int], size: int) -> Iterator[int]:
