@@ -205,6 +205,7 @@ def test_an_example_can_be_solved_from_its_short_prompt(name):
 
 
 @needs_package
+@pytest.mark.stress
 def test_examples_are_a_function_of_the_seed_and_of_nothing_else():
     """Not of the order of sets of texts either, which another process has otherwise."""
     code = "from tests.data.test_gym import FAST, first; print({name: first(name, 4) for name in FAST})"

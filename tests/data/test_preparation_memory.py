@@ -12,7 +12,7 @@ MiB = 2**20
 def test_memory_of_preparation_is_independent_of_the_corpus(tmp_path, kind):
     """Eight times the corpus takes no more, but for a hash of each document."""
     peaks = []
-    for megabytes in (50, 400):
+    for megabytes in (20, 160):
         path = tmp_path / f"{megabytes}.{kind}"
         write_corpus(path, megabytes)
         peaks.append(prepare_apart(path, "bytes").peak)

@@ -38,7 +38,7 @@ MOMENTS = [
     ("restore", "checkpoint restore "),
     ("save", "checkpoint save "),
     ("save", "checkpoint __exit__ "),
-    ("sampling", "plan.refresh("),
+    ("sampling", "loop time_sampling "),
     ("validation", "results validation_figures "),
     ("test", "results evaluate_test_set "),
     ("results", "results evaluate_and_report "),

@@ -11,6 +11,7 @@ from flax import nnx
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding, Memory, banned_actions
 from tests import oracles
+from tests.marks import stress
 from tests.rollout.samples import EDITS, EOS, LETTERS, MDP, rows, to_numpy
 
 LIMIT, LENGTH = 24, 4
@@ -38,7 +39,7 @@ def lengths(prompt, actions):
     return [len(text) - len(prompt) for text in oracles.texts(prompt, actions, EDITS)[1:]]
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("way", [way if way == "remembering" else stress(way) for way in WAYS])
 def test_exactly_so_many_tokens_survive_unless_the_limit_comes_first(model, prompts, way):
     found = [*rows(to_numpy(answer(model, prompts, WAYS[way], LENGTH)))]
     for prompt, actions in found:

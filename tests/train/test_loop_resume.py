@@ -133,6 +133,7 @@ def test_a_failed_validation_loses_no_step(tiny_run, whole_run, tmp_path):
     assert bits(state) == bits(whole_run[1]) and records(tmp_path) == records(whole_run[0])
 
 
+@pytest.mark.stress
 def test_the_records_before_a_checkpoint_are_on_disk_before_it(tiny_run, tmp_path, monkeypatch):
     """After a power failure, the resumed run would not write them again."""
     save, fsync, path = Checkpoints.save, os.fsync, tmp_path / "metrics.jsonl"

@@ -33,8 +33,7 @@ from tests.train.runs import (
 ONE, CUBE = (1, 1, 1), (2, 2, 2)
 OTHERS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2)]
 OTHERS += [(1, 2, 4), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
-MANY = [CUBE, *map(stress, ((8, 1, 1), (2, 1, 4), (1, 4, 2)))]
-MESHES = [CUBE, *map(stress, OTHERS)]
+MANY, MESHES = [CUBE, (8, 1, 1), (2, 1, 4), (1, 4, 2)], [CUBE, *OTHERS]
 # Every method on a mesh with all axes, and one method on every mesh: the axes do not know methods.
 CASES = [(CUBE, "sequencematch"), *(stress(mesh, "sequencematch") for mesh in OTHERS)]
 CASES += [stress(CUBE, method) for method in sorted(METHODS) if method != "sequencematch"]
@@ -70,6 +69,7 @@ def arrays_by_name(tree):
     return names
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MANY)
 def test_losses_equal_those_of_one_device(train_on, mesh):
     one, many = train_on(ONE)[2], train_on(mesh)[2]
@@ -82,6 +82,7 @@ def test_losses_equal_those_of_one_device(train_on, mesh):
         np.testing.assert_allclose(there, here, rtol=1e-4, err_msg=name)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MANY)
 def test_samples_equal_those_of_one_device(train_on, mesh):
     one, many = (jax.device_get(train_on(m)[1].replay) for m in (ONE, mesh))
@@ -183,6 +184,7 @@ def collectives(program, kind):
     return found
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     """Forward and backward, one layer at a time; the ends once. The layers are in a loop."""
@@ -210,6 +212,7 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     assert gathered == expected
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MANY)
 def test_parameters_moments_and_the_replay_buffer_are_divided(train_on, mesh):
     _, state, _ = train_on(mesh)
@@ -229,6 +232,7 @@ def test_parameters_moments_and_the_replay_buffer_are_divided(train_on, mesh):
         assert array.size // array.addressable_shards[0].data.size == mesh[0] * mesh[1]
 
 
+@pytest.mark.stress
 def test_batches_are_split_over_the_axes_data_and_fsdp(train_on):
     for mesh in (ONE, CUBE):
         run = train_on(mesh)[0]
@@ -236,6 +240,7 @@ def test_batches_are_split_over_the_axes_data_and_fsdp(train_on):
         assert {x.addressable_shards[0].data.shape[0] for x in batch} == {8 // (mesh[0] * mesh[1])}
 
 
+@pytest.mark.stress
 def test_a_checkpoint_restores_onto_another_mesh(train_on, tmp_path):
     saved = train_on(ONE)[1]
     with Checkpoints(tmp_path, 1) as checkpoints:
