@@ -15,6 +15,7 @@ import pytest
 
 from sequencematch.cli.workdir import lock
 from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
+from tests.marks import exhaustive
 
 DEVICES = 4  # in all
 SIGNALLED_AT = 10  # records; a checkpoint is saved before
@@ -89,7 +90,7 @@ def test_two_processes_train_as_one(run_of_two, several_flags, tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, exhaustive(1)])
 def test_the_other_stops_when_one_is_killed_and_both_resume(
     run_of_two, several_flags, tmp_path, killed
 ):
@@ -109,6 +110,7 @@ def test_the_other_stops_when_one_is_killed_and_both_resume(
         assert losses(alone) == pytest.approx(losses(run_of_two), rel=1e-5)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_a_request_to_one_stops_all_at_one_step(run_of_two, several_flags, tmp_path):
     folder = tmp_path / "run"
@@ -143,7 +145,7 @@ def read_by(processes, run, folder, flags):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("mode", READING)
+@pytest.mark.parametrize("mode", [*map(exhaustive, READING)])
 def test_two_processes_evaluate_and_sample_as_one(run_of_two, tmp_path, mode):
     one, two = (read_by(n, run_of_two, tmp_path / str(n), READING[mode]) for n in (1, 2))
     assert one == two

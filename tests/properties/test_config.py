@@ -171,6 +171,7 @@ def is_valid(choices):
 choices = st.fixed_dictionaries(CHOICES)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
 @examples(2, 40)
 @given(choices.filter(is_valid))

@@ -16,7 +16,7 @@ from sequencematch.models.sharding import path_name
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
-from tests.marks import stress
+from tests.marks import exhaustive, stress
 from tests.train.runs import (
     CLONING,
     STEPS,
@@ -31,11 +31,14 @@ from tests.train.runs import (
 
 # (data, fsdp, model)
 ONE, CUBE = (1, 1, 1), (2, 2, 2)
-OTHERS = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2)]
-OTHERS += [(1, 2, 4), (2, 1, 1), (1, 2, 1), (1, 1, 2)]
-MANY, MESHES = [CUBE, (8, 1, 1), (2, 1, 4), (1, 4, 2)], [CUBE, *OTHERS]
+LINES = [(8, 1, 1), (1, 8, 1), (1, 1, 8)]
+PLANES = [(4, 2, 1), (2, 4, 1), (4, 1, 2), (2, 1, 4), (1, 4, 2), (1, 2, 4)]
+SMALLER = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
+MANY = [CUBE, (2, 1, 4), *map(exhaustive, [(8, 1, 1), (1, 4, 2)])]
+MESHES = [CUBE, *LINES, *map(exhaustive, [*PLANES, *SMALLER])]
 # Every method on a mesh with all axes, and one method on every mesh: the axes do not know methods.
-CASES = [(CUBE, "sequencematch"), *(stress(mesh, "sequencematch") for mesh in OTHERS)]
+CASES = [(CUBE, "sequencematch"), *(stress(mesh, "sequencematch") for mesh in LINES)]
+CASES += [exhaustive(mesh, "sequencematch") for mesh in [*PLANES, *SMALLER]]
 CASES += [stress(CUBE, method) for method in sorted(METHODS) if method != "sequencematch"]
 
 
@@ -136,6 +139,8 @@ def step_on(spellings):
     @functools.cache
     def step_on(mesh, **changes):
         keys = {name.replace("__", "."): value for name, value in changes.items()}
+        # As many heads as devices: XLA divides others within heads, and exchanges keys.
+        keys |= {"model.heads": 8, "model.kv_heads": 8}
         run = make_tiny_run(spellings, axes(mesh) | keys)
         state, (*_, phase) = run.parts.initial(), run.plan.phases
         batch = run.plan.place(run.episodes[0])
@@ -172,7 +177,9 @@ def test_the_work_and_the_memory_of_a_device_fall_with_the_axes(step_on, mesh, m
     (given, meanwhile), (given_one, meanwhile_one) = many.bytes, one.bytes
     state = 1 / (mesh[1] * mesh[2])  # what `data` does not divide
     assert given < given_one * (state + 0.2), given / given_one
-    assert meanwhile < meanwhile_one * (1.5 / devices + 0.1), meanwhile / meanwhile_one
+    # Rows of width D are whole along `model`, which counts in so narrow a network.
+    most = 1.5 / devices + 0.1 + 0.05 * (mesh[2] - 1)
+    assert meanwhile < meanwhile_one * most, meanwhile / meanwhile_one
 
 
 def collectives(program, kind):
@@ -196,8 +203,9 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
         for dtype, shape in collectives(found.program, kind)
         if dtype == "f32"
     ]
-    rounded = V + -V % mesh[2]  # XLA divides logits unevenly
-    assert [shape for shape in everywhere if {V, rounded} & set(shape)] == []
+    # XLA divides logits unevenly: V is rounded up, to 16 at most, which is D.
+    widths = {V, V + -V % mesh[2]} - {16}
+    assert [shape for shape in everywhere if widths & set(shape)] == []
     expected = Counter()
     for path, x in jax.tree_util.tree_leaves_with_path(found.run.parts.like.params):
         is_stacked = path_name(path).startswith("blocks/")

@@ -166,6 +166,7 @@ def test_only_the_rows_asked_for_are_read(tmp_path):
     assert configs.family_of(CONFIG) == "llama"
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_the_host_holds_one_tensor_at_a_time(tmp_path):
     """When a tensor is read, none of those before it is in memory any more."""
