@@ -35,6 +35,7 @@ with workdir.lock(pathlib.Path({str(folder)!r})):
     return process
 
 
+@pytest.mark.stress
 def test_lock_excludes_other_processes_and_ends_with_its_process(tmp_path):
     process = start_holder(tmp_path)
     with pytest.raises(ValueError) as raised, workdir.lock(tmp_path):

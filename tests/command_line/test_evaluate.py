@@ -76,6 +76,7 @@ def test_more_rows_than_fit_into_memory_are_refused(tiny_flags, assert_refused, 
     assert_refused(words, *flags, "--config.evaluate.rows=1000000000", unchanged=[finished_run])
 
 
+@pytest.mark.stress
 def test_damaged_summary_is_refused(assert_refused, finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())

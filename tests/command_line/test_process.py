@@ -11,6 +11,7 @@ import pytest
 from tests.command_line.command import READING_MODES, ROOT, run_command
 
 
+@pytest.mark.stress
 def test_process_ends_with_the_exit_code(tmp_path):
     argv = [sys.executable, "-m", "sequencematch.main", "--config=configs/arithmetic.py"]
     argv += ["--config.train.stepz=3", f"--workdir={tmp_path / 'new'}"]

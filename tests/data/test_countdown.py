@@ -11,6 +11,7 @@ from sequencematch.data import countdown
 from sequencematch.data.task import Example
 from sequencematch.data.tasks import load_task
 from sequencematch.setup.examples import load_data
+from tests.marks import stress
 
 SIZES = {"train": 60, "validation": 10, "test": 20}
 
@@ -168,7 +169,7 @@ def test_noise_mistakes_digits_and_signs():
     assert tokenizer.decode(tokenizer.encode("4 10 18=62>18*4=72,72-10=62"))
 
 
-@pytest.mark.parametrize("variant", ["bc", "four,mle"])
+@pytest.mark.parametrize("variant", ["bc", stress("four,mle")])
 def test_configuration_has_room_for_the_noise_and_for_a_second_try(variant):
     config = configuration.get_config(variant)
     config.data.update(train=1500, validation=50, test=50)

@@ -164,6 +164,7 @@ def test_answers_do_not_depend_on_the_devices(generator, choice):
     assert [a.actions for a in spread.answers(params, EXAMPLES, choice)] == expected
 
 
+@pytest.mark.stress
 def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):
     make, params = generator
     same, rows = [EXAMPLES[0]] * 8, make(4)

@@ -132,6 +132,7 @@ def test_an_adapter_begins_uniform_in_one_over_the_root_of_its_inputs():
     assert Lora(rank=64, alpha=16.0).scale == 0.25
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("base", ["float", stress("nf4")])
 def test_a_model_without_adapters_is_adapted(base):
     """The result has the parameters of a network that was made with adapters."""

@@ -122,6 +122,7 @@ def whole(trajectories):
     return values_and_gradients(trajectories)
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("size", [stress(1), stress(4), 7, stress(30)])
 def test_values_do_not_depend_on_chunks(trajectories, whole, size, monkeypatch):
     """Chunks of less than the batch, of one time, of several times, and with rest or without."""

@@ -50,6 +50,7 @@ def test_exactly_so_many_tokens_survive_unless_the_limit_comes_first(model, prom
     assert edited, "else the law says nothing of deletions"
 
 
+@pytest.mark.stress
 def test_an_answer_that_stops_is_the_beginning_of_one_that_goes_on(model, prompts):
     decoding = WAYS["remembering"]
     stopped, whole = (

@@ -108,6 +108,7 @@ def test_tidy_removes_what_a_kill_during_a_removal_left(tiny_run, tmp_path, keep
     assert saved_steps(tmp_path) == left
 
 
+@pytest.mark.stress
 def test_the_best_remains_beside_the_newest_until_there_is_a_better_one(tiny_run, tmp_path):
     state = tiny_run.parts.initial()
     with Checkpoints(tmp_path, 2) as checkpoints:

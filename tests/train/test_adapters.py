@@ -30,6 +30,7 @@ def products(step, state, batch):
     return {tuple(sorted(int(n) for n in shape.split(",") if n != "1")) for shape in shapes}
 
 
+@pytest.mark.stress
 def test_only_adapters_and_edits_are_trained_and_saved(adapted_run):
     state = arrays(adapted_run.parts.initial())
     params = {path for path in state if path.startswith(".params")}
