@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from absl import app, flags
+from absl import app, flags, logging
 from flax import nnx
 
 from sequencematch.cli.smollm2 import DIRECTORY
@@ -170,6 +170,7 @@ def import_speed(folder: Path) -> float:
 
 def main(argv: list[str]) -> int | None:
     """Measures and prints a table."""
+    logging.set_verbosity(logging.ERROR)
     folder = Path(MODEL.value).expanduser()
     if not (folder / "config.json").is_file():
         print(f"{folder} holds no model: `make smollm2` makes one", file=sys.stderr)
