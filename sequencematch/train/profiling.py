@@ -21,11 +21,8 @@ from sequencematch.storage.processes import is_first
 
 # What a run does besides steps. "data": it waits for a batch; "checkpoints": it waits for a save.
 ACTIVITIES = ("compiling", "data", "sampling", "validation", "checkpoints")
-WAITS = (
-    "data",
-    "sampling",
-    "checkpoints",
-)  # those in the records of training, as shares of the time
+# Those in the records of training, as shares of the time.
+WAITS = ("data", "sampling", "checkpoints")
 
 # Fields of records that depend on the clock: they may differ between equal runs.
 CLOCK = (

@@ -20,6 +20,7 @@ from tests.dependability.watched import (
     moment,
 )
 
+SUMMARY = "summary.json"  # it marks a run as done
 LAST = ("results", "end")  # moments in which a run may finish before it handles the signal
 # After this many sessions without a new checkpoint, the next is not killed before it has saved.
 PATIENCE = 3
@@ -102,13 +103,14 @@ class Bench:
         while child.process.poll() is None and time.monotonic() - began < self.limit:
             now = moment(child.note(), run)
             if trigger(time.monotonic() - began, now, last_saved_step(run) > before):
-                done = now in LAST or (run / "summary.json").is_file()
+                done = (run / SUMMARY).is_file()
                 child.process.send_signal(self.signal)
                 hit, sent = now, time.monotonic()
                 break
             time.sleep(POLL)
         code = wait_or_kill(child, EXIT_SECONDS)
         left = max(time.monotonic() - sent, 0.0)
+        done |= hit in LAST and (run / SUMMARY).is_file()
         if code == 0 and (done or not self.graceful):
             hit = None  # it was done before the signal came
         if code not in self.exit_codes(hit, done):

@@ -13,7 +13,7 @@ def test_a_job_asked_to_stop_must_save_unless_it_has_no_handler_yet(tmp_path):
     stopped_bench, killed_bench = (
         Bench(tmp_path, JOB, 1, number) for number in (signal.SIGTERM, signal.SIGKILL)
     )
-    for moment in ("step", "save"):
+    for moment in ("step", "save", "results"):
         assert stopped_bench.exit_codes(moment, done=False) == {75}
     for moment, done in (("start", False), ("start", True), ("results", True), ("end", True)):
         assert stopped_bench.exit_codes(moment, done) == {75, -signal.SIGTERM}
@@ -57,4 +57,15 @@ def test_a_job_that_ignores_the_signal_fails_unless_it_was_about_to_end(tmp_path
 
     with pytest.raises(RuntimeError, match="done\nrun, step: exit code 0"):
         run_session("loop train x")
+    with pytest.raises(RuntimeError, match="results: exit code 0"):
+        run_session("results evaluate_and_report x")  # without results
+    (tmp_path / "run").mkdir()
+
+    def finish(number):
+        (tmp_path / "run/summary.json").touch()
+
+    monkeypatch.setattr(JobThatIgnoresSignals, "send_signal", lambda _, number: finish(number))
     assert run_session("results evaluate_and_report x").hit is None
+    (tmp_path / "run/summary.json").unlink()
+    with pytest.raises(RuntimeError, match="step: exit code 0"):
+        run_session("loop train x")
