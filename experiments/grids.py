@@ -1,11 +1,14 @@
 """The grids of runs behind docs/results.md, as data.
 
 A grid is a list of cells in the order in which they are run: all settings of one seed, then the next.
-What a grid chooses is written into frozen.json by hand, with the reason, and later grids read it there.
+Grids that choose, on validation questions, keep the better half of each method's settings with every
+seed. What a grid chooses is written into frozen.json by hand, with the reason, and later grids read it
+there.
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -84,6 +87,38 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
             changes = {**size, **FROZEN["bc"]}
             cells.append(Cell("bc, equal tokens", "bc", seed, "test", changes, batch))
     return cells
+
+
+def next_cells(cells: Sequence[Cell], accuracies: Mapping[tuple[str, int], float]) -> list[Cell]:
+    """The cells without a row, of the first seed that has such; empty if the grid is done.
+
+    Where settings are chosen, it is by successive halving (Jamieson & Talwalkar, AISTATS 2016): the
+    next seed has the better half of each method's settings, by their mean accuracy so far.
+
+    Args:
+      cells: of a grid.
+      accuracies: greedy accuracy of the rows that are done, by name and seed.
+    """
+    seeds, names = list(dict.fromkeys(cell.seed for cell in cells)), {cell.name for cell in cells}
+    totals: Counter[str] = Counter()
+    for seed in seeds:
+        of_seed = [cell for cell in cells if cell.seed == seed and cell.name in names]
+        missing = [cell for cell in of_seed if (cell.name, seed) not in accuracies]
+        if missing:
+            return missing
+        if of_seed[0].split == "validation":
+            totals.update({cell.name: accuracies[cell.name, seed] for cell in of_seed})
+            names = better_half(of_seed, totals)
+    return []
+
+
+def better_half(cells: Sequence[Cell], totals: Mapping[str, float]) -> set[str]:
+    """The names of the better half of each method's cells, by total accuracy."""
+    names = set()
+    for method in {cell.method for cell in cells}:
+        mine = [cell.name for cell in cells if cell.method == method]
+        names |= set(sorted(mine, key=totals.__getitem__, reverse=True)[: (len(mine) + 1) // 2])
+    return names
 
 
 GRIDS: dict[str, Callable[[], list[Cell]]] = {

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from experiments.cells import advance, make_parts, pack, run, unpack
-from experiments.grids import GRIDS, Cell
+from experiments.grids import GRIDS, Cell, next_cells
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
@@ -35,6 +35,29 @@ def test_every_cell_is_a_valid_configuration_of_its_own(grid):
         changes = {**cell.changes, **cell.last_changes, "method": cell.method}
         config.update_from_flattened_dict(changes)
         check_config(config)
+
+
+def ranked_run(cells, accuracy):
+    """The cells that a grid runs, in order, where `accuracy` is that of a name."""
+    done = {}
+    while missing := next_cells(cells, done):
+        done[missing[0].name, missing[0].seed] = accuracy(missing[0].name)
+    return list(done)
+
+
+def test_choosing_grids_keep_the_better_half_of_each_method_with_every_seed():
+    cells = [
+        Cell(f"{m}{i}", m, s, "validation", {}) for s in range(3) for m in "ab" for i in range(8)
+    ]
+    runs = ranked_run(cells, lambda name: float(name[1:]) + (100 if name[0] == "a" else 0))
+    for seed, n in enumerate([8, 4, 2]):
+        names = {name for name, s in runs if s == seed}
+        assert names == {f"{m}{i}" for m in "ab" for i in range(8 - n, 8)}
+
+
+def test_the_grids_of_tables_run_every_cell():
+    cells = GRIDS["table_5000"]()
+    assert ranked_run(cells, len) == [(cell.name, cell.seed) for cell in cells]
 
 
 @pytest.mark.parametrize("n", [1, 8, 13])
