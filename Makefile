@@ -8,8 +8,8 @@ VENV ?= .venv
 PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
-# Large arrays on huge pages: training on CPUs takes less time on Linux; elsewhere it does nothing.
-export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+# Large arrays on huge pages: training on CPUs takes less time on Linux; elsewhere it does nothing. Tests have small arrays.
+arithmetic bench crash soak: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Python keeps what it has compiled, also where it is told not to: all tests are collected in 12 s, not in 21.
 unexport PYTHONDONTWRITEBYTECODE
 

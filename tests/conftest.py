@@ -1,5 +1,6 @@
 """Set-up of all tests: 8 simulated devices, checked shapes, and networks that tests share."""
 
+import gc
 import itertools
 import json
 import os
@@ -101,6 +102,13 @@ def pytest_collection_modifyitems(items):
         return next(found, len(ORDER))
 
     items.sort(key=place)
+
+
+def pytest_collection_finish(session):
+    # Tracing makes many objects, and each collection of garbage goes through those of all modules, too.
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1000)
 
 
 def pytest_unconfigure(config):

@@ -35,6 +35,7 @@ from tests.core.batches import (
     read,
     run,
 )
+from tests.marks import stress
 
 
 def expert_slopes(goal, batch):
@@ -70,7 +71,7 @@ def test_skip_ignores_a_constant_added_at_a_noised_state(weighting):
     assert paid > 10
 
 
-@pytest.mark.parametrize("name", ["chi2", "le_cam", "reverse_kl"])
+@pytest.mark.parametrize("name", ["chi2", *map(stress, ["le_cam", "reverse_kl"])])
 def test_stop_gradient_removes_only_the_slope_of_the_next_value(name):
     """The value is the same; dJ/dV(s_{t+1}) loses -gamma kappa_t phi'(alpha r_t)."""
     goal = oracles.Goal(name, "discounted", 0.3, 0.8, 0.0)

@@ -169,6 +169,7 @@ def test_smallest_temperature_takes_the_likeliest_token():
 # In the sampler.
 
 
+@pytest.mark.stress
 def test_first_actions_follow_the_policy(model):
     """Drawn at temperature 1 without a bias or memory; log-probabilities are the policy's."""
     count = 2000

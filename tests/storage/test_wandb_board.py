@@ -3,8 +3,6 @@
 import json
 
 import pytest
-from wandb.proto.wandb_internal_pb2 import Record
-from wandb.sdk.internal.datastore import DataStore
 
 from sequencematch.storage import wandb_board
 from sequencematch.storage.metrics_log import MetricsLog, read_records
@@ -28,6 +26,10 @@ def write_part(folder, records, earlier=()):
 
 def sent_rows(folder):
     """(identifiers of the runs, (step, loss) of every row) that W&B's files hold, in order."""
+    # Only here: it takes three seconds, which every process that collects tests would lose.
+    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.sdk.internal.datastore import DataStore
+
     ids, rows = set(), []
     for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
         store = DataStore()
@@ -45,6 +47,7 @@ def sent_rows(folder):
     return ids, rows
 
 
+@pytest.mark.stress
 def test_parts_of_a_run_are_one_run_there_and_no_record_is_sent_twice(tmp_path):
     write_part(tmp_path, RECORDS[:4])
     # Resumed from a checkpoint at step 2: the next two are taken again, the same bit for bit.

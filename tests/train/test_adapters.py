@@ -93,6 +93,7 @@ def test_parameters_of_a_pretrained_model_take_the_place_of_drawn_ones(adapted_r
     assert parts.adapt(given) is not given and plain.adapt(given) is given
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize(
     ("unfrozen", "frozen", "trained"),
     [

@@ -63,6 +63,7 @@ def match_once(run):
     return before, *run.plan.phases[1].step(state, run.episodes[0])
 
 
+@pytest.mark.stress
 @pytest.mark.parametrize("name", INJECTED)
 def test_a_bad_step_changes_only_the_counts(inject, name):
     value, term = INJECTED[name]
@@ -73,6 +74,7 @@ def test_a_bad_step_changes_only_the_counts(inject, name):
     assert bad[0] == term and not bool(guard.is_finite(metrics))
 
 
+@pytest.mark.stress
 def test_a_huge_finite_gradient_is_clipped_not_skipped(inject):
     state, after, metrics = match_once(inject(1e10, 0))
     assert float(metrics["gradient_norm"]) > 1e8 and int(after.guard.skipped) == 0

@@ -94,7 +94,7 @@ def signal_at(tiny_run, step, where, number):
 PLACES = [
     stress(0, "data"),
     stress(CLONING - 1, "data"),
-    (8, "data"),
+    stress(8, "data"),
     stress(STEPS - 1, "data"),
     stress(CLONING, "sampling"),
     stress(10, "sampling"),
@@ -181,8 +181,7 @@ LATE, EARLY = FIGURES, FIGURES | {18: 0.6}
 @pytest.mark.parametrize(
     ("figures", "at"),  # the run is killed before the best step, and after it
     [
-        (LATE, 20),
-        *(stress(LATE, at) for at in (4, 8, 14)),
+        *(stress(LATE, at) for at in (4, 8, 14, 20)),
         *(stress(EARLY, at) for at in (4, 8, 14, 20)),
     ],
 )

@@ -37,9 +37,9 @@ SMALLER = [(2, 1, 1), (1, 2, 1), (1, 1, 2)]
 MANY = [CUBE, (2, 1, 4), *map(exhaustive, [(8, 1, 1), (1, 4, 2)])]
 MESHES = [CUBE, *LINES, *map(exhaustive, [*PLANES, *SMALLER])]
 # Every method on a mesh with all axes, and one method on every mesh: the axes do not know methods.
-CASES = [(CUBE, "sequencematch"), *(stress(mesh, "sequencematch") for mesh in LINES)]
+CASES = [(CUBE, "le_cam"), *(stress(mesh, "sequencematch") for mesh in LINES)]
 CASES += [exhaustive(mesh, "sequencematch") for mesh in [*PLANES, *SMALLER]]
-CASES += [stress(CUBE, method) for method in sorted(METHODS) if method != "sequencematch"]
+CASES += [stress(CUBE, method) for method in sorted(METHODS) if method != "le_cam"]
 
 
 def axes(mesh, prefix="mesh."):
