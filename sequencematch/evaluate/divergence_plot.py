@@ -1,15 +1,15 @@
 """MAUVE's divergence curves as inline SVG, in the style of the other figures of a report."""
 
 import html
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import style
-from matplotlib.figure import Figure
 
-from sequencematch.evaluate.plots import CURVES, RC, embed, escape_unprintable, finite_or_nan
+from sequencematch.evaluate.plots import CURVES, draw_svg, escape_unprintable, finite_or_nan
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 MEANING = (
     "exp(−c KL) of generated texts (across) and of real ones (up) to their mixtures. The area under a "
@@ -47,15 +47,11 @@ def _points(curve: Sequence[Any]) -> np.ndarray:
 
 
 def _svg(curves: Sequence[np.ndarray]) -> str:
-    buffer = io.StringIO()
-    with style.context(["default", RC | {"svg.hashsalt": "mauve"}]):
-        figure = Figure(figsize=(3.6, 3.6), layout="constrained")
-        axes = figure.subplots()
+    def plot(axes: "Axes") -> None:
         for colour, points in zip(CURVES, curves, strict=False):
             axes.plot(*points.T, color=colour)
         # A margin, so that a curve along an edge is seen whole.
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="generated to mixture", aspect=1)
         axes.set_ylabel("real to mixture")
-        no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    return embed(buffer.getvalue(), "mauve", "MAUVE's divergence curve")
+
+    return draw_svg(plot, (3.6, 3.6), "mauve", "MAUVE's divergence curve")

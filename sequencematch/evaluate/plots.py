@@ -10,12 +10,14 @@ import itertools
 import math
 import re
 import sys
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from matplotlib import style, ticker
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+
+# matplotlib takes most of a second to import, so what draws imports it: most commands draw nothing.
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 # Placeholder colours for matplotlib, replaced by variables of the style sheet after drawing.
 # None is black: matplotlib leaves black out of the SVG, and there would be nothing to replace.
@@ -196,22 +198,35 @@ def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
 
 def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) -> str:
     """Returns a panel's SVG element; a function of the arguments alone, to the byte."""
-    name = re.sub("[^a-z]+", "-", panel.title.lower())
-    buffer = io.StringIO()
-    # The salt makes ids reproducible; the default style ignores a user's matplotlibrc.
-    with style.context(["default", RC | {"svg.hashsalt": name}]):
-        figure = Figure(figsize=(3.6, 2.1), layout="constrained")
-        axes = figure.subplots()
+
+    def plot(axes: "Axes") -> None:
         for colour, key in zip(CURVES, keys, strict=False):
             _draw(axes, key, colour, lines)
         _format_axes(axes, panel)
         _mark_phases(axes, metrics)
+
+    name = re.sub("[^a-z]+", "-", panel.title.lower())
+    return draw_svg(plot, (3.6, 2.1), name, panel.title)
+
+
+def draw_svg(
+    plot: Callable[["Axes"], None], inches: tuple[float, float], name: str, title: str
+) -> str:
+    """Returns what `plot` draws as an SVG element, whose ids begin with `name`."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    buffer = io.StringIO()
+    # The salt makes ids reproducible; the default style ignores a user's matplotlibrc.
+    with style.context(["default", RC | {"svg.hashsalt": name}]):
+        figure = Figure(figsize=inches, layout="constrained")
+        plot(figure.subplots())
         no_metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
         figure.savefig(buffer, format="svg", transparent=True, metadata=no_metadata)
-    return embed(buffer.getvalue(), name, panel.title)
+    return embed(buffer.getvalue(), name, title)
 
 
-def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
+def _draw(axes: "Axes", key: str, colour: str, lines: list[dict]) -> None:
     columns = ("step", key, *BANDS.get(key, (f"{key}_low", f"{key}_high")))
     rows = [
         [finite_or_nan(line.get(column)) for column in columns] for line in lines if key in line
@@ -223,8 +238,10 @@ def _draw(axes: Axes, key: str, colour: str, lines: list[dict]) -> None:
         axes.fill_between(steps, low, high, color=colour, alpha=0.16, linewidth=0)
 
 
-def _format_axes(axes: Axes, panel: Panel) -> None:
+def _format_axes(axes: "Axes", panel: Panel) -> None:
     """Sets scales, limits and number formats."""
+    from matplotlib import ticker
+
     axes.yaxis.set_major_locator(ticker.MaxNLocator(5))
     values = np.concatenate([line.get_ydata() for line in axes.lines])
     values = values[np.isfinite(values)]
@@ -240,7 +257,7 @@ def _format_axes(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_formatter(ticker.StrMethodFormatter("{x:,.0f}"))
 
 
-def _mark_phases(axes: Axes, metrics: list[dict]) -> None:
+def _mark_phases(axes: "Axes", metrics: list[dict]) -> None:
     """Draws a dashed line where a phase begins, and gives every panel the same range of steps."""
     left, right = metrics[0]["step"], metrics[-1]["step"]
     for phase, step in _phases(metrics):

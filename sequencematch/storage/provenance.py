@@ -104,7 +104,8 @@ def revision() -> str | None:
 
 def compiler_versions() -> dict[str, str]:
     """Versions of the installed packages that compile for accelerators."""
-    found = {x.metadata["Name"]: x.version for x in distributions()}
+    # Each is read once: x.version would read its metadata a second time.
+    found = {each["Name"]: each["Version"] for each in (x.metadata for x in distributions())}
     return {name: found[name] for name in sorted(filter(None, found)) if name.startswith(COMPILERS)}
 
 

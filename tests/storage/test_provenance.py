@@ -96,7 +96,7 @@ print(provenance.provenance())
 
 def test_names_the_compilers_that_are_installed(monkeypatch):
     installed = [("libtpu", "1"), ("jax", "2"), ("jax-cuda13-plugin", "3"), (None, "4")]
-    found = [SimpleNamespace(metadata={"Name": name}, version=x) for name, x in installed]
+    found = [SimpleNamespace(metadata={"Name": name, "Version": x}) for name, x in installed]
     monkeypatch.setattr(module, "distributions", lambda: found)
     assert compiler_versions() == {"jax-cuda13-plugin": "3", "libtpu": "1"}
 
