@@ -9,6 +9,7 @@ from experiments.grids import GRIDS, Cell, next_cells
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
+from tests.marks import exhaustive
 
 SMALL = {
     "data.train": 64,
@@ -67,7 +68,7 @@ def test_unpacked_bits_are_those_packed(n):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("method", ["bc", "sequencematch"])
+@pytest.mark.parametrize("method", [exhaustive("bc"), "sequencematch"])
 def test_a_branch_equals_a_run_of_its_own(tmp_path, method):
     changes = SMALL | {"data.dir": str(tmp_path / "data"), "objective.alpha": 0.1}
     cell = Cell(method, method, 0, "test", changes)

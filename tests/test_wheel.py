@@ -4,9 +4,12 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import product, starmap
 from pathlib import Path
 
 import pytest
+
+from tests.marks import exhaustive
 
 REPOSITORY = Path(__file__).parents[1]
 SHIPPED = ("sequencematch", "configs", "setup.cfg", "pyproject.toml", "README.md", "LICENSE")
@@ -28,9 +31,13 @@ def site(tmp_path_factory):
 
 @pytest.mark.stress
 @pytest.mark.parametrize(
-    "name", ["arithmetic:mle", "arithmetic:paper,le_cam", "jsonl:bc", "text:mle"]
+    ("name", "script"),
+    [
+        ("arithmetic:mle", True),
+        ("jsonl:bc", False),
+        *starmap(exhaustive, product(["arithmetic:paper,le_cam", "text:mle"], [True, False])),
+    ],
 )
-@pytest.mark.parametrize("script", [True, False], ids=["script", "module"])
 def test_it_runs_a_configuration_by_name(site, spellings, tmp_path, name, script):
     call = [site / "bin" / "sequencematch"] if script else ["-m", "sequencematch.main"]
     flags = [f"--config={name}", "--dry_run", "--workdir=run", f"--config.data.dir={tmp_path}/data"]

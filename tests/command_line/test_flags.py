@@ -161,6 +161,7 @@ def test_a_run_keeps_its_configuration_and_takes_overrides(finished_run):
     assert asked.config.train.steps == TINY["train.steps"]
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_help_is_there_without_docstrings():
     """As with `python -OO`, which drops them."""

@@ -102,6 +102,7 @@ def test_every_short_string_equals_the_stack_machine(short_strings):
     assert (full & tight.finished).any() and (full & ~tight.finished).any()
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_every_string_of_twelve_actions_equals_the_stack_machine():
     pairs = [(prompt, actions) for prompt in PROMPTS for actions in all_strings(12)]

@@ -9,7 +9,7 @@ MiB = 2**20
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("kind", [exhaustive("jsonl"), "txt"])
+@pytest.mark.parametrize("kind", [*map(exhaustive, ["jsonl", "txt"])])
 def test_memory_of_preparation_is_independent_of_the_corpus(tmp_path, kind):
     """Eight times the corpus takes no more, but for a hash of each document."""
     peaks = []

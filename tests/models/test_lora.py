@@ -17,7 +17,7 @@ from sequencematch.models.sharding import path_name, state_shardings
 from sequencematch.models.transformer import Transformer
 from sequencematch.train.mesh import make_mesh
 from tests import oracles
-from tests.marks import stress
+from tests.marks import exhaustive, stress
 
 SIZES = TransformerConfig(
     vocab_size=12, edits=2, layers=2, d_model=64, heads=4, kv_heads=2, d_ff=128
@@ -85,7 +85,7 @@ def all_passes(model):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("case", [stress("all"), "some", stress("4 bits")])
+@pytest.mark.parametrize("case", ["all", exhaustive("some"), "4 bits"])
 def test_merged_equals_applied(case):
     """In training, prefill and decode."""
     model = trained_network(CASES[case])
@@ -159,9 +159,9 @@ def test_nothing_to_adapt_is_refused():
     ("case", "mesh"),
     [
         ("4 bits", (1, 2, 4)),
-        ("4 bits", (2, 1, 2)),
-        ("all", (1, 2, 4)),
-        ("all", (2, 1, 2)),
+        exhaustive("4 bits", (2, 1, 2)),
+        exhaustive("all", (1, 2, 4)),
+        exhaustive("all", (2, 1, 2)),
     ],
 )
 def test_sharded_equals_unsharded(case, mesh):
