@@ -83,6 +83,8 @@ def answer_ids(
     Raises:
       ValueError: a text has no ids.
     """
+    if getattr(tokenizer, "is_additive", False):
+        return AnswerIds(tokenizer.encode(text), False)
     before = tokenizer.encode(prompt) if before is None else before
     whole = tokenizer.encode(prompt + text)
     if before and whole[: len(before)] == before:

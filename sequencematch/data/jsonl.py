@@ -4,6 +4,7 @@ A file is read once from begin to end, and every line is checked. After that exa
 when they are asked for.
 """
 
+import codecs
 import json
 import os
 import pathlib
@@ -194,7 +195,7 @@ def _pair(line: bytes, fields: str, write_chat: WriteChat) -> tuple[Mapping[str,
       ValueError: there is no such object, in UTF-8.
     """
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError) as cause:  # RecursionError: brackets nested too deeply
         # JSON has no NUL, and every other byte of UTF-16 is one where letters are Latin.
         if line.startswith(_BYTE_ORDER_MARKS) or b"\0" in line:
@@ -204,7 +205,10 @@ def _pair(line: bytes, fields: str, write_chat: WriteChat) -> tuple[Mapping[str,
     pair = read_pair(record) if isinstance(record, dict) else None
     if pair is None:
         raise ValueError(explain_misfit(record, fields))
-    "".join(pair).encode()  # fails for half a surrogate pair, which JSON can spell, and is no text
+    if b"\\u" in line:
+        "".join(
+            pair
+        ).encode()  # fails for half a surrogate pair, which JSON can spell, and is no text
     return record, pair
 
 
