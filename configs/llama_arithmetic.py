@@ -16,7 +16,7 @@ float32, so name the devices that share them, as in --config.mesh.model=8.
 
 The paper's QLoRA: kernels in 4 bits, adapters of rank 64 and alpha 16 on all linear maps of the blocks.
 
-Neither was run to the end yet. Any smaller model does: --config.model.path may be of SmolLM2.
+Neither was run to the end with that model. Any smaller one does: --config.model.path may be of SmolLM2.
 """
 
 from ml_collections import ConfigDict

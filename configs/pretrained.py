@@ -15,7 +15,9 @@ and max_actions to its longest prompt and answer (an error says what they need).
 
 Reproduces no table: the paper finetunes Llama2-7B by QLoRA (configs/llama_arithmetic.py). In a
 prototype in plain jax a step of 8 rows of 64 slots took 1.8 s on 2 cores in float32: about an hour for
-a run there, with 6 GiB of memory. No run was taken to the end yet, so no accuracy is known.
+a run there, with 6 GiB of memory. A whole run has not been made. One with train.steps=60 and
+train.bc_steps=40 (seed 0, 2,000 questions, commit f3147b8) ended after 15 minutes on 2 cores of an AMD
+EPYC, which it shared: 6 of 48 test questions right, greedy.
 """
 
 from ml_collections import ConfigDict

@@ -33,7 +33,6 @@ def flags_of(name, directory, folder, **changes):
     return [f"--config={ROOT / 'configs' / name}", *flags, f"--workdir={folder}"]
 
 
-@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     folder, out = tmp_path / "run", tmp_path / "mine"
@@ -103,7 +102,6 @@ def test_a_run_of_another_network_is_not_exported(finished_run, assert_refused, 
     assert_refused(["--mode=export needs --out=DIR"], *where)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_the_papers_arithmetic_runs(directory, tmp_path, capfd):
     flags = flags_of(
