@@ -162,7 +162,7 @@ def refuse(message, example, tokenizer=TOKENIZER):
 
 def test_a_reference_of_many_examples_is_checked():
     task = TASK._replace(splits={"train": [Example("1=", c, ("1", "2", "x")) for c in "12"]})
-    assert "'x' of '1=x' are not in the alphabet" in error_of(task)
+    assert "'x' of 'x' are not in the alphabet" in error_of(task)
 
 
 def test_cut_example_without_a_completion_is_refused():
@@ -179,7 +179,7 @@ def test_empty_prompt_needs_a_bos():
 
 
 def test_reference_without_ids_is_refused():
-    refuse("'x' of '1=x' are not in the alphabet", Example("1=", "1", ("1", "x")))
+    refuse("'x' of 'x' are not in the alphabet", Example("1=", "1", ("1", "x")))
 
 
 class Beyond(Subwords):
