@@ -83,7 +83,8 @@ class Checkpoints:
         keep_every: int = 0,
         best: int | None = None,
     ):
-        self.folder = workdir.absolute() / "checkpoints"
+        # orbax needs an absolute path, and tensorstore refuses one with "..".
+        self.folder = workdir.resolve() / "checkpoints"
         writes = keep is not None
         self._keep, self._keep_every, self._best = keep, keep_every, Best(best)
         policies = [

@@ -96,6 +96,15 @@ def test_the_newest_and_the_multiples_remain_and_reading_removes_none(
         assert int(restore(tiny_run, tmp_path).state.step) == STEPS
 
 
+def test_a_folder_may_be_named_by_way_of_another(tiny_run, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    folder = Path("..", "run")
+    with Checkpoints(folder, 1) as checkpoints:
+        save_steps(checkpoints, tiny_run.parts.initial(), [3])
+    assert int(restore(tiny_run, folder).state.step) == 3
+
+
 @pytest.mark.parametrize(
     ("keep", "every", "left"), [stress(1, 0, [24]), stress(2, 0, [21, 24]), (2, 12, [12, 21, 24])]
 )
