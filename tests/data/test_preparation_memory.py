@@ -3,13 +3,13 @@
 import pytest
 
 from experiments.preparation import prepare_apart, write_corpus
-from tests.marks import exhaustive
 
 MiB = 2**20
 
 
+@pytest.mark.exhaustive
 @pytest.mark.stress
-@pytest.mark.parametrize("kind", [*map(exhaustive, ["jsonl", "txt"])])
+@pytest.mark.parametrize("kind", ["jsonl", "txt"])
 def test_memory_of_preparation_is_independent_of_the_corpus(tmp_path, kind):
     """Eight times the corpus takes no more, but for a hash of each document."""
     peaks = []
