@@ -15,7 +15,6 @@ import pytest
 
 from sequencematch.cli.workdir import lock
 from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
-from tests.marks import exhaustive
 
 DEVICES = 4  # in all
 SIGNALLED_AT = 10  # records; a checkpoint is saved before
@@ -90,7 +89,8 @@ def test_two_processes_train_as_one(run_of_two, several_flags, tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("killed", [0, exhaustive(1)])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("killed", [0, 1])
 def test_the_other_stops_when_one_is_killed_and_both_resume(
     run_of_two, several_flags, tmp_path, killed
 ):
