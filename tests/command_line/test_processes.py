@@ -15,6 +15,7 @@ import pytest
 
 from sequencematch.cli.workdir import lock
 from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
+from tests.marks import exhaustive
 
 DEVICES = 4  # in all
 SIGNALLED_AT = 10  # records; a checkpoint is saved before
