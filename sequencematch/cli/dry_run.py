@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+from flax import nnx
 from ml_collections import ConfigDict
 from rich.console import Console
 from rich.markup import escape
@@ -11,6 +13,10 @@ from rich.padding import Padding
 from rich.table import Table
 
 from sequencematch.data.facts import describe
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.pretrained.configs import transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
+from sequencematch.models.sharding import path_name
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
 from sequencematch.setup.defaults import mesh_size, network_config
@@ -52,7 +58,10 @@ def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
         facts = Table.grid(padding=(0, 2))
         for name, fact in describe_run(parts, plan, folder):
             facts.add_row(f"[dim]{name}[/dim]", escape(fact))
-        for table in (facts, phase_table(plan, first), memory_table(parts)):
+        tables = [facts, parameter_table(parts.like.params, "trained parameter")]
+        if parts.parameters > parts.trained_parameters:
+            tables.append(parameter_table(parts.frozen, "frozen parameter"))
+        for table in (*tables, phase_table(plan, first), memory_table(parts)):
             console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
@@ -73,6 +82,8 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
         f"{parts.parameters:,} parameters: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
         f"{m.heads} heads, {m.kv_heads} key heads, {m.dtype}; {parts.slots} slots",
     )
+    if c.model.preset:
+        yield "", compare_vocabularies(c.model.preset, m)
     yield (
         "devices",
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "
@@ -86,6 +97,16 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     yield "folder", f"{folder}/ would hold {FILES}"
 
 
+def compare_vocabularies(preset: str, network: TransformerConfig) -> str:
+    """What a network with the rows of a task lacks of a known model's."""
+    own, task = transformer_config(PRESETS[preset]).vocab_size, network.embedding_rows
+    missing = (own - task) * network.d_model * (1 if network.tied else 2)
+    return (
+        f"{task:,} rows of embedding, the task's symbols; {preset} itself has {own:,}, which are "
+        f"{missing:,} parameters more"
+    )
+
+
 def data_origin(config: ConfigDict) -> str:
     """Where the data come from."""
     origins = {
@@ -93,6 +114,18 @@ def data_origin(config: ConfigDict) -> str:
         "jsonl": f"from {config.data.path}",
     }
     return origins.get(config.task, f"from {config.task}")
+
+
+def parameter_table(params: nnx.State, title: str) -> Table:
+    """The shape of each parameter, and of its part on a device; of blocks, the first axis is layers."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="dim")
+    table.add_column(title, overflow="fold")  # a name is never cut short
+    for name in ("shape", "on each device", "dtype"):
+        table.add_column(name, no_wrap=True)
+    for path, x in jax.tree_util.tree_leaves_with_path(params):
+        shapes = (x.shape, x.sharding.shard_shape(x.shape))
+        table.add_row(path_name(path), *("x".join(map(str, s)) for s in shapes), str(x.dtype))
+    return table
 
 
 def phase_table(plan: Plan, first: int) -> Table:

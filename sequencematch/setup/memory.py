@@ -264,11 +264,23 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     needed = estimate.peak - estimate.examples
     if needed <= available:
         return
-    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
-    default, given = flatten(defaults()), flatten(config)
-    keys = sorted(largest.keys, key=lambda key: -given[key] / default[key])[:3]
     raise DoesNotFit(
         f"the run needs about {format_bytes(needed)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
-        f"{largest.name}; lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)
+        f"{largest.name}; {remedy(config, largest.keys)}"
     )
+
+
+def remedy(config: ConfigDict, keys: Iterable[str]) -> str:
+    """What may be changed, so that a part that grows with these keys becomes smaller."""
+    if config.model.path or config.model.preset:
+        keys = [key for key in keys if key not in NETWORK]  # the model has sizes of its own
+    if not keys:
+        return (
+            "take a smaller model, train adapters (config.model.lora_rank) on kernels in 4 bits "
+            f"(config.model.lora_base='nf4'), or raise config.mesh.fsdp={config.mesh.fsdp}"
+        )
+    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
+    default, given = flatten(defaults()), flatten(config)
+    keys = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
+    return "lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)

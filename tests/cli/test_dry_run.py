@@ -1,5 +1,8 @@
 """A dry run traces each remaining step of a plan and computes nothing."""
 
+import re
+from math import prod
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax
@@ -7,8 +10,12 @@ import jax.numpy as jnp
 import pytest
 
 from sequencematch.cli import dry_run
+from sequencematch.models.pretrained.configs import transformer_config
+from sequencematch.models.pretrained.presets import PRESETS
+from sequencematch.setup.build import build, make_plan
 from sequencematch.train.mesh import make_mesh, replicated_sharding
 from sequencematch.train.plan import Phase, Plan
+from tests.setup.configs import valid_config_with
 
 
 def plan_of(*phases):
@@ -74,3 +81,43 @@ def test_refresh_is_traced_where_a_phase_has_samples():
 def test_remaining_phases_start_at_the_first_step(first, left):
     plan = plan_of(Phase("a", None, 4, False, 1), Phase("b", None, 9, False, 1))
     assert [(p.name, *span) for p, *span in dry_run.remaining_phases(plan, first)] == left
+
+
+@pytest.fixture(scope="module")
+def preset(spellings):
+    """The parts of a QLoRA run of llama2-7b on four devices; nothing of it is allocated."""
+    known = {"model.preset": "llama2-7b", "model.lora_rank": 64, "model.lora_base": "nf4"}
+    split = {f"data.{name}": 10 for name in ("train", "validation", "test")}
+    mesh = {"mesh.fsdp": 2, "mesh.model": 2}
+    return build(
+        valid_config_with({"task": "jsonl", "data.path": spellings, **known, **split, **mesh})
+    )
+
+
+def columns(table):
+    """The cells of each column of a table."""
+    return [list(column.cells) for column in table.columns]
+
+
+def test_each_parameter_is_shown_with_its_shape_and_its_part_on_a_device(preset):
+    names, shapes, parts, dtypes = columns(dry_run.parameter_table(preset.frozen, "frozen"))
+    shown = dict(zip(names, zip(shapes, parts, dtypes, strict=True), strict=True))
+    assert shown["blocks/feed_forward/up/kernel/qvalue"] == (
+        "32x4096x11008",
+        "32x2048x5504",
+        "uint4",
+    )
+    assert shown["norm/scale"] == ("4096", "4096", "float32")
+    names, shapes, parts, _ = columns(dry_run.parameter_table(preset.like.params, "trained"))
+    assert all("lora" in name or name == "edits/kernel" for name in names)
+    assert sum(prod(map(int, shape.split("x"))) for shape in shapes) == preset.trained_parameters
+
+
+def test_a_preset_is_compared_with_the_vocabulary_of_the_model(preset):
+    facts = [x for _, x in dry_run.describe_run(preset, make_plan(preset), Path("run"))]
+    (difference,) = (
+        int(f.split(": ")[1].split()[0].replace(",", "")) for f in facts if "fewer" in f
+    )
+    whole = transformer_config(PRESETS["llama2-7b"])
+    frozen = preset.parameters - preset.trained_parameters  # all but adapters and edits
+    assert frozen + difference == whole.matrices + whole.vectors

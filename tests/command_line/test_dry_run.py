@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from math import prod
 
 from tests.command_line.command import SAVE_EVERY, TINY, contents, read_json, run_command
 from tests.train.runs import CLONING, STEPS
@@ -19,6 +20,8 @@ def test_prints_what_the_run_will_do_and_writes_nothing(tiny_flags, finished_run
     assert ["sequencematch", f"{CLONING}", "to", f"{STEPS}", matched, sampled] in cells
     for words in ("40 train, 8 validation, 8 test", f"{summary['parameters']:,} parameters"):
         assert words in printed.out
+    shapes = re.findall(r"^ +\S+/\S+ +([\dx]+) +[\dx]+ +float32", printed.out, re.MULTILINE)
+    assert sum(prod(map(int, x.split("x"))) for x in shapes) == summary["parameters"]
     for part in ("the parameters", "the replay buffer", "gradients and activations", "at most"):
         assert part in [cell for row in cells for cell in row]
 

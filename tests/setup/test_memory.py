@@ -380,6 +380,21 @@ ABSURD = {
 }
 
 
+@pytest.mark.parametrize(
+    ("part", "advice"),
+    [
+        ("moments", "train adapters (config.model.lora_rank)"),
+        ("gradients", "lower config.train.batch_size=64 or"),
+    ],
+)
+def test_a_model_with_sizes_of_its_own_is_not_to_be_made_smaller_by_keys(part, advice):
+    config = valid_config_with({"model.preset": "llama2-7b"})
+    estimate = memory.estimate_training(config)
+    (found,) = (x for x in estimate.permanent + estimate.temporary if part in x.name)
+    assert advice in memory.remedy(config, found.keys)
+    assert not any(key in memory.remedy(config, found.keys) for key in memory.NETWORK)
+
+
 @pytest.mark.parametrize("key", ABSURD)
 def test_absurd_size_is_refused_with_the_key_to_lower(key):
     value, part = ABSURD[key]
