@@ -94,8 +94,8 @@ class Split(Sequence[Example]):
         row = int(self._rows[range(len(self))[index]])  # negative indices, and IndexError
         prompt, completion = self._file.pair(row)
         group = int(self._groups.number[row])
-        is_alone = self._groups.ends[group + 1] - self._groups.ends[group] == 1
-        return Example(prompt, completion, () if is_alone else self._references(group))
+        begin, end = self._groups.ends[group : group + 2].tolist()
+        return Example(prompt, completion, self._references(group) if end - begin > 1 else ())
 
     def place(self, index: int) -> str:
         """FILE:LINE of an example."""

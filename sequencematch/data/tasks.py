@@ -6,24 +6,33 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from sequencematch.data import arithmetic, countdown, gym, jsonl, text
+from sequencematch.data import countdown, jsonl
 from sequencematch.data.checkers import CHECKERS, OPEN_ENDED, Judge
 from sequencematch.data.fields import WriteChat, write_turns
+from sequencematch.data.gym_sets import DATA_SETS, REFUSED
 from sequencematch.data.task import Example, Task
 
 SPLITS = ("train", "validation", "test")
+
+
+def _later(module: str, function: str, *args: Any) -> Callable[[Any], Any]:
+    """A function of a module that is imported when it is called: it needs tensorflow-datasets."""
+    name = f"sequencematch.data.{module}"
+    return lambda data: getattr(importlib.import_module(name), function)(*args, data)
+
+
 TASKS: dict[str, Callable[[Any], Task]] = {
-    "arithmetic": arithmetic.task,
+    "arithmetic": _later("arithmetic", "task"),
     "countdown": countdown.task,
     "jsonl": jsonl.task,
-    "text": text.task,
-    **{f"gym/{name}": partial(gym.task, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
+    "text": _later("text", "task"),
+    **{f"gym/{name}": _later("gym", "task", name) for name in (*DATA_SETS, *REFUSED)},
 }
 # Those that write files into data.dir -> whether they are there already.
 PREPARED: dict[str, Callable[[Any], bool]] = {
-    "arithmetic": arithmetic.is_prepared,
-    "text": text.is_prepared,
-    **{f"gym/{name}": partial(gym.is_prepared, name) for name in gym.DATA_SETS},
+    "arithmetic": _later("arithmetic", "is_prepared"),
+    "text": _later("text", "is_prepared"),
+    **{f"gym/{name}": _later("gym", "is_prepared", name) for name in DATA_SETS},
 }
 # How the answers to each of them are judged: known without its data.
 JUDGES: dict[str, Callable[[Any], Judge]] = {
@@ -31,7 +40,7 @@ JUDGES: dict[str, Callable[[Any], Judge]] = {
     "countdown": lambda data: Judge(countdown.is_right, countdown.is_beginning),
     "jsonl": lambda data: CHECKERS[data.checker],
     "text": lambda data: OPEN_ENDED._replace(is_windowed=data.window > 0),
-    **{f"gym/{name}": partial(gym.judge, name) for name in (*gym.DATA_SETS, *gym.REFUSED)},
+    **{f"gym/{name}": _later("gym", "judge", name) for name in (*DATA_SETS, *REFUSED)},
 }
 
 
@@ -55,7 +64,7 @@ def load_task(name: str, data: Any, write_chat: WriteChat = write_turns) -> Task
         plain = ", ".join(task for task in TASKS if "/" not in task)
         raise ValueError(
             f"task={name!r}: did you mean {near!r}? Allowed: {plain}, gym/ and one of "
-            f"{', '.join(gym.DATA_SETS)}, or your own as 'package.module:function'"
+            f"{', '.join(DATA_SETS)}, or your own as 'package.module:function'"
         )
     if ":" in name:
         return _construct(name, constructor, data)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from configs import gym as configuration
-from sequencematch.data import gym
+from sequencematch.data import gym, gym_sets
 from sequencematch.data.tasks import TASKS, check_harmless, load_task
 from tests.data.preparation import contents
 
@@ -20,7 +20,9 @@ needs_package = pytest.mark.skipif(
     importlib.util.find_spec("reasoning_gym") is None, reason="reasoning-gym is not installed"
 )
 SIZES = {"train": 40, "validation": 8, "test": 12}
-FAST = [name for name in gym.DATA_SETS if name != "puzzle24"]  # which takes .1 s for a question
+FAST = [
+    name for name in gym_sets.DATA_SETS if name != "puzzle24"
+]  # which takes .1 s for a question
 
 
 def data_config(folder, **changes):
@@ -68,8 +70,8 @@ def test_missing_package_is_one_line_that_says_what_to_install(tmp_path, monkeyp
 @needs_package
 def test_every_data_set_is_offered_or_refused():
     package = importlib.import_module("reasoning_gym.factory")
-    assert {*gym.DATA_SETS, *gym.REFUSED} == set(package.DATASETS)
-    assert not {*gym.DATA_SETS} & {*gym.REFUSED}
+    assert {*gym_sets.DATA_SETS, *gym_sets.REFUSED} == set(package.DATASETS)
+    assert not {*gym_sets.DATA_SETS} & {*gym_sets.REFUSED}
 
 
 def is_prime(number):
@@ -180,9 +182,9 @@ ORACLES = {
 
 
 @needs_package
-@pytest.mark.parametrize("name", gym.DATA_SETS)
+@pytest.mark.parametrize("name", gym_sets.DATA_SETS)
 def test_an_example_can_be_solved_from_its_short_prompt(name):
-    row = gym.DATA_SETS[name]
+    row = gym_sets.DATA_SETS[name]
     rules = row.rules(gym._source(name, 0))
     config = configuration.get_config(f"{name},bc")
     for example in first(name):
@@ -238,7 +240,7 @@ def test_splits_have_their_sizes_no_prompt_twice_and_no_twins_in_common(name, tm
     splits = contents(task)
     assert {split: len(examples) for split, examples in splits.items()} == SIZES
     assert len({e.prompt for examples in splits.values() for e in examples}) == sum(SIZES.values())
-    key = gym.DATA_SETS[name].twin_key
+    key = gym_sets.DATA_SETS[name].twin_key
     keys = [{repr(key(e)) for e in examples} for examples in splits.values()]
     assert not any(a & b for a, b in itertools.combinations(keys, 2))
     tokenizer = task.tokenizer(("<bkspc>",))
@@ -261,8 +263,8 @@ def test_a_config_file_of_others_prepares_nothing(tmp_path):
 
 @needs_package
 def test_too_few_questions_are_said_in_one_line(tmp_path, monkeypatch):
-    row = gym.DATA_SETS["gcd"]
-    monkeypatch.setitem(gym.DATA_SETS, "gcd", row._replace(options={"max_value": 6}))
+    row = gym_sets.DATA_SETS["gcd"]
+    monkeypatch.setitem(gym_sets.DATA_SETS, "gcd", row._replace(options={"max_value": 6}))
     with pytest.raises(ValueError, match=r"^gym/gcd has only about \d+ different questions: lower"):
         load_task("gym/gcd", data_config(tmp_path, split="prompt"))
 
