@@ -90,8 +90,7 @@ def test_two_processes_train_as_one(run_of_two, several_flags, tmp_path):
 
 
 @pytest.mark.stress
-@pytest.mark.exhaustive
-@pytest.mark.parametrize("killed", [0, 1])
+@pytest.mark.parametrize("killed", [0, exhaustive(1)])
 def test_the_other_stops_when_one_is_killed_and_both_resume(
     run_of_two, several_flags, tmp_path, killed
 ):
