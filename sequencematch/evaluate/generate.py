@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding
+from jaxtyping import Int
 
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
@@ -107,16 +108,22 @@ class Generator:
             name: random_key(seed, Purpose.ANSWERS, i) for i, name in enumerate(decodings)
         }
 
-        def sample(decoding: Decoding | None, params, prompts, start, key, first):
+        def sample(decoding: Decoding | None, params, prompts, start, key, first, begun):
             model = with_whole_ends(nnx.merge(graph, params))
-            how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at)
+            how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at, begun=begun)
             return search.answer(model, mdp, prompts, start, key, first=first, **how)[0]
 
         self._sample = {
             name: jax.jit(partial(sample, decoding)) for name, decoding in decodings.items()
         }
 
-    def answers(self, params, examples: Sequence[Example], choice: str) -> Iterator[Answer]:
+    def answers(
+        self,
+        params,
+        examples: Sequence[Example],
+        choice: str,
+        begun: Int[np.ndarray, "examples K"] | None = None,
+    ) -> Iterator[Answer]:
         """Yields the answers to examples, in order.
 
         An answer depends on the seed and the example's number, not on how many are made at once.
@@ -125,9 +132,11 @@ class Generator:
           params: the model's.
           examples: what to answer.
           choice: a name of `decodings`.
+          begun: the first K actions of each answer, instead of the policy's; None for none.
         """
         prompts = [example.prompt for example in examples]
-        for example, actions in zip(examples, self.actions(params, prompts, choice), strict=True):
+        found = self.actions(params, prompts, choice, begun=begun)
+        for example, actions in zip(examples, found, strict=True):
             text, finished = self.text(actions), self.is_finished(actions)
             right = finished and self.task.check(example, text)
             yield Answer(example, actions, text, right, finished)
@@ -142,28 +151,33 @@ class Generator:
         return actions[-1] == self.mdp.eos or 0 < self._stop_at <= standing
 
     def actions(
-        self, params, prompts: Sequence[str], choice: str, first: int = 0
+        self,
+        params,
+        prompts: Sequence[str],
+        choice: str,
+        first: int = 0,
+        begun: Int[np.ndarray, "prompts K"] | None = None,
     ) -> Iterator[list[int]]:
         """Yields the ids of the actions that follow each prompt; otherwise as `answers`.
 
         Args:
-          params, choice: as of `answers`.
+          params, choice, begun: as of `answers`.
           prompts: what to answer.
           first: number of the first of them; the draws of an answer depend on its number.
         """
         encode = partial(encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots)
         for begin in range(0, len(prompts), self._rows):
-            chunk = prompts[begin : begin + self._rows]
             # One shape, one compilation: the last chunk is filled up with copies, dropped below.
-            filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
-            stacked = tuple(map(np.stack, zip(*map(encode, filled), strict=True)))
-            tokens, start = jax.device_put(stacked, self.sharding)
+            which = np.minimum(np.arange(begin, begin + self._rows), len(prompts) - 1)
+            stacked = tuple(map(np.stack, zip(*(encode(prompts[i]) for i in which), strict=True)))
+            own = None if begun is None else begun[which]
+            tokens, start, own = jax.device_put((*stacked, own), self.sharding)
             # A row draws with the number of its prompt, so batches of any size draw the same.
             sampled = self._sample[choice](
-                params, tokens, start, self._keys[choice], np.int32(first + begin)
+                params, tokens, start, self._keys[choice], np.int32(first + begin), own
             )
             episodes = fetch(sampled)
-            for row in range(len(chunk)):
+            for row in range(min(self._rows, len(prompts) - begin)):
                 executed = slice(episodes.start[row] + 1, episodes.end[row] + 1)
                 yield episodes.tokens[row, executed].tolist()
 

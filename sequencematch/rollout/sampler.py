@@ -46,6 +46,7 @@ class Generation(NamedTuple):
       keys: one random key per row.
       memory: what was removed, stacked to [B, T]; None where it plays no part, as in samples to learn
         from.
+      begun: int32[B, K], the first K actions; None where the policy takes all of them.
     """
 
     tokens: Int[Array, "B T"]
@@ -58,6 +59,7 @@ class Generation(NamedTuple):
     cache: Any
     keys: PRNGKeyArray
     memory: Memory | None = None
+    begun: Int[Array, "B K"] | None = None
 
 
 def begin(
@@ -68,11 +70,12 @@ def begin(
     max_actions: int,
     first: int | Int[Array, ""] = 0,
     decoding: Decoding | None = None,
+    begun: Int[Array, "B K"] | None = None,
 ) -> Generation:
     """Reads the prompts in one pass. Call `advance` next, up to `max_actions` times.
 
     Args:
-      model, prompts, start, key, max_actions, first, decoding: as in `sample`.
+      model, prompts, start, key, max_actions, first, decoding, begun: as in `sample`.
     """
     B, P = prompts.shape
     follows = decoding is not None and decoding.follows_slots
@@ -90,6 +93,7 @@ def begin(
         # Keyed by row number, so that a row's sample does not depend on the batch it is in.
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
         memory=memory,
+        begun=begun,
     )
 
 
@@ -114,6 +118,9 @@ def advance(
     g = generation
     logits = legal_logits(model.logits(read(g.hidden, g.depth)), mdp.legal)
     action = _choose_actions(model, mdp, g, decoding, logits).astype(jnp.int32)
+    if g.begun is not None:
+        taken = jnp.minimum(g.time - g.start, g.begun.shape[1])
+        action = read(jnp.append(g.begun, action[:, None], axis=1), taken)
     # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
     pops = jnp.asarray(mdp.pops)[action]
@@ -140,6 +147,7 @@ def advance(
         cache=cache,
         keys=g.keys,
         memory=memory,
+        begun=g.begun,
     )
 
 
@@ -194,6 +202,7 @@ def sample(
     first: int | Int[Array, ""] = 0,
     decoding: Decoding | None = None,
     stop_at: int = 0,
+    begun: Int[Array, "B K"] | None = None,
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
 
@@ -207,6 +216,7 @@ def sample(
       first: number of the first row, for callers that sample a few rows at a time.
       decoding: how an answer is chosen; None draws from the policy itself, as training needs.
       stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
+      begun: int32[B, K], the first K actions of each row, whatever the policy is; None for none.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
@@ -219,7 +229,7 @@ def sample(
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
         return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at)
 
-    initial = begin(model, prompts, start, key, max_actions, first, decoding)
+    initial = begin(model, prompts, start, key, max_actions, first, decoding, begun)
     _, final = jax.lax.while_loop(can_continue, decide, (jnp.int32(0), initial))
     return _episodes(mdp, final), final.log_probs
 
