@@ -13,10 +13,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FROZEN = json.loads((Path(__file__).parent / "frozen.json").read_text())
+FROZEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "frozen.json").read_text())
 LEARNING_RATES, WEIGHT_DECAYS = (1e-3, 2e-3, 4e-3, 8e-3), (0.1, 1.0)
 SEEDS = (0, 1, 2)  # for choices; the tables have seeds of their own
 ALPHAS, GAMMAS = (0.01, 0.03, 0.1, 0.3), (0.9, 0.998)
+ENTROPIES = ((1.0, 2.0), (1.0, 3.0), (2.0, 4.0), (2.0, 5.0))
 
 
 class Cell(NamedTuple):
@@ -27,8 +28,9 @@ class Cell(NamedTuple):
       method: a key of METHODS.
       seed: of everything but the questions, which are the same for all runs.
       split: whose questions are answered at the end, "validation" or "test".
-      changes: dotted keys of the configuration that differ from configs/arithmetic.py.
+      changes: dotted keys that differ from the configuration.
       last_changes: the same, from the end of behavioural cloning on.
+      config: name of a file in configs/.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Cell(NamedTuple):
     split: str
     changes: Mapping[str, Any]
     last_changes: Mapping[str, Any] = {}
+    config: str = "arithmetic"
 
 
 # The three splits reach equally deep into the stream of questions (data/splits.py).
@@ -89,6 +92,69 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
     return cells
 
 
+# SmolLM2-135M by LoRA of rank 16 on all linear maps of its blocks; every base from 2 to 16.
+SMOLLM2 = {
+    "data.train": 5_000,
+    "data.validation": 1_000,
+    "data.test": 2_000,
+    "data.bases": (),
+    "prompt_slots": 0,  # what the questions take in the model's tokens
+    "max_actions": 0,
+    "evaluate.max_actions": 0,
+    "evaluate.examples": 500,  # begun with wrong tokens, and asked for several samples
+    "evaluate.rows": 100,
+    "evaluate.samples": 4,
+    "model.lora_rank": 16,
+    "optimizer.learning_rate": 5e-4,
+    "train.batch_size": 16,
+    "train.steps": 900,
+    "train.bc_steps": 600,
+    "rollout.rows": 32,
+    "rollout.batch_size": 16,
+}
+NOISES: dict[str, dict[str, Any]] = {
+    "no noise": {"noise.kind": "none", "noise.eta": 0.0},
+    "random noise": {"noise.kind": "random", "noise.eta": 0.1},
+    "wrong digits": {"noise.kind": "ground_truth", "noise.eta": 0.1},
+}
+
+
+def on_smollm2(method: str, seed: int, split: str, name: str, changes: Mapping[str, Any]) -> Cell:
+    """A run on SmolLM2."""
+    return Cell(name, method, seed, split, {**SMOLLM2, **changes}, config="pretrained")
+
+
+def smollm2_entropies() -> list[Cell]:
+    """How hard questions are to be: mle should answer 40 to 70 % of them."""
+    return [
+        on_smollm2("mle", 0, "validation", f"mle entropy={e}", {"data.entropy": e})
+        for e in ENTROPIES
+    ]
+
+
+def smollm2_alphas() -> list[Cell]:
+    """alpha for sequencematch and le_cam on a pretrained model, on random noise."""
+    cells = []
+    for method, alpha in product(("le_cam", "sequencematch"), ALPHAS):
+        changes = FROZEN["smollm2"] | FROZEN[f"smollm2 {method}"] | NOISES["random noise"]
+        changes |= {"objective.alpha": alpha}
+        cells.append(on_smollm2(method, 0, "validation", f"{method} alpha={alpha:g}", changes))
+    return cells
+
+
+def smollm2() -> list[Cell]:
+    """The paper's arithmetic on a pretrained model: methods x kinds of noise, on test questions."""
+    cells = []
+    for seed in (1, 2):
+        cells.append(on_smollm2("mle", seed, "test", "mle", FROZEN["smollm2"]))
+        for method, (kind, noise) in product(("bc", "sequencematch"), NOISES.items()):
+            changes = FROZEN["smollm2"] | FROZEN.get(f"smollm2 {method}", {}) | noise
+            cells.append(on_smollm2(method, seed, "test", f"{method}, {kind}", changes))
+        changes = FROZEN["smollm2"] | FROZEN["smollm2 le_cam"]  # with the noise that was best
+        cells.append(on_smollm2("le_cam", seed, "test", "le_cam", changes))
+    return cells
+
+
 def next_cells(cells: Sequence[Cell], accuracies: Mapping[tuple[str, int], float]) -> list[Cell]:
     """The cells without a row, of the first seed that has such; empty if the grid is done.
 
@@ -126,5 +192,8 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "mle": lambda: optimizers("mle"),
     "objectives": objectives,
     "table_5000": lambda: table(PAPER, range(3, 8), equal_tokens=True),
+    "smollm2_entropies": smollm2_entropies,
+    "smollm2_alphas": smollm2_alphas,
+    "smollm2": smollm2,
     "table_20000": lambda: table(MANY, range(3, 6), equal_tokens=False),
 }

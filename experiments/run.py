@@ -17,7 +17,7 @@ from contextlib import contextmanager
 
 from absl import app, flags, logging
 
-from experiments.cells import RESULTS, STEMS, read_rows, row
+from experiments.cells import RESULTS, RUNS, forget, read_rows, row
 from experiments.grids import GRIDS, Cell, next_cells
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
@@ -26,9 +26,9 @@ GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 @contextmanager
 def claim(grid: str, cell: Cell) -> Iterator[bool]:
     """Takes a cell while its row is made; False if another process has it. Ends with the process."""
-    STEMS.mkdir(parents=True, exist_ok=True)
+    RUNS.mkdir(parents=True, exist_ok=True)
     name = f"{grid}-{cell.seed}-{zlib.crc32(cell.name.encode()):08x}.lock"
-    with open(STEMS / name, "w") as lock:
+    with open(RUNS / name, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,6 +51,7 @@ def run_one(grid: str, cells: Sequence[Cell]) -> bool:
             # Another process may have made its row since `cells` were read.
             if is_ours and cell in missing_cells(grid):
                 append(grid, row(cell))
+                forget(cell)
                 return True
     return False
 

@@ -4,7 +4,8 @@
 
 One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds and
 questions (two-way bootstrap). Then the paired difference of each setting to the first, by seed and
-question. A difference is claimed only where its interval excludes zero.
+question. A difference is claimed only where its interval excludes zero. Of test questions also: answers
+after wrong starts, and how well scores of answers tell right ones from wrong ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,9 @@ from absl import app, flags
 
 from experiments.cells import read_rows, unpack
 from experiments.grids import GRIDS
+from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
+from sequencematch.evaluate.wrong_starts import LENGTHS
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 CHOICES = ("greedy", "unedited", "sampled")
@@ -35,18 +38,23 @@ def right(rows: Rows, seeds: Sequence[int], choice: str) -> np.ndarray:
     """bool[S, N]: whether the run of each seed answered each question rightly."""
     figures = [rows[seed]["figures"] for seed in seeds]
     # A method without edits has one greedy answer, edited or not.
-    chosen = [f.get(choice, f["greedy"]) for f in figures]
-    return np.stack([unpack(f["questions"], f["n"]) for f in chosen])
+    return stack([f.get(choice, f["greedy"]) for f in figures])
+
+
+def stack(figures: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """bool[S, N]: which of n questions each run answered rightly."""
+    return np.stack([unpack(f["questions"], f["n"]) for f in figures])
+
+
+def share(table: np.ndarray) -> str:
+    """The mean of bool[S, N] and its interval over runs and questions."""
+    low, high = accuracy_interval(table)
+    return f"{table.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def accuracy_cells(rows: Rows) -> list[str]:
     """Accuracy and its interval, for each way of decoding."""
-    cells = []
-    for choice in CHOICES:
-        table = right(rows, list(rows), choice)
-        low, high = accuracy_interval(table)
-        cells.append(f"{table.mean():.1%} [{low:.1%}, {high:.1%}]")
-    return cells
+    return [share(right(rows, list(rows), choice)) for choice in CHOICES]
 
 
 def difference_cells(rows: Rows, base: Rows) -> list[str]:
@@ -60,14 +68,43 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
     return cells
 
 
+def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
+    """Accuracy and its interval after 1, 2, ... wrong tokens; nothing for a method without edits."""
+    starts = [row["figures"].get("wrong_starts", {}).get(choice, []) for row in rows.values()]
+    return [share(stack(of_one_length)) for of_one_length in zip(*starts, strict=True)]
+
+
+def auc_cells(rows: Rows, kind: str) -> list[str]:
+    """Mean over runs of the area under the ROC curve, of each score of answers."""
+    cells, found = [], [row["figures"]["auc"] for row in rows.values()]
+    for score in found[0]:
+        # There is none where all answers of a run are right, or all are wrong.
+        known = [auc[score][kind] for auc in found if auc[score][kind] is not None]
+        cells.append(f"{np.mean(known):.2f}" if known else "")
+    return cells
+
+
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
     """Prints a table in Markdown."""
     for line in (header, ["---"] * len(header), *lines):
         print(f"| {' | '.join(line)} |")
 
 
+def print_test_figures(settings: Mapping[str, Rows]) -> None:
+    """Prints what is measured on test questions alone."""
+    for choice in VALIDATED:
+        lines = [[name, *wrong_start_cells(rows, choice)] for name, rows in settings.items()]
+        print(f"\nRight after so many wrong tokens at the start, {choice}:\n")
+        print_table(["setting", *map(str, LENGTHS)], [line for line in lines if line[1:]])
+    scores = list(next(iter(settings.values())).values())[0]["figures"]["auc"]
+    for kind in ("pooled", "within"):
+        print(f"\nArea under the ROC curve of correctness, {kind}:\n")
+        lines = [[name, *auc_cells(rows, kind)] for name, rows in settings.items()]
+        print_table(["setting", *scores], lines)
+
+
 def main(argv: list[str]) -> None:
-    """Prints both tables."""
+    """Prints the tables."""
     settings = by_setting(read_rows(GRID.value))
     lines = []
     for name, rows in settings.items():
@@ -82,6 +119,8 @@ def main(argv: list[str]) -> None:
         ["setting", *CHOICES],
         [[name, *difference_cells(settings[name], settings[base])] for name in others],
     )
+    if all("auc" in row["figures"] for rows in settings.values() for row in rows.values()):
+        print_test_figures(settings)
 
 
 if __name__ == "__main__":

@@ -1,20 +1,36 @@
 """The grids of experiments: their cells are valid, and a branch is what a whole run would be."""
 
+import importlib
+import json
+
 import jax
 import numpy as np
 import pytest
 
-from experiments.cells import advance, make_parts, pack, run, unpack
+from experiments import tables
+from experiments.cells import (
+    advance,
+    begin,
+    cloning,
+    folder_of,
+    forget,
+    judge,
+    pack,
+    run,
+    stem,
+    unpack,
+)
 from experiments.grids import GRIDS, Cell, next_cells
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
 from tests.marks import exhaustive
 
 SMALL = {
     "data.train": 64,
     "data.validation": 4,
     "data.test": 8,
+    "evaluate.examples": 8,
+    "evaluate.rows": 8,
     "model.layers": 1,
     "model.d_model": 16,
     "model.d_ff": 16,
@@ -32,9 +48,10 @@ def test_every_cell_is_a_valid_configuration_of_its_own(grid):
     cells = GRIDS[grid]()
     assert len({(cell.name, cell.seed) for cell in cells}) == len(cells)
     for cell in cells:
-        config = defaults()
-        changes = {**cell.changes, **cell.last_changes, "method": cell.method}
-        config.update_from_flattened_dict(changes)
+        config = importlib.import_module(f"configs.{cell.config}").get_config(cell.method)
+        if config.model.path:  # the directory may not be there
+            config.model.update(path="", preset="smollm2-135m")
+        config.update_from_flattened_dict({**cell.changes, **cell.last_changes})
         check_config(config)
 
 
@@ -69,11 +86,24 @@ def test_unpacked_bits_are_those_packed(n):
 
 @pytest.mark.stress
 @pytest.mark.parametrize("method", [exhaustive("bc"), "sequencematch"])
-def test_a_branch_equals_a_run_of_its_own(tmp_path, method):
+def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     changes = SMALL | {"data.dir": str(tmp_path / "data"), "objective.alpha": 0.1}
     cell = Cell(method, method, 0, "test", changes)
-    whole_parts = make_parts(method, 0, changes)
-    whole = advance(whole_parts, make_plan(whole_parts), whole_parts.initial(), 6)
-    for _ in range(2):  # the stem is trained by the first, and read from disk by the second
-        _, _, branch = run(cell, tmp_path / "stems")
+    parts, first = begin(cell)
+    plan = make_plan(parts)
+    whole = advance(parts, plan, first, 6, tmp_path / "whole")
+    for folder in (tmp_path / "once", tmp_path / "resumed"):
+        if folder.name == "resumed":  # after a kill at step 4
+            parts, first = begin(cell)  # a state is used up by the steps that begin with it
+            start = stem(cell, folder)._replace(replay=first.replay)
+            advance(parts, plan, start, 4, folder_of(cell, folder))
+        _, _, branch = run(cell, folder)
         jax.tree.map(np.testing.assert_array_equal, branch.params, whole.params)
+        forget(cell, folder)
+        assert [path.name for path in folder.iterdir()] == [folder_of(cloning(cell), folder).name]
+    figures = judge(parts, branch, "test")
+    tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
+    printed = capsys.readouterr().out
+    for choice in ("greedy", "sampled"):
+        rights = [unpack(x["questions"], x["n"]).mean() for x in figures["wrong_starts"][choice]]
+        assert len(rights) == 4 and f"| a | {rights[0]:.1%} [" in printed
