@@ -101,16 +101,16 @@ SMOLLM2 = {
     "prompt_slots": 0,  # what the questions take in the model's tokens
     "max_actions": 0,
     "evaluate.max_actions": 0,
-    "evaluate.examples": 500,  # begun with wrong tokens, and asked for several samples
+    "evaluate.examples": 250,  # begun with wrong tokens, and asked for several samples
     "evaluate.rows": 100,
-    "evaluate.samples": 4,
+    "evaluate.samples": 2,
     "model.lora_rank": 16,
     "optimizer.learning_rate": 5e-4,
-    "train.batch_size": 16,
-    "train.steps": 900,
-    "train.bc_steps": 600,
-    "rollout.rows": 32,
-    "rollout.batch_size": 16,
+    "train.batch_size": 8,
+    "train.steps": 750,
+    "train.bc_steps": 500,
+    "rollout.rows": 16,
+    "rollout.batch_size": 8,
 }
 NOISES: dict[str, dict[str, Any]] = {
     "no noise": {"noise.kind": "none", "noise.eta": 0.0},
