@@ -26,9 +26,9 @@ from sequencematch.models.gathering import (
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
 from sequencematch.models.network import Network
 
-# Layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles longer:
-# up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to exist in
-# floats.
+# The most layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles
+# longer: up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to
+# exist in floats.
 UNROLL = {"float": 4, "nf4": 1}
 
 # Name -> what becomes of a layer: whether all of its activations are stored for the backward pass
@@ -80,6 +80,14 @@ def draw_blocks(config: TransformerConfig, rngs: nnx.Rngs) -> Block:
     return nnx.merge(nnx.graphdef(one), params)
 
 
+def unrolled_layers(config: TransformerConfig) -> int:
+    """Layers that one iteration of the loop runs: they divide L, or XLA would copy all parameters.
+
+    It would cut off the layers that are left over, and join their gradients to those of the others.
+    """
+    return max(n for n in range(1, UNROLL[config.lora.base] + 1) if config.layers % n == 0)
+
+
 def is_in_4_bits(_: tuple, param: nnx.Variable) -> bool:
     """Whether a parameter is a matrix in 4 bits."""
     return isinstance(param.get_value(), qwix.QArray)
@@ -125,7 +133,7 @@ class Transformer(nnx.Module):
             own, params = self._together((own, params))
             return self._divide(nnx.merge(graph, own, params)(x, visibility)[0]), None
 
-        layer, unroll = REMAT[self.config.remat](layer), UNROLL[self.config.lora.base]
+        layer, unroll = REMAT[self.config.remat](layer), unrolled_layers(self.config)
         if self.mesh is not None and self.mesh.shape["fsdp"] > 1:
             # One layer's at a time, and again in the backward pass.
             layer, unroll = jax.checkpoint(layer, policy=is_not_put_together, prevent_cse=False), 1

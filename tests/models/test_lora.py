@@ -14,7 +14,7 @@ from sequencematch.core.types import Visibility
 from sequencematch.models import lora, nf4, transformer
 from sequencematch.models.config import LINEARS, Lora, TransformerConfig
 from sequencematch.models.sharding import path_name, state_shardings
-from sequencematch.models.transformer import Transformer
+from sequencematch.models.transformer import Transformer, unrolled_layers
 from sequencematch.train.mesh import make_mesh
 from tests import oracles
 from tests.marks import exhaustive, stress
@@ -246,10 +246,10 @@ LAYER = 4 * (
 )  # bytes of one layer's kernels in floats
 
 
-def large_network(layers, remat="full"):
+def large_network(layers, remat="full", base="nf4"):
     """Configuration of a network whose kernels take more than all else."""
     sizes = dict(layers=layers, d_model=512, d_ff=1024, remat=remat)
-    return replace(SIZES, lora=Lora(rank=4, base="nf4"), **sizes)
+    return replace(SIZES, lora=Lora(rank=4, base=base), **sizes)
 
 
 def step_memory(config):
@@ -268,6 +268,16 @@ def test_one_layer_of_kernels_exists_in_floats(monkeypatch):
     assert many < 3 * LAYER and many - few < 4 * 0.3 * LAYER
     monkeypatch.setitem(transformer.UNROLL, "nf4", 8)
     assert step_memory(large_network(8, remat="none")) > 7.5 * LAYER
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("layers", [6, 7])
+def test_frozen_kernels_are_not_copied_whole(layers, monkeypatch):
+    """They are where an iteration of the loop runs layers that do not divide their number."""
+    config = large_network(layers, base="float")
+    assert step_memory(config) < (unrolled_layers(config) + 0.5) * LAYER < layers * LAYER
+    monkeypatch.setattr(transformer, "unrolled_layers", lambda _: 4)
+    assert step_memory(config) > layers * LAYER
 
 
 @pytest.mark.stress

@@ -13,7 +13,13 @@ from sequencematch.core.reductions import action_values
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Visibility
 from sequencematch.models.config import Lora, TransformerConfig
-from sequencematch.models.transformer import UNROLL, Block, Transformer, draw_blocks
+from sequencematch.models.transformer import (
+    UNROLL,
+    Block,
+    Transformer,
+    draw_blocks,
+    unrolled_layers,
+)
 from tests import oracles
 from tests.marks import stress
 
@@ -240,6 +246,11 @@ def test_how_layers_are_run_does_not_change_results(sizes, transformer, unroll, 
     found = nnx.jit(nnx.value_and_grad(lambda *args: log_likelihood(*args)))(other, trajectories)
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_an_iteration_runs_as_many_layers_as_divide_their_number(sizes):
+    runs = [unrolled_layers(TransformerConfig(**sizes | {"layers": n})) for n in range(1, 37)]
+    assert runs[:8] == [1, 2, 3, 4, 1, 3, 1, 4] and runs[30 - 1] == 3 and runs[36 - 1] == 4
 
 
 # Edits.
