@@ -34,6 +34,7 @@ from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.pretrained import configs, reader
 from sequencematch.models.transformer import Transformer, parameter_shapes
 from sequencematch.storage.provenance import hardware
+from sequencematch.train.plan import peak_bytes
 
 MODEL = flags.DEFINE_string("model", DIRECTORY, "The directory of a model.")
 TURNS = flags.DEFINE_integer("turns", 12, "How often each step is timed.", lower_bound=1)
@@ -186,7 +187,7 @@ def main(argv: list[str]) -> int | None:
         in_torch = has_torch and kind in IN_TORCH
         sides = [f"{kind}/{maker}" for maker in ("ours", *["torch"] * in_torch)]
         losses, seconds = take_turns(sides, folder)
-        peak = compile_ours(kind, folder)[0].memory_analysis().peak_memory_in_bytes
+        peak = peak_bytes(compile_ours(kind, folder)[0])
         line = f"{kind:<6} {np.median(seconds[0]):.2f} s a step, peak {peak / 2**20:,.0f} MiB"
         if in_torch:
             ratio = np.quantile(seconds[1] / seconds[0], (0.25, 0.5, 0.75))

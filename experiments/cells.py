@@ -72,7 +72,7 @@ def advance(parts: Parts, plan: Plan, state: TrainState, until: int, folder: Pat
     return state
 
 
-def cloning(cell: Cell) -> Cell:
+def stem_cell(cell: Cell) -> Cell:
     """The behavioural cloning that a cell begins with, as a cell of its own."""
     # The objective plays no part in it, nor does what changes later.
     changes = {k: v for k, v in cell.changes.items() if not k.startswith("objective.")}
@@ -81,11 +81,11 @@ def cloning(cell: Cell) -> Cell:
 
 def stem(cell: Cell, runs: Path = RUNS) -> TrainState:
     """The state after the behavioural cloning of a cell, from disk if it has been trained already."""
-    folder = folder_of(cloning(cell), runs)
+    folder = folder_of(stem_cell(cell), runs)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another process may be training it: wait
-        parts, state = begin(cloning(cell))
+        parts, state = begin(stem_cell(cell))
         return advance(parts, make_plan(parts), state, parts.config.train.bc_steps, folder)
 
 

@@ -11,13 +11,13 @@ from experiments import tables
 from experiments.cells import (
     advance,
     begin,
-    cloning,
     folder_of,
     forget,
     judge,
     pack,
     run,
     stem,
+    stem_cell,
     unpack,
 )
 from experiments.grids import GRIDS, Cell, next_cells
@@ -100,7 +100,7 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
         _, _, branch = run(cell, folder)
         jax.tree.map(np.testing.assert_array_equal, branch.params, whole.params)
         forget(cell, folder)
-        assert [path.name for path in folder.iterdir()] == [folder_of(cloning(cell), folder).name]
+        assert [path.name for path in folder.iterdir()] == [folder_of(stem_cell(cell), folder).name]
     figures = judge(parts, branch, "test")
     tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
     printed = capsys.readouterr().out

@@ -206,9 +206,16 @@ def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches
             prompt = plan.place(prompts[first])
             plan.refresh.lower(state, *prompt).compile()
         batch = plan.place(data[first])
-        found = phase.step.lower(state, batch).compile().memory_analysis()
-        if found is not None:
-            # The new state takes the memory of the old one: `alias`.
-            new = found.output_size_in_bytes - found.alias_size_in_bytes
-            most = max(most, found.argument_size_in_bytes + new + found.temp_size_in_bytes)
+        most = max(most, peak_bytes(phase.step.lower(state, batch).compile()))
     return most
+
+
+def peak_bytes(program: jax.stages.Compiled) -> int:
+    """Bytes of each device that a program takes, what it is given included; 0 if XLA does not say."""
+    found = program.memory_analysis()
+    if found is None:
+        return 0
+    # Donated arguments give their memory to results: `alias`. (On CPUs XLA's own figure of the peak
+    # leaves out what a program takes meanwhile.)
+    new = found.output_size_in_bytes - found.alias_size_in_bytes
+    return found.argument_size_in_bytes + new + found.temp_size_in_bytes
