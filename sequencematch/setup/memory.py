@@ -106,7 +106,12 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
     gradients, _ = parameter_bytes(c, network)
     step = gradients + cast_bytes(network) // (model * c.mesh.fsdp) + gathered_bytes(c, network, 2)
     step += activation_bytes(network, rows, T) // model
-    learning = Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK))
+    learning = max(
+        Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK)),
+        # New parameters and moments are kept apart until it is known that they are finite.
+        Part("gradients and what they change", 4 * gradients, NETWORK),
+        key=lambda part: part.size,
+    )
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
     saved = [part for part in evaluation.permanent if part.name != FROZEN]
