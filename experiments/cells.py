@@ -24,6 +24,7 @@ import jax
 import numpy as np
 
 from experiments.grids import Cell
+from experiments.texts import judge_texts
 from sequencematch.cli.results import policy_statistics
 from sequencematch.cli.resume import first_parameters
 from sequencematch.evaluate.accuracy import accuracy
@@ -110,7 +111,12 @@ def forget(cell: Cell, runs: Path = RUNS) -> None:
 
 
 def judge(parts: Parts, state: TrainState, split: str) -> dict[str, Any]:
-    """Accuracy and edits by way of decoding, with the questions that were answered rightly."""
+    """Accuracy and edits by way of decoding, with the questions that were answered rightly.
+
+    Of open texts, whose answers are neither right nor wrong, the figures of `texts`.
+    """
+    if parts.task.is_open:
+        return judge_texts(parts, state)
     generator, examples = make_generator(parts), parts.task.splits[split]
     figures: dict[str, Any] = {}
     for choice in generator.decodings:

@@ -155,6 +155,63 @@ def smollm2() -> list[Cell]:
     return cells
 
 
+WIKITEXT = (
+    Path(__file__).parents[2] / "shared/data"
+)  # two parts of WikiText-2, where they are there
+TEXTS = {
+    "data.validation": 200,
+    "data.test": 1_000,
+    "data.window": 128,
+    "data.prompt": 32,
+    "evaluate.stop_at": 128,
+    "evaluate.samples": 1,
+    "evaluate.decodings": ("greedy", "sampled"),
+    "evaluate.rows": 100,
+}
+WAYS = ("greedy", "sampled", "top_p=0.95", "min_p=0.05", "top_k=4,contrastive=0.6")
+
+
+def corpus() -> dict[str, str]:
+    """Stretches of some sentences of WikiText-2 where it is there, else Python's docstrings."""
+    if not WIKITEXT.is_dir():
+        return {"data.corpus": "stdlib"}
+    # A document begins at a capital, and holds 160 characters or what is left of its paragraph.
+    divider = r"[A-Z](?:[^\n]{160,}?\. |[^\n]*\n)"
+    return {"data.corpus": f"files:{WIKITEXT}/wikitext2_*.txt", "data.divider": divider}
+
+
+def texts() -> list[Cell]:
+    """Methods and ways to answer on text, small networks of characters from scratch, equal tokens."""
+    cells = []
+    for seed in SEEDS:
+        for method in ("mle", "unlikelihood", "bc", "sequencematch", "le_cam", "iql_offline"):
+            changes, last = {**TEXTS, **corpus()}, {}
+            if method == "mle":
+                changes["evaluate.decodings"] = WAYS
+            # sequencematch takes 67.2 rows in each step after 1,000 of 32: its batch, as many samples
+            # and its share of a refresh. The others have as many in as many steps, or more steps.
+            if method in ("bc", "le_cam"):
+                last = {"train.batch_size": 67}
+            elif method != "sequencematch":
+                changes["train.steps"] = 2_050
+            cells.append(Cell(method, method, seed, "test", changes, last, "text"))
+    return cells
+
+
+def texts_smollm2() -> list[Cell]:
+    """Three methods on SmolLM2 by LoRA, equal tokens."""
+    changes, cells = {**TEXTS, **corpus()}, []
+    for seed in SEEDS[:2]:
+        # After 200 steps of 8 rows sequencematch takes 16.4 in each of 100.
+        more = {"train.steps": 405}
+        cells += [
+            Cell("mle", "mle", seed, "test", changes | more, {}, "text_pretrained"),
+            Cell("bc", "bc", seed, "test", changes, {"train.batch_size": 16}, "text_pretrained"),
+            Cell("sequencematch", "sequencematch", seed, "test", changes, {}, "text_pretrained"),
+        ]
+    return cells
+
+
 def next_cells(cells: Sequence[Cell], accuracies: Mapping[tuple[str, int], float]) -> list[Cell]:
     """The cells without a row, of the first seed that has such; empty if the grid is done.
 
@@ -195,5 +252,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "smollm2_entropies": smollm2_entropies,
     "smollm2_alphas": smollm2_alphas,
     "smollm2": smollm2,
+    "texts": texts,
+    "texts_smollm2": texts_smollm2,
     "table_20000": lambda: table(MANY, range(3, 6), equal_tokens=False),
 }

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
+from experiments import texts
 from experiments.cells import read_rows, unpack
 from experiments.grids import GRIDS
 from sequencematch.evaluate.generate import VALIDATED
@@ -106,6 +107,9 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
 def main(argv: list[str]) -> None:
     """Prints the tables."""
     settings = by_setting(read_rows(GRID.value))
+    if GRID.value.startswith("texts"):
+        print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
+        return
     lines = []
     for name, rows in settings.items():
         first, n = next(iter(rows.values())), len(rows)

@@ -32,8 +32,8 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
     library, n = load_optional("mauve", "mauve"), len(answers)
     if n < 2 * BUCKET:
         raise ValueError(f"mauve needs {2 * BUCKET} texts or more, for two buckets: there are {n}")
-    real = reference.features([(e.prompt, e.completion) for e in examples])
-    made = reference.features([(a.example.prompt, a.text) for a in answers])
+    real = reference.read([(e.prompt, e.completion) for e in examples]).features
+    made = reference.read([(a.example.prompt, a.text) for a in answers]).features
     how = dict(num_buckets=n // BUCKET, mauve_scaling_factor=SCALE, verbose=False)
     found = [library.compute_mauve(real, made, seed=seed, **how) for seed in range(SEEDS)]
     scores = [float(each.mauve) for each in found]
@@ -72,7 +72,7 @@ def reference_perplexity(
 
 
 def _perplexity(reference: Reference, pairs: Sequence[tuple[str, str]]) -> float | None:
-    sums, counts = reference.log_likelihoods(pairs)
+    _, sums, counts = reference.read(pairs)
     return float(np.exp(-sums.sum() / counts.sum())) if counts.sum() else None
 
 

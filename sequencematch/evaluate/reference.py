@@ -1,15 +1,17 @@
 """What another language model says of texts: their likelihood, and features for MAUVE."""
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jaxtyping import Float, Int
 
 from sequencematch.core.types import Visibility
 from sequencematch.data.episodes import answer_ids
@@ -21,6 +23,7 @@ from sequencematch.models.transformer import Transformer, parameter_shapes
 from sequencematch.storage.fingerprint import fingerprints
 
 _ROWS, _STEP = 8, 64  # texts at once; lengths are rounded up to multiples, so that few are compiled
+_REMEMBERED = 3  # sets of texts: the real ones, those that are measured, and those before
 
 Pair = tuple[str, str]  # prompt, text
 
@@ -44,8 +47,8 @@ class Reference:
         self._params = read_params(open_weights(self.path), family_of(config), shapes)
         graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
         self._context = sizes.context if sizes.positions == "learned" else None
-        self._last = jax.jit(partial(_last_states, graph))
-        self._log_probs = jax.jit(partial(_log_probs, graph))
+        self._call = jax.jit(partial(_read_rows, graph))
+        self._known: OrderedDict[tuple[Pair, ...], Reading] = OrderedDict()
 
     @property
     def checksum(self) -> int:
@@ -53,23 +56,19 @@ class Reference:
         parts = sorted((name, int(x)) for name, x in fingerprints(self._params).items())
         return zlib.crc32(repr((parts, self._tokenizer.fingerprint)).encode())
 
-    def features(self, pairs: Sequence[Pair]) -> np.ndarray:
-        """Final hidden states of the last token of each prompt with its text, [N, D]."""
-        rows = self._read(self._last, pairs)
-        return np.stack([row for row, _ in rows])
+    def read(self, pairs: Sequence[Pair]) -> "Reading":
+        """What the model says of each text after its prompt.
 
-    def log_likelihoods(self, pairs: Sequence[Pair]) -> tuple[np.ndarray, np.ndarray]:
-        """(Σ log p of the tokens of each text after its prompt, their number).
-
-        A text without prompt, in a model without `<bos>`, has no probability of its first token: it is
-        not counted.
+        The last few sets of texts are remembered: several metrics ask for the same ones.
         """
-        sums, counts = [], []
-        for row, (before, ids) in self._read(self._log_probs, pairs):
-            begin = max(before, 1)
-            sums.append(float(row[begin - 1 : len(ids) - 1].sum()))
-            counts.append(max(len(ids) - begin, 0))
-        return np.asarray(sums), np.asarray(counts)
+        key = tuple(pairs)
+        if key not in self._known:
+            rows = list(self._rows(key))
+            self._known[key] = Reading(*map(np.stack, zip(*rows, strict=True)))
+        self._known.move_to_end(key)
+        while len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        return self._known[key]
 
     def _encode(self, pair: Pair) -> tuple[int, list[int]]:
         """(Number of ids before the text, all ids); of a text that is too long the beginning."""
@@ -78,8 +77,8 @@ class Reference:
         ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
         return min(len(before), len(ids)), ids[: self._context]
 
-    def _read(self, call: Callable[..., Any], pairs: Sequence[Pair]) -> Iterator[tuple]:
-        """Yields (a row of what the call returns, what `_encode` does) for each pair, in order."""
+    def _rows(self, pairs: Sequence[Pair]) -> Iterator[tuple]:
+        """Yields the parts of a `Reading` of each pair, in order."""
         encoded = [self._encode(pair) for pair in pairs]
         what, share = f"reading texts by {self.path.name}", lambda n: n * _ROWS / len(pairs)
         for begin in tell_progress(range(0, len(pairs), _ROWS), what, share):
@@ -90,29 +89,36 @@ class Reference:
             for row, (_, ids) in enumerate(chunk):
                 tokens[row, : len(ids)] = ids
             ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
-            found = jax.device_get(call(self._params, tokens, ends))
-            yield from zip(found, chunk, strict=False)
+            last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
+            for row, (before, ids) in enumerate(chunk):
+                first = max(before, 1)
+                total = log_probs[row, first - 1 : len(ids) - 1].sum()
+                yield last[row], float(total), max(len(ids) - first, 0)
 
 
-def _hidden_states(
-    graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array
-) -> tuple[Any, jax.Array]:
-    """(The network, hidden states [B, T, D]) of a plain causal pass."""
+class Reading(NamedTuple):
+    """What a model says of N texts.
+
+    Attributes:
+      features: float32[N, D], final hidden state of the last token of each prompt with its text.
+      log_likelihoods: float[N], Σ log p of the tokens of each text after its prompt. A text without
+        prompt, in a model without `<bos>`, has no probability of its first token: it is not counted.
+      counts: int[N], the number of these tokens.
+    """
+
+    features: Float[np.ndarray, "N D"]
+    log_likelihoods: Float[np.ndarray, " N"]
+    counts: Int[np.ndarray, " N"]
+
+
+def _read_rows(
+    graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array, ends: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    """(Hidden states at the ends, [B, D]; log-probability of the token after each slot, [B, T-1])."""
     model = nnx.merge(graph, params)
     slots = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     visibility = Visibility(slots, slots, jnp.full(tokens.shape, tokens.shape[1]))
-    return model, model.hidden(tokens, visibility)
-
-
-def _last_states(graph, params, tokens, ends) -> jax.Array:
-    _, hidden = _hidden_states(graph, params, tokens)
-    return hidden[jnp.arange(tokens.shape[0]), ends].astype(jnp.float32)
-
-
-def _log_probs(graph, params, tokens, ends) -> jax.Array:
-    """Log-probability of the token after each slot, [B, T-1]."""
-    del ends
-    model, hidden = _hidden_states(graph, params, tokens)
+    hidden = model.hidden(tokens, visibility)
 
     def read_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         states, following = row
@@ -120,4 +126,5 @@ def _log_probs(graph, params, tokens, ends) -> jax.Array:
         return jnp.take_along_axis(log_p, following[:, None], axis=1)[:, 0]
 
     # Row by row: logits of all would take gigabytes.
-    return jax.lax.map(read_row, (hidden[:, :-1], tokens[:, 1:]))
+    log_probs = jax.lax.map(read_row, (hidden[:, :-1], tokens[:, 1:]))
+    return hidden[jnp.arange(tokens.shape[0]), ends].astype(jnp.float32), log_probs

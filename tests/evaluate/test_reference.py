@@ -46,8 +46,7 @@ def read_alone(folder, ids):
 @pytest.mark.stress
 def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference):
     tokenizer = read_tokenizer(folder, ())
-    sums, counts = reference.log_likelihoods(PAIRS)
-    features = reference.features(PAIRS)
+    features, sums, counts = reference.read(PAIRS)
     for i, (prompt, text) in enumerate(PAIRS[:6]):
         before = tokenizer.encode(prompt)
         ids = [*before, *answer_ids(tokenizer, prompt, text).ids]
@@ -70,7 +69,7 @@ def test_perplexity_is_compared_with_that_of_real_texts(reference):
     some = answers(["that cat", "that cat"])
     found = mauve.reference_perplexity(reference, [a.example for a in some], some)
     assert found["reference_perplexity_ratio"] == pytest.approx(1.0)
-    (total,), (count,) = reference.log_likelihoods([("cat", "that cat")])
+    _, (total,), (count,) = reference.read([("cat", "that cat")])
     assert found["reference_perplexity"] == pytest.approx(np.exp(-total / count), rel=1e-5)
 
 
@@ -86,3 +85,14 @@ def test_too_few_texts_for_mauve_are_refused_with_how_many_are_needed(reference,
     some = answers(["a"] * 39)
     with pytest.raises(ValueError, match="mauve needs 40 texts or more.* there are 39"):
         mauve.mauve(reference, [a.example for a in some], some)
+
+
+def test_texts_that_several_metrics_ask_for_are_read_once(reference, monkeypatch):
+    real, read = [("cat", "that cat")], []
+    rows = reference._rows
+    monkeypatch.setattr(reference, "_rows", lambda pairs: read.append(pairs) or rows(pairs))
+    for text in "abc":  # three systems, each measured twice beside the real texts
+        for pairs in ([("cat", text)], real, [("cat", text)]):
+            first, again = reference.read(pairs), reference.read(pairs)
+            assert first is again
+    assert len(read) == 3 + (tuple(real) in read) and read.count(tuple(real)) <= 1
