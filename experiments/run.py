@@ -10,6 +10,7 @@ networks use one core better than two: `taskset -c 0` and `taskset -c 1` before 
 
 import fcntl
 import json
+import sys
 import time
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from absl import app, flags, logging
 
+from experiments import texts
 from experiments.cells import RESULTS, RUNS, forget, read_rows, row
 from experiments.grids import GRIDS, Cell, next_cells
 
@@ -71,12 +73,19 @@ def headline(figures: Mapping[str, Any]) -> float:
     return figures["greedy"]["accuracy"] if of_texts is None else of_texts
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     """Runs the cells that are missing."""
     logging.set_verbosity(logging.ERROR)
-    while cells := missing_cells(GRID.value):
-        if not run_one(GRID.value, cells):
-            time.sleep(10)  # the seed's last cells are with other processes
+    try:
+        if GRID.value.startswith("texts"):
+            texts.reader()  # what is missing is told before any work
+        while cells := missing_cells(GRID.value):
+            if not run_one(GRID.value, cells):
+                time.sleep(10)  # the seed's last cells are with other processes
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    return None
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ data axis splits batches; its fsdp axis splits batches, and the matrices where t
 those of one layer exist whole at a time (`models/gathering.py`).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import prod
 from typing import NamedTuple
@@ -276,15 +276,16 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     )
 
 
-def remedy(config: ConfigDict, keys: Iterable[str]) -> str:
+def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
     """What may be changed, so that a part that grows with these keys becomes smaller."""
-    if config.model.path or config.model.preset:
+    m = config.model
+    if m.path or m.preset:
         keys = [key for key in keys if key not in NETWORK]  # the model has sizes of its own
     if not keys:
-        return (
-            "take a smaller model, train adapters (config.model.lora_rank) on kernels in 4 bits "
-            f"(config.model.lora_base='nf4'), or raise config.mesh.fsdp={config.mesh.fsdp}"
-        )
+        ways = ["take a smaller model"]
+        ways += ["train adapters (config.model.lora_rank)"] * (not m.lora_rank)
+        ways += ["keep kernels in 4 bits (config.model.lora_base)"] * (m.lora_base != "nf4")
+        return f"{', '.join(ways)} or raise config.mesh.fsdp={config.mesh.fsdp}"
     # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)
     keys = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
