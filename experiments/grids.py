@@ -155,9 +155,8 @@ def smollm2() -> list[Cell]:
     return cells
 
 
-WIKITEXT = (
-    Path(__file__).parents[2] / "shared/data"
-)  # two parts of WikiText-2, where they are there
+# Two parts of WikiText-2, where they are there.
+WIKITEXT = Path(__file__).parents[2] / "shared/data"
 TEXTS = {
     "data.validation": 200,
     "data.test": 1_000,
