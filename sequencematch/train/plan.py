@@ -210,8 +210,8 @@ def compile_ahead(plan: Plan, state: TrainState, data: Batches, prompts: Batches
     return most
 
 
-def peak_bytes(program: jax.stages.Compiled) -> int:
-    """Bytes of each device that a program takes, what it is given included; 0 if XLA does not say."""
+def peak_bytes(program: Any) -> int:
+    """Bytes of each device that a compiled program takes, what it is given included; 0 if unknown."""
     found = program.memory_analysis()
     if found is None:
         return 0

@@ -59,6 +59,7 @@ def test_parts_of_a_run_are_one_run_there_and_no_record_is_sent_twice(tmp_path):
     assert len(read_records(tmp_path, 9)) == 5
 
 
+@pytest.mark.stress
 def test_a_run_that_had_no_board_sends_its_earlier_records_too(tmp_path):
     with MetricsLog(tmp_path) as log:
         for record in RECORDS[:2]:
