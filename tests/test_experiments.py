@@ -23,7 +23,6 @@ from experiments.cells import (
 from experiments.grids import GRIDS, Cell, next_cells
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
-from tests.marks import exhaustive
 
 SMALL = {
     "data.train": 64,
@@ -85,7 +84,8 @@ def test_unpacked_bits_are_those_packed(n):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("method", [exhaustive("bc"), "sequencematch"])
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("method", ["bc", "sequencematch"])
 def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     changes = SMALL | {"data.dir": str(tmp_path / "data"), "objective.alpha": 0.1}
     cell = Cell(method, method, 0, "test", changes)

@@ -41,6 +41,7 @@ def test_evaluation_keys_may_differ_from_the_run(tiny_flags, finished_run, tmp_p
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_unfinished_run_can_be_evaluated(crashed_run, tmp_path):
     folder = shutil.copytree(crashed_run, tmp_path / "run")
     assert run_command("--mode=evaluate", f"--workdir={folder}") == 0
@@ -77,6 +78,7 @@ def test_more_rows_than_fit_into_memory_are_refused(tiny_flags, assert_refused, 
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_damaged_summary_is_refused(assert_refused, finished_run, tmp_path):
     folder = shutil.copytree(finished_run, tmp_path / "run")
     summary = json.loads((folder / "summary.json").read_text())

@@ -27,6 +27,7 @@ def test_speed_is_in_records_summary_and_report(finished_run):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_a_resumed_run_is_traced_and_its_speed_is_that_of_all_parts(
     crashed_run, finished_run, tmp_path, capsys, monkeypatch
 ):

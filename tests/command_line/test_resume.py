@@ -153,6 +153,7 @@ def test_run_can_be_resumed_on_other_devices(
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_changed_data_are_refused(tiny_flags, assert_refused, tmp_path, pairs_file):
     """One more line would reorder all examples, and one more letter would renumber all tokens."""
     words, folder = tmp_path / "words.jsonl", tmp_path / "run"
@@ -190,6 +191,7 @@ def test_time_continues_from_the_last_record(finished_run, tmp_path, monkeypatch
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_run_with_more_steps_continues_on_the_longer_schedule(
     tiny_flags, finished_run, tmp_path, capfd
 ):
@@ -238,6 +240,7 @@ def test_data_may_lie_elsewhere_but_must_be_the_same(
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_sizes_that_are_0_are_what_the_data_take_and_stay(tiny_flags, tmp_path, capfd):
     folder = tmp_path / "run"
     sizes = {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0, "train.steps": 5}

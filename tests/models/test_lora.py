@@ -85,7 +85,7 @@ def all_passes(model):
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("case", ["all", exhaustive("some"), "4 bits"])
+@pytest.mark.parametrize("case", ["all", *map(exhaustive, ["some", "4 bits"])])
 def test_merged_equals_applied(case):
     """In training, prefill and decode."""
     model = trained_network(CASES[case])
@@ -221,6 +221,7 @@ def loss(trained, frozen, graph):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("remat", ["none", "full"])
 def test_gradients_of_adapters_do_not_depend_on_how_kernels_are_stored(remat):
     """Those over kernels in 4 bits are those over the same kernels in floats."""
@@ -261,6 +262,7 @@ def step_memory(config):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_one_layer_of_kernels_exists_in_floats(monkeypatch):
     """Without a loop over layers, and a checkpoint of each product, all of them stay alive."""
     few, many = (step_memory(large_network(layers)) for layers in (4, 8))
@@ -271,6 +273,7 @@ def test_one_layer_of_kernels_exists_in_floats(monkeypatch):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("layers", [6, 7])
 def test_frozen_kernels_are_not_copied_whole(layers, monkeypatch):
     """They are where an iteration of the loop runs layers that do not divide their number."""
@@ -281,6 +284,7 @@ def test_frozen_kernels_are_not_copied_whole(layers, monkeypatch):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_a_sampler_makes_the_kernels_of_one_layer_after_another():
     """Neither all before the loop over tokens, nor all before the first layer."""
     graph, params = nnx.split(nnx.eval_shape(lambda: Transformer(large_network(6), nnx.Rngs(0))))

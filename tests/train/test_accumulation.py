@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sequencematch.train import step as steps
+from tests.marks import exhaustive, stress
 from tests.train.runs import make_tiny_run
 
 METHODS = {
@@ -27,8 +28,7 @@ def steps_in_parts(spellings, tiny_run, changes, parts):
     return step, state, run.episodes
 
 
-@pytest.mark.stress
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [stress("matching"), *map(exhaustive, [*METHODS][1:])])
 def test_parts_equal_the_whole(spellings, tiny_run, name):
     found = []
     for parts in (1, 2):
@@ -43,6 +43,7 @@ def test_parts_equal_the_whole(spellings, tiny_run, name):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_parts_do_not_drift_from_the_whole(spellings, tiny_run):
     """Over 50 steps the losses differ by rounding, as often up as down."""
     losses = []

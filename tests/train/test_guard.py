@@ -101,6 +101,7 @@ def test_a_good_step_resets_the_count_in_a_row():
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_a_bad_step_equals_a_run_without_its_batch(tiny_run, inject, tmp_path, capfd):
     bad_run = inject(np.nan, BAD)
     state = train(bad_run, tmp_path / "bad", save_every=4)

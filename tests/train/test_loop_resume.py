@@ -93,12 +93,10 @@ def signal_at(tiny_run, step, where, number):
 
 PLACES = [
     stress(0, "data"),
-    stress(CLONING - 1, "data"),
-    stress(8, "data"),
-    stress(STEPS - 1, "data"),
-    stress(CLONING, "sampling"),
+    *(exhaustive(step, "data") for step in (CLONING - 1, 8, STEPS - 1)),
+    exhaustive(CLONING, "sampling"),
     stress(10, "sampling"),
-    *(stress(step, "validation") for step in VALIDATIONS),
+    *(exhaustive(step, "validation") for step in VALIDATIONS),
 ]
 
 

@@ -223,6 +223,7 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("mesh", MANY)
 def test_parameters_moments_and_the_replay_buffer_are_divided(train_on, mesh):
     _, state, _ = train_on(mesh)
@@ -251,6 +252,7 @@ def test_batches_are_split_over_the_axes_data_and_fsdp(train_on):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_a_checkpoint_restores_onto_another_mesh(train_on, tmp_path):
     saved = train_on(ONE)[1]
     with Checkpoints(tmp_path, 1) as checkpoints:

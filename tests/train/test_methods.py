@@ -62,6 +62,7 @@ def test_uniform_weights_or_a_mixture_need_samples(build_with):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
     """-log pi(a|s) + lambda r^2, with V(s_N) = 0 of finished texts, from the first step on."""
     parts = build_with({"method": "iql_offline", "objective.td_weight": 0.3})
@@ -80,6 +81,7 @@ def test_offline_irl_is_td_regularised_maximum_likelihood(build_with):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("method", ["sequencematch", "iql_offline"])
 def test_one_program_serves_a_grid(build_with, method):
     """Seed, alpha, gamma, beta and the learning rate are arguments of the steps, not part of them."""

@@ -77,6 +77,7 @@ def mean(records, name):
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 def test_each_step_is_traced_once_and_cloning_never_samples(small_run):
     assert small_run.traced == CLONING_TRACE + SAMPLING_TRACE + MATCHING_TRACE
 
