@@ -132,6 +132,7 @@ def test_a_bad_step_equals_a_run_without_its_batch(tiny_run, inject, tmp_path, c
 
 
 @pytest.mark.stress
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("limit", [0, 2])
 def test_bad_steps_in_a_row_beyond_the_limit_stop_the_run_unsaved(
     tiny_run, inject, tmp_path, limit
