@@ -32,7 +32,7 @@ from tests.dependability.watched import SMALL, new_folder
 
 KILLS = flags.DEFINE_integer("kills", 50, "How often to kill.", lower_bound=1)
 DEVICES = flags.DEFINE_integer("devices", 1, "Simulated devices.", lower_bound=1)
-SMALLER = flags.DEFINE_bool("small", False, "A job of about 20 seconds, not of two minutes.")
+SMALLER = flags.DEFINE_bool("small", False, "A job of fewer and smaller steps.")
 SIGNAL = flags.DEFINE_enum("signal", "KILL", ["KILL", "TERM", "INT"], "The signal to send.")
 SEED = flags.DEFINE_integer("seed", 0, "Seed of the random moments.")
 FOLDER = flags.DEFINE_string("folder", None, "Where the runs go: runs/crash-test-<now>.")
@@ -53,11 +53,11 @@ SHORT = (
     JOB
     | SMALL
     | {
-        "train.steps": 240,
-        "train.bc_steps": 100,
+        "train.steps": 120,
+        "train.bc_steps": 50,
         "train.batch_size": 32,
         "rollout.batch_size": 32,
-        "checkpoint.every": 15,
+        "checkpoint.every": 10,
     }
 )
 
