@@ -58,6 +58,8 @@ SHORT = (
         "train.batch_size": 32,
         "rollout.batch_size": 32,
         "checkpoint.every": 10,
+        "data.test": 100,
+        "evaluate.examples": 50,
     }
 )
 
