@@ -58,8 +58,6 @@ SHORT = (
         "train.batch_size": 32,
         "rollout.batch_size": 32,
         "checkpoint.every": 10,
-        "data.test": 100,
-        "evaluate.examples": 50,
     }
 )
 
