@@ -100,7 +100,7 @@ SMOLLM2 = {
     "data.bases": (),
     "prompt_slots": 0,  # what the questions take in the model's tokens
     "max_actions": 0,
-    "evaluate.max_actions": 0,
+    "evaluate.max_actions": 24,  # room to take four wrong tokens back and answer
     "evaluate.examples": 250,  # begun with wrong tokens, and asked for several samples
     "evaluate.rows": 100,
     "evaluate.samples": 2,

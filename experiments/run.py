@@ -63,8 +63,14 @@ def append(grid: str, found: dict) -> None:
     """Writes a row, and says what is in it."""
     with open(RESULTS / f"{grid}.jsonl", "a") as file:
         file.write(json.dumps(found) + "\n")
-    seconds, figure = sum(found["seconds"].values()), headline(found["figures"])
-    print(f"{found['name']}, seed {found['seed']}: {figure:.3f}; {seconds:.0f} s", flush=True)
+    told = []
+    for choice, figures in found["figures"].items():
+        if "mauve" in figures:
+            told.append(f"{choice} MAUVE {figures['mauve']:.3f}")
+        elif "questions" in figures:
+            told.append(f"{choice} {figures['accuracy']:.1%}")
+    seconds = sum(found["seconds"].values())
+    print(f"{found['name']}, seed {found['seed']}: {', '.join(told)}; {seconds:.0f} s", flush=True)
 
 
 def headline(figures: Mapping[str, Any]) -> float:

@@ -21,6 +21,7 @@ class Purpose(enum.IntEnum):
     ANSWERS = 4  # drawn in validation, evaluation and by users
     EPISODES = 5  # host: order and noise of the training examples
     PROMPTS = 6  # host: order of the prompts to sample from
+    WRONG_STARTS = 7  # host: what answers are begun with
 
 
 def random_key(seed: ArrayLike, purpose: Purpose, index: int | Int[Array, ""] = 0) -> PRNGKeyArray:

@@ -2,8 +2,7 @@
 
 A state is a stack of tokens above a fixed prompt. An ordinary token is pushed, `<eos>` leads to an
 absorbing state, and an edit pops tokens: `<bkspc>` pops one, RESET pops all (Zhang et al., arXiv
-2409.14586). The prompt is never popped: with only the prompt left, an edit changes nothing, but it
-takes a step of time all the same.
+2409.14586). The prompt is never popped: where only it is left, an edit just takes a step of time.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -36,7 +36,7 @@ def draw_wrong_starts(
       ValueError: some right answer begins with each of the tokens.
     """
     task, tokenizer, mdp = generator.task, generator.tokenizer, generator.mdp
-    rng = np.random.default_rng(host_seed(seed, Purpose.ANSWERS, length))
+    rng = np.random.default_rng(host_seed(seed, Purpose.WRONG_STARTS, length))
     tokens = sorted(set(task.confusable(tokenizer)))
     starts = rng.choice(tokens, (len(examples), length)).astype(np.int32)
     for start, example in zip(starts, examples, strict=True):

@@ -103,15 +103,13 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
     rows = c.train.batch_size + samples * c.rollout.batch_size
     rows //= c.mesh.data * c.mesh.fsdp * c.train.accumulate
     batches = ("train.batch_size", *["rollout.batch_size"] * samples)
-    gradients, _ = parameter_bytes(c, network)
-    step = gradients + cast_bytes(network) // (model * c.mesh.fsdp) + gathered_bytes(c, network, 2)
+    trained, _ = parameter_bytes(c, network)
+    # New parameters and moments stand beside the old ones until it is known that they are finite.
+    update = 4 * trained  # with the gradients
+    step = cast_bytes(network) // (model * c.mesh.fsdp) + gathered_bytes(c, network, 2)
     step += activation_bytes(network, rows, T) // model
-    learning = max(
-        Part("gradients and activations", step, (*batches, *SLOTS, *NETWORK)),
-        # New parameters and moments are kept apart until it is known that they are finite.
-        Part("gradients and what they change", 4 * gradients, NETWORK),
-        key=lambda part: part.size,
-    )
+    keys = NETWORK if update > step else (*batches, *SLOTS, *NETWORK)
+    learning = Part("gradients and activations", update + step, keys)
     evaluation = estimate_evaluation(c, vocab_size)
     temporary = (learning, *sampling_parts(c, network), *evaluation.temporary)
     saved = [part for part in evaluation.permanent if part.name != FROZEN]

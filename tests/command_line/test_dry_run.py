@@ -22,7 +22,12 @@ def test_prints_what_the_run_will_do_and_writes_nothing(tiny_flags, finished_run
         assert words in printed.out
     shapes = re.findall(r"^ +\S+/\S+ +([\dx]+) +[\dx]+ +float32", printed.out, re.MULTILINE)
     assert sum(prod(map(int, x.split("x"))) for x in shapes) == summary["parameters"]
-    for part in ("the parameters", "the replay buffer", "gradients and activations", "at most"):
+    for part in (
+        "the parameters",
+        "the replay buffer",
+        "gradients and activations",
+        "at most",
+    ):
         assert part in [cell for row in cells for cell in row]
 
 

@@ -381,14 +381,15 @@ ABSURD = {
 
 
 @pytest.mark.parametrize(
-    ("part", "advice"),
+    ("preset", "part", "advice"),
     [
-        ("moments", "train adapters (config.model.lora_rank)"),
-        ("gradients", "lower config.train.batch_size=64 or"),
+        ("llama2-7b", "moments", "train adapters (config.model.lora_rank)"),
+        ("llama2-7b", "gradients", "train adapters (config.model.lora_rank)"),  # not activations
+        ("gpt2", "gradients", "lower config.train.batch_size=64 or"),
     ],
 )
-def test_a_model_with_sizes_of_its_own_is_not_to_be_made_smaller_by_keys(part, advice):
-    config = valid_config_with({"model.preset": "llama2-7b"})
+def test_a_model_with_sizes_of_its_own_is_not_to_be_made_smaller_by_keys(preset, part, advice):
+    config = valid_config_with({"model.preset": preset})
     estimate = memory.estimate_training(config)
     (found,) = (x for x in estimate.permanent + estimate.temporary if part in x.name)
     assert advice in memory.remedy(config, found.keys)
