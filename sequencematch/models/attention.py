@@ -14,6 +14,10 @@ from sequencematch.core.types import Visibility
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import linear, norm, rope_frequencies, rotate
 
+# Queries whose scores exist at once in chunked attention. Small enough that those of a batch are no
+# more than its other activations, large enough for fast products of matrices.
+CHUNK = 128
+
 
 class KeyValues(NamedTuple):
     """Keys and values of one layer, [B, S, K, N] each; in a cache, slot s is depth s of the stack."""
@@ -49,8 +53,35 @@ def attend_plainly(
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
 
 
+def attend_in_chunks(
+    q: Float[Array, "B T H N"],
+    k: Float[Array, "B S K N"],
+    v: Float[Array, "B S K N"],
+    visibility: Visibility,
+) -> Float[Array, "B T H N"]:
+    """The same for `CHUNK` queries after another: scores of so many exist at once, not of all T.
+
+    The backward pass computes them again, so that memory grows with T and not with T^2.
+    """
+    T = q.shape[1]
+    if T <= CHUNK:
+        return attend_plainly(q, k, v, visibility)
+
+    def chunks(x: Array) -> Array:
+        padding = [(0, 0), (0, -T % CHUNK)] + [(0, 0)] * (x.ndim - 2)
+        return jnp.pad(x, padding).reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
+
+    @jax.checkpoint
+    def attend(chunk: tuple[Array, Array]) -> Array:
+        queries, slot = chunk
+        return attend_plainly(queries, k, v, visibility._replace(slot=slot))
+
+    read = jax.lax.map(attend, (chunks(q), chunks(visibility.slot))).swapaxes(0, 1)
+    return read.reshape(q.shape[0], -1, *q.shape[2:])[:, :T]
+
+
 # Name -> (queries, keys, values, visibility) -> what each query reads.
-ATTENTION = {"plain": attend_plainly}
+ATTENTION = {"plain": attend_plainly, "chunked": attend_in_chunks}
 
 
 # Name -> (queries or keys, positions, configuration) -> the same, told of their positions. Learned ones

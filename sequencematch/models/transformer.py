@@ -32,12 +32,14 @@ from sequencematch.models.network import Network
 UNROLL = {"float": 4, "nf4": 1}
 
 # Name -> what becomes of a layer: whether all of its activations are stored for the backward pass
-# ("none"); only its input and its matrix products ("products"); or only its input ("full"). The rest is
-# computed again: of "products" no product is, so that it costs little, and saves reading and writing.
+# ("none"); only its input and its products with weights ("products"); or only its input ("full"). The
+# rest is computed again: with "products" that is little, and saves reading and writing.
 REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda layer: layer,
     "products": partial(
-        jax.checkpoint, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False
+        jax.checkpoint,
+        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        prevent_cse=False,
     ),
     "full": jax.checkpoint,
 }

@@ -4,6 +4,7 @@ Symbols: B rows, T slots, L layers, D model, H heads, K key heads, N width of a 
 V vocabulary, a bytes of an activation.
 """
 
+from sequencematch.models.attention import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.readout import chunk_size
 
@@ -42,6 +43,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
       the rank of each adapter, in that dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
     H T of their mask, as bool.
+    Chunked attention stores no scores: those of a chunk of queries exist, with H for each of its keys.
     With another model.remat than "none" a layer stores what `STORED` says, and the rest exists for one
     layer at a time.
     The head stores the logits of one chunk of states at a time.
@@ -49,9 +51,15 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     n, a = network, ACTIVATION[network.dtype]
     heads = (n.heads + n.kv_heads) * n.head_dim
     layer = a * (WIDE[n.mlp] * n.d_ff + 5 * n.d_model + 2 * heads)
-    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm) + n.heads * slots * (FLOAT + a)
+    layer += FLOAT * (6 * n.d_model + 3 * heads * n.qk_norm)
     layer += a * n.lora.rank * sum(map(n.lora.adapts, n.linears))
-    shared = FLOAT * 2 * n.head_dim + n.heads * slots * (FLOAT + BOOL)
+    queries = queries_at_once(n, slots)
+    scores, masked = n.heads * queries * (FLOAT + a), n.heads * queries * (FLOAT + BOOL)
+    shared = FLOAT * 2 * n.head_dim + masked
+    if queries < slots:
+        shared += scores
+    else:
+        layer += scores
     stored = STORED.get(n.remat)
     layers = n.layers * layer if stored is None else n.layers * stored(n, slots) + layer
     around = 4 * FLOAT * n.d_model
@@ -59,21 +67,25 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     return rows * slots * (layers + shared + around) + logits
 
 
-def product_bytes(network: TransformerConfig, slots: int) -> int:
-    """Bytes of the input of a layer and of its matrix products, for each slot.
+def queries_at_once(network: TransformerConfig, slots: int) -> int:
+    """Queries of a row whose scores exist at the same time."""
+    return min(slots, CHUNK) if network.attention == "chunked" else slots
 
-    In the activations' dtype: D of the input, H N that attention reads, what each linear map puts out
-    but the last, which no gradient needs, and the same and the rank for each adapter. In float32: H T
-    of scores.
+
+def product_bytes(network: TransformerConfig, slots: int) -> int:
+    """Bytes of the input of a layer and of its products with weights, for each slot.
+
+    In the activations' dtype: D of the input, what each linear map puts out but the last, which no
+    gradient needs, and the same and the rank for each adapter.
     """
     n, keys = network, network.kv_heads * network.head_dim
     attention = {"query": n.heads_width, "key": keys, "value": keys, "out": n.d_model}
     outputs = attention | {"gate": n.d_ff, "up": n.d_ff, "down": 0}
-    width = n.d_model + n.heads_width
+    width = n.d_model
     for path in n.linears:
         output = outputs[path.rpartition("/")[2]]
         width += output + (n.lora.rank + output) * n.lora.adapts(path)
-    return ACTIVATION[n.dtype] * width + FLOAT * n.heads * slots
+    return ACTIVATION[n.dtype] * width
 
 
 # model.remat -> (network, slots) -> bytes that a layer stores for each slot; "none" stores all.
@@ -96,7 +108,7 @@ def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     scores and softmax; the feed-forward half adds the three wide arrays of SwiGLU.
     """
     n, a = network, ACTIVATION[network.dtype]
-    widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * slots)
+    widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * queries_at_once(n, slots))
     return rows * slots * (4 * a * n.d_model + widest)
 
 

@@ -1,6 +1,8 @@
 """Masks and attention against their definitions, and the cache against the whole pass."""
 
-from functools import cache
+import re
+from functools import cache, partial
+from math import prod
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,8 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.types import Visibility
-from sequencematch.models.attention import Attention, KeyValues, is_visible
+from sequencematch.models import attention as attention_kernels
+from sequencematch.models.attention import ATTENTION, Attention, KeyValues, is_visible
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import rope_frequencies, rotate
 
@@ -131,6 +134,55 @@ def test_attention_equals_the_loop():
                 mixed[b, i, h] = sum(w * v[b, j, h // 2] for w, j in zip(weight, seen, strict=True))
     expected = mixed.reshape(B, T, -1) @ np.asarray(module.out.kernel[...], np.float64)
     np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+# Chunks of queries.
+
+
+@pytest.mark.parametrize("chunk", [1, 3, T - 1])
+def test_chunked_attention_equals_plain_attention(chunk, monkeypatch):
+    """Its gradients as well, where a chunk divides the time and where it does not."""
+    monkeypatch.setattr(attention_kernels, "CHUNK", chunk)
+    shapes = [(B, T, 4, 8), (B, T, 2, 8), (B, T, 2, 8)]
+    keys = jax.random.split(jax.random.key(0), 4)
+    q, k, v = (jax.random.normal(key, s) for key, s in zip(keys[:3], shapes, strict=True))
+    weights = jax.random.normal(keys[3], q.shape)
+    visibility = sees(jnp.array([[T, T, 4, 4, T, 6, T], [T] * T]))
+
+    @partial(jax.jit, static_argnums=0)
+    def read(kernel, q, k, v):
+        def total(q, k, v):
+            return jnp.sum(weights * ATTENTION[kernel](q, k, v, visibility))
+
+        gradients = jax.grad(total, (0, 1, 2))(q, k, v)
+        return ATTENTION[kernel](q, k, v, visibility), gradients
+
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-5),
+        read("chunked", q, k, v),
+        read("plain", q, k, v),
+    )
+
+
+def test_chunked_attention_makes_no_array_of_all_scores():
+    """Neither forward nor backward is there an array of T x T, and none where T fits a chunk."""
+
+    def largest(kernel, length):
+        q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, length, 2, 8))
+        slot = jnp.arange(length)[None]
+        visibility = Visibility(slot, slot, jnp.full((1, length), length))
+
+        def total(q, k, v):
+            return jnp.sum(ATTENTION[kernel](q, k, v, visibility))
+
+        program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, k).as_text()
+        shapes = re.findall(r"tensor<((?:\d+x)+)[a-z]", program)
+        return max(prod(map(int, shape[:-1].split("x"))) for shape in shapes)
+
+    length = 4 * attention_kernels.CHUNK
+    assert largest("plain", length) >= 4 * length**2
+    assert largest("chunked", length) <= 4 * length * attention_kernels.CHUNK
+    assert largest("chunked", 8) == largest("plain", 8)
 
 
 # The cache.

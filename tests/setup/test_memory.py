@@ -1,6 +1,7 @@
 """The closed forms equal the sizes of the arrays, and runs that do not fit are refused."""
 
 import itertools
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -188,6 +189,21 @@ def test_stored_bytes_equal_the_residuals_that_a_layer_adds(remat, changes, monk
         monkeypatch.setitem(globals(), "network_config", lambda *_, n=network: n)
         rows[layers], _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
     assert rows[4] - rows[3] == 20 * STORED[remat](network, 20)
+
+
+@pytest.mark.stress
+def test_of_chunked_attention_a_layer_stores_no_scores(monkeypatch):
+    """Within 3 %; with those of plain attention it would store four times as much."""
+    config = valid_config_with({"prompt_slots": 292, "max_actions": 8, "method": "mle"})
+    estimated, rows = {}, {}
+    for layers in (3, 4):
+        sizes = dict(vocab_size=V, d_model=32, heads=4, kv_heads=2, d_ff=48, layers=layers)
+        network = TransformerConfig(**sizes, attention="chunked")
+        monkeypatch.setitem(globals(), "network_config", lambda *_, n=network: n)
+        rows[layers], _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
+        estimated[layers] = network_bytes.activation_bytes(network, 1, 300)
+    assert estimated[4] - estimated[3] == pytest.approx(rows[4] - rows[3], rel=0.03)
+    assert network_bytes.activation_bytes(replace(network, attention="plain"), 1, 300) > 3 * rows[4]
 
 
 FAMILIES = {
