@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
+from sequencematch.models.attention import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
@@ -286,5 +287,9 @@ def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
         return f"{', '.join(ways)} or raise config.mesh.fsdp={config.mesh.fsdp}"
     # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)
-    keys = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
-    return "lower " + " or ".join(f"config.{key}={given[key]}" for key in keys)
+    first = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
+    advice = "lower " + " or ".join(f"config.{key}={given[key]}" for key in first)
+    slots = config.prompt_slots + max(config.max_actions, config.evaluate.max_actions)
+    if m.attention == "plain" and slots > CHUNK and "prompt_slots" in keys:
+        advice += ", or set config.model.attention=chunked"
+    return advice

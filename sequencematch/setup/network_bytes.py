@@ -105,10 +105,13 @@ def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of a forward pass without gradients: one layer at a time, the larger of its two halves.
 
     The residual stream exists four times: in, out and twice between. Attention adds scores, masked
-    scores and softmax; the feed-forward half adds the three wide arrays of SwiGLU.
+    scores and softmax, and queries, keys, values and what it reads; the feed-forward half adds the
+    three wide arrays of SwiGLU.
     """
     n, a = network, ACTIVATION[network.dtype]
-    widest = max(3 * a * n.d_ff, 3 * FLOAT * n.heads * queries_at_once(n, slots))
+    attention = 2 * a * (n.heads + n.kv_heads) * n.head_dim
+    attention += 3 * FLOAT * n.heads * queries_at_once(n, slots)
+    widest = max(3 * a * n.d_ff, attention)
     return rows * slots * (4 * a * n.d_model + widest)
 
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from configs.jsonl import get_config
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.types import Episode
@@ -423,6 +424,18 @@ def test_absurd_size_is_refused_with_the_key_to_lower(key):
     if key.startswith("evaluate."):
         with pytest.raises(ValueError, match=f"config.{key}={value}"):
             memory.check(config, memory.estimate_evaluation(config))
+
+
+def test_long_texts_fit_in_chunks_and_a_run_without_is_told_of_them(monkeypatch):
+    """Sizes of GSM8K in characters: 47 GiB with plain attention, less than 10 GiB in chunks."""
+    monkeypatch.setattr(memory, "available_bytes", lambda _: 10 * 2**30)
+    config = get_config()
+    config.update(prompt_slots=990, max_actions=1_200)
+    config.evaluate.max_actions = 1_350
+    memory.check(config, memory.estimate_training(config, V))
+    config.model.attention = "plain"
+    with pytest.raises(memory.DoesNotFit, match=r"or set config\.model\.attention=chunked$"):
+        memory.check(config, memory.estimate_training(config, V))
 
 
 def test_run_is_allowed_from_exactly_its_peak_on(monkeypatch):
