@@ -167,6 +167,8 @@ TEXTS = {
     "evaluate.decodings": ("greedy", "sampled"),
     "evaluate.rows": 100,
 }
+LAMBDAS = (2.5e-4, 2.5e-3, 2.5e-2)
+TEMPERATURES = ("greedy", "temperature=0.4", "temperature=0.6", "temperature=0.8", "sampled")
 WAYS = ("greedy", "sampled", "top_p=0.95", "min_p=0.05", "top_k=4,contrastive=0.6")
 
 
@@ -194,6 +196,19 @@ def texts() -> list[Cell]:
             elif method != "sequencematch":
                 changes["train.steps"] = 2_050
             cells.append(Cell(method, method, seed, "test", changes, last, "text"))
+    return cells
+
+
+def texts_lambdas() -> list[Cell]:
+    """Quality against diversity: lambda of IQ-Learn's offline objective x temperature, and mle."""
+    cells = []
+    for seed in SEEDS:
+        changes = {**TEXTS, **corpus(), "train.steps": 2_050, "evaluate.decodings": TEMPERATURES}
+        cells.append(Cell("mle", "mle", seed, "test", changes, {}, "text"))
+        for td_weight in LAMBDAS:
+            own = changes | {"objective.td_weight": td_weight}
+            name = f"iql_offline lambda={td_weight:g}"
+            cells.append(Cell(name, "iql_offline", seed, "test", own, {}, "text"))
     return cells
 
 
@@ -252,6 +267,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "smollm2_alphas": smollm2_alphas,
     "smollm2": smollm2,
     "texts": texts,
+    "texts_lambdas": texts_lambdas,
     "texts_smollm2": texts_smollm2,
     "table_20000": lambda: table(MANY, range(3, 6), equal_tokens=False),
 }

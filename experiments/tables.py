@@ -22,6 +22,7 @@ from sequencematch.evaluate.intervals import accuracy_interval, paired_differenc
 from sequencematch.evaluate.wrong_starts import LENGTHS
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
+DRAW = flags.DEFINE_string("draw", None, "Of texts: a file for quality against diversity, as SVG.")
 CHOICES = ("greedy", "unedited", "sampled")
 
 Rows = Mapping[int, Mapping[str, Any]]  # by seed
@@ -104,11 +105,21 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
         print_table(["setting", *scores], lines)
 
 
+def print_texts(settings: Mapping[str, Rows]) -> None:
+    """Prints the figures of texts, and how well scores of texts go with their quality."""
+    print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
+    scores = list(next(iter(settings.values())).values())[0]["figures"]["rewards"]
+    print("\nSpearman's correlation of scores of sampled texts with quality:\n")
+    print_table(["setting", *scores], texts.correlation_lines(settings))
+    if DRAW.value:
+        texts.draw(settings).savefig(DRAW.value)
+
+
 def main(argv: list[str]) -> None:
     """Prints the tables."""
     settings = by_setting(read_rows(GRID.value))
     if GRID.value.startswith("texts"):
-        print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
+        print_texts(settings)
         return
     lines = []
     for name, rows in settings.items():

@@ -4,20 +4,25 @@ One protocol for all rows: the same prompts, texts of 128 surviving tokens, edit
 SmolLM2-135M-Instruct (`make smollm2`) as the model that reads them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any
 
 import numpy as np
+from flax import nnx
+from matplotlib.figure import Figure
+from scipy import stats
 
 from sequencematch.cli.results import answer_all, open_figures, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY
+from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.likeness import load_optional
 from sequencematch.evaluate.reference import Reference
+from sequencematch.evaluate.values import answer_scores
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import make_generator
+from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.train.state import TrainState
 
 MEASURED = (
@@ -42,6 +47,10 @@ COLUMNS = {
 }
 
 
+# What is drawn of lambda and temperature: (diversity, quality), as columns.
+DIVERSITY, QUALITY = "self-BLEU", "MAUVE"
+
+
 @cache
 def reader() -> Reference:
     """The model that reads texts.
@@ -61,9 +70,45 @@ def judge_texts(parts: Parts, state: TrainState) -> dict[str, Any]:
     for choice in generator.decodings:
         answers = answer_all(generator, params, examples, choice, lambda: None)
         figures[choice] = score(answers, MEASURED, reader()) | open_figures(parts, answers)
+    figures["rewards"] = reward_correlations(parts, params, examples)
     real = [Answer(example, [], example.completion, True, True) for example in examples]
     figures["real"] = score(real, MEASURED[:-2], None)
     return figures | {"perplexity": real_text_figures(parts, params, lambda: None)}
+
+
+def reward_correlations(
+    parts: Parts, params: nnx.State, examples: Sequence[Example]
+) -> dict[str, dict[str, float | None]]:
+    """Spearman's correlation of the scores of texts with their quality, as in arXiv 2409.01369.
+
+    Texts are drawn from the policy itself. Scores are those of `answer_scores`, recovered returns among
+    them. Quality is chrF against the real text, and the mean log-likelihood of a token to the reader.
+    """
+    answers = answer_all(
+        make_generator(parts, {"policy": None}), params, examples, "policy", lambda: None
+    )
+    gamma, scorer = parts.recipe.objective.gamma, make_scorer(parts)
+    scores = [answer_scores(x, gamma) for x in scorer.score_answers(params, answers)]
+    reading = reader().read([(answer.example.prompt, answer.text) for answer in answers])
+    sacrebleu = load_optional("sacrebleu", "text")
+    qualities = {
+        "chrf": [sacrebleu.sentence_chrf(a.text, [*a.example.references]).score for a in answers],
+        "reader": list(reading.log_likelihoods / np.maximum(reading.counts, 1)),
+    }
+    return {
+        score: {
+            quality: rank_correlation([each[score] for each in scores], known)
+            for quality, known in qualities.items()
+        }
+        for score in scores[0]
+    }
+
+
+def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's correlation; None if one of them is the same everywhere."""
+    if min(x) == max(x) or min(y) == max(y):
+        return None
+    return float(stats.spearmanr(x, y).statistic)
 
 
 def lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
@@ -72,7 +117,7 @@ def lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[
     for name, rows in settings.items():
         figures = [row["figures"] for row in rows.values()]
         for choice in figures[0]:
-            if choice != "perplexity":
+            if choice not in ("perplexity", "rewards"):
                 cells = (spread([f[choice].get(key) for f in figures]) for key in COLUMNS.values())
                 found.append([f"{name}, {choice}", str(len(figures)), *cells])
     return found
@@ -85,3 +130,35 @@ def spread(values: list[float | None]) -> str:
         return ""
     mean = f"{np.mean(known):.3g}"
     return f"{mean} ± {np.std(known, ddof=1):.2g}" if len(known) > 1 else mean
+
+
+def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
+    """Lines of the table of `reward_correlations`: setting and quality, a column for each score."""
+    found = []
+    for name, rows in settings.items():
+        known = [row["figures"]["rewards"] for row in rows.values()]
+        for quality in next(iter(known[0].values())):
+            cells = [spread([each[score][quality] for each in known]) for score in known[0]]
+            found.append([f"{name}, {quality}", *cells])
+    return found
+
+
+def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
+    """Draws quality against diversity: a line for each setting, a point for each way to answer.
+
+    Means over seeds; what was deleted to make a text plays no part.
+    """
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.add_subplot(xlabel=f"{DIVERSITY} (less is more diverse)", ylabel=QUALITY)
+    for name, rows in settings.items():
+        figures = [row["figures"] for row in rows.values()]
+        ways = [way for way in figures[0] if COLUMNS[QUALITY] in figures[0][way]]
+        x, y = (
+            [np.mean([each[way][key] for each in figures]) for way in ways]
+            for key in (COLUMNS[DIVERSITY], COLUMNS[QUALITY])
+        )
+        axes.plot(x, y, marker="o", label=name)
+        for way, *point in zip(ways, x, y, strict=True):
+            axes.annotate(way.removeprefix("temperature="), point, fontsize=7)
+    axes.legend(fontsize=8)
+    return figure

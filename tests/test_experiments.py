@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import tables
+from experiments import tables, texts
 from experiments.cells import (
     advance,
     begin,
@@ -81,6 +81,45 @@ def test_the_grids_of_tables_run_every_cell():
 def test_unpacked_bits_are_those_packed(n):
     bits = np.random.default_rng(n).random(n) < 0.5
     np.testing.assert_array_equal(unpack(pack(bits), n), bits)
+
+
+WAYS = {"temperature=0.5": (0.2, 60.0), "sampled": (0.4, 30.0)}
+
+
+def text_row(factor):
+    """A row of a grid of texts, as far as tables read it."""
+    figures = {way: {"mauve": factor * m, "self_bleu": b} for way, (m, b) in WAYS.items()}
+    rewards = {"return": {"chrf": 0.1 * factor}, "reward_sum": {"chrf": None}}
+    return {
+        "figures": figures | {"perplexity": {}, "rewards": rewards, "real": {"self_bleu": 25.0}}
+    }
+
+
+def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_setting(tmp_path):
+    settings = {"a": {0: text_row(1), 1: text_row(2)}, "b": {0: text_row(1)}}
+    lines = {line[0]: line[1:] for line in texts.lines(settings)}
+    column = 1 + list(texts.COLUMNS).index("MAUVE")
+    assert (
+        lines["a, sampled"][column] == f"{(0.4 + 0.8) / 2:.3g} ± {np.std([0.4, 0.8], ddof=1):.2g}"
+    )
+    assert lines["a, real"][column] == "" and len(lines) == 6
+    assert texts.correlation_lines(settings) == [
+        ["a, chrf", "0.15 ± 0.071", ""],
+        ["b, chrf", "0.1", ""],
+    ]
+    figure = texts.draw(settings)
+    (axes,) = figure.axes
+    assert [line.get_label() for line in axes.lines] == ["a", "b"]
+    np.testing.assert_allclose(axes.lines[0].get_xydata(), [[60, 0.3], [30, 0.6]])
+    figure.savefig(tmp_path / "drawn.svg")
+
+
+def test_rank_correlation_does_not_change_under_rising_functions():
+    x, y = np.random.default_rng(0).normal(size=(2, 20))
+    found = texts.rank_correlation(x, y)
+    assert -0.9 < found < 0.9 and texts.rank_correlation(np.exp(x), y**3) == found
+    assert texts.rank_correlation(x, x**3) == pytest.approx(1)
+    assert texts.rank_correlation(x, 0 * y) is None
 
 
 @pytest.mark.stress
