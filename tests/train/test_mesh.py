@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from sequencematch.models import attention
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import path_name
 from sequencematch.storage.checkpoint import Checkpoints
@@ -221,6 +222,22 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     rows = tuple(x.shape for x in found.run.episodes[0])[0]
     gathered.pop((rows[0] // (mesh[0] * mesh[1]), rows[1], 16), None)
     assert gathered == expected
+
+
+@pytest.mark.stress
+def test_attention_in_chunks_is_the_same_on_a_mesh_and_exchanges_no_more(step_on, monkeypatch):
+    """Its loss is that of plain attention on one device."""
+    monkeypatch.setattr(attention, "CHUNK", 3)
+    plain, one = step_on(CUBE, method="le_cam"), step_on(ONE, method="le_cam")
+    many = step_on(CUBE, method="le_cam", model__attention="chunked")
+    assert many.run.episodes[0].tokens.shape[1] > 2 * attention.CHUNK
+    assert many.loss == pytest.approx(one.loss, rel=1e-5)
+    for name, expected in one.gradient.items():
+        size = abs(expected).max()
+        np.testing.assert_allclose(many.gradient[name], expected, atol=1e-5 * size, err_msg=name)
+    for kind in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        found, before = (Counter(collectives(step.program, kind)) for step in (many, plain))
+        assert found == before, kind
 
 
 @pytest.mark.stress
