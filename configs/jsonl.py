@@ -30,6 +30,5 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = (
         0  # what the file takes
     )
-    config.model.attention = "chunked"  # texts may be long
     config.train.accumulate = 2  # 8 GiB for texts of 2,200 tokens
     return config

@@ -3,6 +3,7 @@
 Axes: B batch, T queries in time, S keys (slots), H query heads, K key heads, N width of a head.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from sequencematch.models.layers import linear, norm, rope_frequencies, rotate
 # Queries whose scores exist at once in chunked attention. Small enough that those of a batch are no
 # more than its other activations, large enough for fast products of matrices.
 CHUNK = 128
+SPANS = 4  # more would read fewer keys in vain, but compile longer
 
 
 class KeyValues(NamedTuple):
@@ -47,7 +49,7 @@ def attend_plainly(
     v: Float[Array, "B S K N"],
     visibility: Visibility,
 ) -> Float[Array, "B T H N"]:
-    """softmax(q k^T / sqrt N) v over the visible keys; the mask and all scores exist at once."""
+    """softmax(q k^T / sqrt N) v over the visible keys, by jax; all scores exist at once."""
     # All heads have the same mask; jax shares each key among its query heads.
     mask = is_visible(visibility.slot, visibility.visible_until)[:, None]
     return jax.nn.dot_product_attention(q, k, v, mask=mask)
@@ -61,23 +63,56 @@ def attend_in_chunks(
 ) -> Float[Array, "B T H N"]:
     """The same for `CHUNK` queries after another: scores of so many exist at once, not of all T.
 
-    The backward pass computes them again, so that memory grows with T and not with T^2.
+    The backward pass computes them again, so that memory grows with T and not with T^2. In a pass over
+    a trajectory, where there are as many queries as keys, no query sees a key after its own slot: each
+    of `SPANS` spans reads those up to its end.
     """
-    T = q.shape[1]
-    if T <= CHUNK:
-        return attend_plainly(q, k, v, visibility)
+    T, S = q.shape[1], k.shape[1]
+    span, read = CHUNK * -(-T // (CHUNK * SPANS)), []
+    for begin in range(0, T, span):
+        end = min(begin + span, T)
+        seen = end if S == T else S
+        attend = jax.checkpoint(partial(_attend_chunk, seen, k, v, visibility.visible_until))
+        queries, slot = q[:, begin:end], visibility.slot[:, begin:end]
+        if end - begin <= CHUNK:
+            read.append(attend(queries, slot))
+        else:
+            chunks = jax.tree.map(_divide, (queries, slot))
+            chunks = jax.lax.map(lambda chunk, attend=attend: attend(*chunk), chunks)
+            chunks = chunks.swapaxes(0, 1).reshape(q.shape[0], -1, *q.shape[2:])
+            read.append(chunks[:, : end - begin])
+    return jnp.concatenate(read, axis=1)
 
-    def chunks(x: Array) -> Array:
-        padding = [(0, 0), (0, -T % CHUNK)] + [(0, 0)] * (x.ndim - 2)
-        return jnp.pad(x, padding).reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
 
-    @jax.checkpoint
-    def attend(chunk: tuple[Array, Array]) -> Array:
-        queries, slot = chunk
-        return attend_plainly(queries, k, v, visibility._replace(slot=slot))
+def _divide(x: Array) -> Array:
+    """Chunks of x, [chunks, B, CHUNK, ...]; the last is filled up."""
+    padding = [(0, 0), (0, -x.shape[1] % CHUNK)] + [(0, 0)] * (x.ndim - 2)
+    return jnp.pad(x, padding).reshape(x.shape[0], -1, CHUNK, *x.shape[2:]).swapaxes(0, 1)
 
-    read = jax.lax.map(attend, (chunks(q), chunks(visibility.slot))).swapaxes(0, 1)
-    return read.reshape(q.shape[0], -1, *q.shape[2:])[:, :T]
+
+def _attend_chunk(
+    seen: int,
+    k: Float[Array, "B S K N"],
+    v: Float[Array, "B S K N"],
+    visible_until: Int[Array, "B S"],
+    q: Float[Array, "B T H N"],
+    slot: Int[Array, "B T"],
+) -> Float[Array, "B T H N"]:
+    """What queries read of the first `seen` keys; see `is_visible` for the rest."""
+    (B, T, H, N), K = q.shape, k.shape[2]
+    # One product of matrices for each row and key head: its query heads come one after another.
+    queries = (q * N**-0.5).reshape(B, T, K, H // K, N).transpose(0, 2, 3, 1, 4)
+    keys, values = (x[:, :seen].transpose(0, 2, 1, 3) for x in (k, v))
+    dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
+    scores = dot("bktn,bksn->bkts", queries.reshape(B, K, -1, N), keys)
+    mask = jnp.tile(is_visible(slot, visible_until[:, :seen]), (1, H // K, 1))[:, None]
+    scores = jnp.where(mask, scores, -1e30)
+    # Not divided by their sum before the values are read: that is done to fewer numbers after it.
+    weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
+    total = weights.sum(axis=-1, keepdims=True)
+    read = dot("bkts,bksn->bktn", weights.astype(v.dtype), values) / total
+    read = read.astype(v.dtype).reshape(B, K, H // K, T, N)
+    return read.transpose(0, 3, 1, 2, 4).reshape(B, T, H, N)
 
 
 # Name -> (queries, keys, values, visibility) -> what each query reads.

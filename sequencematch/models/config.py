@@ -142,7 +142,7 @@ class TransformerConfig:
     embedding_scale: float = 1.0
     dtype: str = "float32"
     param_dtype: str = "float32"
-    attention: str = "plain"
+    attention: str = "chunked"
     remat: str = "none"
     lora: Lora = field(default_factory=Lora)
 

@@ -71,7 +71,7 @@ def defaults() -> ConfigDict:
                 d_ff=256,
                 rope_base=10_000.0,
                 dtype="float32",  # of activations; "auto": bfloat16 on accelerators, float32 on CPUs
-                attention="plain",  # or "chunked": some queries at a time, so that long texts fit
+                attention="chunked",  # some queries at a time; or "plain": all scores of a text at once
                 remat="none",  # or the backward pass stores "products" alone; or "full": layers' inputs
                 lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
                 lora_alpha=16.0,  # an adapter is multiplied by lora_alpha / lora_rank

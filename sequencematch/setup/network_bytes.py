@@ -56,7 +56,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     queries = queries_at_once(n, slots)
     scores, masked = n.heads * queries * (FLOAT + a), n.heads * queries * (FLOAT + BOOL)
     shared = FLOAT * 2 * n.head_dim + masked
-    if queries < slots:
+    if n.attention == "chunked":
         shared += scores
     else:
         layer += scores
