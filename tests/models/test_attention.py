@@ -139,10 +139,11 @@ def test_attention_equals_the_loop():
 # Chunks of queries.
 
 
-@pytest.mark.parametrize("chunk", [1, 3, T - 1])
-def test_chunked_attention_equals_plain_attention(chunk, monkeypatch):
-    """Its gradients as well, where a chunk divides the time and where it does not."""
+@pytest.mark.parametrize(("chunk", "spans"), [(1, 4), (3, 1), (3, 4), (T - 1, 4), (T, 4)])
+def test_chunked_attention_equals_plain_attention(chunk, spans, monkeypatch):
+    """Its gradients as well; where chunks divide a span, or spans the time, and where they do not."""
     monkeypatch.setattr(attention_kernels, "CHUNK", chunk)
+    monkeypatch.setattr(attention_kernels, "SPANS", spans)
     shapes = [(B, T, 4, 8), (B, T, 2, 8), (B, T, 2, 8)]
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (jax.random.normal(key, s) for key, s in zip(keys[:3], shapes, strict=True))
