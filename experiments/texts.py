@@ -146,7 +146,7 @@ def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -
 def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
     """Draws quality against diversity: a line for each setting, a point for each way to answer.
 
-    Means over seeds; what was deleted to make a text plays no part.
+    A point is the mean over seeds.
     """
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.add_subplot(xlabel=f"{DIVERSITY} (less is more diverse)", ylabel=QUALITY)

@@ -101,12 +101,12 @@ def _attend_chunk(
     """What queries read of the first `seen` keys; see `is_visible` for the rest."""
     (B, T, H, N), K = q.shape, k.shape[2]
     # One product of matrices for each row and key head: its query heads come one after another.
-    queries = (q * N**-0.5).reshape(B, T, K, H // K, N).transpose(0, 2, 3, 1, 4)
+    queries = q.reshape(B, T, K, H // K, N).transpose(0, 2, 3, 1, 4)
     keys, values = (x[:, :seen].transpose(0, 2, 1, 3) for x in (k, v))
     dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
     scores = dot("bktn,bksn->bkts", queries.reshape(B, K, -1, N), keys)
     mask = jnp.tile(is_visible(slot, visible_until[:, :seen]), (1, H // K, 1))[:, None]
-    scores = jnp.where(mask, scores, -1e30)
+    scores = jnp.where(mask, scores * N**-0.5, -1e30)
     # Not divided by their sum before the values are read: that is done to fewer numbers after it.
     weights = jnp.exp(scores - jax.lax.stop_gradient(scores.max(axis=-1, keepdims=True)))
     total = weights.sum(axis=-1, keepdims=True)

@@ -43,7 +43,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
       the rank of each adapter, in that dtype.
     Once for all layers: 2 N for the angles of two rotations and H T of masked scores, in float32, and
     H T of their mask, as bool.
-    Chunked attention stores no scores: those of a chunk of queries exist, with H for each of its keys.
+    Chunked attention stores no scores: those of one chunk of queries exist at a time.
     With another model.remat than "none" a layer stores what `STORED` says, and the rest exists for one
     layer at a time.
     The head stores the logits of one chunk of states at a time.
@@ -61,7 +61,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     else:
         layer += scores
     stored = STORED.get(n.remat)
-    layers = n.layers * layer if stored is None else n.layers * stored(n, slots) + layer
+    layers = n.layers * layer if stored is None else n.layers * stored(n) + layer
     around = 4 * FLOAT * n.d_model
     logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
     return rows * slots * (layers + shared + around) + logits
@@ -72,7 +72,7 @@ def queries_at_once(network: TransformerConfig, slots: int) -> int:
     return min(slots, CHUNK) if network.attention == "chunked" else slots
 
 
-def product_bytes(network: TransformerConfig, slots: int) -> int:
+def product_bytes(network: TransformerConfig) -> int:
     """Bytes of the input of a layer and of its products with weights, for each slot.
 
     In the activations' dtype: D of the input, what each linear map puts out but the last, which no
@@ -88,9 +88,9 @@ def product_bytes(network: TransformerConfig, slots: int) -> int:
     return ACTIVATION[n.dtype] * width
 
 
-# model.remat -> (network, slots) -> bytes that a layer stores for each slot; "none" stores all.
+# model.remat -> network -> bytes that a layer stores for each slot; "none" stores all.
 STORED = {
-    "full": lambda network, slots: ACTIVATION[network.dtype] * network.d_model,
+    "full": lambda network: ACTIVATION[network.dtype] * network.d_model,
     "products": product_bytes,
 }
 
@@ -104,13 +104,14 @@ def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
 def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of a forward pass without gradients: one layer at a time, the larger of its two halves.
 
-    The residual stream exists four times: in, out and twice between. Attention adds scores, masked
-    scores and softmax, and queries, keys, values and what it reads; the feed-forward half adds the
-    three wide arrays of SwiGLU.
+    The residual stream exists four times: in, out and twice between. Attention adds queries, keys,
+    values and what it reads, and scores, masked scores and softmax, which are one array in chunks; the
+    feed-forward half adds the three wide arrays of SwiGLU.
     """
     n, a = network, ACTIVATION[network.dtype]
     attention = 2 * a * (n.heads + n.kv_heads) * n.head_dim
-    attention += 3 * FLOAT * n.heads * queries_at_once(n, slots)
+    arrays = 1 if n.attention == "chunked" else 3
+    attention += arrays * FLOAT * n.heads * queries_at_once(n, slots)
     widest = max(3 * a * n.d_ff, attention)
     return rows * slots * (4 * a * n.d_model + widest)
 

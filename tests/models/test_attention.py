@@ -166,7 +166,7 @@ def test_chunked_attention_equals_plain_attention(chunk, spans, monkeypatch):
 
 
 def test_chunked_attention_makes_no_array_of_all_scores():
-    """Neither forward nor backward is there an array of T x T, and none where T fits a chunk."""
+    """Neither forward nor backward is there an array of T x T."""
 
     def largest(kernel, length):
         q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, length, 2, 8))
@@ -183,7 +183,6 @@ def test_chunked_attention_makes_no_array_of_all_scores():
     length = 4 * attention_kernels.CHUNK
     assert largest("plain", length) >= 4 * length**2
     assert largest("chunked", length) <= 4 * length * attention_kernels.CHUNK
-    assert largest("chunked", 8) == largest("plain", 8)
 
 
 # The cache.

@@ -189,10 +189,9 @@ def test_stored_bytes_equal_the_residuals_that_a_layer_adds(remat, changes, monk
         network = TransformerConfig(**sizes, layers=layers)
         monkeypatch.setitem(globals(), "network_config", lambda *_, n=network: n)
         rows[layers], _ = fit_line({n: residual_bytes(config, n) for n in (2, 3)})
-    assert rows[4] - rows[3] == 20 * STORED[remat](network, 20)
+    assert rows[4] - rows[3] == 20 * STORED[remat](network)
 
 
-@pytest.mark.stress
 def test_of_chunked_attention_a_layer_stores_no_scores(monkeypatch):
     """Within 3 %; with those of plain attention it would store four times as much."""
     config = valid_config_with({"prompt_slots": 292, "max_actions": 8, "method": "mle"})
