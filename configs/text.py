@@ -33,7 +33,7 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.data.update(train=0, validation=200, test=500, window=128, prompt=32)
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
     config.noise.eta, config.objective.gamma = 0.02, 0.99
-    config.train.update(steps=1_500, bc_steps=1_000)
+    config.train.update(steps=900, bc_steps=600)
     config.train.batch_size, config.rollout.rows, config.rollout.batch_size = 32, 32, 32
     config.evaluate.update(
         examples=100,

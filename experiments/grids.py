@@ -189,12 +189,12 @@ def texts() -> list[Cell]:
             changes, last = {**TEXTS, **corpus()}, {}
             if method == "mle":
                 changes["evaluate.decodings"] = WAYS
-            # sequencematch takes 67.2 rows in each step after 1,000 of 32: its batch, as many samples
+            # sequencematch takes 67.2 rows in each step after 600 of 32: its batch, as many samples
             # and its share of a refresh. The others have as many in as many steps, or more steps.
             if method in ("bc", "le_cam"):
                 last = {"train.batch_size": 67}
             elif method != "sequencematch":
-                changes["train.steps"] = 2_050
+                changes["train.steps"] = 1_230
             cells.append(Cell(method, method, seed, "test", changes, last, "text"))
     return cells
 
@@ -203,7 +203,7 @@ def texts_lambdas() -> list[Cell]:
     """Quality against diversity: lambda of IQ-Learn's offline objective x temperature, and mle."""
     cells = []
     for seed in SEEDS:
-        changes = {**TEXTS, **corpus(), "train.steps": 2_050, "evaluate.decodings": TEMPERATURES}
+        changes = {**TEXTS, **corpus(), "train.steps": 1_230, "evaluate.decodings": TEMPERATURES}
         cells.append(Cell("mle", "mle", seed, "test", changes, {}, "text"))
         for td_weight in LAMBDAS:
             own = changes | {"objective.td_weight": td_weight}
