@@ -32,7 +32,8 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.method = method or "sequencematch"
     config.data.update(train=0, validation=200, test=500, window=128, prompt=32)
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
-    config.noise.eta, config.objective.gamma = 0.02, 0.99
+    config.noise.eta = 0.02
+    config.objective.update(alpha=0.01, gamma=0.99)
     config.train.update(steps=900, bc_steps=600)
     config.train.batch_size, config.rollout.rows, config.rollout.batch_size = 32, 32, 32
     config.evaluate.update(

@@ -30,7 +30,8 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config.data.update(train=0, validation=50, test=100, window=128, prompt=32)
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
     config.model.update(path=SMOLLM2, remat="products", lora_rank=64, lora_alpha=16.0)
-    config.noise.eta, config.objective.gamma = 0.02, 0.99
+    config.noise.eta = 0.02
+    config.objective.update(alpha=0.01, gamma=0.99)
     config.optimizer.update(learning_rate=2e-4, warmup=20)
     config.train.update(steps=300, bc_steps=200, batch_size=8)
     config.rollout.update(rows=8, every=20, capacity=64, batch_size=8)
