@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# Trains on all GPUs of one machine, or of GPUS=N of them, in one process; goes on where it stopped.
+# Trains on the GPUs of one machine that CUDA_VISIBLE_DEVICES names, else on all, in one process; goes
+# on where it stopped.
 #
-#   [GPUS=4] launch/gpu.sh [--dry_run] --config=arithmetic [--config.KEY=VALUE ...]
+#   [CUDA_VISIBLE_DEVICES=0,1] launch/gpu.sh [--dry_run] --config=arithmetic [--config.KEY=VALUE ...]
 #
 # --dry_run prints every command and runs none. A batch is divided among the GPUs; name another mesh
 # with --config.mesh.KEY=N (docs/scaling.md). SIGTERM and Ctrl-C reach the run, which saves and leaves.
@@ -14,5 +15,14 @@ if [[ "${1:-}" == --dry_run ]]; then
   shift
 fi
 
-gpus="${GPUS:-$(nvidia-smi --list-gpus | wc -l)}"
+if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+  gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
+elif command -v nvidia-smi >/dev/null; then
+  gpus=$(nvidia-smi --list-gpus | wc -l)
+elif [[ -n "$dry" ]]; then
+  gpus=1
+else
+  echo "launch/gpu.sh: there is no nvidia-smi to count GPUs: name them in CUDA_VISIBLE_DEVICES" >&2
+  exit 2
+fi
 run exec python -m sequencematch.main --cluster=none --resume --config.mesh.data="$gpus" "$@"

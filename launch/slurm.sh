@@ -3,15 +3,15 @@
 #
 #   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
 #     --config=arithmetic --config.mesh.data=16
-#   sbatch --array=0-4 launch/slurm.sh --config=arithmetic     # five runs, of seeds 0 to 4
+#   sbatch --array=0-4 --gpus-per-node=1 launch/slurm.sh --config=arithmetic     # five runs, of seeds 0 to 4
 #   launch/slurm.sh --dry_run --config=arithmetic              # prints every command, runs none
 #
-# The work directory must be on a file system that all nodes share. In an array leave --workdir out:
-# its default names the seed.
+# As many tasks as GPUs on a node, and not --gpus-per-task: each task must see all GPUs of its node, of
+# which jax takes the one with the task's number. The work directory must be on a file system that all
+# nodes share. In an array leave --workdir out: its default names the seed.
 #SBATCH --job-name=sequencematch
 #SBATCH --output=slurm-%x-%j.log
 #SBATCH --open-mode=append
-#SBATCH --gpus-per-task=1
 #SBATCH --requeue
 #SBATCH --signal=USR1@180
 set -euo pipefail
@@ -26,6 +26,7 @@ fi
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
   set -- "$@" --config.seed="$SLURM_ARRAY_TASK_ID"
 fi
+[[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun asks for it
 
 # USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
 code=0

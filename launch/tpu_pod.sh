@@ -5,8 +5,8 @@
 #     --config=arithmetic --config.mesh.data=16 --workdir=/shared/run
 #
 # --dry_run prints every command and runs none. The work directory must be on a file system that all
-# hosts mount, such as Filestore. The same command goes on where a run stopped. The slice costs money
-# until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# hosts mount, such as Filestore. The same command goes on where a run stopped, and makes a slice that was
+# taken away again. It costs money until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
 dry=
@@ -15,22 +15,24 @@ if [[ "${1:-}" == --dry_run ]]; then
   dry=1
   shift
 fi
+cd "$(dirname "$0")/.."
 
 if [[ "${1:-}" != --here ]]; then
   : "${TPU:?is the name of the slice}" "${ZONE:?is its zone}" "${TYPE:?is its type, such as v4-32}"
   tpu() { run gcloud compute tpus tpu-vm "$1" "$TPU" --zone="$ZONE" "${@:2}"; }
-  if [[ -n "$dry" ]] || ! tpu describe >/dev/null 2>&1; then
-    tpu create --accelerator-type="$TYPE" --version="${VERSION:-tpu-ubuntu2204-base}"
-  fi
-  run tar --exclude-vcs -czf /tmp/sequencematch.tgz . # for scp, which copies one file faster than many
+  state=$(tpu describe --format='value(state)' 2>/dev/null) || state=
+  [[ -z "$dry" ]] || echo "$state" # that command
+  [[ -z "$dry" && ! "$state" =~ PREEMPTED|TERMINATED ]] || { tpu delete --quiet && state=; }
+  [[ -n "$state" ]] || tpu create --accelerator-type="$TYPE" --version="${VERSION:-tpu-ubuntu2204-base}"
+  # What git tracks or would: no .venv, no runs.
+  run bash -c 'git ls-files -z -co --exclude-standard | tar --null -T - -czf /tmp/sequencematch.tgz'
   run gcloud compute tpus tpu-vm scp /tmp/sequencematch.tgz "$TPU": --zone="$ZONE" --worker=all
   tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && tar -xzf ../sequencematch.tgz &&
     pip install --user uv && python3 -m uv venv --allow-existing --python=3.12 .venv &&
     python3 -m uv pip install --python=.venv/bin/python -e ".[tpu]"'
-  # -t: where the connection ends, the run hears a SIGHUP, saves and leaves.
+  # -tt: Ctrl-C and the end of the connection reach the run, which saves and leaves.
   tpu ssh --worker=all --command="cd sequencematch && PATH=\$PWD/.venv/bin:\$PATH exec \
-    launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -t
+    launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -tt
   exit
 fi
-shift
-run exec python -m sequencematch.main --cluster=tpu --resume "$@"
+run exec python -m sequencematch.main --cluster=tpu --resume "${@:2}"

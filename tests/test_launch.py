@@ -13,7 +13,7 @@ from sequencematch.cli.flags import parse_flags
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
-NAMED = {"TPU": "t", "ZONE": "z", "TYPE": "v4-32", "CLUSTER": "c", "IMAGE": "i", "GPUS": "4"}
+NAMED = {"TPU": "t", "ZONE": "z", "TYPE": "v4-32", "CLUSTER": "c", "IMAGE": "i"}
 FLAGS = ["--config=arithmetic", "--workdir=/with a space/run", "--config.edits=('<bkspc>',)"]
 
 
@@ -59,11 +59,14 @@ def test_flags_reach_the_hosts_as_they_are():
 
 @pytest.fixture
 def tools(tmp_path):
-    """A folder of commands that stand for a cluster's: srun starts what it is given."""
+    """A folder of commands that stand for a cluster's: srun starts what it is given, a GPU each."""
     folder = tmp_path / "bin"
     folder.mkdir()
     bodies = {
-        "srun": 'while [[ $1 == -* ]]; do shift; done\nexec "$@"',
+        "srun": 'echo "$SRUN_CPUS_PER_TASK" cores\nwhile [[ $1 == -* ]]; do shift; done\nexec "$@"',
+        "nvidia-smi": "echo GPU 0\necho GPU 1",
+        # Of a slice that is there it says the state.
+        "gcloud": '[[ $4 != describe ]] || { echo "$STATE"; [[ "$STATE" ]]; exit; }\necho "$4"',
         "scontrol": 'echo scontrol "$@"',
         "python": 'echo python "$@"\nexit "$CODE"',
     }
@@ -76,10 +79,12 @@ def tools(tmp_path):
 @pytest.mark.parametrize("code, requeues", [(0, False), (2, False), (75, True)])
 def test_an_interrupted_job_is_requeued_and_no_other(tools, code, requeues):
     job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "CODE": str(code)}
+    job["SLURM_CPUS_PER_TASK"] = "7"
     done = run(ROOT / "launch" / "slurm.sh", *FLAGS, path=[tools], **job)
     assert done.returncode == code
     assert ("scontrol requeue 12" in done.stdout) == requeues
     assert "--resume" in done.stdout and "--config.seed=3" in done.stdout
+    assert "7 cores" in done.stdout
 
 
 def test_a_signal_to_the_script_reaches_the_run(tools):
@@ -94,3 +99,26 @@ def test_a_signal_to_the_script_reaches_the_run(tools):
     assert process.stdout.readline() == "up\n"
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=20) == 75
+
+
+@pytest.mark.parametrize("visible, count", [(None, 2), ("5", 1), ("0,3,4", 3)])
+def test_a_batch_is_divided_among_the_gpus_that_may_be_used(tools, visible, count):
+    environment = {"CODE": "0"} | ({} if visible is None else {"CUDA_VISIBLE_DEVICES": visible})
+    done = run(ROOT / "launch" / "gpu.sh", *FLAGS, path=[tools], **environment)
+    assert f"--config.mesh.data={count} --config=arithmetic" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "state, made",
+    [("", ["create"]), ("READY", []), ("PREEMPTED", ["delete", "create"])],
+)
+def test_a_slice_is_made_where_there_is_none_and_gets_the_tree(tools, tmp_path, state, made):
+    (tools / "tar").write_text(f'#!/usr/bin/env bash\ntr "\\0" "\\n" >{tmp_path}/packed')
+    (tools / "tar").chmod(0o755)
+    done = run(ROOT / "launch" / "tpu_pod.sh", *FLAGS, path=[tools], STATE=state)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*made, "scp", "ssh", "ssh"]
+    if (ROOT / ".git").exists():
+        packed = (tmp_path / "packed").read_text().split()
+        assert {"setup.cfg", "launch/tpu_pod.sh", "sequencematch/main.py"} <= set(packed)
+        assert not any(name.startswith((".venv", "runs/")) for name in packed)

@@ -1,9 +1,12 @@
 """The devices of a run as a mesh with axes data, fsdp and model, and the placement of batches on it."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,20 +23,61 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
       model: devices over which each weight matrix is split, and what is computed with it.
 
     Raises:
-      ValueError: there are fewer devices than that, or none.
+      ValueError: there are fewer devices than that, or none, or they cannot be joined so.
     """
     available, needed = devices(), data * fsdp * model
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     if needed > len(available):
         raise ValueError(f"{asked} needs {needed} devices, but jax finds {len(available)}")
+    if jax.process_count() > 1 and not jax.distributed.is_initialized():
+        raise ValueError(
+            f"this is one of {jax.process_count()} hosts of a TPU: start all, with --cluster=tpu"
+        )
     if jax.process_count() > 1 and needed < len(available):
         raise ValueError(
             f"{asked} are {needed} of {len(available)} devices: in a "
             f"run of {jax.process_count()} processes all take part"
         )
+    try:
+        placed = arrange_devices(available[:needed], (data, fsdp, model))
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"{asked}: {error}") from error
     # Auto: states and batches are placed where they enter and leave a step; XLA shards what is inside.
-    sizes, names = (data, fsdp, model), ("data", "fsdp", "model")
-    return jax.make_mesh(sizes, names, (AxisType.Auto,) * 3, devices=available[:needed])
+    return Mesh(placed, ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
+
+
+def arrange_devices(found: Sequence[Any], sizes: tuple[int, int, int]) -> np.ndarray:
+    """Devices in the order of a mesh, so that neighbours in it are neighbours in their network.
+
+    Slices of a TPU, and hosts with GPUs, are joined by a slower network than the devices inside. What
+    crosses it is the exchange of gradients along `data`, then along `fsdp`, and nothing along `model`.
+
+    Args:
+      found: jax's devices, as many as the mesh has.
+      sizes: of data, fsdp and model.
+
+    Returns:
+      An array of devices, of that shape.
+
+    Raises:
+      ValueError: rows cannot be divided among the slices.
+      NotImplementedError: the network of a TPU has no such mesh.
+    """
+    slices = len({getattr(device, "slice_index", 0) for device in found})
+    data, fsdp, model = sizes
+    along_data = math.gcd(data, slices)
+    along_fsdp = slices // along_data
+    if fsdp % along_fsdp:
+        raise ValueError(
+            f"each of {slices} slices or hosts needs the same share of the rows, so mesh.data x "
+            f"mesh.fsdp must be a multiple of {slices}"
+        )
+    if slices == 1:
+        return mesh_utils.create_device_mesh(sizes, found, allow_split_physical_axes=True)
+    inside, across = (data // along_data, fsdp // along_fsdp, model), (along_data, along_fsdp, 1)
+    return mesh_utils.create_hybrid_device_mesh(
+        inside, across, found, allow_split_physical_axes=True
+    )
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:

@@ -285,7 +285,8 @@ def test_a_checkpoint_restores_onto_another_mesh(train_on, tmp_path):
 
 @pytest.mark.parametrize("sizes", [(9, 1, 1), (1, 1, 16), (3, 1, 3), (2, 3, 2)])
 def test_too_few_devices_are_a_one_line_error(sizes):
-    assert len(jax.devices()) == 8
+    if len(jax.devices()) != 8:
+        pytest.skip("the simulated ones are 8")
     with pytest.raises(ValueError) as raised:
         make_mesh(*sizes)
     data, fsdp, model = sizes
