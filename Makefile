@@ -17,7 +17,7 @@ unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench gpu-check setup clean
 
 help:  ## list these commands
-	@awk -F ':.*## ' '/^[a-z0-9]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (the main job)
 	$(PY) -m sequencematch.main --config=configs/arithmetic.py $(ARGS)

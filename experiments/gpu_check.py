@@ -157,7 +157,8 @@ def tests() -> Rows:
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
     failed = [line for line in lines if line.startswith("FAILED")]
     print(*failed, sep="\n", file=sys.stderr)
-    return {"tests of core, models, train": lines[-1].strip("= ")}
+    last = lines[-1].strip("= ")
+    return {"tests of core, models, train": f"FAILED: {last}" if done.returncode else last}
 
 
 PARTS = {

@@ -1,7 +1,7 @@
 """A trained run from Python: `sequencematch.load(DIR)` answers prompts, scores answers, exports."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,18 +142,23 @@ class Model:
         return self._parts._replace(config=config)
 
 
-def load(folder: str | os.PathLike, checkpoint: str | int = NEWEST) -> Model:
+def load(
+    folder: str | os.PathLike,
+    checkpoint: str | int = NEWEST,
+    mesh: Mapping[str, int] | None = None,
+) -> Model:
     """Opens a checkpoint of a run.
 
     Args:
       folder: its work directory. As on the command line, a run whose config.json asks for Python code
         (a task of your own) is not opened.
       checkpoint: "newest" (sound) one, "best" by validation, or a step.
+      mesh: devices along "data", "fsdp" and "model"; without it one device, whatever it was trained on.
 
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
-    parts, state = resume.open_run(Path(folder), str(checkpoint))
+    parts, state = resume.open_run(Path(folder), str(checkpoint), mesh)
     return Model(parts, parts.whole(state.params), int(state.step))
 
 

@@ -1,6 +1,7 @@
 """`sequencematch.load`: answers and scores from Python are those of the command line."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -32,6 +33,17 @@ def test_answers_are_those_of_the_runs_own_evaluation(folder, model):
     assert greedy
     assert [a.text for a in answers] == [trace["text"] for trace in greedy]
     assert [a.symbols for a in answers] == [trace["actions"] for trace in greedy]
+
+
+def test_a_run_of_many_devices_answers_on_one_and_on_a_mesh(folder, model, tmp_path):
+    elsewhere = shutil.copytree(folder, tmp_path / "elsewhere")
+    saved = json.loads((elsewhere / "config.json").read_text())
+    saved["config"]["mesh"]["data"] = 1024
+    (elsewhere / "config.json").write_text(json.dumps(saved))
+    alone, many = (sequencematch.load(elsewhere, mesh=mesh) for mesh in (None, {"data": 2}))
+    assert alone.answer(PROMPTS) == model.answer(PROMPTS)
+    texts = [[answer.text for answer in each.answer(PROMPTS)] for each in (alone, many)]
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.stress

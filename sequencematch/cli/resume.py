@@ -131,16 +131,19 @@ def report_longer_run(parts: Parts, restored: Restored) -> None:
         )
 
 
-def open_run(folder: Path, checkpoint: str = NEWEST) -> tuple[Parts, TrainState]:
+def open_run(
+    folder: Path, checkpoint: str = NEWEST, mesh: Mapping[str, int] | None = None
+) -> tuple[Parts, TrainState]:
     """The parts and a state of the run in a work directory, the newest sound one, to read only.
 
-    As on the command line, a run is refused if its config.json asks for Python code (a task of your
-    own).
+    It takes one device, or a mesh, whatever it was trained on. As on the command line, a run is refused
+    if its config.json asks for Python code (a task of your own).
 
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
     config = workdir.read_config(folder)["config"]
+    config.mesh.update(dict.fromkeys(config.mesh, 1) | dict(mesh or {}))
     check_config(config)
     source = task_folder(config, folder)
     if source is None:
@@ -176,7 +179,7 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
     if not parts.config.init.startswith(RUN_PREFIX):
         return read_parameters(parts) if parts.config.model.path else None
     folder = Path(parts.config.init.removeprefix(RUN_PREFIX))
-    theirs, state = open_run(folder)
+    theirs, state = open_run(folder, mesh=parts.config.mesh)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
         raise ValueError(
             f"config.init={parts.config.init!r}: that run has another tokenizer, so its ids mean other "
@@ -261,12 +264,10 @@ def merge_provenance(
 
 
 def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
-    """A state of the run in a work directory: the newest sound one. Reports newer, damaged checkpoints.
+    """A state of the run in a work directory; reports newer checkpoints that are damaged.
 
     Args:
-      parts: the parts of the run.
-      folder: the work directory.
-      checkpoint: the newest, "best" by validation, or a step.
+      checkpoint: the newest sound one, "best" by validation, or a step.
 
     Raises:
       ValueError: there is none, it is of another version, or the data have changed.

@@ -25,7 +25,7 @@ REFUSED = 2  # exit code of a process that has refused, as the others need not h
 LEAVING = 10  # seconds that a process which leaves waits for the others
 GONE = (
     "another process of this run has stopped, or cannot be reached, so this one stops, too: see what "
-    "that one says"
+    "that one says, and what jax says above"
 )
 
 
@@ -186,7 +186,8 @@ def watch_for_abort(reason: str, code: int) -> None:
 
 def is_lost_peer(error: BaseException) -> bool:
     """Whether an error of jax means that another process is gone."""
-    words = ("Gloo", "Connection closed by peer", "coordination service", "CoordinationService")
+    words = ("Gloo", "NCCL", "Connection closed by peer")
+    words += ("coordination service", "CoordinationService")
     return jax.distributed.is_initialized() and any(word in str(error) for word in words)
 
 

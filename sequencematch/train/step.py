@@ -197,7 +197,7 @@ def draw_samples(recipe: Recipe, state: TrainState) -> tuple[Trajectory, Int[Arr
     """Trajectories drawn from the replay buffer, and their ages in steps."""
     key = random_key(recipe.seed, Purpose.REPLAY, state.step)
     drawn = replay.draw(state.replay, key, recipe.samples, state.step)
-    # The buffer is on every device. Without this, so would be all the work on what is drawn from it.
+    # Without this, all the work on what is drawn would be done on every device.
     return jax.lax.with_sharding_constraint(drawn, recipe.rows)
 
 

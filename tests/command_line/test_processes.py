@@ -17,7 +17,7 @@ from sequencematch.cli.workdir import lock
 from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
 from tests.marks import exhaustive
 
-DEVICES = 4  # in all
+DEVICES, MESH = 8, (2, 2, 2)  # in all; along data, fsdp and model
 SIGNALLED_AT = 10  # records; a checkpoint is saved before
 PATIENCE = 600  # seconds, on a busy machine
 
@@ -59,7 +59,8 @@ def wait_for_records(folder, processes):
 
 @pytest.fixture(scope="module")
 def several_flags(pairs_file):
-    values = {**TINY, "data.path": pairs_file, "mesh.data": DEVICES}
+    axes = {f"mesh.{name}": n for name, n in zip(("data", "fsdp", "model"), MESH, strict=True)}
+    values = {**TINY, "data.path": pairs_file, **axes}
     return [CONFIG, *(f"--config.{key}={value}" for key, value in values.items())]
 
 
