@@ -24,7 +24,9 @@ from sequencematch.setup.defaults import defaults
 
 def get_config(variant: str = "sequencematch") -> ConfigDict:
     """The run of a variant: METHOD, "paper", or "paper,METHOD"."""
-    data, _, method = variant.partition(",") if variant.startswith("paper") else ("", "", variant)
+    head, _, method = variant.partition(",")
+    data = head == "paper"
+    method = method if data else variant
     config = defaults()
     config.task = "arithmetic"
     config.method = method or "sequencematch"

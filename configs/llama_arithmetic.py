@@ -26,7 +26,9 @@ from sequencematch.setup.defaults import defaults
 
 def get_config(variant: str = "sequencematch") -> ConfigDict:
     """The run of a variant: METHOD, "qlora", or "qlora,METHOD"."""
-    qlora, _, method = variant.partition(",") if variant.startswith("qlora") else ("", "", variant)
+    head, _, method = variant.partition(",")
+    qlora = head == "qlora"
+    method = method if qlora else variant
     config = defaults()
     config.task = "arithmetic"
     config.method = method or "sequencematch"

@@ -26,7 +26,9 @@ from sequencematch.setup.defaults import defaults
 
 def get_config(variant: str = "sequencematch") -> ConfigDict:
     """The run of a variant: METHOD, "paper", or "paper,METHOD"."""
-    paper, _, method = variant.partition(",") if variant.startswith("paper") else ("", "", variant)
+    head, _, method = variant.partition(",")
+    paper = head == "paper"
+    method = method if paper else variant
     config = defaults()
     config.task = "text"
     config.method = method or "sequencematch"

@@ -3,8 +3,8 @@ says."""
 
 import pytest
 
+from configs import arithmetic, llama_arithmetic, text_pretrained
 from configs import text as configuration
-from configs import text_pretrained
 from sequencematch.setup.check import check_config
 
 METHODS = ["sequencematch", "mle", "bc", "unlikelihood", "le_cam", "iql_offline"]
@@ -30,3 +30,12 @@ def test_a_pretrained_variant_is_valid_but_for_its_directory(method):
     assert config.method == method and config.model.lora_rank == 64
     config.model.update(path="", preset="smollm2-135m")  # its sizes; the directory may not be there
     check_config(config)
+
+
+@pytest.mark.parametrize(
+    "config, variant",
+    [(configuration, "paper-mle"), (arithmetic, "paper_mle"), (llama_arithmetic, "qlora-bc")],
+)
+def test_a_variant_that_is_none_is_refused(config, variant):
+    with pytest.raises(ValueError, match=f"config.method='{variant}' must be"):
+        check_config(config.get_config(variant))

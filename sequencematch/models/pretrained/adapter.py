@@ -5,6 +5,7 @@ they are new, `resize_token_embeddings` comes first.
 """
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -17,7 +18,7 @@ from flax import nnx
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
-from sequencematch.models.config import Lora
+from sequencematch.models.config import LINEARS, Lora
 from sequencematch.models.lora import merge
 from sequencematch.models.pretrained.families import (
     EDITS,
@@ -40,8 +41,18 @@ ONLY = {
     "bias": ("none",),
     "use_dora": (False, None),
     "use_rslora": (False, None),
+    "use_qalora": (False, None),
     "modules_to_save": (None, []),
-    "layers_to_transform": (None, []),
+    "layer_replication": (None, []),
+    "alora_invocation_tokens": (None, []),
+    "init_lora_weights": (
+        True,
+        False,
+        None,
+        "gaussian",
+        "orthogonal",
+        "eva",
+    ),  # others change the base
 }
 
 
@@ -98,7 +109,8 @@ def write_adapter(out: str | Path, params: nnx.State, family: str, lora: Lora, b
 def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.State]:
     """The adapters of a directory, and the rows of edits where it has them.
 
-    Maps may have ranks of their own there; here all have the largest, and B is scaled for it.
+    Maps may have ranks of their own there, or no adapter in some layers; here all have the largest
+    rank, and B is scaled for it. What is added is new: A is drawn, and B is 0.
 
     Args:
       folder: where `write_adapter` or PEFT has saved one.
@@ -112,10 +124,11 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
     config, tensors = _read_files(path)
     stored = {PREFIX + name.removesuffix(".weight"): x for name, x in _layout(like, family).items()}
     if f"{PREFIX}{TIED_HEAD}" not in stored:
-        tensors = {k: x for k, x in tensors.items() if not k.startswith(f"{PREFIX}{TIED_HEAD}.")}
+        copies = {f"{PREFIX}{TIED_HEAD}.{part}" for part in ("weight", ROWS, BASE_ROWS)}
+        tensors = {name: x for name, x in tensors.items() if name not in copies}
     found: dict[str, dict[int, tuple]] = {}
     for module, x in stored.items():
-        if f"{module}.lora_A.weight" in tensors:
+        if x.paths[0].removesuffix("/kernel") in LINEARS and f"{module}.lora_A.weight" in tensors:
             a, b = (tensors.pop(f"{module}.lora_{side}.weight").T for side in "AB")
             alpha = _of_module(config, "alpha_pattern", module, config["lora_alpha"])
             cuts = np.cumsum([leaves_by_path(like)[p].shape[-1] for p in x.paths])[:-1]
@@ -129,22 +142,60 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
         )
     rank = max(a.shape[1] for layers in found.values() for a, _ in layers.values())
     lora = Lora(rank, float(rank), f"^({'|'.join(sorted(found))})$")
-    arrays = {}
+    leaves, arrays = leaves_by_path(like), {}
     for place, layers in found.items():
-        a, b = zip(*(layers[layer] for layer in sorted(layers)), strict=True)
-        arrays[f"{place}/lora_a"] = np.stack([_pad(x, rank, 1) for x in a])
-        arrays[f"{place}/lora_b"] = np.stack([_pad(x, rank, 0) for x in b])
-    heads = [rows[m] for m, x in stored.items() if x.paths in ((EMBEDDING,), (HEAD,))]
-    if heads[-1] is not None:
-        edits = leaves_by_path(like).get(EDITS)
-        if edits is None or edits.shape != heads[-1].T.shape:
-            raise ValueError(
-                f"{path} has {len(heads[-1])} trained tokens, but the tokenizer has "
-                f"{0 if edits is None else edits.shape[1]} edits"
-            )
-        arrays[EDITS] = heads[-1].T
+        kernel = leaves[f"{place}/kernel"]
+        arrays |= {f"{place}/{name}": x for name, x in _stack(layers, kernel.shape, rank).items()}
+    if any(x is not None for x in rows.values()):
+        head = [m for m, x in stored.items() if x.paths in ((EMBEDDING,), (HEAD,))][-1]
+        order = _order_of_edits(path, config, _last(head), leaves, rows[head] is not None)
+        arrays[EDITS] = rows[head][order].T
     flat = {(*name.split("/"),): nnx.Param(jnp.asarray(x)) for name, x in arrays.items()}
     return lora, nnx.from_flat_state(flat)
+
+
+def _stack(layers: Mapping[int, tuple], shape: tuple[int, ...], rank: int) -> dict[str, np.ndarray]:
+    """Adapters of a map in all its layers, [layers, D, rank] and [layers, rank, F].
+
+    Args:
+      layers: A and B of those layers that have one.
+      shape: of the map's kernels, [layers, D, F].
+      rank: of all.
+    """
+    n, inputs, outputs = shape
+    # As `lora.LoraLinear` draws it. With both sides 0 neither would ever change.
+    a = np.random.default_rng(0).uniform(-1, 1, (n, inputs, rank)) * inputs**-0.5
+    b = np.zeros((n, rank, outputs))
+    for layer, (own_a, own_b) in layers.items():
+        a[layer, :, : own_a.shape[1]], b[layer, : len(own_b)] = own_a, own_b
+    return {"lora_a": a.astype(np.float32), "lora_b": b.astype(np.float32)}
+
+
+def _order_of_edits(
+    path: Path, config: Mapping[str, Any], head: str, leaves: Mapping[str, Any], has_rows: bool
+) -> np.ndarray:
+    """Which trained token each edit is.
+
+    Args:
+      path: of the adapter.
+      config: its configuration.
+      head: the table that logits are read from.
+      leaves: of the network.
+      has_rows: whether tokens of this table were trained.
+
+    Raises:
+      ValueError: the trained tokens are others than the edits.
+    """
+    tokens = config.get("trainable_token_indices") or []
+    tokens = tokens.get(head, []) if isinstance(tokens, dict) else tokens
+    first = leaves[EMBEDDING].shape[0]
+    edits = [*range(first, first + (leaves[EDITS].shape[1] if EDITS in leaves else 0))]
+    if not has_rows or sorted(tokens) != edits:
+        raise ValueError(
+            f"{path} has trained tokens {tokens if has_rows else []} of {head}: only the edits of the "
+            f"tokenizer can be read, which are {edits}"
+        )
+    return np.argsort(tokens)
 
 
 def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -158,6 +209,8 @@ def _read_files(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         raise ValueError(f"the adapter in {path} is damaged ({error})") from error
     if config.get("peft_type") != "LORA":
         raise ValueError(f"{path / CONFIG} is of peft_type {config.get('peft_type')}, not LORA")
+    if not isinstance(config.get("lora_alpha"), int | float):
+        raise ValueError(f"{path / CONFIG} does not say lora_alpha")
     for key, allowed in ONLY.items():
         if config.get(key, allowed[0]) not in allowed:
             raise ValueError(f"{key}={config[key]!r} in {path / CONFIG} is not supported")
@@ -225,10 +278,5 @@ def _last(module: str) -> str:
 
 def _of_module(config: Mapping[str, Any], key: str, module: str, default: Any) -> Any:
     """The value that a pattern of PEFT's configuration gives to a map."""
-    patterns = config.get(key) or {}
-    return next((x for end, x in patterns.items() if f".{module}".endswith(f".{end}")), default)
-
-
-def _pad(x: np.ndarray, rank: int, axis: int) -> np.ndarray:
-    widths = [(0, rank - n if i == axis else 0) for i, n in enumerate(x.shape)]
-    return np.pad(x, widths)
+    name, patterns = module.removeprefix(PREFIX), config.get(key) or {}
+    return next((x for end, x in patterns.items() if re.match(rf"(.*\.)?({end})$", name)), default)

@@ -101,6 +101,9 @@ def test_a_fused_map_has_one_adapter(tmp_path):
         (dict(peft_type="IA3"), "peft_type IA3"),
         (dict(use_dora=True), "use_dora=True .* not supported"),
         (dict(bias="all"), "bias='all' .* not supported"),
+        (dict(init_lora_weights="pissa"), "init_lora_weights='pissa' .* not supported"),
+        (dict(lora_alpha=None), "does not say lora_alpha"),
+        (dict(trainable_token_indices=[3, 7]), r"tokens \[3, 7\] of lm_head.*are \[20, 21\]"),
     ],
 )
 def test_what_cannot_be_read_is_refused(tmp_path, change, message):
@@ -111,7 +114,7 @@ def test_what_cannot_be_read_is_refused(tmp_path, change, message):
     with pytest.raises(ValueError, match=message):
         adapter.read_adapter(folder, family, like)
     (folder / "adapter_config.json").write_text(json.dumps(config))
-    with pytest.raises(ValueError, match="has 2 trained tokens, but the tokenizer has 0 edits"):
+    with pytest.raises(ValueError, match=r"trained tokens \[20, 21\] .* the tokenizer .* are \[\]"):
         adapter.read_adapter(folder, family, tiny.shapes(tiny.CASES["llama"], IDS))
     (folder / "adapter_model.safetensors").write_bytes(b"\x08")
     with pytest.raises(ValueError, match="damaged"):
@@ -142,3 +145,76 @@ def test_one_adapter_of_a_fused_map_is_read_as_peft_makes_it(tmp_path):
         path = f"blocks/attention/{name}/kernel"
         expected = leaves_by_path(base)[path][1] + change[:, 16 * i : 16 * i + 16]
         np.testing.assert_allclose(merged[path][1], expected, atol=1e-4)
+
+
+def rewrite(folder, change, **config):
+    """Changes the tensors of an adapter on disk, and its configuration."""
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | config))
+    save_file(
+        change(load_file(folder / "adapter_model.safetensors")),
+        folder / "adapter_model.safetensors",
+    )
+
+
+def test_a_layer_without_an_adapter_is_unchanged_and_can_learn(tmp_path):
+    family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
+    rewrite(tmp_path / "out", lambda x: {k: v for k, v in x.items() if ".layers.0." not in k})
+    base = without_adapters(params, Lora(4, 8.0))
+    found, state = adapter.read_adapter(tmp_path / "out", family, base)
+    merged = leaves_by_path(lora.merge(nnx.merge_state(base, state), found))
+    whole = leaves_by_path(lora.merge(params, Lora(4, 8.0)))
+    kernels = [path for path in merged if path.startswith("blocks/") and path.endswith("kernel")]
+    assert kernels
+    for path in kernels:
+        np.testing.assert_array_equal(merged[path][0], leaves_by_path(base)[path][0])
+        np.testing.assert_allclose(merged[path][1], whole[path][1], rtol=1e-4, atol=1e-4)
+    for path, x in leaves_by_path(state).items():
+        if path.endswith("lora_a"):  # B gets its gradient through it
+            assert (np.abs(x[0]).sum(axis=0) > 0).all()
+
+
+def test_edits_are_read_in_the_order_of_their_ids(tmp_path):
+    family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
+    rows = "trainable_tokens_delta"
+    rewrite(
+        tmp_path / "out",
+        lambda x: {k: v[::-1].copy() if k.endswith(rows) else v for k, v in x.items()},
+        trainable_token_indices={"embed_tokens": [21, 20], "lm_head": [21, 20]},
+    )
+    _, state = adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+    edits = leaves_by_path(params)["edits/kernel"]
+    np.testing.assert_array_equal(leaves_by_path(state)["edits/kernel"], edits)
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2"])  # untied, tied
+def test_an_adapter_of_the_head_is_refused(tmp_path, case):
+    family, params, _, _ = write(tmp_path / "out", case, Lora(4, 8.0))
+    a, b = np.zeros((4, 16), np.float32), np.zeros((20, 4), np.float32)
+    head = "base_model.model.lm_head"
+    rewrite(
+        tmp_path / "out", lambda x: x | {f"{head}.lora_A.weight": a, f"{head}.lora_B.weight": b}
+    )
+    with pytest.raises(ValueError, match=r"it has base_model.model.lm_head.lora_A.weight, "):
+        adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+
+
+def test_the_head_alone_says_how_edits_are_chosen(tmp_path):
+    """Of an untied model rows of the embedding alone would be lost."""
+    family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
+    rewrite(tmp_path / "out", lambda x: {k: v for k, v in x.items() if "lm_head" not in k})
+    with pytest.raises(ValueError, match=r"has trained tokens \[\] of lm_head"):
+        adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+
+
+def test_patterns_are_regular_expressions_as_in_peft(tmp_path):
+    family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
+    like = lora.merge(params, Lora(4, 8.0))
+    pattern = {r"layers\.\d+\.self_attn\.q_proj": 24.0, "proj": 1.0}
+    _, before = adapter.read_adapter(tmp_path / "out", family, like)
+    rewrite(tmp_path / "out", lambda x: x, alpha_pattern=pattern)
+    _, after = adapter.read_adapter(tmp_path / "out", family, like)
+    ratios = {"query": 3.0, "out": 1.0}
+    for name, ratio in ratios.items():
+        old, new = (leaves_by_path(x)[f"blocks/attention/{name}/lora_b"] for x in (before, after))
+        np.testing.assert_allclose(new, ratio * old, rtol=1e-6)
