@@ -4,8 +4,9 @@
 
 One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds and
 questions (two-way bootstrap). Then the paired difference of each setting to the first, by seed and
-question. A difference is claimed only where its interval excludes zero. Of test questions also: answers
-after wrong starts, and how well scores of answers tell right ones from wrong ones.
+question; of test questions, to every other. A difference is claimed only where its interval excludes
+zero. Of test questions also: answers after wrong starts, and how well scores of answers tell right ones
+from wrong ones.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,10 +29,10 @@ CHOICES = ("greedy", "unedited", "sampled")
 Rows = Mapping[int, Mapping[str, Any]]  # by seed
 
 
-def by_setting(rows: Sequence[Mapping[str, Any]]) -> dict[str, Rows]:
-    """The rows of each setting, in the order of the grid's first seed."""
+def by_setting(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Rows]:
+    """The rows of each setting, in the order of the grid's settings."""
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: row["seed"]):
+    for row in sorted(rows, key=lambda row: (names.index(row["name"]), row["seed"])):
         found.setdefault(row["name"], {})[row["seed"]] = row
     return found
 
@@ -117,23 +118,24 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
 
 def main(argv: list[str]) -> None:
     """Prints the tables."""
-    settings = by_setting(read_rows(GRID.value))
+    cells = GRIDS[GRID.value]()
+    settings = by_setting(read_rows(GRID.value), [cell.name for cell in cells])
     if GRID.value.startswith("texts"):
         print_texts(settings)
         return
     lines = []
     for name, rows in settings.items():
-        first, n = next(iter(rows.values())), len(rows)
-        seconds = sum(row["seconds"]["train"] for row in rows.values()) / n
-        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.1f} M", f"{seconds:.0f} s"]
-        lines.append([name, str(n), *accuracy_cells(rows), *cost])
-    print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "seconds"], lines)
-    base, *others = settings
-    print(f"\nAgainst {base}, in points:\n")
-    print_table(
-        ["setting", *CHOICES],
-        [[name, *difference_cells(settings[name], settings[base])] for name in others],
-    )
+        first = next(iter(rows.values()))
+        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.1f} M"]
+        lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
+    print_table(["setting", "seeds", *CHOICES, "steps", "tokens"], lines)
+    names, is_test = list(settings), cells[0].split == "test"
+    for i, base in enumerate(names[:-1] if is_test else names[:1]):
+        print(f"\nAgainst {base}, in points:\n")
+        print_table(
+            ["setting", *CHOICES],
+            [[name, *difference_cells(settings[name], settings[base])] for name in names[i + 1 :]],
+        )
     if all("auc" in row["figures"] for rows in settings.values() for row in rows.values()):
         print_test_figures(settings)
 

@@ -22,7 +22,7 @@ from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.sections import figure
 from sequencematch.evaluate.values import Scorer, Scores, correlation, value_statistics
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import make_generator, make_scorer
+from sequencematch.setup.judges import answer_actions, make_generator, make_scorer
 from sequencematch.storage import console, files
 from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import provenance
@@ -164,11 +164,15 @@ def open_figures(parts: Parts, answers: Sequence[Answer]) -> dict[str, Any]:
 def real_text_figures(
     parts: Parts, params: nnx.State, raise_if_asked: Callable[[], None]
 ) -> dict[str, dict]:
-    """Perplexity of the test texts with edits masked, and of the expert's actions among all."""
-    examples, found = [*parts.task.splits["test"]], {}
-    for name, masks_edits in (("text", True), ("actions", False)):
+    """Perplexity of the test texts with edits masked, and of the expert's actions among all.
+
+    No action ends a text that is a window, as in answers.
+    """
+    examples, found, mdp = [*parts.task.splits["test"]], {}, answer_actions(parts)
+    plain = mdp._replace(legal=mdp.legal & (mdp.pops == 0))
+    for name, actions in (("text", plain), ("actions", mdp)):
         raise_if_asked()
-        scorer = make_scorer(parts, masks_edits)
+        scorer = make_scorer(parts, actions)
         found[name] = perplexity(scorer, params, parts.tokenizer, examples)
     return found
 

@@ -12,7 +12,7 @@ from sequencematch.data.checkers import OPEN_ENDED
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
-from sequencematch.evaluate.mauve import MODEL_METRICS
+from sequencematch.evaluate.mauve import MODEL_METRICS, check_mauve
 from sequencematch.evaluate.metrics import METRICS, figure_intervals, measure
 from sequencematch.evaluate.reference import Reference
 from sequencematch.evaluate.report import write_report
@@ -47,6 +47,8 @@ def prepare_scores(
             "the scores in its report, or leave it out"
         )
     texts = {path: read_answers(Path(path).expanduser(), names) for path in files.split(",")}
+    for path, answers in texts.items():
+        check_measurable(path, answers, names)
     model = Reference(reference) if reference else None
 
     def show() -> None:
@@ -116,6 +118,16 @@ def read_answers(path: Path, names: Sequence[str]) -> list[Answer]:
     if not found:
         raise ValueError(f"--files: {path} has no texts")
     return found
+
+
+def check_measurable(path: str, answers: Sequence[Answer], names: Sequence[str]) -> None:
+    """Raises ValueError where a metric needs more texts, or a library that is not installed."""
+    try:
+        measure([METRICS[name] for name in names if name in METRICS], answers[:1])
+        if "mauve" in names:
+            check_mauve(len(answers))
+    except ValueError as error:
+        raise ValueError(f"--files: {path}: {error}") from error
 
 
 def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> Answer:

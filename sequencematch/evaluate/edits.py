@@ -104,7 +104,8 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
 def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: Tokenizer) -> dict:
     """Returns how often edits are used, how often they remove errors, and how often that fixes one.
 
-    A share of nothing is None. The keys are those of summary.json.
+    A share of nothing is None; so is what is said of right and wrong where texts may go on in any way.
+    The keys are those of summary.json.
     """
     counts = [
         count_edits(mdp, a.actions, possible_texts(task, tokenizer, mdp, a.example))
@@ -112,11 +113,12 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
     ]
     total = Edits(*map(sum, zip(*counts, strict=True)))
     used = [sum(bool(mdp.pops[action]) for action in a.actions) for a in answers]
+    judged_deletions = 0 if task.is_open else total.deletions
     return {
         "answers": sum(n > 0 for n in used) / len(answers),
         "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
-        "deleted_wrong": _share(total.deleted_wrong, total.deletions),
-        "deleted_right": _share(total.deleted_right, total.deletions),
+        "deleted_wrong": _share(total.deleted_wrong, judged_deletions),
+        "deleted_right": _share(total.deleted_right, judged_deletions),
         "errors": total.errors,
         "errors_deleted": _share(total.errors_deleted, total.errors),
         "errors_mended": _share(total.errors_fixed, total.errors),

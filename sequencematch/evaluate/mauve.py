@@ -4,6 +4,7 @@ By the package mauve-text, which is optional and under the GPL; nothing of it is
 """
 
 from collections.abc import Sequence
+from types import ModuleType
 
 import numpy as np
 
@@ -14,6 +15,19 @@ from sequencematch.evaluate.reference import Reference
 
 SEEDS, SCALE = 5, 5.0  # of k-means; c of the divergence curve
 BUCKET = 20  # texts of each set in a bucket: k-means wants 39 of both together
+
+
+def check_mauve(texts: int) -> ModuleType:
+    """The package that computes MAUVE.
+
+    Raises:
+      ValueError: there are too few texts, or it is not installed.
+    """
+    if texts < 2 * BUCKET:
+        raise ValueError(
+            f"mauve needs {2 * BUCKET} texts or more, for two buckets: there are {texts}"
+        )
+    return load_optional("mauve", "mauve")
 
 
 def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[Answer]) -> dict:
@@ -29,9 +43,7 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
     Raises:
       ValueError: there are too few texts, or mauve-text is not installed.
     """
-    library, n = load_optional("mauve", "mauve"), len(answers)
-    if n < 2 * BUCKET:
-        raise ValueError(f"mauve needs {2 * BUCKET} texts or more, for two buckets: there are {n}")
+    library, n = check_mauve(len(answers)), len(answers)
     real = reference.read([(e.prompt, e.completion) for e in examples]).features
     made = reference.read([(a.example.prompt, a.text) for a in answers]).features
     how = dict(num_buckets=n // BUCKET, mauve_scaling_factor=SCALE, verbose=False)

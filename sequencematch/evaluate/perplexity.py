@@ -16,9 +16,9 @@ def perplexity(
 ) -> dict[str, float | int]:
     """exp(-Σ log π / N) over the N actions of all completions, each after its prompt.
 
-    An `<eos>` counts where a completion has one. With a scorer whose edits are masked it is the
-    perplexity of the text, which compares methods with edits and without; otherwise it is that of the
-    expert's actions, and what a model spends on edits counts.
+    An `<eos>` counts where a completion has one, and the scorer takes it for an action. With a scorer
+    whose edits are masked it is the perplexity of the text, which compares methods with edits and
+    without; otherwise it is that of the expert's actions, and what a model spends on edits counts.
 
     Args:
       scorer: gives log π of actions.
@@ -29,7 +29,8 @@ def perplexity(
     Returns:
       perplexity; nats_per_character, which compares models of different tokenizers; and N.
     """
-    actions = [clean_ids(tokenizer, example) for example in examples]
+    legal = scorer.mdp.legal
+    actions = [[i for i in clean_ids(tokenizer, x) if legal[i]] for x in examples]
     prompts = [example.prompt for example in examples]
     total = sum(float(x.log_probs.sum()) for x in scorer.score(params, prompts, actions))
     count, characters = sum(map(len, actions)), sum(len(x.completion) for x in examples)

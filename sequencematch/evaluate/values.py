@@ -70,6 +70,7 @@ class Scorer:
         objective: Objective,
         sharding: NamedSharding | None = None,
     ):
+        self.mdp = mdp
         self._tokenizer, self._slots, self._rows = tokenizer, slots, rows
         self._sharding = sharding
 

@@ -69,17 +69,17 @@ def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, D
     )
 
 
-def make_scorer(parts: Parts, masks_edits: bool = False) -> Scorer:
+def make_scorer(parts: Parts, mdp: Mdp | None = None) -> Scorer:
     """The computation of recovered returns of generated answers (docs/mathematics.md, section 4).
 
     Args:
       parts: the parts of the run.
-      masks_edits: whether edits have no probability, and the rest is renormalised.
+      mdp: says which actions have a probability, all of which is theirs; by default those of training.
     """
-    c, mdp = parts.config, parts.recipe.mdp
+    c = parts.config
     return Scorer(
         parts.recipe.graph,
-        mdp._replace(legal=mdp.legal & (mdp.pops == 0)) if masks_edits else mdp,
+        parts.recipe.mdp if mdp is None else mdp,
         parts.tokenizer,
         slots=c.prompt_slots + c.evaluate.max_actions,
         rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),

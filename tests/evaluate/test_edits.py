@@ -202,3 +202,9 @@ def test_shares_of_nothing_are_none():
 def test_edits_are_counted_apart_from_what_survives():
     found = text_costs(MDP, [answer("ab", actions) for actions in ("abc<<b$", "c2<ab", "R")])
     assert found == {"tokens": 4 / 3, "actions": 13 / 3, "edit_actions": 5 / 3, "unfinished": 2}
+
+
+def test_nothing_is_right_or_wrong_where_a_text_may_go_on_in_any_way():
+    task = TASK._replace(is_open=True)
+    found = edit_statistics(MDP, [answer("ab", "ac<b$"), answer("ab", "c<ab$")], task, TOKENIZER)
+    assert (found["answers"], found["deleted_right"], found["deleted_wrong"]) == (1, None, None)

@@ -8,11 +8,14 @@ import pytest
 from sequencematch.data.task import Example
 from sequencematch.evaluate.perplexity import perplexity
 from sequencematch.evaluate.values import Scores
-from tests.evaluate.answers import PLAIN
+from tests.evaluate.answers import EOS, MDP, PLAIN
 
 
 class Uniform:
     """Every action has the probability 1/8."""
+
+    def __init__(self, mdp=MDP):
+        self.mdp = mdp
 
     def score(self, params, prompts, actions):
         for each in actions:
@@ -26,3 +29,10 @@ def test_it_is_the_number_of_equally_likely_actions():
     found = perplexity(Uniform(), None, PLAIN, examples)
     assert found["perplexity"] == pytest.approx(8) and found["actions"] == 6
     assert found["nats_per_character"] == pytest.approx(6 * math.log(8) / 5)
+
+
+def test_no_action_ends_a_text_where_none_may():
+    legal = MDP.legal & (np.arange(len(MDP.legal)) != EOS)
+    examples = [Example("a>", "abc"), Example("", "ab", cut=True)]
+    found = perplexity(Uniform(MDP._replace(legal=legal)), None, PLAIN, examples)
+    assert found["actions"] == 5
