@@ -109,6 +109,9 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
 def print_texts(settings: Mapping[str, Rows]) -> None:
     """Prints the figures of texts, and how well scores of texts go with their quality."""
     print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
+    print("\nPerplexity of the real texts:\n")
+    header = ["setting", "edits masked", "among all actions"]
+    print_table(header, texts.perplexity_lines(settings))
     scores = list(next(iter(settings.values())).values())[0]["figures"]["rewards"]
     print("\nSpearman's correlation of scores of sampled texts with quality:\n")
     print_table(["setting", *scores], texts.correlation_lines(settings))

@@ -13,6 +13,7 @@ from flax import nnx
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments.grids import TEMPERATURES
 from sequencematch.cli.results import answer_all, open_figures, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY
@@ -44,6 +45,10 @@ COLUMNS = {
     "repetition": "repetition",
     "entropy": "entropy",
     "self-BLEU": "self_bleu",
+    "Zipf": "zipf",
+    "tokens": "tokens",
+    "edits": "edit_actions",
+    "unfinished": "unfinished",
 }
 
 
@@ -123,6 +128,18 @@ def lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[
     return found
 
 
+def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
+    """Lines of the table of real texts' perplexity: edits masked, and of the expert's actions."""
+    known = {
+        name: [row["figures"]["perplexity"] for row in rows.values()]
+        for name, rows in settings.items()
+    }
+    return [
+        [name, *(spread([x[key]["perplexity"] for x in found]) for key in ("text", "actions"))]
+        for name, found in known.items()
+    ]
+
+
 def spread(values: list[float | None]) -> str:
     """The mean of a figure over seeds and, of two or more, its deviation; nothing if it has none."""
     known = [x for x in values if x is not None]
@@ -144,7 +161,7 @@ def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -
 
 
 def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
-    """Draws quality against diversity: a line for each setting, a point for each way to answer.
+    """Draws quality against diversity: a line for each setting, a point for each temperature.
 
     A point is the mean over seeds.
     """
@@ -152,7 +169,7 @@ def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
     axes = figure.add_subplot(xlabel=f"{DIVERSITY} (less is more diverse)", ylabel=QUALITY)
     for name, rows in settings.items():
         figures = [row["figures"] for row in rows.values()]
-        ways = [way for way in figures[0] if COLUMNS[QUALITY] in figures[0][way]]
+        ways = [way for way in TEMPERATURES if way in figures[0]]
         x, y = (
             [np.mean([each[way][key] for each in figures]) for way in ways]
             for key in (COLUMNS[DIVERSITY], COLUMNS[QUALITY])

@@ -83,16 +83,16 @@ def test_unpacked_bits_are_those_packed(n):
     np.testing.assert_array_equal(unpack(pack(bits), n), bits)
 
 
-WAYS = {"temperature=0.5": (0.2, 60.0), "sampled": (0.4, 30.0)}
+WAYS = {"temperature=0.4": (0.2, 60.0), "sampled": (0.4, 30.0)}
 
 
 def text_row(factor):
     """A row of a grid of texts, as far as tables read it."""
     figures = {way: {"mauve": factor * m, "self_bleu": b} for way, (m, b) in WAYS.items()}
     rewards = {"return": {"chrf": 0.1 * factor}, "reward_sum": {"chrf": None}}
-    return {
-        "figures": figures | {"perplexity": {}, "rewards": rewards, "real": {"self_bleu": 25.0}}
-    }
+    known = {name: {"perplexity": 5.0 * factor} for name in ("text", "actions")}
+    figures |= {"perplexity": known, "rewards": rewards, "real": {"self_bleu": 25.0}}
+    return {"figures": figures}
 
 
 def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_setting(tmp_path):
@@ -107,6 +107,7 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         ["a, chrf", "0.15 ± 0.071", ""],
         ["b, chrf", "0.1", ""],
     ]
+    assert texts.perplexity_lines(settings) == [["a", *["7.5 ± 3.5"] * 2], ["b", "5", "5"]]
     figure = texts.draw(settings)
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["a", "b"]

@@ -158,10 +158,19 @@ def _decode(content: bytes, path: pathlib.Path, begin: int) -> str:
 def prepared_set(name: str, data: Any) -> Corpus:
     """A data set that tensorflow-datasets has prepared in `data.dir`, in array_record files."""
     short = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-")
-    return Corpus(short, {"tfds": name}, lambda: _documents_of_set(name, data.dir))
+    builder, split = _builder_and_split(name, data.dir)
+    info = builder.info.splits[split]
+    identity = {"tfds": name, "version": str(builder.version)}
+    identity |= {"documents": info.num_examples, "bytes": info.num_bytes}
+    return Corpus(short, identity, lambda: _documents_of_set(name, builder, split))
 
 
-def _documents_of_set(name: str, folder: str) -> Iterator[str]:
+def _builder_and_split(name: str, folder: str) -> tuple[tfds.core.DatasetBuilder, str]:
+    """The data set that a name means, and the split of it.
+
+    Raises:
+      ValueError: there is none.
+    """
     whole, _, last = name.rpartition("/")
     root = os.path.expanduser(folder)
     builder, split = _find_set(name, root), "train"
@@ -171,6 +180,10 @@ def _documents_of_set(name: str, folder: str) -> Iterator[str]:
         raise ValueError(
             f"data.corpus='tfds:{name}': there is no such data set, or split, prepared in {root}"
         )
+    return builder, split
+
+
+def _documents_of_set(name: str, builder: tfds.core.DatasetBuilder, split: str) -> Iterator[str]:
     features = dict(builder.info.features)
     texts = [key for key, kind in features.items() if isinstance(kind, tfds.features.Text)]
     field = "text" if "text" in texts else texts[0] if len(texts) == 1 else None

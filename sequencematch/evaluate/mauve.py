@@ -44,10 +44,11 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
       ValueError: there are too few texts, or mauve-text is not installed.
     """
     library, n = check_mauve(len(answers)), len(answers)
-    real = reference.read([(e.prompt, e.completion) for e in examples]).features
-    made = reference.read([(a.example.prompt, a.text) for a in answers]).features
+    real = reference.read([(e.prompt, e.completion) for e in examples])
+    made = reference.read([(a.example.prompt, a.text) for a in answers])
     how = dict(num_buckets=n // BUCKET, mauve_scaling_factor=SCALE, verbose=False)
-    found = [library.compute_mauve(real, made, seed=seed, **how) for seed in range(SEEDS)]
+    both = real.features, made.features
+    found = [library.compute_mauve(*both, seed=seed, **how) for seed in range(SEEDS)]
     scores = [float(each.mauve) for each in found]
     return {
         "mauve": float(np.mean(scores)),
@@ -55,7 +56,8 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
         "mauve_curve": np.asarray(found[0].divergence_curve).tolist(),
         "mauve_made_with": {
             "texts": n,
-            "empty": sum(not answer.text for answer in answers),
+            "empty": sum(not answer.text.strip() for answer in answers),
+            "cut": int(real.cut.sum() + made.cut.sum()),
             "buckets": n // BUCKET,
             "scale": SCALE,
             "seeds": SEEDS,
@@ -71,7 +73,7 @@ def reference_perplexity(
     """Perplexity under another model of the answers' texts and of the real ones, and their ratio.
 
     exp(-Σ log p / Σ tokens) over all texts after their prompts. Near the real texts' is good; far below
-    is dull, far above is odd.
+    is dull, far above is odd. Of texts that its context cannot hold the beginning counts.
     """
     made = _perplexity(reference, [(a.example.prompt, a.text) for a in answers])
     real = _perplexity(reference, [(e.prompt, e.completion) for e in examples])
@@ -84,8 +86,9 @@ def reference_perplexity(
 
 
 def _perplexity(reference: Reference, pairs: Sequence[tuple[str, str]]) -> float | None:
-    _, sums, counts = reference.read(pairs)
-    return float(np.exp(-sums.sum() / counts.sum())) if counts.sum() else None
+    read = reference.read(pairs)
+    count = read.counts.sum()
+    return float(np.exp(-read.log_likelihoods.sum() / count)) if count else None
 
 
 # Name -> (another model, examples, an answer to each) -> figures.

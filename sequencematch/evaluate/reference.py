@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from sequencematch.core.types import Visibility
 from sequencematch.data.episodes import answer_ids
@@ -71,18 +71,19 @@ class Reference:
         return self._known[key]
 
     def _encode(self, pair: Pair) -> tuple[int, list[int]]:
-        """(Number of ids before the text, all ids); of a text that is too long the beginning."""
+        """(Number of ids before the text, all ids)."""
         own = [] if self._tokenizer.bos is None else [self._tokenizer.bos]
         before = [*own, *self._tokenizer.encode(pair[0])]
         ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
-        return min(len(before), len(ids)), ids[: self._context]
+        return min(len(before), len(ids)), ids
 
     def _rows(self, pairs: Sequence[Pair]) -> Iterator[tuple]:
         """Yields the parts of a `Reading` of each pair, in order."""
         encoded = [self._encode(pair) for pair in pairs]
         what, share = f"reading texts by {self.path.name}", lambda n: n * _ROWS / len(pairs)
         for begin in tell_progress(range(0, len(pairs), _ROWS), what, share):
-            chunk = encoded[begin : begin + _ROWS]
+            whole = encoded[begin : begin + _ROWS]
+            chunk = [(before, ids[: self._context]) for before, ids in whole]
             longest = max(len(ids) for _, ids in chunk)
             slots = min(-(-longest // _STEP) * _STEP, self._context or longest + _STEP)
             tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
@@ -91,9 +92,9 @@ class Reference:
             ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
             last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
             for row, (before, ids) in enumerate(chunk):
-                first = max(before, 1)
+                first, is_cut = max(before, 1), len(ids) < len(whole[row][1])
                 total = log_probs[row, first - 1 : len(ids) - 1].sum()
-                yield last[row], float(total), max(len(ids) - first, 0)
+                yield last[row], float(total), max(len(ids) - first, 0), is_cut
 
 
 class Reading(NamedTuple):
@@ -104,11 +105,13 @@ class Reading(NamedTuple):
       log_likelihoods: float[N], Σ log p of the tokens of each text after its prompt. A text without
         prompt, in a model without `<bos>`, has no probability of its first token: it is not counted.
       counts: int[N], the number of these tokens.
+      cut: bool[N], whether the model's context was too short, and only its beginning was read.
     """
 
     features: Float[np.ndarray, "N D"]
     log_likelihoods: Float[np.ndarray, " N"]
     counts: Int[np.ndarray, " N"]
+    cut: Bool[np.ndarray, " N"]
 
 
 def _read_rows(

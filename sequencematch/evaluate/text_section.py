@@ -71,9 +71,11 @@ def file_scores(run: RunFiles) -> str:
     files = {str(line.get("file")): line for line in run.scores}
     curves = {name: list_at(line, "mauve_curve") for name, line in files.items()}
     drawn = divergence_figure(curves)
-    made = [made for line in files.values() if (made := object_at(line, "mauve_made_with"))]
-    facts = ", ".join(f"{key} {value}" for key, value in (made[-1] if made else {}).items())
-    note = f'<p class="small">MAUVE was made with {escape(facts)}.</p>' * bool(facts)
+    note = ""
+    for name, line in files.items():
+        if made := object_at(line, "mauve_made_with"):
+            facts = ", ".join(f"{key} {value}" for key, value in made.items())
+            note += f'<p class="small">MAUVE of {escape(name)} was made with {escape(facts)}.</p>'
     panels = f'<div class="panels">{drawn}</div>' * bool(drawn)
     return section("Scores of text files", _table(SCORED, files) + note + panels)
 

@@ -16,6 +16,7 @@ from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tasks import JUDGES, load_task
 from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.setup.check import check_config
 from sequencematch.train.methods import METHODS
 
 
@@ -38,8 +39,9 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     surveys, room = survey_examples(task, tokenizer), make_room(config)
     if not all(room.sizes.values()):
         room = needed_room(task, surveys, tokenizer, room, noise, cut)
-    # Written down: a run keeps its sizes, and so does its config.json.
-    config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
+        # Written down: a run keeps its sizes, and so does its config.json.
+        config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
+        check_config(config)  # a network with learned positions may have fewer
     data = check_examples(task, surveys, tokenizer, room, noise, cut, config.data.long)
     return task._replace(splits=data.splits), tokenizer, data
 

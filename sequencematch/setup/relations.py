@@ -54,12 +54,14 @@ def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"{known} has sizes of its own, so that none can be set: leave "
         f"out {', '.join(f'config.model.{key}' for key in changed)}",
     )
-    network, slots = network_config(c, vocab_size=1), c.prompt_slots + c.max_actions
-    yield (
-        network.positions != "learned" or slots <= network.context,
-        f"config.prompt_slots + max_actions = {slots} is more than the {network.context} positions of "
-        f"{known}",
-    )
+    network = network_config(c, vocab_size=1)
+    for name, actions in (("", c.max_actions), ("evaluate.", c.evaluate.max_actions)):
+        slots = c.prompt_slots + actions
+        yield (
+            network.positions != "learned" or slots <= network.context,
+            f"config.prompt_slots + {name}max_actions = {slots} is more than the {network.context} "
+            f"positions of {known}",
+        )
 
 
 def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:

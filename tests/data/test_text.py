@@ -133,6 +133,16 @@ def test_a_prepared_data_set_is_read_by_name(data):
     assert [*corpora.find_corpus(data).documents()] == ["other"]
 
 
+def test_another_version_of_a_data_set_is_another_corpus(data, monkeypatch):
+    data.corpus = "tfds:tiny"
+    identities = []
+    for version in ("1.0.0", "2.0.0"):
+        monkeypatch.setattr(Tiny, "VERSION", tfds.core.Version(version))
+        Tiny(data_dir=data.dir).download_and_prepare(file_format="array_record")
+        identities.append(corpora.find_corpus(data).identity)
+    assert identities[0] != identities[1]
+
+
 def test_windows_may_cross_documents_and_old_files_stay(data, tmp_path):
     apart = examples(load_task("text", data))
     (folder,) = tmp_path.glob("prepared/text/*-window*")

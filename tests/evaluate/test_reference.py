@@ -46,7 +46,8 @@ def read_alone(folder, ids):
 @pytest.mark.stress
 def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference):
     tokenizer = read_tokenizer(folder, ())
-    features, sums, counts = reference.read(PAIRS)
+    features, sums, counts, cut = reference.read(PAIRS)
+    assert not cut.any()
     for i, (prompt, text) in enumerate(PAIRS[:6]):
         before = tokenizer.encode(prompt)
         ids = [*before, *answer_ids(tokenizer, prompt, text).ids]
@@ -69,7 +70,7 @@ def test_perplexity_is_compared_with_that_of_real_texts(reference):
     some = answers(["that cat", "that cat"])
     found = mauve.reference_perplexity(reference, [a.example for a in some], some)
     assert found["reference_perplexity_ratio"] == pytest.approx(1.0)
-    _, (total,), (count,) = reference.read([("cat", "that cat")])
+    _, (total,), (count,), _ = reference.read([("cat", "that cat")])
     assert found["reference_perplexity"] == pytest.approx(np.exp(-total / count), rel=1e-5)
 
 
@@ -85,6 +86,15 @@ def test_too_few_texts_for_mauve_are_refused_with_how_many_are_needed(reference,
     some = answers(["a"] * 39)
     with pytest.raises(ValueError, match="mauve needs 40 texts or more.* there are 39"):
         mauve.mauve(reference, [a.example for a in some], some)
+
+
+def test_texts_that_a_context_cannot_hold_are_counted(folder, monkeypatch):
+    short = Reference(folder)
+    whole = short.read(PAIRS)
+    monkeypatch.setattr(short, "_context", 8)
+    short._known.clear()
+    read = short.read(PAIRS)
+    assert (read.cut == (whole.counts > read.counts)).all() and 0 < read.cut.sum() < len(PAIRS)
 
 
 def test_texts_that_several_metrics_ask_for_are_read_once(reference, monkeypatch):

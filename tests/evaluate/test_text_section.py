@@ -51,10 +51,12 @@ def test_scored_files_have_a_table_and_their_divergence_curves():
     made = {"texts": 60, "buckets": 3, "featuriser": "smol"}
     lines = [
         {"file": "a.jsonl", "mauve": 0.75, "mauve_curve": CURVE, "mauve_made_with": made},
+        {"file": "b.jsonl", "mauve": 0.5, "mauve_made_with": {"texts": 90, "cut": 4}},
         {"file": EVIL, "texts": 7, "mauve_curve": [[1, 0], [0, 1], "no point", [2, 3]]},
     ]
     page = file_scores(run_with({})._replace(scores=lines))
     assert "a.jsonl" in page and "<td>0.75</td>" in page and "featuriser smol" in page
+    assert "MAUVE of b.jsonl was made with texts 90, cut 4" in page
     assert page.count("<svg") == 1 and "<script" not in page
     drawn = re.findall(r'd="(M [^"]*)"[^>]*style="[^"]*var\(--curve-(\d)\)', page.replace("\n", ""))
     assert {colour for _, colour in drawn} == {"0", "1"}
