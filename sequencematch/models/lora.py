@@ -48,7 +48,7 @@ def adapt(params: nnx.State, adapters: nnx.State, lora: Lora) -> nnx.State:
     """The parameters of a network with adapters, from those of one without.
 
     Args:
-      params: without adapters, the kernels in floats.
+      params: without adapters, the kernels in floats or as `lora` wants them.
       adapters: from `adapters_of`; empty for none.
       lora: says what the kernels become.
     """
@@ -70,12 +70,22 @@ def quantize_params(params: nnx.State) -> nnx.State:
     quantize = jax.jit(nf4.quantize)
 
     def store(path: tuple, param: nnx.Param) -> nnx.Param:
-        if not is_found("^blocks/.*/kernel$", path):
+        if not is_found("^blocks/.*/kernel$", path) or isinstance(param[...], qwix.QArray):
             return param
         # Waits, so that what one kernel takes is free before the next.
         return param.replace(jax.block_until_ready(quantize(param[...])))
 
     return nnx.map_state(store, params)
+
+
+def nf4_kernels(params: nnx.State) -> dict[str, qwix.QArray]:
+    """Path -> kernel, of those that are in 4 bits."""
+    found = nnx.to_flat_state(params)
+    return {
+        "/".join(map(str, path)): param[...]
+        for path, param in found
+        if isinstance(param[...], qwix.QArray)
+    }
 
 
 def merge(params: nnx.State, lora: Lora) -> nnx.State:

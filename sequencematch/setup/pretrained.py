@@ -40,7 +40,9 @@ def read_parameters(parts: Parts) -> nnx.State:
     # Asked of the model itself: a run's folder has the tokenizer with its edits in any case.
     saved = read_tokenizer(path, tuple(parts.config.edits)).edits_saved
     weights = open_weights(path)
-    base = read_params(weights, family_of(read_config(path)), parts.base, edits_stored=saved)
+    kernels = lora.nf4_kernels(parts.whole(parts.like.params))
+    family = family_of(read_config(path))
+    base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
     params = parts.adapt(base)
     # Where a run is asked for answers there is no batch, and its checkpoint has rows and adapters.
     begins = "train" in parts.task.splits

@@ -3,15 +3,12 @@
 import json
 import re
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec, Sharding
-from jaxtyping import ArrayLike
+import qwix
 from safetensors import SafetensorError, safe_open
 
 from sequencematch.models.pretrained.families import (
@@ -23,6 +20,7 @@ from sequencematch.models.pretrained.families import (
     layout,
     leaves_by_path,
 )
+from sequencematch.models.pretrained.filling import fill, fill_nf4
 
 Tree = TypeVar("Tree")
 
@@ -105,10 +103,16 @@ def _open(file: Path) -> Any:
         raise ValueError(f"{file} is truncated or damaged ({error}): download it again") from error
 
 
-def read_params(weights: Weights, family: str, like: Tree, edits_stored: bool = False) -> Tree:
+def read_params(
+    weights: Weights,
+    family: str,
+    like: Tree,
+    edits_stored: bool = False,
+    nf4_kernels: Mapping[str, qwix.QArray] | None = None,
+) -> Tree:
     """The parameters of a pretrained model, placed and sharded as `like`.
 
-    The host holds one tensor at a time.
+    The host holds one tensor at a time, and so do the devices of those that are stored in 4 bits.
 
     Args:
       weights: from `open_weights`, or from a GGUF file.
@@ -116,17 +120,18 @@ def read_params(weights: Weights, family: str, like: Tree, edits_stored: bool = 
       like: shapes, dtypes and shardings of the parameters; their vocabulary has no spare rows.
       edits_stored: whether the rows after the tokenizer's are those of edits, where `writer` puts them.
         If not, every edit starts from the mean row of the head.
+      nf4_kernels: path -> shapes and shardings of the kernels that are to be in 4 bits.
 
     Raises:
       ValueError: tensors are missing, left over or of another shape; names all of them.
     """
-    leaves = leaves_by_path(like)
+    leaves, nf4_kernels = leaves_by_path(like), nf4_kernels or {}
     tensors = layout(family, leaves)
     names = find_tensors(weights, family, tensors)
-    found: dict[str, jax.Array] = {}
+    found: dict[str, Any] = {}
     for name, stored in tensors.items():
         # In a call of its own, which lets go of a tensor before the next is read.
-        found |= read_tensor(weights, names[name], stored, leaves, found)
+        found |= read_tensor(weights, names[name], stored, leaves, found, nf4_kernels)
     if EDITS in leaves:
         head = head_name(tensors)
         rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
@@ -188,8 +193,9 @@ def read_tensor(
     name: str,
     stored: Stored,
     leaves: Mapping[str, jax.ShapeDtypeStruct],
-    found: Mapping[str, jax.Array],
-) -> dict[str, jax.Array]:
+    found: Mapping[str, Any],
+    nf4_kernels: Mapping[str, qwix.QArray],
+) -> dict[str, Any]:
     """The parameters that a tensor holds, with what it holds of them; spare rows are not read.
 
     Args:
@@ -197,16 +203,21 @@ def read_tensor(
       stored: what it holds.
       leaves: what the parameters are to be.
       found: what of them has been filled; it is used up.
+      nf4_kernels: as of `read_params`.
     """
     rows, shapes = stored.shape[0], [leaves[path] for path in stored.paths]
     tensor = weights.read(name, 0, None if weights.shapes[name][0] == rows else rows)
     # Only a view: the copy to the device transposes faster than numpy or a program there.
     tensor = tensor.T if stored.transpose else tensor
     parts = np.split(tensor, np.cumsum([leaf.shape[-1] for leaf in shapes])[:-1], axis=-1)
-    return {
-        path: fill(leaf, found.get(path), part, stored.layer)
-        for path, leaf, part in zip(stored.paths, shapes, parts, strict=True)
-    }
+    filled = {}
+    for path, leaf, part in zip(stored.paths, shapes, parts, strict=True):
+        if path in nf4_kernels:
+            kernel = nf4_kernels[path]
+            filled[path] = fill_nf4(kernel, leaf, found.get(path), part, stored.layer)
+        else:
+            filled[path] = fill(leaf, found.get(path), part, stored.layer)
+    return filled
 
 
 def read_edits(
@@ -227,51 +238,3 @@ def read_edits(
 def mean_row(rows: np.ndarray) -> np.ndarray:
     """The mean of the rows of a table, summed in float64."""
     return np.mean(rows, axis=0, dtype=np.float64).astype(np.float32)
-
-
-def fill(
-    leaf: jax.ShapeDtypeStruct, found: jax.Array | None, part: np.ndarray, layer: int | None
-) -> jax.Array:
-    """A parameter with one more of its layers, or all of one that has no layers.
-
-    Args:
-      leaf: what the parameter is to be.
-      found: what of it has been filled; it is used up.
-      part: of the checkpoint.
-      layer: which layer it is.
-    """
-    sharding = leaf.sharding
-    if layer is None:
-        return _convert(leaf.dtype, sharding)(jax.device_put(part, sharding))
-    if found is None:
-        found = _zeros(leaf.shape, leaf.dtype, sharding)()
-    on_device = jax.device_put(part, layer_sharding(sharding))
-    # Waits, so that no more than one tensor is on its way.
-    return jax.block_until_ready(_set_layer(sharding)(found, on_device, layer))
-
-
-def layer_sharding(sharding: Sharding | None) -> Sharding | None:
-    """The sharding of one layer of a parameter; the axis of layers is not split."""
-    if not isinstance(sharding, NamedSharding):
-        return sharding
-    return NamedSharding(sharding.mesh, PartitionSpec(*sharding.spec[1:]))
-
-
-# Programs are kept, one for each shape: compiling them takes longer than reading a small model.
-@cache
-def _zeros(shape: tuple[int, ...], dtype: Any, sharding: Sharding | None) -> Callable:
-    return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
-
-
-@cache
-def _convert(dtype: Any, sharding: Sharding | None) -> Callable:
-    return jax.jit(lambda part: part.astype(dtype), out_shardings=sharding)
-
-
-@cache
-def _set_layer(sharding: Sharding | None) -> Callable:
-    def set_layer(stacked: jax.Array, part: jax.Array, layer: ArrayLike) -> jax.Array:
-        return stacked.at[layer].set(part.astype(stacked.dtype))
-
-    # In place: the array that is filled exists once.
-    return jax.jit(set_layer, out_shardings=sharding, donate_argnums=0)

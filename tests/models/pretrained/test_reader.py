@@ -4,11 +4,13 @@ import gc
 import json
 import weakref
 
+import jax
 import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from sequencematch.models import lora
 from sequencematch.models.pretrained import configs, reader
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
 from tests.models.pretrained import tiny
@@ -188,3 +190,18 @@ def test_the_host_holds_one_tensor_at_a_time(tmp_path):
 
     reader.read_params(weights._replace(read=read), "llama", tiny.shapes(CONFIG))
     assert len(held) == len(weights.shapes) and max(held) == 0
+
+
+@pytest.mark.parametrize("case", ["llama", "gpt2"])
+def test_kernels_that_are_read_in_4_bits_are_those_of_the_whole_model(tmp_path, case):
+    wide = {"llama": dict(hidden_size=64, intermediate_size=128), "gpt2": dict(n_embd=64)}
+    config = tiny.CASES[case] | wide[case]
+    if case == "llama":
+        config |= dict(head_dim=16, num_attention_heads=4, num_key_value_heads=2)
+    folder = tiny.write(tmp_path / "model", config)
+    packed = lora.quantize_params(tiny.read(folder))
+    kernels = lora.nf4_kernels(packed)
+    assert kernels and all(path.startswith("blocks/") for path in kernels)
+    found = tiny.read(folder, nf4_kernels=kernels)
+    assert jax.tree.structure(found) == jax.tree.structure(packed)
+    jax.tree.map(np.testing.assert_array_equal, found, packed)
