@@ -43,5 +43,5 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.prompt_slots, config.max_actions = 48, 20
     config.train.update(steps=2_000, bc_steps=1_000, batch_size=32)
     config.rollout.update(rows=32, batch_size=32)
-    config.evaluate.update(examples=200, max_actions=40)
+    config.evaluate.update(examples=200, max_actions=40, rows=100)
     return config

@@ -32,21 +32,37 @@ def prepare_export(
     pretrained.tokenizer_of(parts)
     check_new(Path(out).expanduser())
     state = resume.restore(parts, folder, checkpoint).state
+    if adapter:
+        check_base(parts)
 
     def write() -> None:
         params, step = parts.whole(state.params), int(state.step)
-        if adapter:
-            pretrained.export_adapter(parts, params, out)
-            to_stdout(f"{out}/ holds the adapters of step {step:,} as PEFT reads them")
-            return
-        export(parts, params, step, out)
-        to_stdout(f"{out}/ holds the model of step {step:,}; its README.md says how to use it")
+        export(parts, params, step, out, adapter)
+        what = "adapters, as PEFT reads them," if adapter else "model"
+        to_stdout(f"{out}/ holds the {what} of step {step:,}; its README.md says how to use it")
 
     return Job(write)
 
 
-def export(parts: Parts, params: nnx.State, step: int, out: str | Path) -> None:
-    """Writes a model directory, with what its card tells of the run.
+def check_base(parts: Parts) -> None:
+    """Raises ValueError if what is not trained is another run's, and not of the model that is named."""
+    if not parts.config.init.startswith(resume.RUN_PREFIX):
+        return
+    config = parts.config.copy_and_resolve_references()
+    config.init = ""
+    own = parts._replace(config=config)
+    own = own.with_frozen(pretrained.read_parameters(own))
+    if resume.frozen_checksum(own) != resume.frozen_checksum(parts):
+        raise ValueError(
+            f"this run did not begin with the weights in {config.model.path}, but with those of "
+            f"config.init={parts.config.init!r}: export the model, without --adapter"
+        )
+
+
+def export(
+    parts: Parts, params: nnx.State, step: int, out: str | Path, adapter: bool = False
+) -> None:
+    """Writes a model directory, or an adapter's, with what its card tells of the run.
 
     Raises:
       ValueError, OSError: as of `pretrained.export`.
@@ -59,4 +75,5 @@ def export(parts: Parts, params: nnx.State, step: int, out: str | Path) -> None:
         "steps": f"{step:,} of {config.train.steps:,}",
         "noise": f"{config.noise.kind}, {config.noise.eta} a token",
     }
-    pretrained.export(parts, params, out, facts)
+    write = pretrained.export_adapter if adapter else pretrained.export
+    write(parts, params, out, facts)

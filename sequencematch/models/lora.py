@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from sequencematch.models import nf4
 from sequencematch.models.config import Lora
+from sequencematch.models.sharding import path_name
 
 ADAPTER = r"/lora_[ab]$"  # found in the paths of an adapter's parameters
 
@@ -79,13 +80,13 @@ def quantize_params(params: nnx.State) -> nnx.State:
 
 
 def nf4_kernels(params: nnx.State) -> dict[str, qwix.QArray]:
-    """Path -> kernel, of those that are in 4 bits."""
-    found = nnx.to_flat_state(params)
-    return {
-        "/".join(map(str, path)): param[...]
-        for path, param in found
-        if isinstance(param[...], qwix.QArray)
-    }
+    """Path -> kernel, or its shapes, of those that are in 4 bits."""
+
+    def is_packed(x: Any) -> bool:
+        return isinstance(x, qwix.QArray)
+
+    found = jax.tree_util.tree_leaves_with_path(params, is_leaf=is_packed)
+    return {path_name(path): x for path, x in found if is_packed(x)}
 
 
 def merge(params: nnx.State, lora: Lora) -> nnx.State:

@@ -140,13 +140,14 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
     write_model(out, params, family, config, spare=spare, files=files)
 
 
-def export_adapter(parts: Parts, params: nnx.State, out: str | Path) -> None:
-    """Writes the adapters and the rows of edits alone, as PEFT keeps them.
+def export_adapter(
+    parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str, str]
+) -> None:
+    """Writes the adapters and the rows of edits alone, as PEFT keeps them, with their tokenizer.
 
     Args, Raises: as of `export`; also if the run has no adapters, or trained other parameters, too.
     """
-    tokenizer_of(parts)
-    config = parts.config
+    config, tokenizer = parts.config, tokenizer_of(parts)
     if not config.model.lora_rank:
         raise ValueError("this run has no adapters: export the model, without --adapter")
     if config.train.unfrozen:
@@ -154,8 +155,12 @@ def export_adapter(parts: Parts, params: nnx.State, out: str | Path) -> None:
             f"this run trained more than adapters (config.train.unfrozen={config.train.unfrozen!r}): "
             "export the model, without --adapter"
         )
-    family = family_of(read_config(config.model.path))
-    write_adapter(out, params, family, lora_config(config), config.model.path)
+    base, files, first = config.model.path, tokenizer.files(), tokenizer.own_size
+    if edits := tokenizer.symbols(tokenizer.pops):
+        name, rows = Path(out).name, first + len(edits)
+        files |= card_files(name, edits, rows, first, facts, adapter_of=base)
+    family = family_of(read_config(base))
+    write_adapter(out, params, family, lora_config(config), base, files)
 
 
 def tokenizer_of(parts: Parts) -> SubwordTokenizer:

@@ -29,7 +29,7 @@ from sequencematch.models.pretrained.families import (
     leaves_by_path,
 )
 from sequencematch.models.pretrained.reader import mean_row
-from sequencematch.models.pretrained.writer import check_new, fetch
+from sequencematch.models.pretrained.writer import fetch, make_directory
 from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -56,10 +56,18 @@ ONLY = {
 }
 
 
-def write_adapter(out: str | Path, params: nnx.State, family: str, lora: Lora, base: str) -> None:
+def write_adapter(
+    out: str | Path,
+    params: nnx.State,
+    family: str,
+    lora: Lora,
+    base: str,
+    files: Mapping[str, str] | None = None,
+) -> None:
     """Writes the adapters and the rows of edits of a network.
 
-    What else was trained is not in it: then the merged model is to be exported.
+    What else was trained is not in it: then the merged model is to be exported. The directory appears
+    when it is complete.
 
     Args:
       out: the directory; it must not exist, or be empty.
@@ -67,12 +75,11 @@ def write_adapter(out: str | Path, params: nnx.State, family: str, lora: Lora, b
       family: a key of `families.FAMILIES`.
       lora: its adapters.
       base: name or directory of the model that they were trained on.
+      files: other files, name -> text.
 
     Raises:
       ValueError, OSError: the directory holds something, or cannot be written.
     """
-    out = Path(out).expanduser()
-    check_new(out)
     leaves = leaves_by_path(params)
     modules = dict(_modules(params, family, lora))
     patterns = {_suffix(m): _adapted_maps(stored, leaves) for m, stored in modules.items()}
@@ -99,11 +106,13 @@ def write_adapter(out: str | Path, params: nnx.State, family: str, lora: Lora, b
         "bias": "none",
         "inference_mode": True,
     }
-    out.mkdir(parents=True, exist_ok=True)
     whole = {PREFIX + name: np.ascontiguousarray(x) for name, x in tensors.items()}
-    save_file(whole, out / WEIGHTS, metadata={"format": "pt"})
-    (out / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner only
-    write_text(out / CONFIG, json.dumps(config, indent=2) + "\n")
+    with make_directory(out) as folder:
+        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
+        (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner only
+        text = json.dumps(config, indent=2) + "\n"
+        for name, content in {CONFIG: text, **(files or {})}.items():
+            write_text(folder / name, content)
 
 
 def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.State]:

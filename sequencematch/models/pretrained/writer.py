@@ -5,11 +5,12 @@ take the place of spare rows, or are new. In the head they are what was trained.
 are its mean row, since no edit is ever fed; in a tied model one row is both, and it is the head's.
 """
 
+import contextlib
 import json
 import math
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,25 +57,36 @@ def write_model(
     Raises:
       ValueError, OSError: the directory holds something, or cannot be written.
     """
+    with make_directory(out) as folder:
+        dtype = dtype or stored_dtype(config)
+        rows = write_weights(folder, params, family, dtype, spare, file_bytes)
+        named = {"dtype", "torch_dtype"} & config.keys() or {"torch_dtype"}
+        written = dict(config) | {"vocab_size": rows} | dict.fromkeys(named, dtype)
+        text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
+        for name, content in {"config.json": text, **(files or {})}.items():
+            write_text(folder / name, content)
+    return written
+
+
+@contextlib.contextmanager
+def make_directory(out: str | Path) -> Iterator[Path]:
+    """A directory to write into, which gets its name when the block has ended well.
+
+    Raises:
+      ValueError, OSError: there is one that holds something, or it cannot be written.
+    """
     out = Path(out).expanduser()
     check_new(out)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
     try:
-        dtype = dtype or stored_dtype(config)
-        rows = write_weights(unfinished, params, family, dtype, spare, file_bytes)
-        named = {"dtype", "torch_dtype"} & config.keys() or {"torch_dtype"}
-        written = dict(config) | {"vocab_size": rows} | dict.fromkeys(named, dtype)
-        text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
-        for name, content in {"config.json": text, **(files or {})}.items():
-            write_text(unfinished / name, content)
+        yield unfinished
         if out.exists():
             out.rmdir()  # it is empty
         unfinished.rename(out)
     except BaseException:
         shutil.rmtree(unfinished)
         raise
-    return written
 
 
 def check_new(out: Path) -> None:
