@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import sequencematch
-from sequencematch.cli import resume
+from sequencematch.cli import exporting, resume
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.models import lora
 from sequencematch.setup.build import build
@@ -73,11 +73,25 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert run_command(f"--workdir={whole}", "--mode=export", f"--out={tmp_path / 'out'}") == 0
     alone = tmp_path / "adapter"
     assert run_command(f"--workdir={whole}", "--mode=export", "--adapter", f"--out={alone}") == 0
+    assert "model.resize_token_embeddings(" in (alone / "README.md").read_text()
+    assert (alone / "tokenizer.json").is_file() and (alone / "generate.py").is_file()
+    assert_base_is_checked(whole)
     assert_begins_with(alone, whole, {"model.lora_rank": 4, "model.lora_alpha": 3.0})
     with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
         assert_begins_with(alone, whole, {"model.lora_rank": 1})
     with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
         assert_begins_with(alone, whole, {"model.lora_targets": "value"})
+
+
+def assert_base_is_checked(folder):
+    """Of a run that begins with another's weights an adapter is one of the model that it names."""
+    parts, _ = resume.open_run(folder)
+    parts.config.init = f"run:{folder}"
+    parts = parts.with_frozen(resume.first_parameters(parts))
+    exporting.check_base(parts)
+    other = parts._replace(frozen=jax.tree.map(lambda x: x + 1, parts.frozen))
+    with pytest.raises(ValueError, match="did not begin with the weights in .*without --adapter"):
+        exporting.check_base(other)
 
 
 def assert_begins_with(adapter, folder, changes):
