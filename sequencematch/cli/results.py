@@ -148,9 +148,10 @@ def evaluate_test_set(
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
     for choice, answers in all_answers.items() if not parts.task.is_open else ():
         test[choice]["within"] = right_within(answers, budgets)
-    test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
     if parts.task.is_open:
         test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
+    else:
+        test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
     return test, traces
 
 
