@@ -8,9 +8,9 @@ machine has; `--config.data.corpus="files:books/*.txt"` takes your own, docs/tex
 Windows of 128 characters, prompts of 32; 0.6 M parameters, 15,603 windows to learn from. Answers go on
 until 128 characters survive.
 
-The figures of the paper's table 2 are not to be expected of so small a model. Expect about
-half an hour on 2 cores, by the first steps of a run; a whole one, and what it reaches, was not measured
-yet. The first run also prepares the corpus, once: 10 s of one core.
+The figures of the paper's table 2 are not to be expected of so small a model. It is meant to take a
+quarter of an hour on 2 cores at most; a whole run, and what it reaches, was not measured yet. The first
+run also prepares the corpus, once: 10 s of one core.
 
     python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
         --config.model.path=DIR
