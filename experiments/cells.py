@@ -158,12 +158,22 @@ def row(cell: Cell) -> dict[str, Any]:
         **cell._asdict(),
         "steps": int(state.step),
         "skipped": int(state.guard.skipped),
-        "tokens": sum(plan.tokens(plan.steps)),
+        "tokens": tokens_of(cell, plan),
         "figures": figures,
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},
         "revision": revision(),
         "hardware": hardware(),
     }
+
+
+def tokens_of(cell: Cell, plan: Plan) -> int:
+    """Tokens that a cell was trained on or sampled, its stem included, whose batches may be smaller."""
+    total = sum(plan.tokens(plan.steps))
+    if not (METHODS[cell.method].edits and cell.last_changes):
+        return total
+    first = make_plan(begin(stem_cell(cell))[0])
+    branches_at = begin(cell)[0].config.train.bc_steps
+    return total - sum(plan.tokens(branches_at)) + sum(first.tokens(branches_at))
 
 
 def pack(right: Sequence[bool]) -> str:
