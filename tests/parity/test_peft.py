@@ -1,6 +1,8 @@
 """An adapter that we write is one that PEFT reads, and the other way round."""
 
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ from sequencematch.core.types import Visibility
 from sequencematch.models import lora
 from sequencematch.models.config import Lora
 from sequencematch.models.pretrained import adapter, configs
+from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.families import leaves_by_path
 from sequencematch.models.transformer import Transformer
 from tests.models.pretrained import tiny
@@ -62,14 +65,31 @@ def with_rows_for_edits(folder):
     return base
 
 
-def test_peft_reads_what_we_write(case, tmp_path):
+class Symbols:
+    """A tokenizer of letters, as far as the loop of the card knows it."""
+
+    def get_vocab(self):
+        return {"<bkspc>": IDS, "<reset>": IDS + 1}
+
+    def __call__(self, text):
+        return SimpleNamespace(input_ids=[ord(c) - ord("a") for c in text])
+
+
+def test_peft_reads_what_we_write_as_the_card_says(case, tmp_path, monkeypatch):
     config, adapters, params, folder = case
-    out = tmp_path / "adapter"
-    adapter.write_adapter(out, params, configs.family_of(config), adapters, str(folder))
-    model = peft.PeftModel.from_pretrained(with_rows_for_edits(folder), out)
+    out, edits = tmp_path / "adapter", [*Symbols().get_vocab()]
+    card = card_files("mine", edits, IDS + EDITS, IDS, {}, adapter_of=str(folder))
+    adapter.write_adapter(out, params, configs.family_of(config), adapters, str(folder), card)
+    monkeypatch.chdir(out)
+    load, loop = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
+    names = {"__name__": "card"}
+    exec(load + loop, names)
     with torch.no_grad():
-        found = model(torch.tensor(TOKENS)).logits
+        found = names["model"](torch.tensor(TOKENS)).logits
     np.testing.assert_allclose(found, our_logits(config, adapters, params), rtol=1e-3, atol=1e-3)
+    _, actions = names["generate"](names["model"], Symbols(), "abc", 20)
+    merged = names["model"].merge_and_unload()
+    assert names["generate"](merged, Symbols(), "abc", 20)[1] == actions != []
 
 
 def test_we_read_what_peft_writes(case, tmp_path):

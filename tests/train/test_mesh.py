@@ -295,6 +295,12 @@ def test_too_few_devices_are_a_one_line_error(sizes):
     assert str(raised.value) == needed
 
 
+def test_one_host_of_a_tpu_alone_is_refused(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    with pytest.raises(ValueError, match="one of 4 hosts of a TPU: start all, with --cluster=tpu"):
+        make_mesh()
+
+
 def test_no_device_is_a_one_line_error(monkeypatch):
     def find_no_device():
         raise RuntimeError("Unable to initialize backend 'cuda'")
