@@ -5,7 +5,9 @@
 METHOD is sequencematch (the default), mle, bc, le_cam, iql_offline or unlikelihood; everything else
 is equal: 5,000 questions in base 10 and a network of 0.6 M parameters, for a small machine. This is
 the setting of the README's table, where learning rate and weight decay, alpha and gamma were chosen on
-the validation questions (docs/results.md).
+the validation questions (docs/results.md). The default, seed 0, took 10.5 minutes on 2 cores of an AMD
+EPYC, beside some other work, and reached 87.9 % greedy [86.0 %, 89.5 %] and 75.6 % sampled
+[73.3 %, 77.8 %] on the 1,400 test questions (commit b2d50a4).
 
     python -m sequencematch.main --config=arithmetic:paper[,METHOD]
 
