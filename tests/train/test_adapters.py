@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from sequencematch.setup.build import make_plan
+from tests.marks import exhaustive, stress
 from tests.train.runs import make_tiny_run
 from tests.train.test_frozen import arrays
 
@@ -74,6 +75,43 @@ def test_a_run_trains_adapters_alone(adapted_run):
     for path, value in arrays(parts.frozen).items():
         np.testing.assert_array_equal(value, before[path])
     assert all((value != first[path]).any() for path, value in arrays(state.params).items())
+
+
+def adapters_after_a_step(spellings, mesh, base):
+    """(loss, first moments by path) of one step of adapters none of which is zero, on a mesh."""
+    axes = dict(zip(("mesh.data", "mesh.fsdp", "mesh.model"), mesh, strict=True))
+    heads = {"model.heads": 8, "model.kv_heads": 8}
+    changes = LORA | axes | heads | {"model.lora_base": base, "method": "le_cam"}
+    run = make_tiny_run(spellings, changes)
+    parts = run.parts.with_frozen(run.parts.draw())
+    plan, random = make_plan(parts), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda x: random.normal(0, 0.1, x.shape).astype(x.dtype), parts.like.params
+    )
+    where = jax.tree.map(lambda x: x.sharding, parts.like.params)
+    state = parts.begin(jax.device_put(params, where))
+    state, metrics = plan.phases[-1].step(state, plan.place(run.episodes[0]))
+    moments = {path: x for path, x in arrays(state.opt_state).items() if ".mu" in path}
+    return float(metrics["loss"]), moments
+
+
+@pytest.mark.parametrize(
+    ("mesh", "base"),
+    [
+        stress((2, 2, 2), "nf4"),
+        *(exhaustive(m, b) for m, b in [((2, 2, 2), "float"), ((1, 2, 4), "nf4")]),
+    ],
+)
+def test_adapters_on_a_mesh_have_the_gradients_of_one_device(spellings, mesh, base):
+    """1e-5 relative, in float32; Adam's first moment is its share of the first gradient."""
+    loss, expected = adapters_after_a_step(spellings, (1, 1, 1), base)
+    found_loss, found = adapters_after_a_step(spellings, mesh, base)
+    assert found_loss == pytest.approx(loss, rel=1e-5)
+    assert found.keys() == expected.keys() and len(found) == 2 * 7 + 1
+    for path, gradient in expected.items():
+        size = abs(gradient).max()
+        assert size > 0, path
+        np.testing.assert_allclose(found[path], gradient, atol=1e-5 * size, err_msg=path)
 
 
 @pytest.mark.stress
