@@ -14,7 +14,7 @@ arithmetic bench crash soak: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench gpu-check setup clean
+.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench gpu-check wheels setup clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
@@ -55,8 +55,19 @@ lint: $(VENV)/.ready-test  ## check style and format
 bench: $(VENV)/.ready  ## measure what a step costs
 	$(PY) -m experiments.benchmark $(ARGS)
 
+# A machine without a network has jax with CUDA, and the rest comes along: make gpu-check WHEELS=wheels
+ifdef WHEELS
+gpu-check:
+	$(PYTHON) -m pip install -q --no-index --no-deps --upgrade --target .site $(WHEELS)/*.whl
+	PYTHONPATH=.site $(PYTHON) -m experiments.gpu_check $(ARGS)
+else
 gpu-check: $(VENV)/.ready-gpu  ## try everything on this machine's GPU (installs jax[cuda13])
 	$(PY) -m experiments.gpu_check $(ARGS)
+endif
+
+wheels:  ## fetch what gpu-check needs where there is no network, for PYTHON (140 MB)
+	$(PYTHON) -m pip wheel --disable-pip-version-check -q -c constraints.txt -w wheels . beartype hypothesis pytest pytest-xdist
+	rm -f wheels/sequencematch-* $(foreach name,jax jaxlib ml_dtypes numpy opt_einsum scipy,wheels/$(name)-*)  # these are there
 
 setup: $(VENV)/.ready  ## set up .venv and run nothing
 

@@ -96,8 +96,8 @@ def main_job() -> Rows:
             flags += ["--config.train.steps=6", "--config.train.bc_steps=3"]
             flags += ["--config.optimizer.warmup=2", "--config.data.train=200"]
             flags += ["--config.data.validation=16", "--config.data.test=16"]
-        command = [sys.executable, "-m", "sequencematch.main", "--config=arithmetic", *flags]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        main = [sys.executable, "-m", "sequencematch.main", "--config=configs/arithmetic.py"]
+        subprocess.run([*main, *flags], check=True, stdout=subprocess.DEVNULL)
         summary = json.loads((Path(folder) / "run/summary.json").read_text())
     speed, right = summary["speed"], summary["test"]["greedy"]["accuracy"]
     return {
