@@ -1,11 +1,10 @@
-"""Head rows of edits that a model has not seen yet: it takes some back from the beginning, and not all.
+"""Head rows of edits that a model has not seen yet: it edits from the first step on, but rarely.
 
 Axes: B batch, T slots, N states, D model.
 """
 
 import math
 
-import jax
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Float32
@@ -14,6 +13,7 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory
 from sequencematch.models import readout
 from sequencematch.models.network import Network
+from sequencematch.storage.processes import fetch
 
 # Of the ridge, against the mean square of what is fitted on. Found on SmolLM2 with 512 states: less
 # fits them better and others worse.
@@ -28,7 +28,7 @@ def first_edit_rows(
     Args:
       model: the network; its logits of edits are not read.
       mdp: says which actions are legal, and which are edits.
-      trajectories: one batch, whose decisions are fitted on.
+      trajectories: one batch, of all processes, whose decisions are fitted on.
       eta: the noise rate, in (0, 1).
       ridge: as in `fit_row`.
     """
@@ -40,8 +40,7 @@ def first_edit_rows(
         hidden = readout.states(model, trajectories)
         return hidden, readout.action_values(model, pushes, hidden, trajectories).v
 
-    found = (*read(model, trajectories), trajectories.valid)
-    hidden, values, valid = jax.device_get(found)
+    hidden, values, valid = fetch((*read(model, trajectories), trajectories.valid))
     return edit_rows(hidden[valid], values[valid], eta, int(is_edit.sum()), ridge)
 
 

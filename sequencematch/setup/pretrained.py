@@ -22,6 +22,7 @@ from sequencematch.models.pretrained.reader import find_tensors, open_weights, r
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.setup.build import Parts, training_data
 from sequencematch.setup.defaults import lora_config
+from sequencematch.train.mesh import batch_sharding, place_rows
 
 ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
@@ -105,7 +106,7 @@ def fit_edits(parts: Parts, params: nnx.State) -> nnx.State:
     """The same parameters with rows of edits that choose them about as often as the noise rate."""
     recipe, eta = parts.recipe, max(parts.config.noise.eta, LEAST_ETA)
     build = jax.jit(jax.vmap(partial(build_trajectory, recipe.mdp)))
-    trajectories = build(training_data(parts)[0][0])
+    trajectories = build(place_rows(batch_sharding(parts.mesh), training_data(parts)[0][0]))
     model = nnx.merge(recipe.graph, params)
     old = model.edits.kernel
     rows = first_edit_rows(model, recipe.mdp, trajectories, eta).astype(old.dtype)

@@ -1,13 +1,16 @@
-"""Fixtures: a crashed run, and the check of a refusal."""
+"""Fixtures: a crashed run, a pretrained model, and the check of a refusal."""
 
 import pytest
 
+from sequencematch.data.subword import read_tokenizer
 from tests.command_line.command import (
     SAVE_EVERY,
     contents,
     event_at_step,
     run_command,
 )
+from tests.data import tokenizer_folders
+from tests.models.pretrained import tiny
 from tests.train.runs import Crash, crash
 
 
@@ -18,6 +21,14 @@ def crashed_run(tiny_flags, tmp_path_factory):
     with event_at_step(SAVE_EVERY + 2, crash), pytest.raises(Crash):
         run_command(*tiny_flags, f"--workdir={folder}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory):
+    """A tiny Llama with a tokenizer of bytes."""
+    folder = tokenizer_folders.byte_level(tmp_path_factory.mktemp("model"))
+    sizes = {"vocab_size": read_tokenizer(folder).own_size, "eos_token_id": 0}
+    return tiny.write(folder, tiny.CASES["llama, scaled"] | sizes)
 
 
 @pytest.fixture

@@ -11,20 +11,10 @@ from sequencematch.models import lora
 from sequencematch.setup.build import build
 from sequencematch.setup.defaults import lora_config
 from tests.command_line.command import ROOT, TINY, event_at_step, read_json, records, run_command
-from tests.data import tokenizer_folders
-from tests.models.pretrained import tiny
 from tests.train.runs import Crash, crash
 
 SIZES = {key: value for key, value in TINY.items() if not key.startswith("model.")}
 SIZES |= {"prompt_slots": 10, "train.steps": 6, "train.bc_steps": 4, "evaluate.every": 6}
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """A tiny Llama with a tokenizer of bytes."""
-    folder = tokenizer_folders.byte_level(tmp_path_factory.mktemp("model"))
-    sizes = {"vocab_size": read_tokenizer(folder).own_size, "eos_token_id": 0}
-    return tiny.write(folder, tiny.CASES["llama, scaled"] | sizes)
 
 
 def flags_of(name, directory, folder, **changes):

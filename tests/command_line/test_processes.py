@@ -91,6 +91,23 @@ def test_two_processes_train_as_one(run_of_two, several_flags, tmp_path):
 
 
 @pytest.mark.stress
+def test_two_processes_finetune_as_one(directory, several_flags, tmp_path):
+    """They begin with the same rows of edits, fitted on the rows of both."""
+    mine = [flag for flag in several_flags if "config.model." not in flag and flag != CONFIG]
+    mine += [
+        f"--config={ROOT / 'configs' / 'pretrained.py'}:bc",
+        f"--config.model.path={directory}",
+    ]
+    mine += ["--config.prompt_slots=10", "--config.train.steps=6", "--config.train.bc_steps=4"]
+    folders = [tmp_path / "one", tmp_path / "two"]
+    for processes, folder in enumerate(folders, 1):
+        ends = wait(start(folder, processes, mine))
+        assert [code for code, _, _ in ends] == [0] * processes, ends
+    one, two = map(losses, folders)
+    assert len(one) == 6 and two == pytest.approx(one, rel=1e-5)
+
+
+@pytest.mark.stress
 @pytest.mark.parametrize("killed", [0, exhaustive(1)])
 def test_the_other_stops_when_one_is_killed_and_both_resume(
     run_of_two, several_flags, tmp_path, killed
