@@ -118,10 +118,12 @@ def map_states(
         return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
     steps = tuple(map(jnp.asarray, steps))  # labels may be numpy arrays
-    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size)
+    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size, spread=True)
 
 
-def map_in_chunks(f: Callable, *trees, size: int, used: Bool[Array, " n"] | None = None):
+def map_in_chunks(
+    f: Callable, *trees, size: int, used: Bool[Array, " n"] | None = None, spread: bool = False
+):
     """f(*trees), computed on slices of the leading axis to bound the memory of its intermediates.
 
     With f = head and reduction, not all logits exist at once, neither forward nor backward.
@@ -131,6 +133,8 @@ def map_in_chunks(f: Callable, *trees, size: int, used: Bool[Array, " n"] | None
       *trees: arrays [n, ...], or trees of them.
       size: most indices in a slice; it need not divide n.
       used: slices of which no index is used are not computed but 0; all are used by default.
+      spread: slice i has the indices i, i + chunks, ... instead of neighbours: devices that share the
+        rows of a batch then share those of each slice.
     """
     n = jax.tree.leaves(trees)[0].shape[0]
     if size >= n:
@@ -140,7 +144,13 @@ def map_in_chunks(f: Callable, *trees, size: int, used: Bool[Array, " n"] | None
 
     def split(x: Array) -> Array:
         padded = jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1))
+        if spread:
+            return padded.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
         return padded.reshape(chunks, size, *x.shape[1:])
+
+    def join(y: Array) -> Array:
+        y = y.swapaxes(0, 1) if spread else y
+        return y.reshape(chunks * size, *y.shape[2:])[:n]
 
     def compute(xs):
         return jax.checkpoint(f)(*xs)
@@ -153,4 +163,4 @@ def map_in_chunks(f: Callable, *trees, size: int, used: Bool[Array, " n"] | None
     # checkpoint: the backward pass recomputes each chunk instead of storing its logits.
     used = jnp.ones(n, bool) if used is None else used
     out = jax.lax.map(compute_if_used, jax.tree.map(split, (trees, used)))
-    return jax.tree.map(lambda y: y.reshape(chunks * size, *y.shape[2:])[:n], out)
+    return jax.tree.map(join, out)

@@ -18,7 +18,7 @@ from sequencematch.models.transformer import Transformer
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.recipe import make_recipe, make_settings
 from sequencematch.train import step as steps
-from sequencematch.train.mesh import make_mesh
+from sequencematch.train.mesh import batch_sharding, make_mesh
 from sequencematch.train.state import init_parameters, initial_state
 from tests import oracles
 from tests.marks import stress
@@ -32,8 +32,9 @@ MDP = mdp.make(V, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1, POP_TWO: 2})
 # Chunks.
 
 
-@pytest.mark.parametrize("size", [5, *map(stress, [1, 4, 16])])
-def test_map_in_chunks_equals_the_whole(size):
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("size", [4, *map(stress, [1, 5, 16])])
+def test_map_in_chunks_equals_the_whole(size, spread):
     """In value and gradient, whether or not the size divides the number of states."""
     k = jax.random.split(jax.random.key(1), 3)
     hidden, head = jax.random.normal(k[0], (10, 4)), jax.random.normal(k[1], (4, V))
@@ -51,10 +52,27 @@ def test_map_in_chunks_equals_the_whole(size):
 
     grad = jax.grad(weighted_sum, argnums=(1, 2), has_aux=True)
     (expected, values), (actual, chunk_values) = (
-        grad(m, hidden, head) for m in (at_once, partial(readout.map_in_chunks, size=size))
+        grad(m, hidden, head)
+        for m in (at_once, partial(readout.map_in_chunks, size=size, spread=spread))
     )
     for a, b in zip((*chunk_values, *actual), (*values, *expected), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)
+
+
+def test_rows_that_devices_share_stay_on_them():
+    """Nothing is exchanged, and no device reads more than its share of the states of a chunk."""
+    rows = batch_sharding(make_mesh(data=8))
+    hidden = jax.device_put(np.random.default_rng(0).normal(size=(64, 3, 4)), rows)
+
+    def read(head, hidden):
+        def value(hidden):
+            return jax.nn.logsumexp(hidden @ head, axis=-1)
+
+        return readout.map_in_chunks(value, hidden, size=16, spread=True)
+
+    program = jax.jit(read).lower(jnp.ones((4, V)), hidden).compile().as_text()
+    assert re.findall(r"all-gather|all-to-all|collective-permute", program) == []
+    assert "[2,3,12]" in program and "[16,3,12]" not in program
 
 
 def test_chunks_that_are_not_used_are_not_computed():
