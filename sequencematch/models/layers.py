@@ -78,7 +78,7 @@ def nf4_dot_general(
 
     @jax.checkpoint  # the backward pass makes it again
     def product(x: Array, kernel: qwix.QArray) -> Array:
-        # 0 x is added to the levels, so that they seem to be computed from x: a compiler might else make
+        # 0 x is added to the levels, so that they seem to come from x: a compiler might else make
         # the matrices of all layers before the first is read, and in a sampler's loop before the loop.
         # `optimization_barrier` does not serve: on CPUs XLA removes it before it moves code.
         row = x.reshape(-1, x.shape[-1])[0]
