@@ -76,7 +76,7 @@ def judge_texts(parts: Parts, state: TrainState) -> dict[str, Any]:
         answers = answer_all(generator, params, examples, choice, lambda: None)
         figures[choice] = score(answers, MEASURED, reader()) | open_figures(parts, answers)
     figures["rewards"] = reward_correlations(parts, params, examples)
-    real = [Answer(example, [], example.completion, True, True) for example in examples]
+    real = [Answer(example, [], example.completion, True, True, 0) for example in examples]
     figures["real"] = score(real, MEASURED[:-2], None)
     return figures | {"perplexity": real_text_figures(parts, params, lambda: None)}
 

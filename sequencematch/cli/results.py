@@ -144,7 +144,7 @@ def evaluate_test_set(
         chosen = choose_traces(parts, answers)
         traces += [trace_record(parts, choice, answers[i], scores[i]) for i in chosen]
     # Retries cost actions: every way is also given what each of the others takes on average.
-    lengths = [[len(a.actions) for a in answers] for answers in all_answers.values()]
+    lengths = [[a.taken for a in answers] for answers in all_answers.values()]
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
     for choice, answers in all_answers.items() if not parts.task.is_open else ():
         test[choice]["within"] = right_within(answers, budgets)

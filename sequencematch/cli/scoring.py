@@ -144,7 +144,7 @@ def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> 
     real = tuple(references) if are_texts and references else (text,)
     example = Example(prompt, real[0], real)
     right, finished = record.get("right") is True, record.get("finished", True) is True
-    return Answer(example, [], text, right, finished)
+    return Answer(example, [], text, right, finished, taken=0)
 
 
 def score(

@@ -17,16 +17,17 @@ def accuracy(answers: Sequence[Answer]) -> dict:
         "n": n,
         "right": right,
         "finished": sum(a.finished for a in answers) / n,
-        # In actions, edits and <eos> included: what an answer costs.
-        "length": sum(len(a.actions) for a in answers) / n,
+        # In actions, edits and <eos> included, of all draws: what an answer costs.
+        "length": sum(a.taken for a in answers) / n,
     }
 
 
 def right_within(answers: Sequence[Answer], budgets: Iterable[int]) -> dict[str, float]:
     """Returns, for each budget, the share of answers that are right within as many actions.
 
-    An answer that retries takes more actions, so ways to answer are also compared at equal budgets. The
-    share is what an answer limited to so many actions would get: its actions would be the same.
+    An answer that retries takes more actions, and the best of several draws those of all, so ways to
+    answer are also compared at equal budgets. The share is what answers limited to so many actions
+    would get, whose actions would be the same. The best of several draws needs all of them by then.
     """
-    needed = [len(a.actions) for a in answers if a.right]
+    needed = [a.taken for a in answers if a.right]
     return {str(n): sum(length <= n for length in needed) / len(answers) for n in budgets}

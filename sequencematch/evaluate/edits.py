@@ -136,7 +136,7 @@ def text_costs(mdp: Mdp, answers: Sequence[Answer]) -> dict[str, float]:
     edits = sum(bool(mdp.pops[action]) for a in answers for action in a.actions)
     return {
         "tokens": sum(token != mdp.eos for text in left for token in text) / n,
-        "actions": sum(len(a.actions) for a in answers) / n,
+        "actions": sum(a.taken for a in answers) / n,
         "edit_actions": edits / n,
         "unfinished": sum(not a.finished for a in answers),
     }

@@ -62,6 +62,7 @@ class Answer(NamedTuple):
       text: the surviving text, after all deletions.
       right: whether it came to an end and the task accepts the text.
       finished: whether it came to an end: by `<eos>`, or at the length at which answers stop.
+      taken: actions that it has cost: its own, or those of all draws of which it was chosen.
     """
 
     example: Example
@@ -69,6 +70,7 @@ class Answer(NamedTuple):
     text: str
     right: bool
     finished: bool
+    taken: int
 
 
 class Generator:
@@ -111,7 +113,8 @@ class Generator:
         def sample(decoding: Decoding | None, params, prompts, start, key, first, begun):
             model = with_whole_ends(nnx.merge(graph, params))
             how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at, begun=begun)
-            return search.answer(model, mdp, prompts, start, key, first=first, **how)[0]
+            found = search.answer(model, mdp, prompts, start, key, first=first, **how)
+            return found.episodes, found.taken
 
         self._sample = {
             name: jax.jit(partial(sample, decoding)) for name, decoding in decodings.items()
@@ -135,11 +138,11 @@ class Generator:
           begun: the first K actions of each answer, instead of the policy's; None for none.
         """
         prompts = [example.prompt for example in examples]
-        found = self.actions(params, prompts, choice, begun=begun)
-        for example, actions in zip(examples, found, strict=True):
+        found = self._draw(params, prompts, choice, begun=begun)
+        for example, (actions, taken) in zip(examples, found, strict=True):
             text, finished = self.text(actions), self.is_finished(actions)
             right = finished and self.task.check(example, text)
-            yield Answer(example, actions, text, right, finished)
+            yield Answer(example, actions, text, right, finished, taken)
 
     def text(self, actions: Sequence[int]) -> str:
         """What an answer leaves."""
@@ -151,20 +154,26 @@ class Generator:
         return actions[-1] == self.mdp.eos or 0 < self._stop_at <= standing
 
     def actions(
+        self, params, prompts: Sequence[str], choice: str, first: int = 0
+    ) -> Iterator[list[int]]:
+        """Yields the ids of the actions that follow each prompt; otherwise as `answers`.
+
+        Args:
+          params, choice: as of `answers`.
+          prompts: what to answer.
+          first: number of the first of them; the draws of an answer depend on its number.
+        """
+        return (actions for actions, _ in self._draw(params, prompts, choice, first))
+
+    def _draw(
         self,
         params,
         prompts: Sequence[str],
         choice: str,
         first: int = 0,
         begun: Int[np.ndarray, "prompts K"] | None = None,
-    ) -> Iterator[list[int]]:
-        """Yields the ids of the actions that follow each prompt; otherwise as `answers`.
-
-        Args:
-          params, choice, begun: as of `answers`.
-          prompts: what to answer.
-          first: number of the first of them; the draws of an answer depend on its number.
-        """
+    ) -> Iterator[tuple[list[int], int]]:
+        """Yields (ids of an answer's actions, how many were taken for it)."""
         encode = partial(encode_prompt, self.tokenizer, prompt_slots=self._prompt_slots)
         for begin in range(0, len(prompts), self._rows):
             # One shape, one compilation: the last chunk is filled up with copies, dropped below.
@@ -176,10 +185,10 @@ class Generator:
             sampled = self._sample[choice](
                 params, tokens, start, self._keys[choice], np.int32(first + begin), own
             )
-            episodes = fetch(sampled)
+            episodes, taken = fetch(sampled)
             for row in range(min(self._rows, len(prompts) - begin)):
                 executed = slice(episodes.start[row] + 1, episodes.end[row] + 1)
-                yield episodes.tokens[row, executed].tolist()
+                yield episodes.tokens[row, executed].tolist(), int(taken[row])
 
 
 def deletion_flags(mdp: Mdp, actions: Sequence[int]) -> list[bool]:

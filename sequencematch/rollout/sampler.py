@@ -222,6 +222,33 @@ def sample(
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
     """
 
+    generation = complete(
+        model,
+        mdp,
+        begin(model, prompts, start, key, max_actions, first, decoding, begun),
+        max_actions=max_actions,
+        decoding=decoding,
+        stop_at=stop_at,
+    )
+    return episodes(mdp, generation), generation.log_probs
+
+
+def complete(
+    model: Network,
+    mdp: Mdp,
+    generation: Generation,
+    *,
+    max_actions: int,
+    decoding: Decoding | None = None,
+    stop_at: int = 0,
+) -> Generation:
+    """Takes decisions until every row is done, or has taken `max_actions`.
+
+    Args:
+      model, mdp, max_actions, decoding, stop_at: as in `sample`.
+      generation: from `begin`.
+    """
+
     # The loop stops early when all rows are done: most texts are shorter than the limit.
     def can_continue(loop: tuple[Array, Generation]) -> Array:
         return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
@@ -229,12 +256,10 @@ def sample(
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
         return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at)
 
-    initial = begin(model, prompts, start, key, max_actions, first, decoding, begun)
-    _, final = jax.lax.while_loop(can_continue, decide, (jnp.int32(0), initial))
-    return _episodes(mdp, final), final.log_probs
+    return jax.lax.while_loop(can_continue, decide, (jnp.int32(0), generation))[1]
 
 
-def _episodes(mdp: Mdp, generation: Generation) -> Episode:
+def episodes(mdp: Mdp, generation: Generation) -> Episode:
     """The samples as episodes: each label is the sampled action, and no step is imitated."""
     tokens, start, end = generation.tokens, generation.start, generation.time
     slot = jnp.arange(tokens.shape[1])

@@ -17,7 +17,7 @@ class OddDraws:
     def answers(self, params, examples, choice):
         self.asked = [(example.prompt, choice) for example in examples]
         for draw, example in enumerate(examples):
-            yield Answer(example, [draw], "", draw % 2 == 1, True)
+            yield Answer(example, [draw], "", draw % 2 == 1, True, 1)
 
     def score_answers(self, params, answers):
         for answer in answers:

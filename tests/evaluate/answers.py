@@ -25,4 +25,6 @@ def ids(text):
 
 def answer(completion, actions, right=False):
     text = TOKENIZER.decode(surviving_text(MDP, ids(actions)))
-    return Answer(Example("a>", completion), ids(actions), text, right, actions.endswith("$"))
+    return Answer(
+        Example("a>", completion), ids(actions), text, right, actions.endswith("$"), len(actions)
+    )

@@ -22,6 +22,7 @@ from sequencematch.evaluate.generate import (
 )
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
+from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.train.mesh import batch_sharding, make_mesh
 from tests.evaluate.answers import (
@@ -192,7 +193,8 @@ def test_answer_is_right_if_its_surviving_text_is_and_eos_ended_it(
     tokens = jnp.array([row + [PAD] * (10 - len(row))], jnp.int32)
     start, end = jnp.array([3], jnp.int32), jnp.array([len(row) - 1], jnp.int32)
     episode = Episode(tokens, tokens, tokens > 0, start, end)
-    monkeypatch.setattr(generate.search, "answer", lambda *_, **__: (episode, None))
+    answers = search.Answers(episode, jnp.zeros(tokens.shape), end - start)
+    monkeypatch.setattr(generate.search, "answer", lambda *_, **__: answers)
     # A generator of its own: it is traced with what stands in for the sampler.
     (found,) = make.__wrapped__(1).answers(params, [Example("ab>", "ab")], "greedy")
-    assert found == Answer(Example("ab>", "ab"), ids(actions), text, right, finished)
+    assert found == Answer(Example("ab>", "ab"), ids(actions), text, right, finished, len(actions))

@@ -63,7 +63,7 @@ def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference
 
 
 def answers(texts):
-    return [Answer(Example("cat", "that cat"), [], text, False, True) for text in texts]
+    return [Answer(Example("cat", "that cat"), [], text, False, True, 0) for text in texts]
 
 
 def test_perplexity_is_compared_with_that_of_real_texts(reference):

@@ -29,7 +29,7 @@ def test_texts_of_one_kind_are_nearer_than_those_of_another(reference):
 
     def score(made):
         answers = [
-            Answer(Example("", r), [], m, False, True) for r, m in zip(real, made, strict=True)
+            Answer(Example("", r), [], m, False, True, 0) for r, m in zip(real, made, strict=True)
         ]
         return mauve(reference, [a.example for a in answers], answers)
 

@@ -12,7 +12,8 @@ from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Visibility
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
-from tests.rollout.samples import EDITS, EOS, MDP, PAD, finished_rows, rows, sample, to_numpy
+from tests import oracles
+from tests.rollout.samples import EDITS, EOS, MDP, PAD, rows, sample, to_numpy
 
 ACTIONS, SLOTS = 7, 12
 PENALTY = Decoding(0.6, repetition=1.5)
@@ -86,23 +87,33 @@ def test_answers_are_those_of_a_plain_loop(model, prompts, decoding):
 
 
 @pytest.mark.stress
-def test_best_of_n_is_the_likeliest_of_n_draws(model, prompts):
-    """Those that `<eos>` ended go before those that were cut."""
+@pytest.mark.parametrize("stop_at", [0, 3])
+def test_best_of_n_is_the_likeliest_of_n_draws(model, prompts, stop_at):
+    """Those that came to an end go before those that were cut, also if they end at the last action."""
     drawn, n = Decoding(None, temperature=1.0, truncate=(("top_k", 3.0),)), 4
-    answer = nnx.jit(
-        partial(search.answer, mdp=MDP, max_actions=ACTIONS), static_argnames="decoding"
-    )
+    limits = dict(mdp=MDP, max_actions=stop_at or ACTIONS, stop_at=stop_at)
+    answer = nnx.jit(partial(search.answer, **limits), static_argnames="decoding")
     key, (tokens, start) = jax.random.key(5), prompts
     call = dict(prompts=tokens, start=start)
-    best, log_probs = to_numpy(answer(model, **call, key=key, decoding=drawn._replace(best_of=n)))
+    best = to_numpy(answer(model, **call, key=key, decoding=drawn._replace(best_of=n)))
     draws = [
         to_numpy(answer(model, **call, key=jax.random.fold_in(key, i), decoding=drawn))
         for i in range(n)
     ]
-    chosen = []
+    chosen, full = [], 0
     for row in range(len(tokens)):
-        scores = [(finished_rows(e)[row], p[row].sum()) for e, p in draws]
+        scores = []
+        for draw in draws:
+            prompt, actions = list(rows(draw.episodes))[row]
+            stands = len(oracles.texts(prompt, actions, EDITS)[-1]) - len(prompt)
+            is_full = stands == stop_at > 0 and actions[-1] != EOS
+            full += is_full
+            ended = actions[-1] == EOS or is_full
+            scores.append((ended, draw.log_probs[row].sum()))
+            assert draw.taken[row] == len(actions)
         chosen.append(max(range(n), key=scores.__getitem__))
-        np.testing.assert_array_equal(best.tokens[row], draws[chosen[-1]][0].tokens[row])
-        np.testing.assert_allclose(log_probs[row], draws[chosen[-1]][1][row], atol=1e-5)
-    assert set(chosen) == set(range(n))
+        found = draws[chosen[-1]]
+        np.testing.assert_array_equal(best.episodes.tokens[row], found.episodes.tokens[row])
+        np.testing.assert_allclose(best.log_probs[row], found.log_probs[row], atol=1e-5)
+    assert set(chosen) == set(range(n)) and bool(full) == bool(stop_at)
+    np.testing.assert_array_equal(best.taken, sum(draw.taken for draw in draws))

@@ -29,9 +29,8 @@ WAYS = {
 @partial(nnx.jit, static_argnames=("decoding", "stop_at", "endless"))
 def answer(model, prompts, decoding, stop_at, endless=True):
     limits = dict(max_actions=LIMIT, decoding=decoding, stop_at=stop_at)
-    return search.answer(model, ENDLESS if endless else MDP, *prompts, jax.random.key(5), **limits)[
-        0
-    ]
+    decisions = ENDLESS if endless else MDP
+    return search.answer(model, decisions, *prompts, jax.random.key(5), **limits).episodes
 
 
 def lengths(prompt, actions):
