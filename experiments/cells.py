@@ -25,7 +25,7 @@ import numpy as np
 
 from experiments.grids import Cell
 from experiments.texts import judge_texts
-from sequencematch.cli.results import policy_statistics
+from sequencematch.cli.results import policy_auc
 from sequencematch.cli.resume import first_parameters
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.edits import edit_statistics
@@ -127,7 +127,7 @@ def judge(parts: Parts, state: TrainState, split: str) -> dict[str, Any]:
         }
     if split == "test":
         params = parts.whole(state.params)
-        figures["auc"] = policy_statistics(parts, make_scorer(parts), params, lambda: None)
+        figures["auc"] = policy_auc(parts, make_scorer(parts), params, lambda: None)
         figures["wrong_starts"] = judge_wrong_starts(parts, state)
     return figures
 

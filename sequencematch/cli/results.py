@@ -151,7 +151,7 @@ def evaluate_test_set(
     if parts.task.is_open:
         test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
     else:
-        test["sampled"]["auc"] = policy_statistics(parts, scorer, params, raise_if_asked)
+        test["sampled"]["auc"] = policy_auc(parts, scorer, params, raise_if_asked)
     return test, traces
 
 
@@ -178,7 +178,7 @@ def real_text_figures(
     return found
 
 
-def policy_statistics(
+def policy_auc(
     parts: Parts, scorer: Scorer, params: nnx.State, raise_if_asked: Callable[[], None]
 ) -> dict[str, dict[str, float | None]]:
     """How well scores tell right answers from wrong ones, over several samples of each question.

@@ -16,6 +16,7 @@ from sequencematch.cli.resume import StartingPoint
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
+from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
 from sequencematch.storage.checkpoint import Checkpoints
@@ -187,6 +188,13 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         to_stdout(
             f"Answers stop when {answers.stop_at} tokens survive (evaluate.stop_at), or after "
             f"{answers.max_actions} actions, edits included (evaluate.max_actions)."
+        )
+    network = network_config(parts.config, vocab_size=1)
+    longest = parts.config.prompt_slots + max(parts.config.max_actions, answers.max_actions)
+    if not parts.task.network and 0 < network.context < longest:
+        to_stdout(
+            f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
+            f"pretrained on {network.context} at most"
         )
     weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
     if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:

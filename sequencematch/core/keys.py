@@ -1,7 +1,7 @@
 """Every random key and host seed of a run: a function of (seed, purpose, index).
 
 No key is carried from step to step, so a resumed run draws what the uninterrupted one draws. The index
-is a step, or 0 for what happens once. Two purposes never share a key.
+is a step, 0 for what happens once, or what tells ways to answer apart. Two purposes never share a key.
 """
 
 import enum

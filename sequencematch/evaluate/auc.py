@@ -22,7 +22,7 @@ def auc_within(scores: ArrayLike, right: ArrayLike, groups: Sequence[Hashable]) 
     for place, group in enumerate(groups):
         members.setdefault(group, []).append(place)
     counts = [_count_wins(scores[places], right[places]) for places in members.values()]
-    wins, pairs = map(sum, zip(*counts, strict=True))
+    wins, pairs = (sum(count[i] for count in counts) for i in (0, 1))
     return wins / pairs if pairs else None
 
 

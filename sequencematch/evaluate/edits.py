@@ -23,7 +23,7 @@ class Edits(NamedTuple):
       deleted_wrong: deletions made while the text was wrong.
       errors: tokens that made a text wrong, an early or late `<eos>` included.
       errors_deleted: errors that were removed later.
-      errors_fixed: errors that were removed, with a right token then put in their place.
+      errors_mended: errors that were removed, with a right token then put in their place.
       deleted_right: deletions whose first removed token was right in its place; with memory it is
         banned there.
     """
@@ -32,7 +32,7 @@ class Edits(NamedTuple):
     deleted_wrong: int = 0
     errors: int = 0
     errors_deleted: int = 0
-    errors_fixed: int = 0
+    errors_mended: int = 0
     deleted_right: int = 0
 
 
@@ -79,7 +79,7 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
             wrong = was_right and not right
             fixed = right and deleted == len(text)
             count = count._replace(
-                errors=count.errors + wrong, errors_fixed=count.errors_fixed + fixed
+                errors=count.errors + wrong, errors_mended=count.errors_mended + fixed
             )
             error = len(text) if wrong else error
             deleted = None if wrong or fixed else deleted
@@ -90,8 +90,9 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
             lost_right = is_possible(text[: left + 1])
             text = text[:left]
             right = is_possible(text)
-            # An edit may pop right tokens below the error too; the fix is then still to come.
-            deleted = error if right and not was_right else None
+            # This edit or the next may pop right tokens below the error, too: it is mended once a right
+            # token stands in its place.
+            deleted = error if right and not was_right else deleted
             count = count._replace(
                 deletions=count.deletions + 1,
                 deleted_wrong=count.deleted_wrong + (not was_right),
@@ -121,7 +122,7 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
         "deleted_right": _share(total.deleted_right, judged_deletions),
         "errors": total.errors,
         "errors_deleted": _share(total.errors_deleted, total.errors),
-        "errors_mended": _share(total.errors_fixed, total.errors),
+        "errors_mended": _share(total.errors_mended, total.errors),
     }
 
 

@@ -1,5 +1,6 @@
 """Answers of the model to the examples of a task."""
 
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple
@@ -106,8 +107,9 @@ class Generator:
         self.mdp, self.task, self.tokenizer, self.decodings = mdp, task, tokenizer, decodings
         self._prompt_slots, self._rows, self.sharding = prompt_slots, rows, sharding
         self._stop_at = stop_at
+        # By name: the draws of one way do not depend on which others there are.
         self._keys = {
-            name: random_key(seed, Purpose.ANSWERS, i) for i, name in enumerate(decodings)
+            name: random_key(seed, Purpose.ANSWERS, zlib.crc32(name.encode())) for name in decodings
         }
 
         def sample(decoding: Decoding | None, params, prompts, start, key, first, begun):
@@ -129,7 +131,8 @@ class Generator:
     ) -> Iterator[Answer]:
         """Yields the answers to examples, in order.
 
-        An answer depends on the seed and the example's number, not on how many are made at once.
+        An answer depends on the seed, the way to answer and the example's number, not on how many are
+        made at once.
 
         Args:
           params: the model's.

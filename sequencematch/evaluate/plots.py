@@ -44,13 +44,13 @@ class Panel(NamedTuple):
     """One small figure over training steps.
 
     Attributes:
-        title: what is drawn.
-        meaning: one sentence for the reader.
-        curves: at most three metrics and their labels.
-        form: format of the numbers on the vertical axis.
-        limits: of the vertical axis; None fits the data.
-        scale: "linear", or "log" for positive values that span decades.
-        kind: of the lines of metrics.jsonl to read, "train" or "validation".
+      title: what is drawn.
+      meaning: one sentence for the reader.
+      curves: at most three metrics and their labels.
+      form: format of the numbers on the vertical axis.
+      limits: of the vertical axis; None fits the data.
+      scale: "linear", or "log" for positive values that span decades.
+      kind: of the lines of metrics.jsonl to read, "train" or "validation".
     """
 
     title: str
@@ -187,13 +187,14 @@ def _legend(index: int, label: str) -> str:
 
 
 def _phases(metrics: list[dict]) -> list[tuple[str, float]]:
-    """Returns each phase of training after the first, and the step at which it begins."""
+    """Returns each phase of training after the first, and the step of the last record before it."""
     steps = [
         (escape_unprintable(str(line["phase"])), line["step"])
         for line in metrics
         if "phase" in line
     ]
-    return [now for before, now in itertools.pairwise(steps) if before[0] != now[0]]
+    pairs = itertools.pairwise(steps)
+    return [(now[0], before[1]) for before, now in pairs if before[0] != now[0]]
 
 
 def _svg(panel: Panel, keys: list[str], lines: list[dict], metrics: list[dict]) -> str:

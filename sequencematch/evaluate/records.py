@@ -15,13 +15,13 @@ class RunFiles(NamedTuple):
     """The content of a run's files.
 
     Attributes:
-        name: the work directory's.
-        summary: of summary.json; {} before the run has ended.
-        metrics: lines of metrics.jsonl, by step.
-        traces: lines of traces.jsonl.
-        unreadable: number of lines that are no JSON object; a killed run may leave one.
-        judged_by: the figure that the run is judged by.
-        scores: lines of scores.jsonl, which --mode=score adds; of two for one file, the later.
+      name: the work directory's.
+      summary: of summary.json; {} before the run has ended.
+      metrics: lines of metrics.jsonl, by step.
+      traces: lines of traces.jsonl.
+      unreadable: number of lines that are no JSON object; a killed run may leave one.
+      judged_by: the figure that the run is judged by.
+      scores: lines of scores.jsonl, which --mode=score adds; of two for one file, the later.
     """
 
     name: str

@@ -34,7 +34,7 @@ def write_report(workdir: pathlib.Path) -> pathlib.Path:
     """Writes report.html from the metrics, summary, traces and scores of a run, those that exist.
 
     Args:
-        workdir: the directory of a finished or running run.
+      workdir: the directory of a finished or running run.
 
     Returns:
         The page's path. The page is replaced as a whole, so a reader never sees half of it.

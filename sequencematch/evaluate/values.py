@@ -15,8 +15,8 @@ from flax import nnx
 from jax.sharding import NamedSharding
 
 from sequencematch.core.mdp import Mdp
-from sequencematch.core.objective import Objective
-from sequencematch.core.rewards import recovered_return, recovered_rewards, set_terminal_value
+from sequencematch.core.objective import Objective, read_values
+from sequencematch.core.rewards import recovered_return
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
 from sequencematch.data.episodes import lay_out, prompt_ids
@@ -35,7 +35,7 @@ class Scores(NamedTuple):
     Attributes:
       v: float32[N+1], V(s_t) before each action, and V(s_N).
       q: float32[N], Q(s_t, a_t).
-      rewards: float32[N], the implied rewards r_t = Q(s_t, a_t) - γ V(s_{t+1}).
+      rewards: float32[N], the implied rewards r_t = Q(s_t, a_t) - γ V(s_{t+1}), as J reads them.
       log_probs: float32[N], log π(a_t|s_t).
       recovered_return: float32, Σₜ γᵗ rₜ, including what the absorbing state earns.
     """
@@ -55,7 +55,7 @@ class Scorer:
       tokenizer: of the prompts.
       slots: T, room for the longest prompt and answer.
       rows: answers that go through the network at once.
-      objective: gives γ and the value V(s_N) of the absorbing state.
+      objective: J, by which values and rewards are read.
       sharding: how rows are divided among devices; None for one device.
     """
 
@@ -80,12 +80,10 @@ class Scorer:
             hidden = readout.states(model, trajectories)
             values = readout.action_values(model, mdp, hidden, trajectories)
             log_probs = values.q - values.v
-            # V(s_N) as the objective defines it, which need not be the network's.
-            values = jax.vmap(partial(set_terminal_value, objective.terminal))(values, trajectories)
-            rewards, returns = (
-                jax.vmap(f, (0, 0, None))(values, trajectories, objective.gamma)
-                for f in (recovered_rewards, recovered_return)
-            )
+            # V(s_N) and rewards are those of J. A return has no bound on V, or it would not telescope.
+            values, rewards = jax.vmap(partial(read_values, objective))(values, trajectories)
+            earn = jax.vmap(recovered_return, (0, 0, None))
+            returns = earn(values, trajectories, objective.gamma)
             return Scores(values.v, values.q, rewards, log_probs, returns)
 
         self._score = jax.jit(score)

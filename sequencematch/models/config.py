@@ -101,7 +101,8 @@ class TransformerConfig:
       rope_base: base of the rotary frequencies; wavelengths go up to about 2 pi rope_base tokens.
       rope_scaling: how these are lowered for long texts.
       positions: a key of `POSITIONS`.
-      context: the most tokens of a text; 0 for any number. Learned positions need it.
+      context: the most tokens of a text that the model was pretrained on; 0 where that is not known.
+        Learned positions reach no further.
       norm: a key of `layers.NORMS`.
       norm_eps: what is added to a variance.
       mlp: a key of `MLPS`.
@@ -152,6 +153,12 @@ class TransformerConfig:
                 f"model.d_model={self.d_model} must be a multiple of twice model.heads={self.heads}: "
                 "each head needs an even width for rotary positions"
             )
+        if self.head_width % 2:
+            raise ValueError(
+                f"model.head_width={self.head_width} must be even, for rotary positions"
+            )
+        if self.mlp not in MLPS:
+            raise ValueError(f"model.mlp={self.mlp!r} must be one of {', '.join(MLPS)}")
         if not 0 <= self.edits < self.vocab_size:
             raise ValueError(f"{self.edits} edits must be some, not all, of {self.vocab_size} ids")
         if self.heads % self.kv_heads:

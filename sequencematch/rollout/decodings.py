@@ -20,8 +20,6 @@ VALUES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "contrastive": ("in [0, 1]", lambda x: 0 <= x <= 1),
     "best_of": ("a whole number in [1, 1000]", lambda x: 1 <= x <= 1000 and x % 1 == 0),
 }
-# Those that are of greedy answers; any other is of drawn ones.
-GREEDY = {"repetition", "contrastive"}
 
 
 def parse_decoding(
@@ -52,7 +50,7 @@ def parse_decoding(
                 "goes with nothing else but repetition, as in 'top_k=4,contrastive=0.6'"
             )
         found = greedy._replace(contrastive=(int(values["top_k"]), values["contrastive"]))
-    elif values.keys() <= GREEDY:
+    elif values.keys() == {"repetition"}:
         found = greedy
     else:
         truncate = tuple((key, values[key]) for key in TRUNCATIONS if key in values)
@@ -85,6 +83,8 @@ def _parse_values(name: str) -> dict[str, float]:
                 f"{', '.join(f'{key}=X' for key in VALUES)}, several of these joined by commas"
                 + (f"; did you mean {near!r}?" if near else "")
             )
+        if key in values:
+            raise ValueError(f"decoding {name!r}: {key} is there twice")
         allowed, holds = VALUES[key]
         try:
             values[key] = float(text)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float
 
 
 def top_k(logits: Float[Array, " V"], k: float) -> Bool[Array, " V"]:
-    """The k likeliest tokens (Fan et al. 2018)."""
+    """The k likeliest tokens, and those that tie with the last of them (Fan et al. 2018)."""
     return logits >= jax.lax.top_k(logits, min(int(k), logits.shape[0]))[0][-1]
 
 

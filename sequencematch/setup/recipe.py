@@ -66,8 +66,9 @@ def make_recipe(
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
     objective, rate = make_objective(config, settings), settings.learning_rate
-    # beta falls linearly from 1 after the imitation phase. Methods of one phase may have
-    # bc_steps >= steps; they do not use this schedule, but optax needs a positive length.
+    # beta falls linearly from 1, at the first matching step, to what a step after the last would have.
+    # Methods of one phase may have bc_steps >= steps; they do not use this schedule, but optax needs a
+    # positive length.
     annealed = optax.linear_schedule(
         1.0, settings.beta_end, max(steps - c.train.bc_steps, 1), c.train.bc_steps
     )

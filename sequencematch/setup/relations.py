@@ -67,9 +67,9 @@ def _network_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
 def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     objective = effective_objective(c)
     yield (
-        c.train.bc_steps < c.train.steps or not METHODS[c.method].clones,
-        f"config.train.bc_steps={c.train.bc_steps} must be less than "
-        f"config.train.steps={c.train.steps}: no steps would be left for method={c.method}",
+        c.train.bc_steps < c.train.steps - 1 or not METHODS[c.method].clones,
+        f"config.train.bc_steps={c.train.bc_steps} must be less than config.train.steps - 1, which is "
+        f"{c.train.steps - 1}: of method={c.method} the first step after cloning still clones",
     )
     yield (
         c.optimizer.warmup < c.train.steps,

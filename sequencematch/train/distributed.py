@@ -46,13 +46,26 @@ class Cluster(NamedTuple):
 def slurm_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """The tasks of a SLURM step, if there are several; the port follows from the job's number."""
     e = environment
-    if int(e.get("SLURM_NTASKS", 1)) < 2 or not {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= e.keys():
+    tasks, job = (whole_number(e, name) for name in ("SLURM_NTASKS", "SLURM_JOB_ID"))
+    if (tasks or 1) < 2 or not {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= e.keys():
         return None
-    # node[07-12,20],other: the first is node07
-    name, number = re.match(r"([^,\[]*)(?:\[(\w+))?", e["SLURM_STEP_NODELIST"]).groups()
-    port = 61440 + int(e.get("SLURM_JOB_ID", 0)) % 4096
-    host = f"{name}{number or ''}"
-    return Cluster(f"{host}:{port}", int(e["SLURM_NTASKS"]), int(e["SLURM_PROCID"]))
+    # r[1-2]n[07-12,20],other: the first is r1n07
+    first = re.match(r"(?:\[[^\]]*\]|[^,\[])*", e["SLURM_STEP_NODELIST"]).group()
+    host = re.sub(r"\[(\w+)[^\]]*\]", r"\1", first)
+    port = 61440 + (job or 0) % 4096
+    return Cluster(f"{host}:{port}", tasks, whole_number(e, "SLURM_PROCID"))
+
+
+def whole_number(environment: Mapping[str, str], name: str) -> int | None:
+    """A variable of the environment; None if it is not set.
+
+    Raises:
+      ValueError: it is no whole number.
+    """
+    text = environment.get(name)
+    if text is not None and not text.isdecimal():
+        raise ValueError(f"{name}={text!r} in the environment must be a whole number")
+    return None if text is None else int(text)
 
 
 def tpu_cluster(environment: Mapping[str, str]) -> Cluster | None:
@@ -65,13 +78,15 @@ def named_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """What JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say.
 
     Raises:
-      ValueError: some of them are missing.
+      ValueError: some of them are missing, or no numbers.
     """
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    given = [environment[name] for name in names if environment.get(name)]
+    given = [name for name in names if environment.get(name)]
     if len(given) not in (0, 3):
         raise ValueError(f"{', '.join(names)}: set all three in the environment, or none")
-    return Cluster(given[0], int(given[1]), int(given[2])) if given else None
+    if not given:
+        return None
+    return Cluster(environment[names[0]], *(whole_number(environment, name) for name in names[1:]))
 
 
 # How a run learns of its processes -> environment -> where they meet; None for a single process.
@@ -89,7 +104,7 @@ def check_cluster(cluster: Cluster) -> None:
         return
     if None in cluster:
         raise ValueError("--coordinator, --processes and --process go together: give all three")
-    if not re.fullmatch(r"[^\s:]+:\d{1,5}", at):
+    if not re.fullmatch(r"[^\s:]+:\d{1,5}", at) or not 0 < int(at.rpartition(":")[2]) < 2**16:
         raise ValueError(f"coordinator {at!r} must be HOST:PORT, in the first process")
     if not 0 <= i < n:
         raise ValueError(f"process {i} of {n}: processes are numbered from 0 to {n - 1}")

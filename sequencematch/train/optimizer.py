@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 
 def learning_rate(config: ConfigDict, steps: int, peak: ArrayLike) -> optax.Schedule:
-    """Linear warm-up from 0, then a cosine decay to `final` times the peak at the last step.
+    """Linear warm-up from 0, then a cosine decay to `final` times the peak, one step after the last.
 
     Args:
       config: the configuration's `optimizer`.

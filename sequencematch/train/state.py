@@ -36,7 +36,7 @@ class Settings(NamedTuple):
       alpha: scale of the reward.
       gamma: discount.
       learning_rate: its peak.
-      beta_end: weight of imitation against J at the last step.
+      beta_end: weight of imitation against J that would be that of the step after the last.
     """
 
     seed: ArrayLike

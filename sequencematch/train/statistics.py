@@ -70,8 +70,8 @@ def describe(values: Values, trajectories: Trajectory, objective: Objective) -> 
 
     All as J has them (`objective.read_values`): r_t = Q(s_t, a_t) - gamma V(s_{t+1}), and the
     differences are V(s_t) - gamma V(s_{t+1}). V is over all states, the last one included; the others
-    are over the decisions. `reward/capped` is the share
-    of rewards below the floor, where phi is a line of slope t_max.
+    are over the decisions. `reward/capped` is the share of rewards below the floor, where phi is a line
+    of slope t_max.
 
     Args:
       values: Q and V of the batch, [B, T].
@@ -111,9 +111,9 @@ def distance_from_mle(
 ) -> Statistics:
     """How far J is from maximum likelihood: |dJ/d(Q,V) - dL/d(Q,V)| / |dL/d(Q,V)| over the batch.
 
-    L = (1/n) sum_t kappa_t log pi(a_t|s_t) over the imitated steps is the limit of J as alpha -> 0
-    (docs/mathematics.md, section 9). The gradients are those of the 2 numbers a step that the losses
-    read, so no pass through the network is needed. The n of both cancel.
+    L = (1/n) sum_t kappa_t log pi(a_t|s_t) over the imitated steps is the limit of J as alpha -> 0 with
+    discounted weights (docs/mathematics.md, section 9). The gradients are those of the 2 numbers a step
+    that the losses read, so no pass through the network is needed. The n of both cancel.
 
     Args:
       objective: J.

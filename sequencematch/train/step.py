@@ -177,9 +177,9 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     if not recipe.hard_negatives:
         return expert
     key = random_key(recipe.seed, Purpose.NOISE, state.step)
-    # One pass without gradient, over the batch with its placeholders: before a first wrong token a
-    # state holds clean text only, so it is the same as after the placeholders are replaced.
-    model = recipe.network(jax.lax.stop_gradient(state.params))
+    # One pass over the batch with its placeholders: before a first wrong token a state holds clean text
+    # only, so it is the same as after they are replaced. No gradient: a loss has its own parameters.
+    model = recipe.network(state.params)
 
     def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
         # A key for each row and time: draws do not depend on how the batch is divided.

@@ -39,7 +39,7 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
         recipe=SimpleNamespace(objective=SimpleNamespace(gamma=0.9)),
     )
     checked = []
-    found = results.policy_statistics(parts, drawn, None, lambda: checked.append(1))
+    found = results.policy_auc(parts, drawn, None, lambda: checked.append(1))
     # None is the policy itself: no memory, no bias and no other temperature.
     assert decodings == [{"policy": None}]
     assert drawn.asked == [(f"{i}=", "policy") for i in range(count) for _ in range(4)]

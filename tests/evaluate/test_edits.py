@@ -44,7 +44,7 @@ def is_beginning(*answers):
         ("bbc<$", Edits(1, 1, 1, 0, 0)),
         # a right token deleted
         ("ab<bc$", Edits(deletions=1)),
-        ("abb<<bc$", Edits(2, 1, 1, 1, 0)),
+        ("abb<<bc$", Edits(2, 1, 1, 1, 1)),
         # and with it a wrong one: fixed once the right one is in its place
         ("abb2bc$", Edits(1, 1, 1, 1, 1)),
         ("abb2b", Edits(1, 1, 1, 1, 0)),
@@ -53,7 +53,7 @@ def is_beginning(*answers):
         ("abbRab$", Edits(1, 1, 2, 1, 0)),
         ("abbR", Edits(1, 1, 1, 1, 0)),
         ("abbRRabc$", Edits(1, 1, 1, 1, 1)),
-        ("abbRaRabc$", Edits(2, 1, 1, 1, 0)),
+        ("abbRaRabc$", Edits(2, 1, 1, 1, 1)),
         ("abbRcRabc$", Edits(2, 2, 2, 2, 1)),
         ("aRabc$", Edits(deletions=1)),
         # the text ends too early, too late, or with a mistake in it
@@ -130,7 +130,7 @@ def count_slowly(actions, is_possible):
     for action, before, after, was, now in steps:
         if len(after) < len(before):
             beginnings = [is_possible(before[: n + 1]) for n in range(len(before))]
-            gap = beginnings.index(False) if now and not was else None
+            gap = beginnings.index(False) if now and not was else gap
         elif action not in POPS:
             fixed += now and gap == len(before)
             gap = None if gap == len(before) or not now else gap
@@ -139,7 +139,7 @@ def count_slowly(actions, is_possible):
         deleted_wrong=sum(not was for *_, was, _ in deleting),
         errors=sum(was and not now for *_, was, now in steps),
         errors_deleted=sum(now and not was for *_, was, now in steps),
-        errors_fixed=fixed,
+        errors_mended=fixed,
         deleted_right=sum(
             is_possible(before[: len(after) + 1]) for _, before, after, *_ in deleting
         ),

@@ -175,6 +175,15 @@ def test_samples_are_a_function_of_the_seed_and_differ_between_rows(generator):
     assert one[:4] != one[4:]
 
 
+@pytest.mark.stress
+def test_draws_do_not_depend_on_the_other_ways_to_answer(generator):
+    make, params = generator
+    other = make(4, names=("sampled", "greedy", "temperature=1"))
+    expected = list(make(4).answers(params, EXAMPLES, "sampled"))
+    assert list(other.answers(params, EXAMPLES, "sampled")) == expected
+    assert list(other.answers(params, EXAMPLES, "temperature=1")) != expected
+
+
 @pytest.mark.parametrize(
     ("actions", "text", "right", "finished"),
     [

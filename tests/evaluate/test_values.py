@@ -5,7 +5,7 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import Objective
-from sequencematch.core.rewards import TERMINALS
+from sequencematch.core.rewards import TERMINALS, bound_value
 from sequencematch.evaluate.sections import SCORE_ROWS
 from sequencematch.evaluate.values import (
     Scorer,
@@ -29,10 +29,10 @@ def network():
     return nnx.split(Transformer(sizes, nnx.Rngs(5)))
 
 
-def make_scorer(graph, rows=3, terminal="learned"):
+def make_scorer(graph, rows=3, terminal="learned", **changes):
     process = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
     objective = Objective(
-        DIVERGENCES["chi2_mixture"], alpha=0.1, gamma=GAMMA, terminal=TERMINALS[terminal]
+        DIVERGENCES["chi2_mixture"], alpha=0.1, gamma=GAMMA, terminal=TERMINALS[terminal], **changes
     )
     return Scorer(graph, process, PLAIN, slots=9, rows=rows, objective=objective)
 
@@ -69,6 +69,19 @@ def test_return_is_the_first_value_and_the_discounted_likelihood_and_nothing_els
         assert ending == pytest.approx(GAMMA ** len(a.actions) * scores.v[-1], abs=1e-5)
         ends.add(bool(scores.v[-1]))
     assert False in ends if terminal == "zero" else ends == {True}
+
+
+def test_rewards_are_those_of_the_objective_and_returns_have_no_bound(network):
+    graph, params = network
+    bound = 4 / (20 * (1 - GAMMA))
+    scorers = (make_scorer(graph), make_scorer(graph, next_value=bound_value(20, GAMMA)))
+    for plain, bounded in zip(
+        *(scorer.score_answers(params, ANSWERS) for scorer in scorers), strict=True
+    ):
+        assert (abs(plain.v) > bound).any()
+        following = GAMMA * np.clip(plain.v[1:], -bound, bound)
+        np.testing.assert_allclose(bounded.rewards, plain.q - following, atol=1e-5)
+        np.testing.assert_allclose(bounded.recovered_return, plain.recovered_return, atol=1e-5)
 
 
 def score_by_loops(scores):

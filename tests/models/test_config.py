@@ -19,9 +19,11 @@ SIZES = dict(vocab_size=8, layers=1, d_model=32, heads=4, kv_heads=2, d_ff=16)
         (dict(heads=3, d_model=36), "model.heads=3"),
         (dict(kv_heads=3), "model.kv_heads=3"),
         (dict(kv_heads=8), "model.kv_heads=8"),
+        (dict(head_width=3), "model.head_width=3 must be even"),
+        (dict(mlp="relu"), "model.mlp='relu' must be one of swiglu, geglu, gelu"),
     ],
 )
-def test_sizes_that_do_not_divide_are_refused_by_key(changes, key):
+def test_what_a_network_cannot_have_is_refused_by_key(changes, key):
     with pytest.raises(ValueError, match=key):
         TransformerConfig(**SIZES | changes)
 

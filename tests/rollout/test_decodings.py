@@ -31,6 +31,7 @@ FAULTS = {
     "top_k=2.5": "top_k=2.5 must be a whole number >= 1",
     "temperature=nan": "temperature=nan must be > 0",
     "min_p": "min_p= must be in [0, 1]",
+    "top_k=4,top_k=2": "top_k is there twice",
     "contrastive=0.6": "needs top_k",
     "contrastive=0.6,top_k=4,best_of=2": "goes with nothing else",
     "": "'' is none of",

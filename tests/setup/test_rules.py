@@ -178,7 +178,10 @@ BROKEN_RELATIONS = [
         {"data.test": 0, "data.validation_path": "a"},
         ["config.data.test=0", "config.data.test_path"],
     ),
-    ({"train.bc_steps": 2000}, ["config.train.bc_steps=2000", "train.steps=2000", "sequencematch"]),
+    (
+        {"train.bc_steps": 2000},
+        ["config.train.bc_steps=2000", "train.steps - 1", "1999", "sequencematch"],
+    ),
     ({"optimizer.warmup": 2000}, ["config.optimizer.warmup=2000", "config.train.steps=2000"]),
     (
         {

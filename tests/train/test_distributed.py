@@ -35,6 +35,7 @@ FOUND = [
             ("n1,n2", "n1"),
             ("gpu[007-010,12],x", "gpu007"),
             ("a-b[3,5]", "a-b3"),
+            ("r[1-2]n[03-04],x", "r1n03"),
         ]
     ),
     ({"TPU_WORKER_HOSTNAMES": "one"}, None),
@@ -54,9 +55,13 @@ def test_processes_are_found_in_the_environment(environment, cluster):
 def test_what_cannot_be_is_refused():
     with pytest.raises(ValueError, match="JAX_PROCESS_ID: set all three"):
         CLUSTERS["auto"]({"JAX_COORDINATOR_ADDRESS": "a:1"})
+    for name, environment in (("JAX_NUM_PROCESSES", JAX), ("SLURM_NTASKS", SLURM)):
+        with pytest.raises(ValueError, match=f"{name}='two' in the environment must be a whole"):
+            CLUSTERS["auto"](environment | {name: "two"})
     for cluster, words in [
         (Cluster("a:1"), "give all three"),
         (Cluster("a", 2, 0), "must be HOST:PORT"),
+        (Cluster("a:65536", 2, 0), "must be HOST:PORT"),
         (Cluster("a:1", 2, 2), "numbered from 0 to 1"),
     ]:
         with pytest.raises(ValueError, match=words):

@@ -172,7 +172,7 @@ def _stack(layers: Mapping[int, tuple], shape: tuple[int, ...], rank: int) -> di
       rank: of all.
     """
     n, inputs, outputs = shape
-    # As `lora.LoraLinear` draws it. With both sides 0 neither would ever change.
+    # As `lora.LowRankLinear` draws it. With both sides 0 neither would ever change.
     a = np.random.default_rng(0).uniform(-1, 1, (n, inputs, rank)) * inputs**-0.5
     b = np.zeros((n, rank, outputs))
     for layer, (own_a, own_b) in layers.items():
