@@ -21,27 +21,26 @@ from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
-from sequencematch.data.windows import Starts, Stream, cut_windows, open_question, starts_of
+from sequencematch.data.windows import Starts, Stream, cut_windows, open_questions, starts_of
 from sequencematch.storage import console, files
 
-SHARES = {"test": 0.1, "validation": 0.05, "train": 1.0}  # of the documents; train has the rest
 FACTS = "facts.json"  # written last but for the folder's own name
 COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
-_FORMAT = 1  # of the records
+_FORMAT = 2  # of the records
 _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
 
 def task(data: Any) -> Task:
     """Returns the task of going on with a text; the first call with these parameters prepares files.
 
-    Training windows tile their documents, or with a separator the documents one after another. Test and
-    validation ask one question a document: what follows its first `prompt` tokens.
+    Training windows tile their documents, or with a separator the documents one after another. So do
+    the questions of test and validation: `prompt` tokens, and what follows in the next `window`.
 
     Args:
       data: has `corpus` and `divider` (see `corpora.find_corpus`), `dir`, `tokenizer` ("characters",
         "bytes", or a folder with a tokenizer.json), `separator` ("", or one token), `window` and
-        `prompt` in tokens, `seed`, and the numbers of windows `train`, `validation` and `test`, each at
-        most; of train 0 takes all.
+        `prompt` in tokens, `test_share` of the documents, `seed`, and the numbers of windows `train`,
+        `validation` and `test`, each at most; of train 0 takes all.
 
     Raises:
       ValueError: the corpus is not there, is empty or has too few documents; names what to change.
@@ -75,8 +74,13 @@ def is_prepared(data: Any) -> bool:
 def training_documents(data: Any) -> Iterator[str]:
     """Yields the documents that `task` trains on, each once."""
     corpus = find_corpus(data)
-    chosen = _distinct(corpus.documents(), data.seed, dict.fromkeys(COUNTED, 0))
+    chosen = _distinct(corpus.documents(), data, dict.fromkeys(COUNTED, 0))
     return (document for split, document in chosen if split == "train")
+
+
+def shares(data: Any) -> dict[str, float]:
+    """The share of the documents that each split has; train has what is left."""
+    return {"test": data.test_share, "validation": data.test_share / 2, "train": 1.0}
 
 
 TOKENIZERS = {"characters": partial(CharTokenizer, ""), "bytes": ByteTokenizer}
@@ -124,7 +128,7 @@ def _check_separator(data: Any, make_tokenizer: Callable[..., Tokenizer]) -> Non
 def _folder(data: Any, corpus: Corpus, tokenizer: Any) -> pathlib.Path:
     # All parameters that decide the content decide the name: different ones never share a folder.
     decides = [_FORMAT, corpus.identity, tokenizer, data.window, data.prompt, data.seed]
-    decides += [data.separator] * bool(data.separator)  # files of before there was one stay valid
+    decides += [data.test_share, data.separator]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
     root = pathlib.Path(data.dir).expanduser() / "text"
     return root / f"{corpus.name[:60]}-window{data.window}-prompt{data.prompt}-{digest}"
@@ -158,18 +162,18 @@ def _write_windows(
       ValueError: a split has none.
     """
     facts = dict.fromkeys(COUNTED, 0)
-    writers = {split: Shards(folder, split) for split in SHARES}
+    writers = {split: Shards(folder, split) for split in shares(data)}
     characters, starts = set(data.separator), starts_of(tokenizer)
     how = (data.window, data.prompt, int(tokenizer.bos is None))
     stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
-    documents = _distinct(corpus.documents(), data.seed, facts)
+    documents = _distinct(corpus.documents(), data, facts)
     groups = _groups(_without_specials(documents, tokenizer, facts))
     for group, begin_lists in _encode_ahead(groups, starts):
         characters |= {*"".join(text for _, text in group)} if needs_alphabet else set()
         for (split, text), begins in zip(group, begin_lists, strict=True):
             if split != "train":
-                found = _question(text, begins, data)
+                found = _questions(text, begins, data)
                 facts["short_documents"] += not found
             elif stream:
                 found = stream.cut(text, begins)
@@ -178,7 +182,7 @@ def _write_windows(
             writers[split].write(found)
     writers["train"].write(stream.end() if stream else ())
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
-    _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in SHARES})
+    _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in writers})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
 
 
@@ -200,17 +204,16 @@ def _encode_ahead(
             yield before[0], before[1].result()
 
 
-def _question(text: str, starts: Sequence[int], data: Any) -> list[Example]:
-    """The question that a document of test or validation asks, if it is long enough.
+def _questions(text: str, starts: Sequence[int], data: Any) -> list[Example]:
+    """What a document of test or validation asks, if it is long enough.
 
     Where documents follow each other, what comes after the last token is the separator, and no `<eos>`.
     """
-    question = open_question(text, starts, data.window, data.prompt)
-    if question is None:
-        return []
-    if data.separator and not question.cut:
-        question = Example(question.prompt, question.completion + data.separator, cut=True)
-    return [question]
+    found = [*open_questions(text, starts, data.window, data.prompt)]
+    if data.separator and found and not found[-1].cut:
+        last = found.pop()
+        found.append(Example(last.prompt, last.completion + data.separator, cut=True))
+    return found
 
 
 def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
@@ -222,31 +225,31 @@ def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, 
         raise ValueError(
             f"the corpus {corpus.name} has {facts['documents']} documents, and none of them gives an "
             f"example for {' and '.join(missing)}: name more files, cut them into more documents with "
-            "data.divider, or lower data.prompt"
+            "data.divider, raise data.test_share, or lower data.prompt"
         )
 
 
 def _distinct(
-    documents: Iterable[str], seed: int, facts: dict[str, int]
+    documents: Iterable[str], data: Any, facts: dict[str, int]
 ) -> Iterator[tuple[str, str]]:
     """Yields (split, document), of documents that are equal but for case and white space the first.
 
     Args:
       documents: in the order of the corpus.
-      seed: of the split, which a hash of the text decides.
+      data: has `seed` and `test_share` of the split, which a hash of the text decides.
       facts: counts of documents, to be raised.
     """
     seen: set[int] = set()
     for document in documents:
         plain = " ".join(document.lower().split())
-        digest = hashlib.blake2b(f"{seed} {plain}".encode(), digest_size=16).digest()
+        digest = hashlib.blake2b(f"{data.seed} {plain}".encode(), digest_size=16).digest()
         number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
         facts["documents"] += 1
         if number in seen:
             facts["repeated_documents"] += 1
             continue
         seen.add(number)
-        yield _split_at(place / 2**64), document
+        yield _split_at(place / 2**64, shares(data)), document
 
 
 def _without_specials(
@@ -268,9 +271,9 @@ def _without_specials(
             yield split, document
 
 
-def _split_at(place: float) -> str:
+def _split_at(place: float, shares: Mapping[str, float]) -> str:
     """The split that has a place in [0, 1]."""
-    ends = zip(SHARES, itertools.accumulate(SHARES.values()), strict=True)
+    ends = zip(shares, itertools.accumulate(shares.values()), strict=True)
     return next(split for split, end in ends if place < end)
 
 

@@ -142,16 +142,26 @@ class _Joined(Sequence[int]):
         return self._places[part] + self._parts[part][token - self._tokens[part]]
 
 
-def open_question(text: str, starts: Starts, window: int, context: int) -> Example | None:
-    """The beginning of a document as a prompt, and what follows; None if nothing does.
+def open_questions(text: str, starts: Starts, window: int, context: int) -> Iterator[Example]:
+    """Yields a document in questions: `context` tokens for a prompt, and the window that follows.
+
+    Less than a whole one, at the end of a document, is asked only of one that has asked nothing before.
 
     Args: as of `cut_windows`.
     """
-    count, begin = len(starts) - 1, _whole(starts, min(context, len(starts) - 1))
-    if begin >= count or (context and not begin):
-        return None
-    end = count if not window else _end_of_window(starts, begin, window)
-    return Example(text[: starts[begin]], text[starts[begin] : starts[end]], cut=end < count)
+    count, begin, end = len(starts) - 1, 0, 0
+    while end < count:
+        middle = _whole(starts, min(begin + context, count))
+        if middle >= count or (context and middle == begin):
+            return
+        end = count if not window else _end_of_window(starts, middle, window)
+        if begin and end == count:
+            return
+        prompt, completion = (
+            text[starts[a] : starts[b]] for a, b in ((begin, middle), (middle, end))
+        )
+        yield Example(prompt, completion, cut=end < count)
+        begin = end
 
 
 def _end_of_window(starts: Starts, begin: int, window: int) -> int:

@@ -21,6 +21,7 @@ NEWER_KEYS = {
     "data.separator": "",
     "data.window": 256,
     "data.prompt": 32,
+    "data.test_share": 0.1,
     "noise.max_cut": 1.0,
     "data.checker": "exact",
     "evaluate.edit_threshold": 0.5,

@@ -75,6 +75,7 @@ RULES: dict[str, Rule] = {
     "data.separator": ("a text, or ''", lambda x: x == x.encode(errors="ignore").decode()),
     "data.window": ("0 or in [8, 2**31)", lambda x: x == 0 or 8 <= x < 2**31),
     "data.prompt": count_or_zero,
+    "data.test_share": ("in (0, 0.5]", lambda x: 0 < x <= 0.5),
     "data.train": count_or_zero,
     "data.validation": count_or_zero,
     "data.test": count_or_zero,

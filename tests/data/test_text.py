@@ -44,11 +44,21 @@ def test_splits_have_whole_documents_and_all_of_training_ones(data):
     held_out = {document.strip() for document in DOCUMENTS} - {*learnt}
     assert len(learnt) + len(held_out) == len(DOCUMENTS) and not begun
     asked = [x.prompt + x.completion for split in ("test", "validation") for x in found[split]]
-    assert len(asked) == len(held_out) - task.facts["short_documents"]
-    assert all(any(document.startswith(x) for document in held_out) for x in asked)
+    asking = [document for document in held_out if any(map(document.startswith, asked))]
+    assert len(asking) == len(held_out) - task.facts["short_documents"]
+    assert all(any(x in document for document in held_out) for x in asked)
+    assert len(asked) > 2 * len(asking)
     assert len(found["test"]) > len(found["validation"]) > 0
     assert task.facts["documents"] == 120 and task.judged_by == "overlap"
     assert found == examples(load_task("text", data))  # read again, not made again
+
+
+def test_more_documents_may_be_asked_about(data):
+    few = {split: len(found) for split, found in examples(load_task("text", data)).items()}
+    data.test_share = 0.4
+    many = {split: len(found) for split, found in examples(load_task("text", data)).items()}
+    assert many["test"] > 2 * few["test"] and many["validation"] > 2 * few["validation"]
+    assert many["train"] < few["train"] / 2 + 40
 
 
 def test_equal_documents_are_one(data, tmp_path):

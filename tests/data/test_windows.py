@@ -6,7 +6,7 @@ import pytest
 from sequencematch.data.episodes import answer_ids, clean_ids
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
-from sequencematch.data.windows import Stream, cut_windows, open_question, starts_of
+from sequencematch.data.windows import Stream, cut_windows, open_questions, starts_of
 from tests.data import tokenizer_folders
 
 LETTERS = "ab c\né€𝄞12 "
@@ -38,10 +38,17 @@ def test_windows_tile_a_document(tokenizers, kind, window, context):
             assert before.endswith(each.prompt) and bool(each.prompt) == bool(before and context)
             assert not window or len(clean_ids(tokenizer, each)) <= window
             before += each.completion
-        question = open_question(text, starts, window, context)
-        if question is not None:
-            assert text.startswith(question.prompt + question.completion) and question.completion
-            assert question.cut == (question.prompt + question.completion != text)
+        questions = [*open_questions(text, starts, window, context)]
+        asked = "".join(each.prompt + each.completion for each in questions)
+        assert text.startswith(asked) and all(each.completion for each in questions)
+        assert all(bool(each.prompt) == bool(context) for each in questions)
+        assert [each.cut for each in questions[1:]] == [True] * (len(questions) - 1)
+        if questions:
+            # What is left is no whole question; the first takes all of a short document.
+            assert questions[0].cut == (asked != text)
+            assert not window or len(starts_of(tokenizer)([text[len(asked) :]]).__next__()) <= (
+                context + window + 4
+            )
         else:
             # Too short, or a prompt would tear its first character.
             assert len(starts) - 1 <= context + 3 or len(text[0].encode()) > context > 0

@@ -43,6 +43,7 @@ REFUSED = {
     "data.separator": ["\ud800"],
     "data.window": [-1, 7, 2**31],
     "data.prompt": COUNT_OR_ZERO,
+    "data.test_share": [0.0, 0.6, -0.1],
     "evaluate.stop_at": COUNT_OR_ZERO,
     "evaluate.decodings": [("greedy",), ("greedy", "sampled", "greedy")],
     "data.train": COUNT_OR_ZERO,
