@@ -5,24 +5,23 @@ seed, one kind of data and one optimiser that part, the stem, is trained once, a
 from it. A branch is bit for bit what a run of its own would have reached, costs a fraction, and pairs
 what is compared.
 
-Stems and unfinished runs lie in runs/cells/, saved every five minutes: a killed one goes on there. Rows
-of results lie in experiments/results/NAME.jsonl.
+Stems and runs lie in runs/cells/, saved every five minutes, and each figure when it is made: a killed
+one goes on there. Rows of results lie in experiments/results/NAME.jsonl.
 """
 
 import fcntl
 import importlib
 import json
-import shutil
 import time
 import zlib
-from collections.abc import Sequence
+from functools import cache, partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
+from experiments.figures import Figures, pack
 from experiments.grids import Cell
 from experiments.texts import judge_texts
 from sequencematch.cli.results import policy_auc
@@ -44,12 +43,17 @@ RESULTS, RUNS = Path(__file__).parent / "results", Path("runs/cells")
 SAVE_SECONDS = 300
 
 
-def begin(cell: Cell) -> tuple[Parts, TrainState]:
-    """The parts of a cell, and its state before the first step."""
+def configure(cell: Cell) -> Parts:
+    """The parts of a cell."""
     config = importlib.import_module(f"configs.{cell.config}").get_config(cell.method)
     config.update_from_flattened_dict({**cell.changes, **cell.last_changes, "seed": cell.seed})
     check_config(config)
-    parts = build(config)
+    return build(config)
+
+
+def begin(cell: Cell) -> tuple[Parts, TrainState]:
+    """The parts of a cell with its frozen parameters, and its state before the first step."""
+    parts = configure(cell)
     params = first_parameters(parts)
     return parts.with_frozen(params), parts.begin(parts.split(params)[0])
 
@@ -67,9 +71,9 @@ def advance(parts: Parts, plan: Plan, state: TrainState, until: int, folder: Pat
             batch = jax.device_put(data[step], plan.batch_sharding)
             state, _ = plan.phase(step).step(state, batch)
             if time.monotonic() - saved > SAVE_SECONDS:
-                checkpoints.save(state, {"revision": revision()})
+                checkpoints.save(state, {"revision": code_revision()})
                 saved = time.monotonic()
-        checkpoints.save(state, {"revision": revision()})
+        checkpoints.save(state, {"revision": code_revision()})
     return state
 
 
@@ -90,6 +94,19 @@ def stem(cell: Cell, runs: Path = RUNS) -> TrainState:
         return advance(parts, make_plan(parts), state, parts.config.train.bc_steps, folder)
 
 
+def waits_for_stem(cell: Cell, runs: Path = RUNS) -> bool:
+    """Whether another process trains the stem of a cell at this moment."""
+    path = folder_of(stem_cell(cell), runs) / "lock"
+    if not (METHODS[cell.method].edits and path.exists()):
+        return False
+    with open(path) as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        return False
+
+
 def run(cell: Cell, runs: Path = RUNS) -> tuple[Parts, Plan, TrainState]:
     """Trains one cell; returns what it is made of and its last state."""
     parts, state = begin(cell)
@@ -101,35 +118,33 @@ def run(cell: Cell, runs: Path = RUNS) -> tuple[Parts, Plan, TrainState]:
 
 
 def folder_of(cell: Cell, runs: Path = RUNS) -> Path:
-    """Where the run of a cell is saved until it has a row."""
+    """Where the run of a cell is saved."""
     return runs / f"{cell.seed}-{zlib.crc32(json.dumps(cell, sort_keys=True).encode()):08x}"
 
 
-def forget(cell: Cell, runs: Path = RUNS) -> None:
-    """Removes what is saved of the run of a cell; its stem stays."""
-    shutil.rmtree(folder_of(cell, runs))
-
-
-def judge(parts: Parts, state: TrainState, split: str) -> dict[str, Any]:
-    """Accuracy and edits by way of decoding, with the questions that were answered rightly.
+def judge(parts: Parts, state: TrainState, split: str, figures: Figures) -> None:
+    """Adds accuracy and edits by way of decoding, with the questions that were answered rightly.
 
     Of open texts, whose answers are neither right nor wrong, the figures of `texts`.
     """
     if parts.task.is_open:
-        return judge_texts(parts, state)
+        judge_texts(parts, state, figures)
+        return
     generator, examples = make_generator(parts), parts.task.splits[split]
-    figures: dict[str, Any] = {}
-    for choice in generator.decodings:
-        answers = list(generator.answers(parts.whole(state.params), examples, choice))
-        figures[choice] = accuracy(answers) | {
+    params = parts.whole(state.params)
+
+    def answer(choice: str) -> dict[str, Any]:
+        answers = list(generator.answers(params, examples, choice))
+        return accuracy(answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "questions": pack([a.right for a in answers]),
         }
+
+    for choice in generator.decodings:
+        figures.add(choice, partial(answer, choice))
     if split == "test":
-        params = parts.whole(state.params)
-        figures["auc"] = policy_auc(parts, make_scorer(parts), params, lambda: None)
-        figures["wrong_starts"] = judge_wrong_starts(parts, state)
-    return figures
+        figures.add("auc", lambda: policy_auc(parts, make_scorer(parts), params, lambda: None))
+        figures.add("wrong_starts", lambda: judge_wrong_starts(parts, state))
 
 
 def judge_wrong_starts(parts: Parts, state: TrainState) -> dict[str, list[dict[str, Any]]]:
@@ -148,42 +163,39 @@ def judge_wrong_starts(parts: Parts, state: TrainState) -> dict[str, list[dict[s
     return found
 
 
-def row(cell: Cell) -> dict[str, Any]:
-    """Runs a cell; returns its row of results."""
-    began = time.perf_counter()
-    parts, plan, state = run(cell)
-    trained = time.perf_counter()
-    figures = judge(parts, state, cell.split)
+def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
+    """Runs a cell; returns its row of results. Its last state stays, to be asked for more."""
+    began, of_code, tokens = time.perf_counter(), code_revision(), tokens_of(cell)
+    parts, plan, state = run(cell, runs)
+    trained, figures = time.perf_counter(), Figures(folder_of(cell, runs))
+    judge(parts, state, cell.split, figures)
     return {
         **cell._asdict(),
         "steps": int(state.step),
         "skipped": int(state.guard.skipped),
-        "tokens": tokens_of(cell, plan),
-        "figures": figures,
+        "tokens": tokens,
+        "figures": figures.found,
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},
-        "revision": revision(),
+        "revision": of_code,
         "hardware": hardware(),
     }
 
 
-def tokens_of(cell: Cell, plan: Plan) -> int:
-    """Tokens that a cell was trained on or sampled, its stem included, whose batches may be smaller."""
+@cache
+def code_revision() -> str | None:
+    """The commit of the code that this process runs, results left out; to be called when it begins."""
+    return revision(Path(__file__).parents[1], ("sequencematch", "configs", ":(glob)experiments/*"))
+
+
+def tokens_of(cell: Cell) -> int:
+    """Tokens that a cell is trained on or samples, its stem included, whose batches may be smaller."""
+    plan = make_plan(configure(cell))
     total = sum(plan.tokens(plan.steps))
     if not (METHODS[cell.method].edits and cell.last_changes):
         return total
-    first = make_plan(begin(stem_cell(cell))[0])
-    branches_at = begin(cell)[0].config.train.bc_steps
-    return total - sum(plan.tokens(branches_at)) + sum(first.tokens(branches_at))
-
-
-def pack(right: Sequence[bool]) -> str:
-    """Bits as hexadecimal digits, the first question in the highest bit."""
-    return np.packbits(np.asarray(right, bool)).tobytes().hex()
-
-
-def unpack(digits: str, n: int) -> np.ndarray:
-    """The n bits of `pack`, as bool[n]."""
-    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=n).astype(bool)
+    first = configure(stem_cell(cell))
+    branches_at = first.config.train.bc_steps
+    return total - sum(plan.tokens(branches_at)) + sum(make_plan(first).tokens(branches_at))
 
 
 def read_rows(grid: str) -> list[dict[str, Any]]:

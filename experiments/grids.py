@@ -1,23 +1,19 @@
 """The grids of runs behind docs/results.md, as data.
 
-A grid is a list of cells in the order in which they are run: all settings of one seed, then the next.
-Grids that choose, on validation questions, keep the better half of each method's settings with every
-seed. What a grid chooses is written into frozen.json by hand, with the reason, and later grids read it
-there.
+A grid is a list of cells: all settings of one seed, then the next (`order.py` says which are run next).
+What a grid chooses is written into frozen.json by hand, with the reason, and later grids read it there.
 """
 
 import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FROZEN: dict[str, dict[str, Any]] = json.loads((Path(__file__).parent / "frozen.json").read_text())
 LEARNING_RATES, WEIGHT_DECAYS = (1e-3, 2e-3, 4e-3, 8e-3), (0.1, 1.0)
 SEEDS = (0, 1, 2)  # for choices; the tables have seeds of their own
 ALPHAS, GAMMAS = (0.01, 0.03, 0.1, 0.3), (0.9, 0.998)
-ENTROPIES = ((1.0, 2.0), (1.0, 3.0), (2.0, 4.0), (2.0, 5.0))
+ENTROPIES = ((2.0, 4.0), (2.0, 5.0), (1.0, 3.0), (1.0, 2.0))
 
 
 class Cell(NamedTuple):
@@ -40,6 +36,21 @@ class Cell(NamedTuple):
     changes: Mapping[str, Any]
     last_changes: Mapping[str, Any] = {}
     config: str = "arithmetic"
+
+
+def frozen(name: str, grid: str) -> dict[str, Any]:
+    """What frozen.json has under a name, chosen on the rows of a grid.
+
+    Raises:
+      ValueError: nothing yet.
+    """
+    chosen = json.loads((Path(__file__).parent / "frozen.json").read_text())
+    if name not in chosen:
+        raise ValueError(
+            f"experiments/frozen.json has no {name!r}: run --grid={grid} first, and write there what "
+            "it chooses, with the reason in docs/results.md"
+        )
+    return chosen[name]
 
 
 # The three splits reach equally deep into the stream of questions (data/splits.py).
@@ -69,7 +80,7 @@ def objectives() -> list[Cell]:
             method,
             seed,
             "validation",
-            PAPER | FROZEN["bc"] | {"objective.alpha": alpha, "objective.gamma": gamma},
+            PAPER | frozen("bc", "bc") | {"objective.alpha": alpha, "objective.gamma": gamma},
         )
         for seed, method, alpha, gamma in product(
             SEEDS, ("le_cam", "sequencematch"), ALPHAS, GAMMAS
@@ -82,12 +93,13 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
     cells = []
     for seed in seeds:
         for method in ("bc", "mle", "le_cam", "sequencematch"):
-            cells.append(Cell(method, method, seed, "test", {**size, **FROZEN[method]}))
+            chosen = frozen(method, method if method in ("bc", "mle") else "objectives")
+            cells.append(Cell(method, method, seed, "test", {**size, **chosen}))
         if equal_tokens:
             # As many tokens in each step as sequencematch takes: its batch, as many samples, and
             # its share of a refresh, 64 samples every 10 steps.
             batch = {"train.batch_size": 64 + 64 + 6}
-            changes = {**size, **FROZEN["bc"]}
+            changes = {**size, **frozen("bc", "bc")}
             cells.append(Cell("bc, equal tokens", "bc", seed, "test", changes, batch))
     return cells
 
@@ -103,7 +115,7 @@ SMOLLM2 = {
     "evaluate.max_actions": 24,  # room to take four wrong tokens back and answer
     "evaluate.examples": 250,  # begun with wrong tokens, and asked for several samples
     "evaluate.rows": 100,
-    "evaluate.samples": 2,
+    "evaluate.samples": 4,
     "model.lora_rank": 16,
     "optimizer.learning_rate": 5e-4,
     "train.batch_size": 8,
@@ -124,39 +136,52 @@ def on_smollm2(method: str, seed: int, split: str, name: str, changes: Mapping[s
     return Cell(name, method, seed, split, {**SMOLLM2, **changes}, config="pretrained")
 
 
+CHOOSING = {"evaluate.decodings": ("greedy", "sampled")}
+
+
 def smollm2_entropies() -> list[Cell]:
-    """How hard questions are to be: mle should answer 40 to 70 % of them."""
+    """How hard questions are to be: mle should answer 40 to 70 % of them.
+
+    The first that does is taken, and the others need not be run.
+    """
     return [
-        on_smollm2("mle", 0, "validation", f"mle entropy={e}", {"data.entropy": e})
+        on_smollm2("mle", 0, "validation", f"mle entropy={e}", CHOOSING | {"data.entropy": e})
         for e in ENTROPIES
     ]
 
 
 def smollm2_alphas() -> list[Cell]:
-    """alpha for sequencematch and le_cam on a pretrained model, on random noise."""
-    cells = []
+    """alpha for sequencematch and le_cam on a pretrained model, on random noise: a coarse choice.
+
+    One seed; what is chosen is taken for every kind of noise.
+    """
+    cells, questions = [], frozen("smollm2", "smollm2_entropies")
     for method, alpha in product(("le_cam", "sequencematch"), ALPHAS):
-        changes = FROZEN["smollm2"] | FROZEN[f"smollm2 {method}"] | NOISES["random noise"]
-        changes |= {"objective.alpha": alpha}
+        changes = CHOOSING | questions | NOISES["random noise"]
+        changes |= {"objective.alpha": alpha, "objective.gamma": 0.998}
         cells.append(on_smollm2(method, 0, "validation", f"{method} alpha={alpha:g}", changes))
     return cells
 
 
 def smollm2() -> list[Cell]:
-    """The paper's arithmetic on a pretrained model: methods x kinds of noise, on test questions."""
-    cells = []
+    """The paper's arithmetic on a pretrained model: methods x kinds of noise, on test questions.
+
+    le_cam, whose cost is that of bc, with both kinds of noise: choosing one would be choosing on test.
+    """
+    cells, questions = [], frozen("smollm2", "smollm2_entropies")
     for seed in (1, 2):
-        cells.append(on_smollm2("mle", seed, "test", "mle", FROZEN["smollm2"]))
-        for method, (kind, noise) in product(("bc", "sequencematch"), NOISES.items()):
-            changes = FROZEN["smollm2"] | FROZEN.get(f"smollm2 {method}", {}) | noise
-            cells.append(on_smollm2(method, seed, "test", f"{method}, {kind}", changes))
-        changes = FROZEN["smollm2"] | FROZEN["smollm2 le_cam"]  # with the noise that was best
-        cells.append(on_smollm2("le_cam", seed, "test", "le_cam", changes))
+        cells.append(on_smollm2("mle", seed, "test", "mle", questions))
+        for method, (kind, noise) in product(("bc", "sequencematch", "le_cam"), NOISES.items()):
+            if (method, kind) == ("le_cam", "no noise"):
+                continue
+            own = {} if method == "bc" else frozen(f"smollm2 {method}", "smollm2_alphas")
+            name = f"{method}, {kind}"
+            cells.append(on_smollm2(method, seed, "test", name, questions | own | noise))
     return cells
 
 
-# Two parts of WikiText-2, where they are there.
-WIKITEXT = Path(__file__).parents[2] / "shared/data"
+# Two parts of WikiText-2, where they are there; grids are run from the root of the repository.
+WIKITEXT = Path("../shared/data")
 TEXTS = {
     "data.validation": 200,
     "data.test": 1_000,
@@ -172,19 +197,16 @@ TEMPERATURES = ("greedy", "temperature=0.4", "temperature=0.6", "temperature=0.8
 WAYS = ("greedy", "sampled", "top_p=0.95", "min_p=0.05", "top_k=4,contrastive=0.6")
 
 
-def corpus(characters: int) -> dict[str, str]:
-    """Stretches of WikiText-2 where it is there, else Python's docstrings.
-
-    It has 122 articles, too few to ask one question each: stretches of one article may be learned from
-    and asked about.
+def corpus(test_share: float) -> dict[str, Any]:
+    """The 124 articles of WikiText-2 where it is there, else Python's docstrings.
 
     Args:
-      characters: of a stretch, at least. It begins at a capital.
+      test_share: of the documents, so large that they ask 1,000 questions.
     """
     if not WIKITEXT.is_dir():
-        return {"data.corpus": "stdlib"}
-    divider = rf"[A-Z][\s\S]{{{characters},}}?\s(?=[A-Z])"
-    return {"data.corpus": f"files:{WIKITEXT}/wikitext2_*.txt", "data.divider": divider}
+        return {"data.corpus": "stdlib", "data.test_share": test_share}
+    articles = {"data.corpus": f"files:{WIKITEXT}/wikitext2_*.txt", "data.divider": "^ = [^=]"}
+    return articles | {"data.test_share": test_share}
 
 
 def texts() -> list[Cell]:
@@ -195,7 +217,7 @@ def texts() -> list[Cell]:
     cells = []
     for seed in SEEDS:
         for method in ("mle", "unlikelihood", "bc", "sequencematch", "le_cam", "iql_offline"):
-            changes, last = {**TEXTS, **corpus(160)}, {}
+            changes, last = {**TEXTS, **corpus(0.1)}, {}
             if method in ("mle", "iql_offline"):
                 changes["evaluate.decodings"] = TEMPERATURES
             if method == "mle":
@@ -217,8 +239,8 @@ def texts() -> list[Cell]:
 
 
 def texts_smollm2() -> list[Cell]:
-    """Three methods on SmolLM2 by LoRA, equal tokens; as many texts as such long stretches give."""
-    changes, cells = {**TEXTS, **corpus(750)}, []
+    """Three methods on SmolLM2 by LoRA, equal tokens."""
+    changes, cells = {**TEXTS, **corpus(0.35)}, []
     for seed in SEEDS[:2]:
         # After 200 steps of 8 rows sequencematch takes 16.4 in each of 100.
         more = {"train.steps": 405}
@@ -228,38 +250,6 @@ def texts_smollm2() -> list[Cell]:
             Cell("sequencematch", "sequencematch", seed, "test", changes, {}, "text_pretrained"),
         ]
     return cells
-
-
-def next_cells(cells: Sequence[Cell], accuracies: Mapping[tuple[str, int], float]) -> list[Cell]:
-    """The cells without a row, of the first seed that has such; empty if the grid is done.
-
-    Where settings are chosen, it is by successive halving (Jamieson & Talwalkar, AISTATS 2016): the
-    next seed has the better half of each method's settings, by their mean accuracy so far.
-
-    Args:
-      cells: of a grid.
-      accuracies: greedy accuracy of the rows that are done, by name and seed.
-    """
-    seeds, names = list(dict.fromkeys(cell.seed for cell in cells)), {cell.name for cell in cells}
-    totals: Counter[str] = Counter()
-    for seed in seeds:
-        of_seed = [cell for cell in cells if cell.seed == seed and cell.name in names]
-        missing = [cell for cell in of_seed if (cell.name, seed) not in accuracies]
-        if missing:
-            return missing
-        if of_seed[0].split == "validation":
-            totals.update({cell.name: accuracies[cell.name, seed] for cell in of_seed})
-            names = better_half(of_seed, totals)
-    return []
-
-
-def better_half(cells: Sequence[Cell], totals: Mapping[str, float]) -> set[str]:
-    """The names of the better half of each method's cells, by total accuracy."""
-    names = set()
-    for method in {cell.method for cell in cells}:
-        mine = [cell.name for cell in cells if cell.method == method]
-        names |= set(sorted(mine, key=totals.__getitem__, reverse=True)[: (len(mine) + 1) // 2])
-    return names
 
 
 GRIDS: dict[str, Callable[[], list[Cell]]] = {

@@ -17,11 +17,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 from experiments import texts
-from experiments.cells import RESULTS, RUNS, forget, read_rows, row
-from experiments.grids import GRIDS, Cell, next_cells
+from experiments.cells import (
+    RESULTS,
+    RUNS,
+    code_revision,
+    folder_of,
+    read_rows,
+    row,
+    waits_for_stem,
+)
+from experiments.figures import Figures
+from experiments.grids import GRIDS, Cell
+from experiments.order import check_rows, next_cells
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 
@@ -41,20 +52,26 @@ def claim(grid: str, cell: Cell) -> Iterator[bool]:
 
 
 def missing_cells(grid: str) -> list[Cell]:
-    """What may be run now."""
-    rows = read_rows(grid)
+    """What may be run now.
+
+    Raises:
+      ValueError: a row was made with other settings than the grid has now.
+    """
+    cells, rows = GRIDS[grid](), read_rows(grid)
+    check_rows(cells, rows, grid)
     accuracies = {(r["name"], r["seed"]): headline(r["figures"]) for r in rows}
-    return next_cells(GRIDS[grid](), accuracies)
+    return next_cells(cells, accuracies)
 
 
 def run_one(grid: str, cells: Sequence[Cell]) -> bool:
     """Makes the row of the first of some cells that no other process has; False if there is none."""
-    for cell in cells:
+    # Those last whose stem another process trains: it would be waited for.
+    for cell in sorted(cells, key=waits_for_stem):
         with claim(grid, cell) as is_ours:
             # Another process may have made its row since `cells` were read.
             if is_ours and cell in missing_cells(grid):
                 append(grid, row(cell))
-                forget(cell)
+                Figures(folder_of(cell)).forget()
                 return True
     return False
 
@@ -82,12 +99,15 @@ def headline(figures: Mapping[str, Any]) -> float:
 def main(argv: list[str]) -> int | None:
     """Runs the cells that are missing."""
     logging.set_verbosity(logging.ERROR)
+    # Cells differ in numbers that are arguments of their programs: few are compiled.
+    jax.config.update("jax_compilation_cache_dir", str(RUNS.parent.absolute() / ".jax_cache"))
+    code_revision()  # now: what is committed later is not what runs
     try:
         if GRID.value.startswith("texts"):
             texts.reader()  # what is missing is told before any work
         while cells := missing_cells(GRID.value):
             if not run_one(GRID.value, cells):
-                time.sleep(10)  # the seed's last cells are with other processes
+                time.sleep(10)  # the last cells are with other processes
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2

@@ -16,7 +16,8 @@ import numpy as np
 from absl import app, flags
 
 from experiments import texts
-from experiments.cells import read_rows, unpack
+from experiments.cells import read_rows
+from experiments.figures import unpack
 from experiments.grids import GRIDS
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
@@ -49,6 +50,12 @@ def stack(figures: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.stack([unpack(f["questions"], f["n"]) for f in figures])
 
 
+def questions_of(rows: Rows) -> dict[str, Any]:
+    """What decides which questions the runs of a setting answered."""
+    changes = next(iter(rows.values()))["changes"]
+    return {key: value for key, value in changes.items() if key.startswith("data.")}
+
+
 def share(table: np.ndarray) -> str:
     """The mean of bool[S, N] and its interval over runs and questions."""
     low, high = accuracy_interval(table)
@@ -77,6 +84,27 @@ def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
     return [share(stack(of_one_length)) for of_one_length in zip(*starts, strict=True)]
 
 
+# Column -> key of the figures of edits.
+EDITS = {
+    "answers with edits": "answers",
+    "edits per action": "per_action",
+    "of them while wrong": "deleted_wrong",
+    "of them of a right token": "deleted_right",
+    "errors deleted": "errors_deleted",
+    "errors mended": "errors_mended",
+}
+
+
+def edit_cells(rows: Rows) -> list[str]:
+    """Means over runs of what edits do in greedy answers."""
+    found = [row["figures"]["greedy"]["edits"] for row in rows.values()]
+    means = []
+    for key in EDITS.values():
+        known = [each[key] for each in found if each[key] is not None]
+        means.append(f"{np.mean(known):.1%}" if known else "")
+    return means
+
+
 def auc_cells(rows: Rows, kind: str) -> list[str]:
     """Mean over runs of the area under the ROC curve, of each score of answers."""
     cells, found = [], [row["figures"]["auc"] for row in rows.values()]
@@ -95,6 +123,9 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 def print_test_figures(settings: Mapping[str, Rows]) -> None:
     """Prints what is measured on test questions alone."""
+    print("\nWhat edits do, of greedy answers:\n")
+    lines = [[name, *edit_cells(rows)] for name, rows in settings.items()]
+    print_table(["setting", *EDITS], lines)
     for choice in VALIDATED:
         lines = [[name, *wrong_start_cells(rows, choice)] for name, rows in settings.items()]
         print(f"\nRight after so many wrong tokens at the start, {choice}:\n")
@@ -109,6 +140,9 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
 def print_texts(settings: Mapping[str, Rows]) -> None:
     """Prints the figures of texts, and how well scores of texts go with their quality."""
     print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
+    if len(settings) > 1:
+        print("\nSampled texts, paired by seed:\n")
+        print_table(["difference", "seeds", *texts.COLUMNS], texts.difference_lines(settings))
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]
     print_table(header, texts.perplexity_lines(settings))
@@ -134,11 +168,16 @@ def main(argv: list[str]) -> None:
     print_table(["setting", "seeds", *CHOICES, "steps", "tokens"], lines)
     names, is_test = list(settings), cells[0].split == "test"
     for i, base in enumerate(names[:-1] if is_test else names[:1]):
-        print(f"\nAgainst {base}, in points:\n")
-        print_table(
-            ["setting", *CHOICES],
-            [[name, *difference_cells(settings[name], settings[base])] for name in names[i + 1 :]],
-        )
+        # Only answers to the same questions are compared.
+        same = [
+            name
+            for name in names[i + 1 :]
+            if questions_of(settings[name]) == questions_of(settings[base])
+        ]
+        if same:
+            print(f"\nAgainst {base}, in points:\n")
+            lines = [[name, *difference_cells(settings[name], settings[base])] for name in same]
+            print_table(["setting", *CHOICES], lines)
     if all("auc" in row["figures"] for rows in settings.values() for row in rows.values()):
         print_test_figures(settings)
 

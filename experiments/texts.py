@@ -5,7 +5,7 @@ SmolLM2-135M-Instruct (`make smollm2`) as the model that reads them.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -13,17 +13,21 @@ from flax import nnx
 from matplotlib.figure import Figure
 from scipy import stats
 
+from experiments.figures import Figures, write_texts
 from experiments.grids import TEMPERATURES
-from sequencematch.cli.results import answer_all, open_figures, real_text_figures
+from sequencematch.cli.results import answer_all, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY
 from sequencematch.data.task import Example
+from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.likeness import load_optional
+from sequencematch.evaluate.mauve import MODEL_METRICS
 from sequencematch.evaluate.reference import Reference
 from sequencematch.evaluate.values import answer_scores
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import make_generator, make_scorer
+from sequencematch.train.methods import METHODS
 from sequencematch.train.state import TrainState
 
 MEASURED = (
@@ -34,6 +38,7 @@ MEASURED = (
     "zipf",
     "length",
     "self_bleu",
+    "bleu",
     "reference_perplexity",
     "mauve",
 )
@@ -47,7 +52,10 @@ COLUMNS = {
     "self-BLEU": "self_bleu",
     "Zipf": "zipf",
     "tokens": "tokens",
+    "BLEU": "bleu",
+    "chrF": "chrf",
     "edits": "edit_actions",
+    "texts with edits": "edited",
     "unfinished": "unfinished",
 }
 
@@ -67,18 +75,30 @@ def reader() -> Reference:
     return Reference(DIRECTORY)
 
 
-def judge_texts(parts: Parts, state: TrainState) -> dict[str, Any]:
-    """Figures of each way to answer, of the real texts, and the perplexity of these."""
+def judge_texts(parts: Parts, state: TrainState, figures: Figures) -> None:
+    """Adds figures of each way to answer, of the real texts, and the perplexity of these.
+
+    The texts are kept beside the figures, for other metrics.
+    """
     examples = [*parts.task.splits["test"]]
     generator, params = make_generator(parts), parts.whole(state.params)
-    figures: dict[str, Any] = {}
-    for choice in generator.decodings:
+
+    def measure(choice: str) -> dict[str, Any]:
         answers = answer_all(generator, params, examples, choice, lambda: None)
-        figures[choice] = score(answers, MEASURED, reader()) | open_figures(parts, answers)
-    figures["rewards"] = reward_correlations(parts, params, examples)
-    real = [Answer(example, [], example.completion, True, True, 0) for example in examples]
-    figures["real"] = score(real, MEASURED[:-2], None)
-    return figures | {"perplexity": real_text_figures(parts, params, lambda: None)}
+        write_texts(figures.folder / "texts" / f"{choice}.jsonl", answers)
+        edits = edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer)
+        found = score(answers, MEASURED, reader()) | text_costs(parts.recipe.mdp, answers)
+        return found | {"edited": edits["answers"], "edits_per_action": edits["per_action"]}
+
+    def measure_real() -> dict[str, Any]:
+        real = [Answer(example, [], example.completion, True, True, 0) for example in examples]
+        return score(real, [name for name in MEASURED if name not in MODEL_METRICS], None)
+
+    for choice in generator.decodings:
+        figures.add(choice, partial(measure, choice))
+    figures.add("rewards", lambda: reward_correlations(parts, params, examples))
+    figures.add("real", measure_real)
+    figures.add("perplexity", lambda: real_text_figures(parts, params, lambda: None))
 
 
 def reward_correlations(
@@ -89,9 +109,11 @@ def reward_correlations(
     Texts are drawn from the policy itself. Scores are those of `answer_scores`, recovered returns among
     them. Quality is chrF against the real text, and the mean log-likelihood of a token to the reader.
     """
-    answers = answer_all(
-        make_generator(parts, {"policy": None}), params, examples, "policy", lambda: None
-    )
+    # Without edits, and at temperature 1, texts that are sampled are the policy's, and read already.
+    is_policy = not METHODS[parts.config.method].edits and parts.config.evaluate.temperature == 1
+    policy = make_generator(parts) if is_policy else make_generator(parts, {"policy": None})
+    choice = "sampled" if is_policy else "policy"
+    answers = answer_all(policy, params, examples, choice, lambda: None)
     gamma, scorer = parts.recipe.objective.gamma, make_scorer(parts)
     scores = [answer_scores(x, gamma) for x in scorer.score_answers(params, answers)]
     reading = reader().read([(answer.example.prompt, answer.text) for answer in answers])
@@ -138,6 +160,32 @@ def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) ->
         [name, *(spread([x[key]["perplexity"] for x in found]) for key in ("text", "actions"))]
         for name, found in known.items()
     ]
+
+
+def difference_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
+    """Lines of the table of paired differences of sampled texts to the first setting, by seed.
+
+    The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide.
+    """
+    (first, base), *others = settings.items()
+    found = []
+    for name, rows in others:
+        seeds, cells = [seed for seed in rows if seed in base], []
+        for key in COLUMNS.values():
+            pairs = [[x[s]["figures"]["sampled"].get(key) for x in (rows, base)] for s in seeds]
+            cells.append(interval([a - b for a, b in pairs if None not in (a, b)]))
+        found.append([f"{name} - {first}", str(len(seeds)), *cells])
+    return found
+
+
+def interval(values: Sequence[float]) -> str:
+    """The mean and its 95 % interval by Student's t; nothing of less than two."""
+    n = len(values)
+    if n < 2:
+        return ""
+    mean, error = np.mean(values), np.std(values, ddof=1) / n**0.5
+    half = stats.t.ppf(0.975, n - 1) * error
+    return f"{mean:+.3g} [{mean - half:+.3g}, {mean + half:+.3g}]"
 
 
 def spread(values: list[float | None]) -> str:

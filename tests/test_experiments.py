@@ -6,21 +6,13 @@ import json
 import jax
 import numpy as np
 import pytest
+from scipy import stats
 
-from experiments import tables, texts
-from experiments.cells import (
-    advance,
-    begin,
-    folder_of,
-    forget,
-    judge,
-    pack,
-    run,
-    stem,
-    stem_cell,
-    unpack,
-)
-from experiments.grids import GRIDS, Cell, next_cells
+from experiments import grids, tables, texts
+from experiments.cells import advance, begin, folder_of, row, run, stem, stem_cell
+from experiments.figures import Figures, pack, unpack
+from experiments.grids import GRIDS, Cell
+from experiments.order import check_rows, next_cells
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
 
@@ -43,7 +35,17 @@ SMALL = {
 
 
 @pytest.mark.parametrize("grid", GRIDS)
-def test_every_cell_is_a_valid_configuration_of_its_own(grid):
+def test_every_cell_is_a_valid_configuration_of_its_own(grid, monkeypatch):
+    chosen = grids.frozen
+
+    def chosen_by_then(name, grid):
+        try:
+            return chosen(name, grid)
+        except ValueError as error:  # that grid has not been run yet
+            assert f"run --grid={grid} first" in str(error) and grid in GRIDS
+            return {"data.entropy": (2.0, 4.0)} if name == "smollm2" else {"objective.alpha": 0.1}
+
+    monkeypatch.setattr(grids, "frozen", chosen_by_then)
     cells = GRIDS[grid]()
     assert len({(cell.name, cell.seed) for cell in cells}) == len(cells)
     for cell in cells:
@@ -74,7 +76,25 @@ def test_choosing_grids_keep_the_better_half_of_each_method_with_every_seed():
 
 def test_the_grids_of_tables_run_every_cell():
     cells = GRIDS["table_5000"]()
+    assert next_cells(cells, {}) == cells  # by as many processes as there are
     assert ranked_run(cells, len) == [(cell.name, cell.seed) for cell in cells]
+
+
+def test_a_row_of_other_settings_is_not_taken_for_a_cells():
+    cells = [Cell("a", "bc", 0, "test", {"data.entropy": (2.0, 4.0)})]
+    found = json.loads(json.dumps(cells[0]._asdict()))
+    check_rows(cells, [found, found | {"name": "of another time"}], "grid")
+    with pytest.raises(ValueError, match="row of a, seed 0 was made with other changes"):
+        check_rows(cells, [found | {"changes": {"data.entropy": [1.0, 3.0]}}], "grid")
+
+
+def test_no_figure_is_made_twice(tmp_path):
+    for making in (lambda: {"accuracy": 0.5}, lambda: pytest.fail("made twice")):
+        figures = Figures(tmp_path)
+        figures.add("greedy", making)
+        assert figures.found == {"greedy": {"accuracy": 0.5}}
+    figures.forget()
+    assert Figures(tmp_path).found == {}
 
 
 @pytest.mark.parametrize("n", [1, 8, 13])
@@ -107,6 +127,13 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         ["a, chrf", "0.15 ± 0.071", ""],
         ["b, chrf", "0.1", ""],
     ]
+    (difference,) = texts.difference_lines(settings)
+    assert difference[:2] == ["b - a", "1"] and difference[column + 1] == ""
+    twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
+    (difference,) = texts.difference_lines(twice)
+    pairs = np.array([0.8 - 0.4, 0.8 - 0.8])
+    half = stats.t.ppf(0.975, 1) * pairs.std(ddof=1) / 2**0.5
+    assert difference[column + 1] == f"+0.2 [{0.2 - half:+.3g}, {0.2 + half:+.3g}]"
     assert texts.perplexity_lines(settings) == [["a", *["7.5 ± 3.5"] * 2], ["b", "5", "5"]]
     figure = texts.draw(settings)
     (axes,) = figure.axes
@@ -139,9 +166,11 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
             advance(parts, plan, start, 4, folder_of(cell, folder))
         _, _, branch = run(cell, folder)
         jax.tree.map(np.testing.assert_array_equal, branch.params, whole.params)
-        forget(cell, folder)
-        assert [path.name for path in folder.iterdir()] == [folder_of(stem_cell(cell), folder).name]
-    figures = judge(parts, branch, "test")
+        expected = {folder_of(each, folder).name for each in (cell, stem_cell(cell))}
+        assert {path.name for path in folder.iterdir()} == expected
+    found = row(cell, tmp_path / "once")  # trained already
+    figures = found["figures"]
+    assert figures == Figures(folder_of(cell, tmp_path / "once")).found and found["steps"] == 6
     tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
     printed = capsys.readouterr().out
     for choice in ("greedy", "sampled"):

@@ -75,8 +75,9 @@ def reference_perplexity(
     exp(-Σ log p / Σ tokens) over all texts after their prompts. Near the real texts' is good; far below
     is dull, far above is odd. Of texts that its context cannot hold the beginning counts.
     """
-    made = _perplexity(reference, [(a.example.prompt, a.text) for a in answers])
+    # The real ones first: of what is read, they are asked for again.
     real = _perplexity(reference, [(e.prompt, e.completion) for e in examples])
+    made = _perplexity(reference, [(a.example.prompt, a.text) for a in answers])
     ratio = None if made is None or real is None else made / real
     return {
         "reference_perplexity": made,

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import distributions, version
 from pathlib import Path
 from typing import Any
@@ -78,25 +78,29 @@ def provenance() -> Mapping[str, Any]:
     }
 
 
-def revision() -> str | None:
+def revision(here: Path | None = None, paths: Sequence[str] = (".",)) -> str | None:
     """The commit of the code; with "+" and a checksum of the changes since, if there are any.
 
     None where the code does not run from a git repository, or git is missing.
+
+    Args:
+      here: the root of the repository, or a folder in it; None for the package.
+      paths: what counts as code, from there.
     """
-    here = Path(__file__).parents[1]  # the package
-    if not (here.parent / ".git").exists():
+    here = here or Path(__file__).parents[1]
+    if not any((folder / ".git").exists() for folder in (here, here.parent)):
         return None
 
     def git(*words: str) -> bytes:
-        command = ["git", "--no-optional-locks", "-C", str(here), *words]
+        command = ["git", "--no-optional-locks", "-C", str(here), *words, "--", *paths]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
-        changed = git("status", "--porcelain", "--", ".") + git("diff", "HEAD", "--", ".")
+        changed = git("status", "--porcelain") + git("diff", "HEAD")
         # The diff has no files that git does not track; they run all the same.
-        for name in git("ls-files", "-z", "--others", "--exclude-standard", "--", ".").split(b"\0"):
+        for name in git("ls-files", "-z", "--others", "--exclude-standard").split(b"\0"):
             changed += (here / os.fsdecode(name)).read_bytes() if name else b""
-        head = git("rev-parse", "HEAD").decode().strip()
+        head = git("rev-parse", "HEAD").splitlines()[0].decode()
     except (OSError, subprocess.CalledProcessError):  # no git, or the repository of another user
         return None
     return head + (f"+{zlib.crc32(changed):08x}" if changed else "")

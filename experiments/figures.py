@@ -1,0 +1,57 @@
+"""The figures of a cell while it is judged: each is kept on disk once it is made."""
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sequencematch.evaluate.generate import Answer
+from sequencematch.storage import files
+
+NAME = "figures.json"
+
+
+class Figures:
+    """Figures by name, in a folder.
+
+    Args:
+      folder: has those that an earlier process has made.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        path = folder / NAME
+        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+
+    def add(self, name: str, make: Callable[[], Any]) -> None:
+        """Makes a figure, unless it is there already."""
+        if name not in self.found:
+            self.found[name] = make()
+            files.write(self.folder / NAME, json.dumps(self.found))
+
+    def forget(self) -> None:
+        """Removes the file; the folder stays."""
+        (self.folder / NAME).unlink(missing_ok=True)
+
+
+def write_texts(path: Path, answers: Iterable[Answer]) -> None:
+    """Writes texts as --mode=score reads them, so that other metrics may be asked for later."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = (
+        {"prompt": a.example.prompt, "text": a.text, "references": [*a.example.references]}
+        | {"finished": a.finished, "actions": a.actions}
+        for a in answers
+    )
+    files.write(path, "".join(json.dumps(line) + "\n" for line in lines))
+
+
+def pack(right: Sequence[bool]) -> str:
+    """Bits as hexadecimal digits, the first question in the highest bit."""
+    return np.packbits(np.asarray(right, bool)).tobytes().hex()
+
+
+def unpack(digits: str, n: int) -> np.ndarray:
+    """The n bits of `pack`, as bool[n]."""
+    return np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=n).astype(bool)
