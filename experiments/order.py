@@ -13,7 +13,8 @@ def check_rows(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], grid: s
     known = {(cell.name, cell.seed): json.loads(json.dumps(cell._asdict())) for cell in cells}
     for found in rows:
         cell = known.get((found["name"], found["seed"]), {})
-        if other := [key for key, value in cell.items() if found[key] != value]:
+        had = Cell._field_defaults | found  # older rows lack some keys
+        if other := [key for key, value in cell.items() if had[key] != value]:
             raise ValueError(
                 f"results/{grid}.jsonl: the row of {found['name']}, seed {found['seed']} was made "
                 f"with other {' and '.join(other)} than the grid has now: move it away, or rename its "
