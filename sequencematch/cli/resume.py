@@ -167,17 +167,18 @@ def report_loaded_data(config: ConfigDict, folder: Path) -> None:
         )
 
 
-def initial_parameters(parts: Parts) -> nnx.State | None:
+def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
     """The parameters of another run that `config.init` names, or of the model in `config.model.path`.
 
-    None where they are to be drawn. Only they are taken: step, moments and schedules start anew.
+    None where they are to be drawn. Only they are taken: step, moments and schedules start anew. Those
+    that are trained may be any where `trained` is False.
 
     Raises:
       ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
         cannot be read.
     """
     if not parts.config.init.startswith(RUN_PREFIX):
-        return read_parameters(parts) if parts.config.model.path else None
+        return read_parameters(parts, trained) if parts.config.model.path else None
     folder = Path(parts.config.init.removeprefix(RUN_PREFIX))
     theirs, state = open_run(folder, mesh=parts.config.mesh)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
@@ -194,25 +195,23 @@ def initial_parameters(parts: Parts) -> nnx.State | None:
     return jax.device_put(found, where(like))
 
 
-def first_parameters(parts: Parts) -> nnx.State:
+def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     """All parameters that the run begins with: those that it names, else new ones.
 
-    Raises:
-      ValueError, OSError: as of `initial_parameters`.
+    Args, Raises: as of `initial_parameters`.
     """
-    found = initial_parameters(parts)
+    found = initial_parameters(parts, trained)
     return parts.draw() if found is None else found
 
 
 def fill_frozen(parts: Parts) -> Parts:
     """The parts with arrays for the parameters that are not trained, which no checkpoint has.
 
-    They are what the run began with.
-
-    Raises:
-      ValueError, OSError: as of `initial_parameters`.
+    They are what the run began with. Raises ValueError, OSError as `initial_parameters`.
     """
-    return parts.with_frozen(first_parameters(parts)) if jax.tree.leaves(parts.frozen) else parts
+    if not jax.tree.leaves(parts.frozen):
+        return parts
+    return parts.with_frozen(first_parameters(parts, trained=False))
 
 
 def frozen_checksum(parts: Parts) -> int | None:

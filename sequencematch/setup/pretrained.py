@@ -1,6 +1,7 @@
 """Runs that begin with a pretrained model, and models that go back to where it came from."""
 
 import json
+import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from sequencematch.models.pretrained.configs import family_of, read_config
 from sequencematch.models.pretrained.families import EDITS, layout, leaves_by_path
 from sequencematch.models.pretrained.reader import find_tensors, open_weights, read_params
 from sequencematch.models.pretrained.writer import spare_rows, write_model
+from sequencematch.models.sharding import path_name
 from sequencematch.setup.build import Parts, training_data
 from sequencematch.setup.defaults import lora_config
 from sequencematch.train.mesh import batch_sharding, place_rows
@@ -28,11 +30,16 @@ ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
 
 
-def read_parameters(parts: Parts) -> nnx.State:
+def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     """The parameters of the model in `config.model.path`, each on its devices.
 
     With config.init="adapter:DIR" its adapters begin as those of that directory. Rows of edits that
     neither has are fitted on the first batch of the run.
+
+    Args:
+      parts: the run.
+      trained: whether parameters that are trained are asked for, too. At resume a checkpoint has them,
+        and that directory need not be there any more.
 
     Raises:
       ValueError, OSError: tensors are missing, left over or of another shape, or cannot be read.
@@ -46,7 +53,9 @@ def read_parameters(parts: Parts) -> nnx.State:
     base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
     params = parts.adapt(base)
     # Where a run is asked for answers there is no batch, and its checkpoint has rows and adapters.
-    begins = "train" in parts.task.splits
+    frozen = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(parts.frozen)]
+    are_frozen = any(re.search(f"{lora.ADAPTER}|^{EDITS}", path) for path in frozen)
+    begins = "train" in parts.task.splits and (trained or are_frozen)
     if parts.config.init and begins:
         adapters = read_adapters(parts)
         params, saved = insert_adapters(params, adapters), saved or EDITS in adapters

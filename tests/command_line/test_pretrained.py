@@ -67,10 +67,23 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert (alone / "tokenizer.json").is_file() and (alone / "generate.py").is_file()
     assert_base_is_checked(whole)
     assert_begins_with(alone, whole, {"model.lora_rank": 4, "model.lora_alpha": 3.0})
+    assert_resumes_without(
+        alone, flags_of("pretrained.py:bc", directory, tmp_path / "on", **changes)
+    )
     with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
         assert_begins_with(alone, whole, {"model.lora_rank": 1})
     with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
         assert_begins_with(alone, whole, {"model.lora_targets": "value"})
+
+
+def assert_resumes_without(adapter, flags):
+    """A run that began with an adapter reads its directory once."""
+    moved = adapter.with_name("moved")
+    with event_at_step(4, crash), pytest.raises(Crash):
+        run_command(*flags, f"--config.init=adapter:{adapter}")
+    adapter.rename(moved)
+    assert run_command(flags[-1], "--resume") == 0
+    moved.rename(adapter)
 
 
 def assert_base_is_checked(folder):
