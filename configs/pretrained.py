@@ -7,11 +7,11 @@ The default: addition and subtraction in base 10 on SmolLM2-135M-Instruct, full 
 sequencematch (or mle, bc, le_cam, ...). The commonest use is your own file and model:
 
     python -m sequencematch.main --config=pretrained --config.task=jsonl --config.data.path=FILE \\
-      --config.model.path=DIR
+      --config.data.train=0 --config.model.path=DIR
 
 DIR is a directory as Hugging Face has it: config.json, *.safetensors, tokenizer.json. FILE has lines
-{"prompt": ..., "completion": ...}; set data.validation and data.test to what it can spare, prompt_slots
-and max_actions to its longest prompt and answer (an error says what they need).
+{"prompt": ..., "completion": ...}, all of which are taken; set data.validation and data.test to what it
+can spare. Prompts and answers have room for the longest of the data.
 
 Reproduces no table: the paper finetunes Llama2-7B by QLoRA (configs/llama_arithmetic.py). In a
 prototype in plain jax a step of 8 rows of 64 slots took 1.8 s on 2 cores in float32: about an hour for
@@ -32,6 +32,7 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config = defaults()
     config.task = "arithmetic"
     config.method = method
+    config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what the data take
     config.model.update(path=SMOLLM2, remat="products")
     config.optimizer.update(learning_rate=1e-4, warmup=50)
     config.train.update(steps=1_500, bc_steps=1_000, batch_size=8)

@@ -15,7 +15,6 @@ from sequencematch.evaluate.values import Scores
 from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
-from sequencematch.setup.pretrained import export_adapter
 
 
 class Answer(NamedTuple):
@@ -105,9 +104,7 @@ class Model:
           ValueError, OSError: the run did not begin with a pretrained model, or has no adapters, or it
             cannot be written.
         """
-        if adapter:
-            return export_adapter(self._parts, self._params, Path(out))
-        return exporting.export(self._parts, self._params, self.step, Path(out))
+        exporting.export(self._parts, self._params, self.step, Path(out), adapter)
 
     def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""

@@ -188,7 +188,7 @@ def prepare_reading(
       ValueError, OSError: as of `prepare`.
     """
     checkpoint = asked.checkpoint or NEWEST
-    is_single = asked.prompt and not any(
+    is_single = asked.prompt is not None and not any(
         (asked.samples, asked.temperature, asked.out, asked.decode)
     )
     estimate = memory.estimate_answering if is_single else memory.estimate_evaluation

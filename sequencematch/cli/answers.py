@@ -6,6 +6,7 @@ import json
 import os
 import sys
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
@@ -21,9 +22,9 @@ from sequencematch.data.task import Example
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
+from sequencematch.storage.files import expand
 from sequencematch.storage.processes import is_first, wait_for_all
 
-USUAL = ("greedy", "sampled")  # first, since the draws of a way to answer depend on its place
 SECONDS = 10  # between lines of progress where there is no terminal
 
 
@@ -72,14 +73,14 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
         raise ValueError(f"--decode={request.choice}: method={parts.config.method} has no edits")
     state = resume.restore(parts, call.folder, checkpoint).state
     temperature = decoding[request.choice].temperature or None
-    how = {"step": int(state.step), "temperature": temperature}
-    how |= {"decode": request.decode} if request.decode else {}
+    how = {"step": int(state.step), "temperature": temperature, "decode": request.choice}
+    how["settings"] = settings_checksum(parts)
     heads = [
         {"prompt": q.prompt, "sample": i} | how
         for q in questions
         for i in range(request.samples or 1)
     ]
-    path = Path(request.out).expanduser() if request.out else None
+    path = expand(request.out) if request.out else None
     done, size = count_answers(path, heads) if path else (0, 0)
     asked = [question for question in questions for _ in range(request.samples or 1)]
 
@@ -106,10 +107,10 @@ def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
     Raises:
       ValueError, OSError: there are not so many, or the file cannot be read.
     """
-    if request.prompt:
+    if request.prompt is not None:
         return [without_answer(request.prompt)]
     if request.prompts:
-        return [*map(without_answer, read_prompts(Path(request.prompts).expanduser()))]
+        return [*map(without_answer, read_prompts(expand(request.prompts)))]
     test = parts.task.splits["test"]
     if request.num > len(test):
         raise ValueError(f"--num={request.num}: the run has only {len(test)} test questions")
@@ -129,7 +130,7 @@ def read_prompts(path: Path) -> list[str]:
       OSError: the file cannot be read.
     """
     try:
-        lines = path.read_bytes().decode().split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise OSError(f"--prompts={path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -144,6 +145,13 @@ def read_prompts(path: Path) -> list[str]:
         if not isinstance(prompt, str):
             raise ValueError(f'{path}:{n}: expected {{"prompt": "..."}}')
     return prompts
+
+
+def settings_checksum(parts: Parts) -> str:
+    """Of the settings that decide answers beside the way to answer: a file has those of one."""
+    c = parts.config.evaluate
+    decide = (c.edit_threshold, c.edit_bias, c.memory, c.stop_at, c.max_actions)
+    return f"{zlib.crc32(repr(decide).encode()):08x}"
 
 
 def configure(parts: Parts, request: Request, count: int) -> Parts:
@@ -172,7 +180,7 @@ def answer(
       done: number of answers that are there already; each draws with its own number.
       request: how to answer.
     """
-    generator = make_generator(parts, configured_decodings(parts, [*USUAL, request.choice]))
+    generator = make_generator(parts, configured_decodings(parts, [request.choice]))
     prompts = [question.prompt for question in asked[done:]]
     all_actions = generator.actions(params, prompts, request.choice, first=done)
     for question, head, actions in zip(asked[done:], heads[done:], all_actions, strict=True):

@@ -16,7 +16,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from sequencematch.data.text import training_documents
 from sequencematch.setup.defaults import defaults
 from sequencematch.storage.console import to_stderr, to_stdout
-from sequencematch.storage.files import write
+from sequencematch.storage.files import expand, write
 
 SPECIALS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 LEAST = 256 + len(SPECIALS)  # every byte has an id
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{key}", default=own[key], help=f"as config.data.{key}")
     parser.add_argument("--seed", type=int, default=own.seed, help="as config.data.seed")
     asked = parser.parse_args(argv)
-    out = Path(asked.out).expanduser()
+    out = expand(asked.out)
     try:
         if asked.size < LEAST:
             raise ValueError(f"--size={asked.size} must be {LEAST} at least: every byte has an id")

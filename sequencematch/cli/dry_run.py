@@ -110,7 +110,7 @@ def compare_vocabularies(preset: str, network: TransformerConfig) -> str:
 def data_origin(config: ConfigDict) -> str:
     """Where the data come from."""
     origins = {
-        "arithmetic": f"stored in {config.data.dir}, generated now if missing",
+        "arithmetic": f"stored in {config.data.dir}",
         "jsonl": f"from {config.data.path}",
     }
     return origins.get(config.task, f"from {config.task}")

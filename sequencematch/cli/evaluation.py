@@ -10,6 +10,7 @@ from sequencematch.cli.training import count_tokens
 from sequencematch.data.saved import read_questions
 from sequencematch.setup.build import Parts, make_plan
 from sequencematch.setup.examples import chat_writer, check_questions
+from sequencematch.storage.files import expand
 
 
 def prepare_evaluation(parts: Parts, call: Call) -> Job:
@@ -46,7 +47,7 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
       ValueError, OSError: the run cannot be opened, or the file has questions that cannot be asked.
     """
     if data is not None:
-        path, fields = Path(data).expanduser(), parts.config.data.fields
+        path, fields = expand(data), parts.config.data.fields
         questions = read_questions(path, fields, chat_writer(parts.tokenizer))
         check_questions(parts.config, parts.tokenizer, questions, f"{data}, ")
         splits = {**parts.task.splits, "test": questions}
@@ -58,8 +59,19 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
         str(int(state.step)),
     ]
     path, facts = call.folder / f"{'-'.join(words)}.json", {"data": data, "command": call.command}
+    check_own(path, data)
     raise_if_asked = call.stop_requests.raise_if_asked
     return Job(lambda: results.evaluate_apart(parts, path, state, facts, raise_if_asked))
+
+
+def check_own(path: Path, data: str | None) -> None:
+    """Raises ValueError if a file has the results of other questions, whose file has the same name."""
+    try:
+        theirs = json.loads(path.read_text()).get("data")
+    except (OSError, ValueError, AttributeError):
+        return  # it is not there, or damaged
+    if theirs != data:
+        raise ValueError(f"{path} has the results of {theirs}: move it away, or rename {data}")
 
 
 def read_summary(path: Path, step: int) -> dict[str, Any]:

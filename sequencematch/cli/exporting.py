@@ -11,6 +11,7 @@ from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
 from sequencematch.storage.console import to_stdout
+from sequencematch.storage.files import expand
 
 
 def prepare_export(
@@ -30,10 +31,8 @@ def prepare_export(
         directory holds something.
     """
     pretrained.tokenizer_of(parts)
-    check_new(Path(out).expanduser())
+    check_new(expand(out))
     state = resume.restore(parts, folder, checkpoint).state
-    if adapter:
-        check_base(parts)
 
     def write() -> None:
         params, step = parts.whole(state.params), int(state.step)
@@ -65,9 +64,11 @@ def export(
     """Writes a model directory, or an adapter's, with what its card tells of the run.
 
     Raises:
-      ValueError, OSError: as of `pretrained.export`.
+      ValueError, OSError: as of `pretrained.export`, and of `check_base`.
     """
     config = parts.config
+    if adapter:
+        check_base(parts)
     facts = {
         "finetuned from": Path(config.model.path).name,
         "task": parts.task.name,

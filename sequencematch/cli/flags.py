@@ -117,6 +117,8 @@ def parse_flags(argv: Sequence[str]) -> Asked:
         return Asked(named)
     if named.mode == "score":  # of files alone: no run and no configuration
         check_modes(named)
+        if rest:
+            raise ValueError(f"{rest[0]!r} does not go with --mode=score, or is no flag")
         return Asked(named)
     if named.workdir is not None:
         check_workdir_name(named.workdir)
@@ -143,7 +145,7 @@ def check_modes(values: flags.FlagValues) -> None:
     if values.mode == "score" and not (values.files and values.metrics):
         raise ValueError("--mode=score needs --files=A.jsonl,B.jsonl and --metrics=NAME,NAME")
     if values.mode == "sample":
-        asked = [f"--{name}" for name in ("prompt", "prompts", "num") if values[name].value]
+        asked = [f"--{n}" for n in ("prompt", "prompts", "num") if values[n].value is not None]
         if len(asked) != 1:
             raise ValueError(
                 '--mode=sample needs one of --prompt="...", --prompts=FILE and --num=N, not '

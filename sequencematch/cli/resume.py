@@ -22,6 +22,7 @@ from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
 from sequencematch.setup.pretrained import check_parameters, read_parameters
+from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.fingerprint import fingerprints
@@ -30,8 +31,8 @@ from sequencematch.storage.provenance import changes, provenance
 from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import FORMAT, TrainState
 
-# Facts in a checkpoint that say what made it.
 RUN_PREFIX = "run:"
+# Facts in a checkpoint that say what made it.
 PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
 
 
@@ -179,7 +180,7 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
     """
     if not parts.config.init.startswith(RUN_PREFIX):
         return read_parameters(parts, trained) if parts.config.model.path else None
-    folder = Path(parts.config.init.removeprefix(RUN_PREFIX))
+    folder = files.expand(parts.config.init.removeprefix(RUN_PREFIX))
     theirs, state = open_run(folder, mesh=parts.config.mesh)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
         raise ValueError(

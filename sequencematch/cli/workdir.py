@@ -17,19 +17,18 @@ from sequencematch.storage import files
 from sequencematch.storage.processes import is_first
 
 # Where the data lie. What they are is known by their checksum.
-PLACES = (
-    *("data.dir", "data.path", "data.validation_path", "data.test_path"),
-    *("data.corpus", "data.tokenizer"),
+PLACES = tuple(
+    f"data.{key}" for key in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")
 )
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
 # change what was trained.
 FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "wandb", "checkpoint.", *PLACES)
 
-# Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many
-# questions are answered at a time, where the data lie, whether W&B gets the records. Batches,
-# noise and samples do not depend on them.
-# `train.steps` may also be raised.
+# Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many questions
+# are answered at a time, where the data lie, whether W&B gets the records. Batches, noise and samples
+# do not depend on them. `train.steps` may also be raised. Where the best checkpoint is kept, it is one
+# of those that `checkpoint.every` names.
 FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb", *PLACES)
 
 # Sizes that were settled when the run began, if its configuration had 0.
@@ -55,7 +54,8 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
     check_writable(folder)
     check_links(folder)
     if resume and (folder / CONFIG).is_file():
-        check_same(folder, config, free=FREE_TO_RESUME)
+        best = "checkpoint.every" if config.checkpoint.best else ""
+        check_same(folder, config, free=FREE_TO_RESUME, fixed=best)
         check_not_shorter(folder, config)
         return True
     if folder.is_dir() and {path.name for path in folder.iterdir()} - LEFTOVERS:
@@ -72,9 +72,8 @@ def check_writable(folder: Path) -> None:
     if os.path.isfile(folder):
         raise ValueError(f"--workdir={folder} is a file: name a folder")
     nearest = next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))
-    effective = (
-        os.access in os.supports_effective_ids
-    )  # the rights of the effective user, if possible
+    # The rights of the effective user, if possible.
+    effective = os.access in os.supports_effective_ids
     may_write = os.access(nearest, os.W_OK | os.X_OK, effective_ids=effective)
     if not nearest.is_dir() or not may_write:
         raise ValueError(
@@ -126,16 +125,18 @@ def take_sizes(folder: Path, config: ConfigDict) -> None:
                 config.update_from_flattened_dict({key: flatten(theirs)[key]})
 
 
-def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
+def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...], fixed: str = "") -> None:
     """Raises ValueError if the run in the folder differs from `config` in keys that are not free.
 
     Args:
       folder: the work directory.
       config: the configuration asked for.
       free: prefixes of the keys that may differ.
+      fixed: a key that may not, though one of them is its beginning; "" for none.
     """
     theirs = read_config(folder)["config"]
-    found = [d for d in differences(to_json(config), theirs) if not d.startswith(free)]
+    differing = [*differences(to_json(config), theirs)]
+    found = [d for d in differing if not d.startswith(free) or (fixed and d.startswith(fixed))]
     if found:
         raise ValueError(
             f"--workdir={folder} holds a run of another configuration ({'; '.join(found)}): use the "
@@ -194,7 +195,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / CONFIG
     if not path.is_file():
-        raise ValueError(f"--workdir={folder} holds no run: there is no {path.name} in it")
+        raise ValueError(f"{folder} holds no run: there is no {path.name} in it")
     try:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):

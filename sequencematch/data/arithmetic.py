@@ -17,6 +17,7 @@ from sequencematch.data.mathematics import Questions, check, distinct_questions,
 from sequencematch.data.prepared import Sizes, characters
 from sequencematch.data.splits import SPLITS, keep_split
 from sequencematch.data.task import Task, character_task
+from sequencematch.storage.files import expand
 
 PUBLISHED = "math_dataset"  # its name in tensorflow-datasets
 _PUBLISHED_FIELDS = ("question", "answer")
@@ -152,7 +153,7 @@ SOURCES = {
 
 
 def _root(data: Any) -> pathlib.Path:
-    return pathlib.Path(data.dir).expanduser()
+    return expand(data.dir)
 
 
 def _folder(data: Any) -> pathlib.Path:

@@ -96,7 +96,7 @@ def check_examples(
     room: Room,
     noise: Noise,
     max_cut: float,
-    long: str,
+    kept_with: Noise | None = None,
 ) -> DataFacts:
     """Checks that every example fits, and that noise leaves the training texts their ends.
 
@@ -106,19 +106,25 @@ def check_examples(
       room: what they must fit into.
       noise: of the training texts.
       max_cut: the largest share of them that may lose their `<eos>`.
-      long: what is done about examples that do not fit, one of `LONG`.
+      kept_with: examples that do not fit are dropped, those of training with this noise: that of all
+        methods, which then learn from the same ones. None to refuse them.
 
     Raises:
       ValueError: examples do not fit.
     """
     misfits = {split: room.misfits(split, survey) for split, survey in surveys.items()}
-    measure = partial(measure_ends, tokenizer, noise, room.max_actions, max_cut)
-    drop = _drop_misfits if long == "drop" else _drop_none
-    splits, ends = drop(task, surveys, misfits, measure)
+
+    def measure(noise: Noise, task: Task) -> Ends:
+        return measure_ends(tokenizer, noise, room.max_actions, max_cut, task)
+
+    splits = task.splits
+    if kept_with is not None:
+        splits = _drop_misfits(task, surveys, misfits, partial(measure, kept_with))
+    ends = measure(noise, task._replace(splits=splits))
     too_long = {split: len(task.splits[split]) - len(splits[split]) for split in splits}
     faults = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
     faults += [ends.fault] * bool(ends.fault)
-    if faults or (long == "refuse" and any(map(len, misfits.values()))):
+    if faults or (kept_with is None and any(map(len, misfits.values()))):
         faults += _describe_misfits(task, surveys, room, ends.enough)
         raise ValueError("; ".join(faults))
     apart = sum(survey.apart for survey in surveys.values())
@@ -154,23 +160,12 @@ def needed_room(
     return Room(*(a or b for a, b in zip(given, needed, strict=True)), room.slip, room.stop_at)
 
 
-def _drop_none(
-    task: Task,
-    surveys: Mapping[str, Survey],
-    misfits: Mapping[str, Sequence[int]],
-    measure: Callable[[Task], Ends],
-) -> tuple[Mapping[str, Sequence[Example]], Ends]:
-    """All examples, and what noise does to the ends of the training texts."""
-    del surveys, misfits
-    return task.splits, measure(task)
-
-
 def _drop_misfits(
     task: Task,
     surveys: Mapping[str, Survey],
     misfits: Mapping[str, Sequence[int]],
     measure: Callable[[Task], Ends],
-) -> tuple[Mapping[str, Sequence[Example]], Ends]:
+) -> Mapping[str, Sequence[Example]]:
     """The examples that fit, those of training with what noise adds to them."""
     splits = {s: _leave_out(each, misfits[s]) for s, each in task.splits.items()}
     ends, train = measure(task._replace(splits=splits)), surveys["train"]
@@ -180,7 +175,7 @@ def _drop_misfits(
         is_left_out[misfits["train"]] = True
         splits["train"] = _leave_out(task.splits["train"], np.flatnonzero(is_left_out))
         ends = measure(task._replace(splits=splits))
-    return splits, ends
+    return splits
 
 
 def _leave_out(examples: Sequence[Example], which: Sequence[int]) -> Sequence[Example]:

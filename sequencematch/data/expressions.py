@@ -6,9 +6,8 @@ import re
 from collections.abc import Iterable
 from fractions import Fraction
 
-_EXPRESSION = re.compile(
-    r"[-+*/()0-9]{1,100}"
-)  # what is longer is none of ours, and could nest deeply
+# What is longer is none of ours, and could nest deeply.
+_EXPRESSION = re.compile(r"[-+*/()0-9]{1,100}")
 _SIGNS = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,

@@ -5,9 +5,8 @@ from functools import partial
 from typing import Any, NamedTuple
 
 Pair = tuple[str, str]  # prompt, completion
-WriteChat = Callable[
-    [Sequence[Mapping[str, Any]]], str
-]  # turns of a chat -> the text before the next
+# Turns of a chat -> the text before the next.
+WriteChat = Callable[[Sequence[Mapping[str, Any]]], str]
 
 
 class Layout(NamedTuple):

@@ -18,10 +18,8 @@ from sequencematch.data.tokenizer_files import TEMPLATE, bos_processor, fast_con
 
 Get = Callable[..., Any]  # (key, default) -> value of a key of the file
 
-CONTROL, USER_DEFINED = (
-    3,
-    4,
-)  # kinds of token: one that no text has, one that is found before all others
+# Kinds of token: one that no text has, one that is found before all others.
+CONTROL, USER_DEFINED = 3, 4
 SPACE = "▁"  # SentencePiece's
 
 # How llama.cpp calls the ways to cut a text into words, from which merges do not reach out.

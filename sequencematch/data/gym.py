@@ -20,6 +20,7 @@ from sequencematch.data.prepared import Sizes, characters
 from sequencematch.data.splits import SPLITS, distinct
 from sequencematch.data.task import Example, Task, character_task
 from sequencematch.storage import console
+from sequencematch.storage.files import expand
 
 _STRETCH = 20_000  # entries of one object of the package; one of its generators takes no more
 
@@ -131,7 +132,7 @@ def _folder(name: str, data: Any) -> pathlib.Path:
 
 
 def _root(data: Any) -> pathlib.Path:
-    return pathlib.Path(data.dir).expanduser()
+    return expand(data.dir)
 
 
 def _sizes(data: Any) -> Sizes:

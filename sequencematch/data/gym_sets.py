@@ -54,7 +54,7 @@ def _whole(numbers: Collection[str]) -> str:
 
 def _numbers(example: Example) -> Hashable:
     """The given numbers without the target."""
-    return sorted(example.prompt.split("=")[0].split())
+    return tuple(sorted(example.prompt.split("=")[0].split()))
 
 
 _EXPRESSIONS = {"rules": lambda source: gym_rules.EXPRESSIONS, "twin_key": _numbers}
@@ -103,6 +103,7 @@ DATA_SETS = {
         lambda m: f"{_rows(m['matrix'])} {m['num_rotations']}>",
         lambda m: _rows(m["solution"]),
         {"max_n": 3},
+        twin_key=lambda example: example.prompt.split()[0],  # however often it is turned
     ),
     "simple_equations": DataSet(
         lambda m: f"{m['equation'].replace(' ', '')},{m['variable']}=", _answer, {"max_terms": 3}
@@ -120,7 +121,7 @@ DATA_SETS = {
         ),
         {"min_word_length": 3, "max_word_length": 3},
         rules=lambda source: gym_rules.ladders(source.word_graphs[3]),
-        twin_key=lambda example: sorted(example.prompt[:-1].split()),
+        twin_key=lambda example: tuple(sorted(example.prompt[:-1].split())),
     ),
 }
 

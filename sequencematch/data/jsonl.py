@@ -6,7 +6,6 @@ when they are asked for.
 
 import codecs
 import json
-import os
 import pathlib
 from array import array
 from collections import Counter
@@ -26,6 +25,7 @@ from sequencematch.data.fields import (
 )
 from sequencematch.data.lines import Lines
 from sequencematch.data.task import Example, Task, character_task
+from sequencematch.storage.files import expand
 
 # The file of each split; "" takes the split from data.path.
 _PATHS = {"test": "test_path", "validation": "validation_path", "train": "path"}
@@ -182,8 +182,7 @@ def read(path: pathlib.Path, fields: str, write_chat: WriteChat = write_turns) -
 
 
 def _find(key: str, name: str) -> pathlib.Path:
-    # pathlib's expanduser would raise RuntimeError for an unknown user; os.path's leaves the name.
-    if "\0" in name or not (path := pathlib.Path(os.path.expanduser(name))).is_file():
+    if "\0" in name or not (path := expand(name)).is_file():
         raise OSError(f"{key}={name!r} is no file")
     return path
 

@@ -15,9 +15,8 @@ from sequencematch.data.task import Example
 # and so the splits are alike: deeper in a stream of distinct questions small numbers are rarer, since
 # they have had their turn.
 SHARES = {"test": 0.2, "validation": 0.1, "train": 0.7}
-_PATIENCE = (
-    1000  # repeated questions in a row, or ones of other splits, before a stream is given up
-)
+# Repeated questions in a row, or ones of other splits, before a stream is given up.
+_PATIENCE = 1000
 
 TwinKey = Callable[[Example], Hashable]  # what twins have in common; its repr is hashed
 

@@ -15,7 +15,7 @@ from sequencematch.data import tokenizer_files as files
 from sequencematch.data.chat import chat_prompt
 from sequencematch.data.ids import Ids
 from sequencematch.data.tokenizer import EDITS, check_ids, ids_of
-from sequencematch.storage.files import write
+from sequencematch.storage.files import expand, write
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -228,7 +228,7 @@ def read_tokenizer(folder: str | Path, edits: Sequence[str] = ("<bkspc>",)) -> S
       ValueError: files are missing or damaged, or cannot be used; says what in one line.
       OSError: a file cannot be read.
     """
-    folder = Path(folder).expanduser()
+    folder = expand(folder)
     # A text is never cut or filled up here, whatever the model was last used for.
     whole = files.read_tokenizer_json(folder) | {"truncation": None, "padding": None}
     source, saved = files.split_edits(whole)

@@ -70,7 +70,11 @@ def load_task(name: str, data: Any, write_chat: WriteChat = write_turns) -> Task
         return _construct(name, constructor, data)
     if name == "jsonl":
         constructor = partial(jsonl.task, write_chat=write_chat)
-    return constructor(data)._replace(**JUDGES[name](data)._asdict())
+    task = constructor(data)._replace(**JUDGES[name](data)._asdict())
+    for split in SPLITS:
+        if not len(task.splits[split]):
+            raise ValueError(f"task={name!r} has no example for {split}: raise config.data.{split}")
+    return task
 
 
 def check_harmless(name: str, data: Any, usual: Any) -> None:
@@ -88,6 +92,9 @@ def check_harmless(name: str, data: Any, usual: Any) -> None:
     advice = "if that is yours, name the configuration again, with --config=FILE and its changes"
     if ":" in name:
         raise ValueError(f"config.json asks to run Python code, task={name!r}: {advice}")
+    if name == "text" and data.corpus.startswith("tfds:") and data.dir != usual.dir:
+        # Even to look whether it is there runs what its files name.
+        raise ValueError(f"config.json asks to read a data set in data.dir={data.dir!r}: {advice}")
     if name in PREPARED and data.dir != usual.dir and not PREPARED[name](data):
         raise ValueError(f"config.json asks to prepare data in data.dir={data.dir!r}: {advice}")
 

@@ -47,6 +47,11 @@ def task(data: Any) -> Task:
       OSError: a file cannot be read or written.
     """
     make_tokenizer, identity = find_tokenizer(data.tokenizer)
+    if not data.prompt and isinstance(identity, list):
+        raise ValueError(
+            f"data.prompt=0 needs a tokenizer with <bos>, which {data.tokenizer} has not: set "
+            "data.prompt to 1 or more"
+        )
     corpus = find_corpus(data)
     folder = _folder(data, corpus, identity)
     _check_separator(data, make_tokenizer)
@@ -94,7 +99,7 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
     """
     if name in TOKENIZERS:
         return TOKENIZERS[name], name
-    folder = pathlib.Path(name.removesuffix("tokenizer.json") or ".").expanduser()
+    folder = files.expand(name.removesuffix("tokenizer.json") or ".")
     if not (folder / "tokenizer.json").is_file():
         raise ValueError(
             f"data.tokenizer={name!r} must be {', '.join(TOKENIZERS)}, or a folder with "
@@ -130,7 +135,7 @@ def _folder(data: Any, corpus: Corpus, tokenizer: Any) -> pathlib.Path:
     decides = [_FORMAT, corpus.identity, tokenizer, data.window, data.prompt, data.seed]
     decides += [data.test_share, data.separator]
     digest = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:12]
-    root = pathlib.Path(data.dir).expanduser() / "text"
+    root = files.expand(data.dir) / "text"
     return root / f"{corpus.name[:60]}-window{data.window}-prompt{data.prompt}-{digest}"
 
 

@@ -12,9 +12,8 @@ from sequencematch.data.subword import SubwordTokenizer
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import ByteTokenizer, Tokenizer
 
-Starts = Sequence[
-    int
-]  # where each token of a text begins, in characters; last, where the text ends
+# Where each token of a text begins, in characters; last, where the text ends.
+Starts = Sequence[int]
 
 
 def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts]]:

@@ -20,6 +20,7 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.models.pretrained.configs import family_of, read_config, transformer_config
 from sequencematch.models.pretrained.reader import open_weights, read_params
 from sequencematch.models.transformer import Transformer, parameter_shapes
+from sequencematch.storage.files import expand
 from sequencematch.storage.fingerprint import fingerprints
 
 _ROWS, _STEP = 8, 64  # texts at once; lengths are rounded up to multiples, so that few are compiled
@@ -39,7 +40,7 @@ class Reference:
     """
 
     def __init__(self, path: str | Path):
-        self.path = Path(path).expanduser()
+        self.path = expand(path)
         self._tokenizer = read_tokenizer(self.path, ())
         config = read_config(self.path)
         sizes = transformer_config(config, self._tokenizer.own_size, 0)

@@ -27,7 +27,8 @@ def check_config(config: ConfigDict) -> None:
         if not holds(given[key]):
             names = allowed.split(" of ")[-1].split(", ")
             values = given[key] if isinstance(given[key], list | tuple) else [given[key]]
-            near = next((suggest(value, names) for value in values if value not in names), "")
+            texts = [value for value in values if isinstance(value, str) and value not in names]
+            near = next((suggest(text, names) for text in texts), "")
             raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
     network_config(config, vocab_size=1)  # raises if heads do not divide the width
     for holds, message in relations(config):

@@ -29,7 +29,7 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
       ValueError, OSError: they do not fit, or cannot be made or read.
     """
     write_chat = (
-        chat_writer(read_tokenizer(config.model.path)) if config.model.path else write_turns
+        chat_writer(read_tokenizer(config.model.path, ())) if config.model.path else write_turns
     )
     task = load_task(config.task, task_data(config), write_chat)
     if config.model.path:
@@ -42,7 +42,8 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
         # Written down: a run keeps its sizes, and so does its config.json.
         config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
         check_config(config)  # a network with learned positions may have fewer
-    data = check_examples(task, surveys, tokenizer, room, noise, cut, config.data.long)
+    kept_with = configured_noise(config) if config.data.long == "drop" else None
+    data = check_examples(task, surveys, tokenizer, room, noise, cut, kept_with)
     return task._replace(splits=data.splits), tokenizer, data
 
 
@@ -61,16 +62,22 @@ def chat_writer(tokenizer: Tokenizer) -> WriteChat:
 
 def make_room(config: ConfigDict) -> Room:
     """What examples must fit into."""
-    # A slip is one wrong token and the edit that takes it back.
-    slip = 2 if METHODS[config.method].edits else 0
+    # A slip is one wrong token and the edit that takes it back. What is dropped is so for all methods.
+    slip = 2 if METHODS[config.method].edits or config.data.long == "drop" else 0
     sizes = (config.prompt_slots, config.max_actions, config.evaluate.max_actions)
     return Room(*sizes, slip, config.evaluate.stop_at)
 
 
 def training_noise(config: ConfigDict) -> Noise:
     """The noise of the training texts; none for methods that cannot take a token back."""
-    noise, has_edits = config.noise, METHODS[config.method].edits
-    return Noise(noise.kind if has_edits else "none", noise.eta, noise.run, noise.step)
+    noise = configured_noise(config)
+    return noise if METHODS[config.method].edits else noise._replace(kind="none")
+
+
+def configured_noise(config: ConfigDict) -> Noise:
+    """The noise of methods with edits."""
+    noise = config.noise
+    return Noise(noise.kind, noise.eta, noise.run, noise.step)
 
 
 def load_saved(config: ConfigDict, folder: Path) -> tuple[Task, Tokenizer, DataFacts]:

@@ -1,5 +1,6 @@
 """Which parameters are trained, where each is, and how adapters join those of a model without."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -45,8 +46,16 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     """Divides all parameters of the network into (trained, frozen).
 
     Raises:
-      ValueError: none would be trained, or some that are in 4 bits.
+      ValueError: none would be trained, or some that are in 4 bits; or a pattern is found in none.
     """
+    paths = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(params)]
+    for key in ("frozen", "unfrozen"):
+        pattern = config.train[key]
+        if pattern and not any(re.search(pattern, path) for path in paths):
+            raise ValueError(
+                f"config.train.{key}={pattern!r} is found in the path of no parameter; these are "
+                f"{', '.join(paths)}"
+            )
     trained, frozen = split_parameters(frozen_parameters(config), params)
     found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
     if not found:

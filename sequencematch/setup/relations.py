@@ -30,9 +30,10 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 
 def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    has_files = c.task == "jsonl" or ":" in c.task
     for split in ("validation", "test"):
         yield (
-            c.data[split] > 0 or c.data[f"{split}_path"] != "",
+            c.data[split] > 0 or (has_files and c.data[f"{split}_path"] != ""),
             f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
             "a file, or a number of questions",
         )
@@ -115,9 +116,8 @@ def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "anew, so it is not the one that is imitated",
     )
     objective, method = effective_objective(c), METHODS[c.method]
-    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
     yield (
-        c.noise.step != "skip" or not (method.edits and method.matches and has_policy_terms),
+        c.noise.step != "skip" or not (method.edits and _draws_samples(c)),
         f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
         f"{objective.policy_weight}) and a divergence without samples (it is "
         f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
@@ -143,18 +143,28 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     )
 
 
+def _draws_samples(c: ConfigDict) -> bool:
+    """Whether training draws samples from the policy, as far as the configuration tells."""
+    objective = effective_objective(c)
+    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
+    return METHODS[c.method].matches and bool(has_policy_terms)
+
+
 def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     network = network_config(c, vocab_size=1)
     sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
     values, rows = flatten(c) | sizes, ("mesh.data", "mesh.fsdp")
-    for parts, whole in (
-        (rows, "train.batch_size"),
+    sampled = [
         (rows, "rollout.rows"),
         (rows, "rollout.batch_size"),
+        (("train.accumulate", *rows), "rollout.batch_size"),
+    ]
+    for parts, whole in (
+        (rows, "train.batch_size"),
+        (("train.accumulate", *rows), "train.batch_size"),
+        *(sampled if _draws_samples(c) else ()),
         (("mesh.fsdp", "mesh.model"), "model.d_model"),
         (("mesh.model",), "model.d_ff"),
-        (("train.accumulate", *rows), "train.batch_size"),
-        (("train.accumulate", *rows), "rollout.batch_size"),
     ):
         # Only those that divide anything are named.
         parts = [part for part in parts if values[part] > 1]

@@ -25,6 +25,7 @@ from sequencematch.setup.values import (
     fraction_below_one,
     is_path,
     is_pattern,
+    is_pattern_of_bytes,
     is_project,
     is_start,
     non_negative,
@@ -70,7 +71,7 @@ RULES: dict[str, Rule] = {
     "data.fields": one_of(LAYOUTS),
     "data.long": one_of(LONG),
     "data.corpus": ("stdlib, files:GLOB or tfds:NAME[/SPLIT]", is_path),
-    "data.divider": ("a regular expression", is_pattern),
+    "data.divider": ("a regular expression, of bytes", is_pattern_of_bytes),
     "data.tokenizer": ("characters, bytes, or a folder", is_path),
     "data.separator": ("a text, or ''", lambda x: x == x.encode(errors="ignore").decode()),
     "data.window": ("0 or in [8, 2**31)", lambda x: x == 0 or 8 <= x < 2**31),
@@ -89,12 +90,12 @@ RULES: dict[str, Rule] = {
     "noise.run": fraction_below_one,
     "noise.step": one_of(NOISE_STEPS),
     "noise.max_cut": fraction,
-    # The initial parameters of each layer are drawn on their own.
     "model.path": ("a directory, or ''", lambda path: "\0" not in path),
     "model.preset": (
         "'' or one of " + ", ".join(PRESETS),
         lambda name: name == "" or name in PRESETS,
     ),
+    # The initial parameters of each layer are drawn on their own.
     "model.layers": ("in [1, 1000]", lambda x: 1 <= x <= 1000),
     "model.d_model": count,
     "model.heads": count,

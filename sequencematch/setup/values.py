@@ -62,6 +62,15 @@ def is_pattern(text: str) -> bool:
     return True
 
 
+def is_pattern_of_bytes(text: str) -> bool:
+    """Whether a string, in UTF-8, is a regular expression of bytes."""
+    try:
+        re.compile(text.encode(), re.MULTILINE)
+    except (re.error, OverflowError, RecursionError, UnicodeEncodeError):
+        return False
+    return True
+
+
 def is_start(text: str) -> bool:
     """Whether a string names the parameters that a run begins with, or is empty."""
     return not text or bool(re.fullmatch("(run|adapter):.+", text, re.DOTALL))

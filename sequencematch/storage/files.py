@@ -65,6 +65,11 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def expand(path: str | os.PathLike) -> Path:
+    """The path, a leading ~ expanded; that of a user who is not known stays, and leads nowhere."""
+    return Path(os.path.expanduser(path))
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """An error, the error it was raised from, and so on."""
     while error is not None:

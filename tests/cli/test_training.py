@@ -16,7 +16,7 @@ FACTS = {"encoded_apart": 1234, "left_out": {"train": 4968}, "repeated_lines": 0
 def test_facts_of_the_data_are_told_of_if_there_are_any(found, capsys):
     parts = SimpleNamespace(
         config=valid_config_with({}),
-        task=SimpleNamespace(name="copy"),
+        task=SimpleNamespace(name="copy", network=None),
         parameters=3,
         frozen={},
         data=DataFacts(0, {}, found, 0),

@@ -47,6 +47,8 @@ BAD_FLAGS = [
     (["--wrokdir=x"], ["wrokdir", "workdir"]),
     (["--mode=trian"], ["--mode=trian", "train|evaluate|sample"]),
     (["stray"], ["'stray' is not a flag"]),
+    (["--config.train.frozen=embeding"], ["config.train.frozen='embeding'", "embedding/embedding"]),
+    (["--config.task=countdown", "--config.data.train=0"], ["'countdown'", "config.data.train"]),
     (["--" + "z" * 5000], ["... is not a flag"]),
     (["--mode=sample"], ["--prompt"]),
     (["--mode=evaluate"], ["holds no run"]),
@@ -67,6 +69,12 @@ BAD_FLAGS = [
 ]
 
 
+@pytest.mark.parametrize("more", ["--workdri=x", "stray"])
+def test_what_does_not_go_with_scoring_is_refused(assert_refused, more):
+    flags = ["--mode=score", "--files=nowhere.jsonl", "--metrics=length"]
+    assert_refused([more.lstrip("-"), "does not go with --mode=score"], *flags, more)
+
+
 @pytest.mark.parametrize(("flags", "words"), BAD_FLAGS)
 def test_bad_flag_is_refused(tiny_flags, tmp_path, assert_refused, monkeypatch, flags, words):
     monkeypatch.setattr(machine, "free_bytes", lambda: 1 << 36)  # the same on any machine
@@ -82,7 +90,7 @@ def test_wrong_edits_are_refused(tiny_flags, assert_refused, tmp_path):
 
 
 def test_unprintable_characters_are_escaped(tiny_flags, assert_refused, tmp_path):
-    assert_refused([r"--workdir=\x1b[2J\u202e holds no run"], "--workdir=\x1b[2J\u202e")
+    assert_refused([r"\x1b[2J\u202e holds no run"], "--workdir=\x1b[2J\u202e")
     assert_refused([r"\udcff is not UTF-8"], *tiny_flags, f"--workdir={tmp_path}/\udcff")
 
 

@@ -65,6 +65,8 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert run_command(f"--workdir={whole}", "--mode=export", "--adapter", f"--out={alone}") == 0
     assert "model.resize_token_embeddings(" in (alone / "README.md").read_text()
     assert (alone / "tokenizer.json").is_file() and (alone / "generate.py").is_file()
+    sequencematch.load(whole).export(tmp_path / "same", adapter=True)
+    assert {x.name for x in (tmp_path / "same").iterdir()} == {x.name for x in alone.iterdir()}
     assert_base_is_checked(whole)
     assert_begins_with(alone, whole, {"model.lora_rank": 4, "model.lora_alpha": 3.0})
     assert_resumes_without(

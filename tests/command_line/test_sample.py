@@ -15,6 +15,11 @@ def test_prints_prompt_symbols_and_surviving_text(finished_run, capsys):
         assert printed == f"{prompt} {''.join(trace['actions'])}\n{trace['text']}\n"
 
 
+def test_a_prompt_may_be_empty(finished_run, capsys):
+    assert run_command("--mode=sample", f"--workdir={finished_run}", "--prompt=") == 0
+    assert capsys.readouterr().out.startswith(" ")
+
+
 def test_prints_edits_as_symbols(finished_run, monkeypatch, capsys):
     actions = [3, 4, 8, 5, 2]  # two characters, <bkspc>, another, <eos>
     monkeypatch.setattr(sampling.stream, "actions", lambda *_, **__: iter(actions))
@@ -27,7 +32,6 @@ def test_prints_edits_as_symbols(finished_run, monkeypatch, capsys):
     [
         ("abz>", ["'z'", "alphabet", ">abcd"]),
         ("abcabc", ["'abcabc' is too long", "at most 5"]),
-        ("", ["--prompt"]),
     ],
 )
 def test_prompt_that_cannot_be_answered_is_refused(assert_refused, finished_run, prompt, words):

@@ -16,7 +16,8 @@ KEYS = {"answer_actions": "evaluate.max_actions"}
 
 def check(task, tokenizer=TOKENIZER, room=ROOM, noise=Noise(), max_cut=0.01, long="refuse"):
     surveys = survey_examples(task, tokenizer)
-    return check_examples(task, surveys, tokenizer, room, noise, max_cut, long)
+    kept_with = noise if long == "drop" else None
+    return check_examples(task, surveys, tokenizer, room, noise, max_cut, kept_with)
 
 
 def room_of(task, room, noise):

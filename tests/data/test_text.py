@@ -183,6 +183,9 @@ def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
     task = load_task("text", data)
     assert task.tokenizer(()).bos is None
     assert all(x.prompt for split in examples(task).values() for x in split)
+    data.prompt = 0
+    with pytest.raises(ValueError, match="data.prompt=0 needs a tokenizer with <bos>"):
+        load_task("text", data)
 
 
 @pytest.mark.parametrize(

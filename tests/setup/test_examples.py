@@ -64,3 +64,20 @@ def test_a_model_has_the_tokens_of_its_text_when_a_run_is_resumed_too(tmp_path):
         check_harmless("text", task_data(config), defaults().data)
     load_task("text", task_data(config))
     check_harmless("text", task_data(config), defaults().data)
+    config.data.corpus = "tfds:mine"  # not even looked at: its files could name code
+    with pytest.raises(ValueError, match="asks to read a data set in data.dir"):
+        check_harmless("text", task_data(config), defaults().data)
+
+
+@pytest.mark.parametrize("method", ["mle", "sequencematch"])
+def test_what_is_dropped_is_so_for_all_methods(tmp_path, method):
+    path = tmp_path / "lines.jsonl"
+    lines = [{"prompt": f"{i}>", "completion": "1" * (1 + i % 12)} for i in range(400)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    changes = {"task": "jsonl", "data.path": str(path), "data.long": "drop", "method": method}
+    changes |= {"data.train": 0, "data.validation": 40, "data.test": 80, "noise.eta": 0.2}
+    _, _, data = load_data(config_with(changes | {"max_actions": 11, "evaluate.max_actions": 11}))
+    longest = {split: max(len(x.completion) for x in kept) for split, kept in data.splits.items()}
+    # An answer has room for <eos>, and to take a slip back; a training text for its noise, too.
+    assert longest["test"] == longest["validation"] == 11 - 1 - 2
+    assert 1 < longest["train"] < 8 and data.found["too_long"]["train"] > 100

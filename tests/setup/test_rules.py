@@ -38,7 +38,7 @@ REFUSED = {
     "data.fields": [*NAMES, "chat"],
     "data.long": [*NAMES, "cut"],
     "data.corpus": ["files:a\0b"],
-    "data.divider": ["(["],
+    "data.divider": ["([", r"^\u00a7"],
     "data.tokenizer": ["a\0b", "~nobody-of-this-name"],
     "data.separator": ["\ud800"],
     "data.window": [-1, 7, 2**31],
@@ -138,8 +138,10 @@ def test_refused_value_is_reported_with_what_is_allowed(key, value):
         {"data.bases": (2, 16), "prompt_slots": 2, "max_actions": 1, "optimizer.warmup": 0},
         {"method": "bc", "train.bc_steps": 2000},
         {"data.train": 0, "noise.max_cut": 1.0},
-        {"data.test": 0, "data.test_path": "a", "data.validation": 0, "data.validation_path": "b"},
+        {"task": "jsonl", "data.test": 0, "data.test_path": "a", "data.validation": 0}
+        | {"data.validation_path": "b"},
         {"method": "mle", "train.bc_steps": 5000},
+        {"method": "mle", "mesh.data": 3, "train.batch_size": 66},  # no samples to divide
         {"objective.weighting": "uniform"},
         {"objective.weighting": "uniform", "objective.divergence": "chi2"}
         | {"objective.policy_weight": 0.0},
@@ -175,6 +177,10 @@ BROKEN_RELATIONS = [
     ),
     ({"init": "adapter:there"}, ["config.init='adapter:there'", "config.model.path"]),
     ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),
+    (
+        {"task": "countdown", "data.validation": 0, "data.validation_path": "a"},
+        ["config.data.validation=0"],
+    ),
     (
         {"data.test": 0, "data.validation_path": "a"},
         ["config.data.test=0", "config.data.test_path"],
@@ -281,3 +287,8 @@ def test_misspelt_value_gets_a_suggestion():
     assert error_of(config_with({"noise.kind": "randm"})).endswith("did you mean 'random'?")
     edits = ("<bkspc>", "<bkspace2>")
     assert error_of(config_with({"edits": edits})).endswith("did you mean '<bkspc2>'?")
+
+
+def test_no_other_number_is_suggested():
+    with pytest.raises(ValueError, match=r"model.layers=10000 must be in \[1, 1000\]$"):
+        check_config(config_with({"model.layers": 10_000}))

@@ -30,6 +30,7 @@ from sequencematch.models.pretrained.families import (
 )
 from sequencematch.models.pretrained.reader import mean_row
 from sequencematch.models.pretrained.writer import fetch, make_directory
+from sequencematch.storage.files import expand
 from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -129,7 +130,7 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
     Raises:
       ValueError, OSError: there is no adapter, or one that this network cannot have; says why.
     """
-    path = Path(folder).expanduser()
+    path = expand(folder)
     config, tensors = _read_files(path)
     stored = {PREFIX + name.removesuffix(".weight"): x for name, x in _layout(like, family).items()}
     if f"{PREFIX}{TIED_HEAD}" not in stored:

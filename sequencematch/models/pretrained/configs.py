@@ -8,6 +8,7 @@ from typing import Any
 
 from sequencematch.models.config import RopeScaling, TransformerConfig
 from sequencematch.models.pretrained.families import FAMILIES, Family
+from sequencematch.storage.files import expand
 
 # rope_type of config.json -> a key of `layers.ROPE_SCALINGS`.
 ROPE_KINDS = {"default": "none", "linear": "linear", "llama3": "llama3"}
@@ -26,7 +27,7 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     Raises:
       ValueError, OSError: there is no such directory, or no config.json that can be read.
     """
-    path = Path(folder).expanduser()
+    path = expand(folder)
     check_folder(path, str(folder))
     file = path / "config.json"
     if not file.is_file():

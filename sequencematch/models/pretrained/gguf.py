@@ -10,6 +10,7 @@ import gguf
 import numpy as np
 
 from sequencematch.models.pretrained.reader import Weights
+from sequencematch.storage.files import expand
 
 # Name in GGUF -> name in the table of the family, each with its .weight or .bias.
 NAMES = {
@@ -54,7 +55,7 @@ def open_gguf(path: str | Path) -> GgufModel:
     Raises:
       ValueError, OSError: it is damaged, or no Llama that this network can be.
     """
-    path = Path(path).expanduser()
+    path = expand(path)
     try:
         reader = gguf.GGUFReader(path)
     except (ValueError, IndexError, KeyError) as error:

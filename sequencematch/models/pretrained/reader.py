@@ -21,6 +21,7 @@ from sequencematch.models.pretrained.families import (
     leaves_by_path,
 )
 from sequencematch.models.pretrained.filling import fill, fill_nf4
+from sequencematch.storage.files import expand
 
 Tree = TypeVar("Tree")
 
@@ -51,7 +52,7 @@ def open_weights(folder: str | Path) -> Weights:
     Raises:
       ValueError, OSError: there are none, or a file is damaged; says which.
     """
-    path = Path(folder).expanduser()
+    path = expand(folder)
     files = [path / name for name in _file_names(path)]
     opened = {file: _open(file) for file in files}
     place = {name: file for file, tensors in opened.items() for name in tensors.offset_keys()}

@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 from sequencematch.models.pretrained.configs import stored_dtype
 from sequencematch.models.pretrained.families import EDITS, HEAD, Stored, layout, leaves_by_path
 from sequencematch.models.pretrained.reader import INDEX, Weights, find_tensors, mean_row
+from sequencematch.storage.files import expand
 from sequencematch.storage.files import write as write_text
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -75,7 +76,7 @@ def make_directory(out: str | Path) -> Iterator[Path]:
     Raises:
       ValueError, OSError: there is one that holds something, or it cannot be written.
     """
-    out = Path(out).expanduser()
+    out = expand(out)
     check_new(out)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
