@@ -61,9 +61,12 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, checksum: int) -> Surv
     for i in tell_progress(range(count), what, lambda done: done / count):
         example = examples[i]
         checksum = zlib.crc32(repr((split, example)).encode(), checksum)
-        prompt = prompt_ids(tokenizer, example.prompt)
-        before = prompt[tokenizer.bos is not None :]
-        answer = answer_ids(tokenizer, example.prompt, example.completion, before)
+        try:
+            prompt = prompt_ids(tokenizer, example.prompt)
+            before = prompt[tokenizer.bos is not None :]
+            answer = answer_ids(tokenizer, example.prompt, example.completion, before)
+        except ValueError as error:
+            raise ValueError(f"{example_name(task, split, i)}: {error}") from error
         _check_ids(allowed, prompt, answer.ids, task, split, i)
         for text in _unseen_references(example, seen):
             others = answer_ids(tokenizer, example.prompt, text, before).ids

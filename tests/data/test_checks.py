@@ -174,9 +174,8 @@ def test_cut_example_without_a_completion_is_refused():
 
 def test_empty_prompt_needs_a_bos():
     check(TASK._replace(splits={"train": [Example("", "1")]}))
-    refuse(
-        "^prompt '' has no tokens, and the tokenizer no <bos>", Example("", "a"), Subwords(("a",))
-    )
+    words = "^example 0 of train, '': prompt '' has no tokens, and the tokenizer no <bos>"
+    refuse(words, Example("", "a"), Subwords(("a",)))
 
 
 def test_reference_without_ids_is_refused():
