@@ -1,6 +1,6 @@
 """Data sets of the PyPI package reasoning-gym, with prompts and answers made short.
 
-    pip install 'sequencematch[gym]'
+    pip install -e '.[gym]'
     python -m sequencematch.main --config=gym:NAME[,METHOD]
 
 NAME is a key of SIZES below, METHOD sequencematch (the default), mle, bc or any other. Reproduces no

@@ -9,8 +9,8 @@ paper draws accuracy against noise, for random noise and wrong digits:
 
     ... --config.noise.kind=ground_truth --config.noise.eta=0.2
 
-This trains all parameters: 7 billion of them, their gradients and Adam's two moments take 108 GB in
-float32, so name the devices that share them, as in --config.mesh.model=8.
+This trains all parameters, 7 billion of them, in float32: a step takes 184 GiB (docs/scaling.md), so
+name the devices that share them, as in --config.mesh.fsdp=8.
 
     python -m sequencematch.main --config=llama_arithmetic:qlora[,METHOD] --config.model.path=DIR
 

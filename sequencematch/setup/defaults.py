@@ -45,7 +45,7 @@ def defaults() -> ConfigDict:
                 separator="",  # one token, between documents that windows may cross; "": none crosses
                 window=256,  # tokens that a window of text learns, <eos> included; 0: whole documents
                 prompt=32,  # tokens before a window, its prompt
-                test_share=0.1,  # of a corpus' documents; validation has half as many more
+                test_share=0.1,  # of a corpus' documents; validation gets half that share
                 checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
             # <bos> and the longest prompt; T = prompt_slots + max_actions. Where these are 0, and
