@@ -1,7 +1,7 @@
 """From a network and trajectories to what the losses need: a few numbers per step.
 
-Axes: B batch, T slots, D model, V vocabulary. No array over the vocabulary is larger than 64 MiB,
-forward or backward, but the head itself: its states are read in chunks.
+Axes: B batch, T slots, D model, V vocabulary. No array over the vocabulary is larger than 64 MiB on a
+device, forward or backward, but the head itself: its states are read in chunks.
 """
 
 from collections.abc import Callable
@@ -16,12 +16,12 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
 from sequencematch.models.network import Network
 
-LOGIT_BYTES = 64 * 2**20  # of one array of logits, which are float32
+LOGIT_BYTES = 64 * 2**20  # of one array of logits on a device, which are float32
 
 
-def chunk_size(vocab_size: int) -> int:
-    """The number of states whose logits exist at the same time."""
-    return max(1, LOGIT_BYTES // (4 * vocab_size))
+def chunk_size(vocab_size: int, devices: int = 1) -> int:
+    """The number of states whose logits exist at the same time, on all devices that share them."""
+    return max(1, LOGIT_BYTES * devices // (4 * vocab_size))
 
 
 def states(model: Network, trajectories: Trajectory) -> Float[Array, "B T D"]:
@@ -50,7 +50,7 @@ def action_values(
         read_row = jax.vmap(lambda x, a: reductions.action_values(x, a, mdp.legal))
         return read_row(model.logits(hidden), actions)
 
-    return map_states(read, mdp, hidden, trajectories, trajectories.actions)
+    return map_states(read, model, mdp, hidden, trajectories, trajectories.actions)
 
 
 def log_unlikelihood(
@@ -76,11 +76,12 @@ def log_unlikelihood(
 
     first = jax.vmap(lambda t: likelihood.first_occurrences(mdp, t))(trajectories)
     rows = (trajectories, first)
-    return map_states(read, mdp, hidden, trajectories, trajectories.actions, rows=rows)
+    return map_states(read, model, mdp, hidden, trajectories, trajectories.actions, rows=rows)
 
 
 def map_states(
     read: Callable,
+    model: Network,
     mdp: Mdp,
     hidden: Float[Array, "B T D"],
     trajectories: Trajectory,
@@ -96,13 +97,15 @@ def map_states(
     Args:
       read: (hidden [b, c, D], time [c], *steps [b, c, ...], rows) -> arrays [b, c, ...], which must not
         mix states; `rows` is left out if it is None.
+      model: the network that is read. One that several devices share says so by its `devices`.
       mdp: gives V.
       hidden: [B, T, D], from `states`.
       trajectories: say which states there are; the result is 0 at chunks that have none.
       *steps: arrays [B, T, ...] that are cut as `hidden` is.
       rows: arrays [B, ...], for all states of a row.
     """
-    time, size = jnp.arange(hidden.shape[1]), chunk_size(mdp.legal.shape[0])
+    time, devices = jnp.arange(hidden.shape[1]), getattr(model, "devices", 1)
+    size = chunk_size(mdp.legal.shape[0], devices)
     start, end = trajectories.start[:, None], trajectories.end[:, None]
     is_state = jnp.any((start <= time) & (time <= end), axis=0)
 

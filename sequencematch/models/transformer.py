@@ -112,7 +112,10 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs, mesh: Mesh | None = None):
-        self.config, self.mesh = config, mesh
+        self.config, self.devices = config, mesh.size if mesh else 1
+        # A mesh that divides rows alone leaves the network as it is.
+        divides = mesh is not None and mesh.shape["fsdp"] * mesh.shape["model"] > 1
+        self.mesh = mesh if divides else None
         self.embedding = table(config.embedding_rows, config, rngs)
         self.positions = table(config.position_rows, config, rngs) if config.position_rows else None
         self.blocks = draw_blocks(config, rngs)

@@ -181,9 +181,7 @@ def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer, mesh: Me
     if task.network:
         return partial(task.network, V - len(edits), len(edits))
     network = network_config(config, V, len(edits))
-    # A mesh that divides rows alone leaves the network as it is.
-    divides = mesh.shape["fsdp"] * mesh.shape["model"] > 1
-    return partial(Transformer, network, mesh=mesh if divides else None)
+    return partial(Transformer, network, mesh=mesh)
 
 
 def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:

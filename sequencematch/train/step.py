@@ -189,7 +189,9 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
         return choose(model.logits(hidden), right, keys)
 
     hidden = readout.states(model, expert)
-    z = readout.map_states(draw, recipe.mdp, hidden, expert, expert.actions, rows=rows.number)
+    z = readout.map_states(
+        draw, model, recipe.mdp, hidden, expert, expert.actions, rows=rows.number
+    )
     return jax.vmap(partial(replace_wrong_tokens, recipe.mdp))(expert, z)
 
 

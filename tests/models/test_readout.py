@@ -75,6 +75,26 @@ def test_rows_that_devices_share_stay_on_them():
     assert "[2,3,12]" in program and "[16,3,12]" not in program
 
 
+def test_each_of_several_devices_reads_a_chunk_of_its_own(trajectories, monkeypatch):
+    """A head is read from memory once a chunk, so chunks of few states a device would cost most."""
+    monkeypatch.setattr(readout, "LOGIT_BYTES", 16 * 4 * V)
+    rows = batch_sharding(make_mesh(data=8))
+    many = jax.tree.map(lambda x: x[np.arange(64) % 6], trajectories)
+    arrays = jax.device_put((jnp.ones((64, SLOTS, 8)), many), rows)
+
+    def read(kernel, hidden, trajectories):
+        model = Head(kernel)
+        model.devices = 8
+        return readout.action_values(model, MDP, hidden, trajectories)
+
+    program = jax.jit(read).lower(jnp.ones((8, V)), *arrays).compile().as_text()
+    assert re.findall(r"all-gather|all-to-all|collective-permute", program) == []
+    states = {
+        math.prod(map(int, n.split(","))) for n in re.findall(rf"f32\[([\d,]+),{V}\]", program)
+    }
+    assert max(states) == 16
+
+
 def test_chunks_that_are_not_used_are_not_computed():
     """Their result and gradient are 0, even where computing them would give NaN."""
     x, used = jnp.array([1.0, 4.0, -1.0, -4.0, -1.0, 9.0, -9.0]), jnp.arange(7) != 2
