@@ -1,4 +1,4 @@
-"""What edits do: how often they are used, what they delete, and whether that fixes an error."""
+"""What edits do: how often they are used, what they delete, and whether that mends an error."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -60,7 +60,7 @@ def possible_texts(task: Task, tokenizer: Tokenizer, mdp: Mdp, example: Example)
 
 
 def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Edits:
-    """Counts the errors, deletions and fixes of one answer.
+    """Counts the errors, deletions and mended errors of one answer.
 
     Args:
       mdp: says which actions are edits.
@@ -69,7 +69,7 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
     """
     text: list[int] = []
     right = is_possible(text)
-    # The position of the last error, and the same once it is deleted and not yet fixed.
+    # The position of the last error, and the same once it is deleted and not yet mended.
     count, error, deleted = Edits(), 0, None
     for action in actions:
         was_right = right
@@ -77,12 +77,12 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
             right = was_right and is_possible([*text, action])
             # In a wrong text a token is neither right nor a new error.
             wrong = was_right and not right
-            fixed = right and deleted == len(text)
+            mended = right and deleted == len(text)
             count = count._replace(
-                errors=count.errors + wrong, errors_mended=count.errors_mended + fixed
+                errors=count.errors + wrong, errors_mended=count.errors_mended + mended
             )
             error = len(text) if wrong else error
-            deleted = None if wrong or fixed else deleted
+            deleted = None if wrong or mended else deleted
             text = [*text, action]
         elif text:
             left = max(len(text) - int(mdp.pops[action]), 0)
@@ -103,7 +103,7 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
 
 
 def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: Tokenizer) -> dict:
-    """Returns how often edits are used, how often they remove errors, and how often that fixes one.
+    """Returns how often edits are used, how often they remove errors, and how often that mends one.
 
     A share of nothing is None; so is what is said of right and wrong where texts may go on in any way.
     The keys are those of summary.json.

@@ -168,7 +168,7 @@ EDIT_ROWS = (
     ("errors_deleted", "Errors deleted", "Share of errors that an edit removed.", percent),
     (
         "errors_mended",
-        "Errors fixed",
+        "Errors mended",
         "Share of errors that were removed and replaced by the right token.",
         percent,
     ),
