@@ -25,7 +25,7 @@ def test_page_shows_all_that_is_in_the_files(finished_run: pathlib.Path) -> None
     page = render_page(finished_run)
     wanted = ("arithmetic", "sequencematch", "seed 0", "2 CPU cores", "8 min 52 s in all", "83.5 %")
     wanted += ("95 % interval 78.3 % to 87.8 %", "167 of 200 right", "803,456", "0.12.8")
-    wanted += ("Errors fixed", "41.0 %", "88.4 %", "4 more, sampled", "loss.alpha = 0.01")
+    wanted += ("Errors mended", "41.0 %", "88.4 %", "4 more, sampled", "loss.alpha = 0.01")
     wanted += (SUMMARY["command"], *(p.title for ps in plots.SECTIONS.values() for p in ps))
     assert [text for text in wanted if text not in page] == []
     assert page.count("<figure>") == page.count("<svg") == 15
