@@ -131,8 +131,8 @@ class Generator:
     ) -> Iterator[Answer]:
         """Yields the answers to examples, in order.
 
-        An answer depends on the seed, the way to answer and the example's number, not on how many are
-        made at once.
+        An answer depends on the seed, the way to answer and the example's number, and not on how many
+        are made at once, but for rounding where that changes it.
 
         Args:
           params: the model's.

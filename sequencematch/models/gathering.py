@@ -59,7 +59,7 @@ def _move_back(stored: NamedSharding, used: NamedSharding, _: None, gradient: Ar
 move.defvjp(lambda stored, used, x: (move(stored, used, x), None), _move_back)
 
 
-def put_together(mesh: Mesh, params: T, dtype: str) -> T:
+def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
     """Parameters as they are computed with: whole along `fsdp`, divided along `model`.
 
     To be called where a layer uses them, so that those of one layer are whole at a time.
@@ -67,7 +67,8 @@ def put_together(mesh: Mesh, params: T, dtype: str) -> T:
     Args:
       mesh: the devices.
       params: some of a `Transformer`'s; the ends of their paths are enough.
-      dtype: matrices are first cast to it, as less is moved then.
+      dtype: matrices are first cast to it, as less is moved then; None to leave them, where gradients of
+        several uses are added up.
     """
 
     def whole(path: tuple, x: Array) -> Array:
@@ -77,7 +78,7 @@ def put_together(mesh: Mesh, params: T, dtype: str) -> T:
             return x
         if not jnp.issubdtype(x.dtype, jnp.floating):  # in 4 bits, which have no gradient
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, used))
-        x = x.astype(dtype)
+        x = x if dtype is None else x.astype(dtype)
         return move(NamedSharding(mesh, stored), NamedSharding(mesh, used), x)
 
     return jax.tree_util.tree_map_with_path(whole, params)

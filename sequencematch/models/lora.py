@@ -101,7 +101,8 @@ def merge(params: nnx.State, lora: Lora) -> nnx.State:
         kernel = nf4.dequantize(kernel) if isinstance(kernel, qwix.QArray) else kernel
         if path[-1] == "kernel" and (*place, "lora_a") in found:
             a, b = (found[*place, name][...] for name in ("lora_a", "lora_b"))
-            kernel = (kernel + lora.scale * a @ b).astype(kernel.dtype)
+            change = jnp.matmul(lora.scale * a, b, precision="highest")
+            kernel = (kernel + change).astype(kernel.dtype)
         return param.replace(kernel)
 
     kept = {path: add(path, x) for path, x in found.items() if not is_found(ADAPTER, path)}

@@ -190,10 +190,11 @@ class Transformer(nnx.Module):
         # A dead slot is embedded as any other id. One beyond the embedding would be NaN, which a mask
         # does not keep out: its weight is 0, and 0 NaN is NaN.
         x = self.embedding(jnp.where(tokens < self.embedding.num_embeddings, tokens, 0))
-        x = x * self.config.embedding_scale
+        x = x.astype(self.config.dtype) * self.config.embedding_scale
         if self.positions is not None:
             # A full row of a cache is at a depth beyond the last: what is pushed there is dropped.
-            x += self.positions(jnp.minimum(visibility.positions, self.config.context - 1))
+            at = jnp.minimum(visibility.positions, self.config.context - 1)
+            x += self.positions(at).astype(self.config.dtype)
         return self._divide(x)
 
     def _tied_logits(self, hidden: Float[Array, "*B D"]) -> Float[Array, "*B V"]:
@@ -219,7 +220,7 @@ def with_whole_ends(model: Network) -> Network:
     if not isinstance(model, Transformer) or model.mesh is None:
         return model
     graph, blocks, ends = nnx.split(model, lambda path, _: path[0] == "blocks", ...)
-    return nnx.merge(graph, blocks, put_together(model.mesh, ends, model.config.dtype))
+    return nnx.merge(graph, blocks, put_together(model.mesh, ends))
 
 
 def parameter_shapes(config: TransformerConfig) -> nnx.State:

@@ -4,7 +4,9 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import psutil
+from ml_collections import ConfigDict
 
 from sequencematch.storage.provenance import devices_here
 
@@ -55,6 +57,16 @@ def bytes_left(group: Path, limit: str, used: str) -> int:
     # In version 1 the plain names leave out the groups inside this one; version 2 has no others.
     cached = (stat.get(f"total_{x}", stat[x]) for x in ("active_file", "inactive_file"))
     return total - taken + sum(map(int, cached))
+
+
+def compute_exactly(config: ConfigDict) -> None:
+    """Makes products of float32 matrices those of float32 numbers, if a run computes in float32.
+
+    Accelerators would round what they multiply to 8 or 11 bits. JAX_DEFAULT_MATMUL_PRECISION says otherwise.
+    """
+    if config.model.dtype == "float32" and jax.config.jax_default_matmul_precision is None:
+        if devices_here()[0].platform != "cpu":
+            jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

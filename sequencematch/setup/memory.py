@@ -33,9 +33,8 @@ from sequencematch.setup.network_bytes import (
     scoring_bytes,
 )
 from sequencematch.setup.parameters import split
-from sequencematch.setup.recipe import make_objective, make_settings
+from sequencematch.setup.recipe import draws_samples
 from sequencematch.storage.provenance import devices_here
-from sequencematch.train.methods import METHODS
 
 FROZEN = "frozen parameters"
 
@@ -128,7 +127,7 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int =
         scoring_bytes(network, rows, prompt + actions),
     )
     keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
-    size = size // c.mesh.model + gathered_bytes(c, network)
+    size = size // c.mesh.model + gathered_bytes(c, network, sampling=True)
     answering = Part("answering questions", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
 
@@ -137,7 +136,7 @@ def estimate_answering(config: ConfigDict, vocab_size: int = 1, examples: int = 
     """The memory of answering one question."""
     c, network = config, network_sizes(config, vocab_size)
     size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
-    size += gathered_bytes(c, network)
+    size += gathered_bytes(c, network, sampling=True)
     keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
     answering = Part("answering a question", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
@@ -201,16 +200,8 @@ def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part
     if not draws_samples(c):
         return ()
     size = sampling_bytes(network, rows, c.prompt_slots, c.max_actions) // c.mesh.model
-    size += gathered_bytes(c, network)
+    size += gathered_bytes(c, network, sampling=True)
     return (Part("drawing samples", size, ("rollout.rows", *SLOTS, *NETWORK)),)
-
-
-def draws_samples(config: ConfigDict) -> bool:
-    """Whether a run trains on samples from the policy."""
-    return (
-        METHODS[config.method].matches
-        and make_objective(config, make_settings(config)).needs_samples
-    )
 
 
 def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int, int]:
@@ -230,22 +221,29 @@ def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int
     return size(trained), size(frozen)
 
 
-def gathered_bytes(config: ConfigDict, network: TransformerConfig, copies: int = 1) -> int:
+def gathered_bytes(
+    config: ConfigDict, network: TransformerConfig, copies: int = 1, sampling: bool = False
+) -> int:
     """Bytes of the parameters that a device puts together from others: of one layer, and of the ends.
 
     Args:
       config: gives the mesh.
       network: the sizes.
       copies: of each; 2 with the gradient, before it is divided again.
+      sampling: of all layers instead. No token changes them, so XLA puts them together before the first
+        and keeps them.
     """
     cuts, bits = dict(config.mesh), 0
     for path, x in jax.tree_util.tree_leaves_with_path(shapes_of(network)):
         used = where_computed(path, x.shape, cuts)
         if used == partition(path, x.shape, cuts, TRANSFORMER):
             continue
-        layers = x.shape[0] if path_name(path).startswith("blocks/") else 1
-        in_floats = jnp.issubdtype(x.dtype, jnp.floating)
-        dtype = network.dtype if in_floats else x.dtype
+        in_block, in_floats = (
+            path_name(path).startswith("blocks/"),
+            jnp.issubdtype(x.dtype, jnp.floating),
+        )
+        layers = x.shape[0] if in_block and not sampling else 1
+        dtype = network.dtype if in_block and in_floats else x.dtype
         size = prod(x.shape) // layers // prod(part_counts(used, cuts))
         bits += size * jax.dtypes.itemsize_bits(dtype) * (copies if in_floats else 1)
     return bits // 8

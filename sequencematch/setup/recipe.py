@@ -60,6 +60,12 @@ def make_objective(config: ConfigDict, settings: Settings) -> Objective:
     )
 
 
+def draws_samples(config: ConfigDict) -> bool:
+    """Whether a run trains on samples from the policy."""
+    objective = make_objective(config, make_settings(config))
+    return METHODS[config.method].matches and objective.needs_samples
+
+
 def make_recipe(
     config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh, settings: Settings
 ) -> Recipe:
@@ -80,7 +86,7 @@ def make_recipe(
         learning_rate=learning_rate(c.optimizer, steps, rate),
         objective=objective,
         beta=annealed if method.clones else optax.constant_schedule(0.0),
-        samples=c.rollout.batch_size if method.matches and objective.needs_samples else 0,
+        samples=c.rollout.batch_size if draws_samples(c) else 0,
         max_actions=c.max_actions,
         hard_negatives=method.edits and c.noise.kind == "policy",
         seed=settings.seed,

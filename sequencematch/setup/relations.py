@@ -5,7 +5,6 @@ from math import prod
 
 from ml_collections import ConfigDict
 
-from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.rollout.decodings import decoding_fault
 from sequencematch.setup.defaults import (
@@ -15,6 +14,7 @@ from sequencematch.setup.defaults import (
     flatten,
     network_config,
 )
+from sequencematch.setup.recipe import draws_samples
 from sequencematch.train.methods import METHODS
 
 
@@ -117,7 +117,7 @@ def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     )
     objective, method = effective_objective(c), METHODS[c.method]
     yield (
-        c.noise.step != "skip" or not (method.edits and _draws_samples(c)),
+        c.noise.step != "skip" or not (method.edits and draws_samples(c)),
         f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
         f"{objective.policy_weight}) and a divergence without samples (it is "
         f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
@@ -143,13 +143,6 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _draws_samples(c: ConfigDict) -> bool:
-    """Whether training draws samples from the policy, as far as the configuration tells."""
-    objective = effective_objective(c)
-    has_policy_terms = DIVERGENCES[objective.divergence].psi or objective.policy_weight > 0
-    return METHODS[c.method].matches and bool(has_policy_terms)
-
-
 def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     network = network_config(c, vocab_size=1)
     sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
@@ -162,7 +155,7 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     for parts, whole in (
         (rows, "train.batch_size"),
         (("train.accumulate", *rows), "train.batch_size"),
-        *(sampled if _draws_samples(c) else ()),
+        *(sampled if draws_samples(c) else ()),
         (("mesh.fsdp", "mesh.model"), "model.d_model"),
         (("mesh.model",), "model.d_ff"),
     ):

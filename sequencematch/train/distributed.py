@@ -20,7 +20,7 @@ import jax
 from sequencematch.storage import console
 from sequencematch.storage.processes import wait_for_all
 
-HEARTBEAT = 10  # seconds without a sign of life after which a process is taken for dead
+HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
 REFUSED = 2  # exit code of a process that has refused, as the others need not have
 LEAVING = 10  # seconds that a process which leaves waits for the others
 GONE = (

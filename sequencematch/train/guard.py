@@ -73,6 +73,8 @@ class Monitor:
         # Reading metrics waits for their step. One step late, the device has the next one to work on.
         self.flush()
         self._pending = (step, metrics)
+        if isinstance(count := metrics["skipped_in_a_row"], jax.Array):
+            count.copy_to_host_async()
 
     def flush(self) -> None:
         """Checks the queued step, if any. Call it before a state is saved or used.
@@ -81,7 +83,8 @@ class Monitor:
           Diverged: more than `limit` steps in a row were bad.
         """
         pending, self._pending = self._pending, None
-        if pending is None or pending[1]["skipped_in_a_row"] == 0:
+        # An int: comparing arrays would be a program, which the devices run after the step that is next.
+        if pending is None or int(pending[1]["skipped_in_a_row"]) == 0:
             return
         step, metrics = pending
         bad = [term for term in TERMS if term in metrics and not math.isfinite(metrics[term])]

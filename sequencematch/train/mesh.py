@@ -40,7 +40,7 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
         )
     try:
         placed = arrange_devices(available[:needed], (data, fsdp, model))
-    except (ValueError, NotImplementedError) as error:
+    except (ValueError, NotImplementedError, AssertionError) as error:
         raise ValueError(f"{asked}: {error}") from error
     # Auto: states and batches are placed where they enter and leave a step; XLA shards what is inside.
     return Mesh(placed, ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
@@ -61,7 +61,7 @@ def arrange_devices(found: Sequence[Any], sizes: tuple[int, int, int]) -> np.nda
 
     Raises:
       ValueError: rows cannot be divided among the slices.
-      NotImplementedError: the network of a TPU has no such mesh.
+      NotImplementedError, AssertionError: the network of a TPU has no such mesh.
     """
     slices = len({getattr(device, "slice_index", 0) for device in found})
     data, fsdp, model = sizes

@@ -22,7 +22,7 @@ from sequencematch.setup import memory, network_bytes
 from sequencematch.setup.defaults import defaults, flatten, network_config
 from sequencematch.setup.network_bytes import STORED
 from sequencematch.setup.parameters import split
-from sequencematch.setup.recipe import make_recipe, make_settings
+from sequencematch.setup.recipe import draws_samples, make_recipe, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train import step as steps
 from sequencematch.train.mesh import make_mesh
@@ -241,7 +241,7 @@ def test_every_method_stores_about_as_much(method):
     changes["model.attention"] = "plain"  # chunks are not stored
     configs = {n: valid_config_with(changes | {"rollout.batch_size": n}) for n in (2, 3)}
     found = [fit_line({n: residual_bytes(configs[2], n) for n in (2, 3)})[0]]
-    if memory.draws_samples(configs[2]):
+    if draws_samples(configs[2]):
         found.append(fit_line({n: residual_bytes(config, 3) for n, config in configs.items()})[0])
     network = network_config(configs[2], V)
     assert found == pytest.approx([memory.activation_bytes(network, 1, 46)] * len(found), rel=0.1)
@@ -300,7 +300,7 @@ def test_samples_count_only_where_a_method_draws_them(method):
         )
         estimate = memory.estimate_training(config)
         names = [part.name for part in estimate.permanent + estimate.temporary]
-        assert memory.draws_samples(config) == has_samples
+        assert draws_samples(config) == has_samples
         assert ("the replay buffer" in names) == ("drawing samples" in names) == has_samples
 
 
@@ -328,17 +328,18 @@ def test_peak_falls_with_more_devices():
 
 @networks
 def test_gathered_bytes_are_those_of_one_layer_and_the_ends(network):
-    """In the activations' dtype; however many layers there are, and none without fsdp."""
+    """A layer in the activations' dtype, however many there are but in sampling; none without fsdp."""
 
-    def bytes_on(axes, copies=1):
-        return memory.gathered_bytes(config_of(network, **axes), network, copies)
+    def bytes_on(axes, **how):
+        return memory.gathered_bytes(config_of(network, **axes), network, **how)
 
-    matrices = network.block_matrices + 2 * V * network.d_model
     a, both = network_bytes.ACTIVATION[network.dtype], {"mesh.fsdp": 4, "mesh.model": 2}
+    layer, ends = a * network.block_matrices, 4 * 2 * V * network.d_model
     assert bytes_on({"mesh.model": 2}) == 0
-    assert bytes_on({"mesh.fsdp": 2}) == a * matrices
-    assert bytes_on(both) == a * matrices / 2
-    assert bytes_on(both, copies=2) == a * matrices
+    assert bytes_on({"mesh.fsdp": 2}) == layer + ends
+    assert bytes_on(both) == (layer + ends) / 2
+    assert bytes_on(both, copies=2) == layer + ends
+    assert bytes_on({"mesh.fsdp": 2}, sampling=True) == network.layers * layer + ends
 
 
 def test_of_a_model_in_4_bits_a_layer_is_gathered_in_4_bits():
