@@ -195,9 +195,7 @@ def run_part(name: str) -> Rows:
     sys.stderr.write(err)
     if part.returncode:
         # An error's own line, or ours; jax adds notes below.
-        told = re.findall(
-            r"^(?:[\w.]+(?:Error|Exception|Exit|Interrupt)\b|sequencematch: ).*", err, re.M
-        )
+        told = re.findall(r"^(?:[\w.]+(?:Error|Exception)\b|sequencematch: ).*", err, re.MULTILINE)
         reason = (told or err.strip().splitlines() or ["no reason"])[-1]
         return {name: f"FAILED ({part.returncode}): {reason}"}
     return json.loads(out.strip().splitlines()[-1])

@@ -67,8 +67,8 @@ def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
     Args:
       mesh: the devices.
       params: some of a `Transformer`'s; the ends of their paths are enough.
-      dtype: matrices are first cast to it, as less is moved then; None to leave them, where gradients of
-        several uses are added up.
+      dtype: matrices are first cast to it, as less is moved then; None to leave them, where gradients
+        of several uses are added up.
     """
 
     def whole(path: tuple, x: Array) -> Array:

@@ -139,8 +139,8 @@ def norm(width: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Module:
 def table(rows: int, config: TransformerConfig, rngs: nnx.Rngs) -> nnx.Embed:
     """A table of rows of the model's width, which are taken in the dtype of the parameters.
 
-    The gradient of a row is a sum over all places of its token. In bfloat16, to which activations may be
-    cast afterwards, it would stop growing after some 256 of them.
+    The gradient of a row is a sum over all places of its token. In bfloat16, to which activations may
+    be cast afterwards, it would stop growing after some 256 of them.
     """
     dtype = jnp.dtype(config.param_dtype)
     return nnx.Embed(rows, config.d_model, dtype=dtype, param_dtype=dtype, rngs=rngs)

@@ -62,11 +62,12 @@ def bytes_left(group: Path, limit: str, used: str) -> int:
 def compute_exactly(config: ConfigDict) -> None:
     """Makes products of float32 matrices those of float32 numbers, if a run computes in float32.
 
-    Accelerators would round what they multiply to 8 or 11 bits. JAX_DEFAULT_MATMUL_PRECISION says otherwise.
+    Accelerators would round what they multiply to 8 or 11 bits. JAX_DEFAULT_MATMUL_PRECISION in the
+    environment goes first.
     """
-    if config.model.dtype == "float32" and jax.config.jax_default_matmul_precision is None:
-        if devices_here()[0].platform != "cpu":
-            jax.config.update("jax_default_matmul_precision", "float32")
+    is_default = jax.config.jax_default_matmul_precision is None
+    if is_default and config.model.dtype == "float32" and devices_here()[0].platform != "cpu":
+        jax.config.update("jax_default_matmul_precision", "float32")
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -83,7 +83,7 @@ class Monitor:
           Diverged: more than `limit` steps in a row were bad.
         """
         pending, self._pending = self._pending, None
-        # An int: comparing arrays would be a program, which the devices run after the step that is next.
+        # An int: to compare arrays is a program, which devices run after the step that is next.
         if pending is None or int(pending[1]["skipped_in_a_row"]) == 0:
             return
         step, metrics = pending
