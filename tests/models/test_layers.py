@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from sequencematch.models import layers
 from sequencematch.models.config import RopeScaling, TransformerConfig
 from sequencematch.models.layers import NORMS, FeedForward, linear, norm, rope_frequencies, rotate
 
@@ -116,3 +117,15 @@ def test_scaled_frequencies():
     between = ratio[(wavelength > 250) & (wavelength < 1000)]
     assert len(between) and ((between > 1 / 8) & (between < 1)).all()
     assert (np.diff(ratio) <= 1e-7).all()
+
+
+def test_the_gradient_of_a_row_is_summed_in_float32():
+    """In bfloat16 a sum of ones ends at 256: the next one is rounded away."""
+    sizes = TransformerConfig(4, 1, 8, 2, 1, 8, dtype="bfloat16")
+    graph, rows = nnx.split(layers.table(4, sizes, nnx.Rngs(0)))
+
+    def total(rows):
+        return jnp.sum(nnx.merge(graph, rows)(jnp.zeros(1000, int)).astype("bfloat16"), axis=0)[0]
+
+    (gradient,) = jax.tree.leaves(jax.grad(lambda rows: total(rows).astype("float32"))(rows))
+    assert gradient.dtype == "float32" and float(gradient[0, 0]) == 1000

@@ -6,6 +6,7 @@ import jax
 import pytest
 
 from sequencematch.setup import machine
+from sequencematch.setup.defaults import defaults
 from sequencematch.setup.machine import available_bytes, format_bytes, free_bytes, is_out_of_memory
 
 
@@ -72,3 +73,24 @@ def test_bytes_get_a_binary_unit():
 )
 def test_out_of_memory_errors_are_recognised(error, expected):
     assert is_out_of_memory(error) is expected
+
+
+@pytest.mark.parametrize(
+    ("platform", "dtype", "chosen", "updates"),
+    [
+        ("gpu", "float32", None, [("jax_default_matmul_precision", "float32")]),
+        ("gpu", "float32", "bfloat16", []),  # by the environment
+        ("gpu", "bfloat16", None, []),
+        ("cpu", "float32", None, []),
+    ],
+)
+def test_products_of_a_float32_run_are_of_float32(monkeypatch, platform, dtype, chosen, updates):
+    made, config = [], defaults()
+    config.model.dtype = dtype
+    settings = SimpleNamespace(
+        jax_default_matmul_precision=chosen, update=lambda *args: made.append(args)
+    )
+    monkeypatch.setattr(machine, "jax", SimpleNamespace(config=settings))
+    monkeypatch.setattr(machine, "devices_here", lambda: [SimpleNamespace(platform=platform)])
+    machine.compute_exactly(config)
+    assert made == updates
