@@ -263,4 +263,6 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "texts": texts,
     "texts_smollm2": texts_smollm2,
     "table_20000": lambda: table(MANY, range(3, 6), equal_tokens=False),
+    # With twins of test questions in train, as the paper and earlier versions had it.
+    "table_twins": lambda: table(PAPER | {"data.split": "prompt"}, (3, 4), equal_tokens=False),
 }
