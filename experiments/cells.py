@@ -65,6 +65,8 @@ def advance(parts: Parts, plan: Plan, state: TrainState, until: int, folder: Pat
         if not checkpoints.is_empty():
             state = checkpoints.restore(parts.like).state
         saved = time.monotonic()
+        if int(state.step) < until:
+            note_revision(folder)
         for step in range(int(state.step), until):
             if plan.refreshes(step):
                 state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
@@ -75,6 +77,19 @@ def advance(parts: Parts, plan: Plan, state: TrainState, until: int, folder: Pat
                 saved = time.monotonic()
         checkpoints.save(state, {"revision": code_revision()})
     return state
+
+
+def note_revision(folder: Path) -> None:
+    """Adds the revision that trains a cell to those that did: a run may be resumed by another."""
+    folder.mkdir(parents=True, exist_ok=True)
+    known = dict.fromkeys([*revisions(folder), str(code_revision())])
+    (folder / "trained_by").write_text("\n".join(known) + "\n")
+
+
+def revisions(folder: Path) -> list[str]:
+    """The revisions that have trained the cell of a folder, as far as they were noted."""
+    path = folder / "trained_by"
+    return path.read_text().split() if path.exists() else []
 
 
 def stem_cell(cell: Cell) -> Cell:
@@ -167,7 +182,7 @@ def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
     """Runs a cell; returns its row of results. Its last state stays, to be asked for more."""
     began, of_code, tokens = time.perf_counter(), code_revision(), tokens_of(cell)
     parts, plan, state = run(cell, runs)
-    trained, figures = time.perf_counter(), Figures(folder_of(cell, runs))
+    trained, figures = time.perf_counter(), Figures(folder_of(cell, runs), of_code)
     judge(parts, state, cell.split, figures)
     return {
         **cell._asdict(),
@@ -176,7 +191,8 @@ def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
         "tokens": tokens,
         "figures": figures.found,
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},
-        "revision": of_code,
+        "trained_by": revisions(folder_of(cell, runs)),
+        "revision": of_code,  # that answered the questions
         "hardware": hardware(),
     }
 

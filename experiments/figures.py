@@ -18,18 +18,22 @@ class Figures:
 
     Args:
       folder: has those that an earlier process has made.
+      revision: of the code; figures of another are made again.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
+    def __init__(self, folder: Path, revision: str | None = None):
+        self.folder, self._revision = folder, revision
         path = folder / NAME
-        self.found: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+        kept = json.loads(path.read_text()) if path.exists() else {}
+        is_ours = bool(kept) and kept["revision"] == revision
+        self.found: dict[str, Any] = kept["figures"] if is_ours else {}
 
     def add(self, name: str, make: Callable[[], Any]) -> None:
         """Makes a figure, unless it is there already."""
         if name not in self.found:
             self.found[name] = make()
-            files.write(self.folder / NAME, json.dumps(self.found))
+            kept = {"revision": self._revision, "figures": self.found}
+            files.write(self.folder / NAME, json.dumps(kept))
 
     def forget(self) -> None:
         """Removes the file; the folder stays."""

@@ -9,6 +9,7 @@ zero. Of test questions also: answers after wrong starts, and how well scores of
 from wrong ones.
 """
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -153,13 +154,17 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
         texts.draw(settings).savefig(DRAW.value)
 
 
-def main(argv: list[str]) -> None:
+def main(argv: list[str]) -> int | None:
     """Prints the tables."""
-    cells = GRIDS[GRID.value]()
+    try:
+        cells = GRIDS[GRID.value]()
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     settings = by_setting(read_rows(GRID.value), [cell.name for cell in cells])
     if GRID.value.startswith("texts"):
         print_texts(settings)
-        return
+        return None
     lines = []
     for name, rows in settings.items():
         first = next(iter(rows.values()))
@@ -180,6 +185,7 @@ def main(argv: list[str]) -> None:
             print_table(["setting", *CHOICES], lines)
     if all("auc" in row["figures"] for rows in settings.values() for row in rows.values()):
         print_test_figures(settings)
+    return None
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ fi
 if [[ "${1:-}" != --here ]]; then
   : "${CLUSTER:?is the name of the cluster}" "${TYPE:?is the type of a slice}" "${IMAGE:?is the image}"
   # XPK takes other codes than its own for the end: 75 is a run that saved and left, and 3 one that lost
-  # a pod, but also one that diverged: that one is started again RESTARTS times, in vain. Saving may take longer than its 30 seconds.
+  # a pod, but also one that diverged. Saving may take longer than its 30 seconds.
   run xpk workload create --cluster="$CLUSTER" --workload="${NAME:-sequencematch}" \
     --tpu-type="$TYPE" --num-slices="${SLICES:-1}" --docker-image="$IMAGE" \
     --max-restarts="${RESTARTS:-20}" --restart-on-exit-codes=3,75 \

@@ -25,5 +25,5 @@ else
   echo "launch/gpu.sh: there is no nvidia-smi to count GPUs: name them in CUDA_VISIBLE_DEVICES" >&2
   exit 2
 fi
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}" # next time
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
 run exec python -m sequencematch.main --cluster=none --resume --config.mesh.data="$gpus" "$@"

@@ -28,7 +28,7 @@ if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
 fi
 [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun asks for it
 
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}" # next time
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
 # USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
 code=0
 run srun --kill-on-bad-exit=1 python -m sequencematch.main --resume "$@" || code=$?

@@ -35,5 +35,5 @@ if [[ "${1:-}" != --here ]]; then
     launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -tt
   exit
 fi
-export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}" # next time
+export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
 run exec python -m sequencematch.main --cluster=tpu --resume "${@:2}"

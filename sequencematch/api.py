@@ -104,6 +104,8 @@ class Model:
           ValueError, OSError: the run did not begin with a pretrained model, or has no adapters, or it
             cannot be written.
         """
+        if adapter:
+            exporting.check_base(self._parts)
         exporting.export(self._parts, self._params, self.step, Path(out), adapter)
 
     def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:

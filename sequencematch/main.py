@@ -27,7 +27,7 @@ from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
 from sequencematch.data.tasks import check_harmless
-from sequencematch.setup import machine, memory
+from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, resolve_dtype
@@ -148,7 +148,6 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     check_config(config)
     cluster.join(asked, config, stop_requests)
     resolve_dtype(config, devices()[0].platform)
-    machine.compute_exactly(config)
     folder = check_workdir_name(
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
     )

@@ -93,6 +93,7 @@ def test_no_figure_is_made_twice(tmp_path):
         figures = Figures(tmp_path)
         figures.add("greedy", making)
         assert figures.found == {"greedy": {"accuracy": 0.5}}
+    assert Figures(tmp_path, "of other code").found == {}
     figures.forget()
     assert Figures(tmp_path).found == {}
 
@@ -170,7 +171,8 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
         assert {path.name for path in folder.iterdir()} == expected
     found = row(cell, tmp_path / "once")  # trained already
     figures = found["figures"]
-    assert figures == Figures(folder_of(cell, tmp_path / "once")).found and found["steps"] == 6
+    kept = Figures(folder_of(cell, tmp_path / "once"), found["revision"])
+    assert figures == kept.found and found["steps"] == 6 and len(found["trained_by"]) == 1
     tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
     printed = capsys.readouterr().out
     for choice in ("greedy", "sampled"):

@@ -25,6 +25,7 @@ from sequencematch.storage.console import ignore_write_failures, to_stderr, to_s
 from sequencematch.storage.files import expand
 from sequencematch.storage.processes import is_first, wait_for_all
 
+DECIDE = ("edit_threshold", "edit_bias", "memory", "stop_at", "max_actions")  # of config.evaluate
 SECONDS = 10  # between lines of progress where there is no terminal
 
 
@@ -109,7 +110,7 @@ def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
     """
     if request.prompt is not None:
         return [without_answer(request.prompt)]
-    if request.prompts:
+    if request.prompts is not None:
         return [*map(without_answer, read_prompts(expand(request.prompts)))]
     test = parts.task.splits["test"]
     if request.num > len(test):
@@ -148,9 +149,10 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def settings_checksum(parts: Parts) -> str:
-    """Of the settings that decide answers beside the way to answer: a file has those of one."""
-    c = parts.config.evaluate
-    decide = (c.edit_threshold, c.edit_bias, c.memory, c.stop_at, c.max_actions)
+    """Of the run, and of the settings that decide answers beside the way: a file has those of one."""
+    c, evaluate = parts.config, parts.config.evaluate
+    decide = [getattr(evaluate, key) for key in DECIDE] + [c.seed, c.method, parts.data.checksum]
+    decide += [c[section].to_json() for section in ("objective", "noise", "optimizer", "train")]
     return f"{zlib.crc32(repr(decide).encode()):08x}"
 
 

@@ -19,6 +19,7 @@ from sequencematch.storage.console import to_stderr, to_stdout
 from sequencematch.storage.files import expand, write
 
 SPECIALS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
+KEYS = ("corpus", "divider", "dir")  # of config.data, that are texts
 LEAST = 256 + len(SPECIALS)  # every byte has an id
 
 
@@ -30,9 +31,11 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--out", required=True, help="the folder to make")
     parser.add_argument("--size", type=int, default=4096, help="number of ids")
-    for key in ("corpus", "divider", "dir"):
+    for key in KEYS:
         parser.add_argument(f"--{key}", default=own[key], help=f"as config.data.{key}")
     parser.add_argument("--seed", type=int, default=own.seed, help="as config.data.seed")
+    share = "as config.data.test_share"
+    parser.add_argument("--test_share", type=float, default=own.test_share, help=share)
     asked = parser.parse_args(argv)
     out = expand(asked.out)
     try:
@@ -40,7 +43,7 @@ def main(argv: Sequence[str]) -> int:
             raise ValueError(f"--size={asked.size} must be {LEAST} at least: every byte has an id")
         if (out / "tokenizer.json").exists():
             raise ValueError(f"--out={out} holds a tokenizer already: name another folder")
-        own.update(corpus=asked.corpus, divider=asked.divider, dir=asked.dir, seed=asked.seed)
+        own.update({key: getattr(asked, key) for key in (*KEYS, "seed", "test_share")})
         tokenizer = train(training_documents(own), asked.size)
         save(tokenizer, out)
     except (ValueError, OSError) as error:

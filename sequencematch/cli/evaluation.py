@@ -58,8 +58,9 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
         *([Path(data.removesuffix(".gz")).stem] if data else []),
         str(int(state.step)),
     ]
-    path, facts = call.folder / f"{'-'.join(words)}.json", {"data": data, "command": call.command}
-    check_own(path, data)
+    asked = str(expand(data).absolute()) if data else None
+    path, facts = call.folder / f"{'-'.join(words)}.json", {"data": asked, "command": call.command}
+    check_own(path, asked)
     raise_if_asked = call.stop_requests.raise_if_asked
     return Job(lambda: results.evaluate_apart(parts, path, state, facts, raise_if_asked))
 

@@ -33,6 +33,8 @@ def prepare_export(
     pretrained.tokenizer_of(parts)
     check_new(expand(out))
     state = resume.restore(parts, folder, checkpoint).state
+    if adapter:
+        check_base(parts)
 
     def write() -> None:
         params, step = parts.whole(state.params), int(state.step)
@@ -64,11 +66,9 @@ def export(
     """Writes a model directory, or an adapter's, with what its card tells of the run.
 
     Raises:
-      ValueError, OSError: as of `pretrained.export`, and of `check_base`.
+      ValueError, OSError: as of `pretrained.export`.
     """
     config = parts.config
-    if adapter:
-        check_base(parts)
     facts = {
         "finetuned from": Path(config.model.path).name,
         "task": parts.task.name,

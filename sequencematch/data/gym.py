@@ -13,6 +13,8 @@ import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import tensorflow_datasets as tfds
+
 from sequencematch.data import prepared
 from sequencematch.data.checkers import Judge
 from sequencematch.data.gym_sets import DATA_SETS, REFUSED
@@ -27,6 +29,8 @@ _STRETCH = 20_000  # entries of one object of the package; one of its generators
 
 class Gym(prepared.Texts, skip_registration=True):
     """Disjoint splits of the distinct questions of one data set."""
+
+    VERSION = tfds.core.Version("1.0.1")
 
 
 def task(name: str, data: Any) -> Task:

@@ -47,7 +47,7 @@ def task(data: Any) -> Task:
       OSError: a file cannot be read or written.
     """
     make_tokenizer, identity = find_tokenizer(data.tokenizer)
-    if not data.prompt and isinstance(identity, list):
+    if not data.prompt and make_tokenizer(()).bos is None:
         raise ValueError(
             f"data.prompt=0 needs a tokenizer with <bos>, which {data.tokenizer} has not: set "
             "data.prompt to 1 or more"

@@ -154,7 +154,7 @@ def open_questions(text: str, starts: Starts, window: int, context: int) -> Iter
         if middle >= count or (context and middle == begin):
             return
         end = count if not window else _end_of_window(starts, middle, window)
-        if begin and end == count:
+        if begin and count - middle < window - 1:  # 1 for <eos>
             return
         prompt, completion = (
             text[starts[a] : starts[b]] for a, b in ((begin, middle), (middle, end))

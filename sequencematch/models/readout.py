@@ -97,7 +97,7 @@ def map_states(
     Args:
       read: (hidden [b, c, D], time [c], *steps [b, c, ...], rows) -> arrays [b, c, ...], which must not
         mix states; `rows` is left out if it is None.
-      model: the network that is read. One that several devices share says so by its `devices`.
+      model: the network that is read. One whose rows several devices share says so by its `devices`.
       mdp: gives V.
       hidden: [B, T, D], from `states`.
       trajectories: say which states there are; the result is 0 at chunks that have none.
@@ -121,11 +121,11 @@ def map_states(
         return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
     steps = tuple(map(jnp.asarray, steps))  # labels may be numpy arrays
-    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size, spread=True)
+    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size, spread=devices)
 
 
 def map_in_chunks(
-    f: Callable, *trees, size: int, used: Bool[Array, " n"] | None = None, spread: bool = False
+    f: Callable, *trees, size: int, used: Bool[Array, " n"] | None = None, spread: int = 1
 ):
     """f(*trees), computed on slices of the leading axis to bound the memory of its intermediates.
 
@@ -136,23 +136,23 @@ def map_in_chunks(
       *trees: arrays [n, ...], or trees of them.
       size: most indices in a slice; it need not divide n.
       used: slices of which no index is used are not computed but 0; all are used by default.
-      spread: slice i has the indices i, i + chunks, ... instead of neighbours: devices that share the
-        rows of a batch then share those of each slice.
+      spread: number of devices that share the indices. With several, slice i has the indices i,
+        i + chunks, ... instead of neighbours: the devices then share those of each slice, too.
     """
     n = jax.tree.leaves(trees)[0].shape[0]
     if size >= n:
         return f(*trees)
     chunks = -(-n // size)
-    size = -(-n // chunks)  # as equal as can be, for the least padding
+    size = -(-n // (chunks * spread)) * spread  # as equal as can be, for the least padding
 
     def split(x: Array) -> Array:
         padded = jnp.pad(x, [(0, chunks * size - n)] + [(0, 0)] * (x.ndim - 1))
-        if spread:
+        if spread > 1:
             return padded.reshape(size, chunks, *x.shape[1:]).swapaxes(0, 1)
         return padded.reshape(chunks, size, *x.shape[1:])
 
     def join(y: Array) -> Array:
-        y = y.swapaxes(0, 1) if spread else y
+        y = y.swapaxes(0, 1) if spread > 1 else y
         return y.reshape(chunks * size, *y.shape[2:])[:n]
 
     def compute(xs):

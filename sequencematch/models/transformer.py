@@ -112,7 +112,9 @@ class Transformer(nnx.Module):
     """
 
     def __init__(self, config: TransformerConfig, rngs: nnx.Rngs, mesh: Mesh | None = None):
-        self.config, self.devices = config, mesh.size if mesh else 1
+        # Those that have rows of their own: along `model` devices may have whole logits.
+        self.devices = mesh.shape["data"] * mesh.shape["fsdp"] if mesh else 1
+        self.config = config
         # A mesh that divides rows alone leaves the network as it is.
         divides = mesh is not None and mesh.shape["fsdp"] * mesh.shape["model"] > 1
         self.mesh = mesh if divides else None

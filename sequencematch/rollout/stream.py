@@ -27,7 +27,7 @@ def actions(
 ) -> Iterator[int]:
     """Yields the ids of the actions after one prompt, each as soon as it is chosen.
 
-    The same actions as `sampler.sample` takes on a batch of one, with the key of a run's answers. The
+    The same actions as `sampler.sample` takes on a batch of one, with the first key of `ANSWERS`. The
     best of several draws cannot be yielded before all are made: `decoding.best_of` plays no part.
 
     Args:

@@ -23,8 +23,10 @@ from sequencematch.evaluate.metrics import Metric, check_metrics, task_metrics
 from sequencematch.models.lora import byte_count, parameter_count
 from sequencematch.models.sharding import TRANSFORMER, WHOLE
 from sequencematch.models.transformer import Transformer
+from sequencematch.setup import parameters
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
+from sequencematch.setup.machine import compute_exactly
 from sequencematch.setup.network_flops import forward_flops, training_flops
 from sequencematch.setup.parameters import add_adapters, on_devices, split, where, without_adapters
 from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
@@ -128,6 +130,7 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     Raises:
       ValueError, OSError: the configuration, the data or the devices do not fit; says what in one line.
     """
+    compute_exactly(config)
     # The mesh first: it is cheap to check, and preparing data may take minutes.
     mesh = meshes.make_mesh(**config.mesh)
     task, tokenizer, data = load_data(config) if folder is None else load_saved(config, folder)
@@ -139,6 +142,7 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     table = WHOLE if task.network else TRANSFORMER
     make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
     settings, params = make_settings(config), on_devices(mesh, shapes, table)
+    parameters.check_patterns(config, params)
     trained, frozen = split(config, params)
 
     def begin(params: nnx.State) -> TrainState:
@@ -193,8 +197,9 @@ def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:
     metrics, example = task_metrics(task), task.splits["test"][0]
     actions, text = clean_ids(tokenizer, example), example.completion
     right = not example.cut and task.check(example, text)
-    answer = Answer(example, actions, text, right, not example.cut, len(actions))
-    check_metrics(task, metrics, answer)
+    check_metrics(
+        task, metrics, Answer(example, actions, text, right, not example.cut, len(actions))
+    )
     return metrics
 
 

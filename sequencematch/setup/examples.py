@@ -36,13 +36,13 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
         task = task._replace(tokenizer=partial(read_tokenizer, config.model.path))
     tokenizer = task.tokenizer(tuple(config.edits))
     noise, cut = training_noise(config), config.noise.max_cut
+    kept_with = configured_noise(config) if config.data.long == "drop" else None
     surveys, room = survey_examples(task, tokenizer), make_room(config)
     if not all(room.sizes.values()):
-        room = needed_room(task, surveys, tokenizer, room, noise, cut)
+        room = needed_room(task, surveys, tokenizer, room, kept_with or noise, cut)
         # Written down: a run keeps its sizes, and so does its config.json.
         config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
         check_config(config)  # a network with learned positions may have fewer
-    kept_with = configured_noise(config) if config.data.long == "drop" else None
     data = check_examples(task, surveys, tokenizer, room, noise, cut, kept_with)
     return task._replace(splits=data.splits), tokenizer, data
 

@@ -238,10 +238,8 @@ def gathered_bytes(
         used = where_computed(path, x.shape, cuts)
         if used == partition(path, x.shape, cuts, TRANSFORMER):
             continue
-        in_block, in_floats = (
-            path_name(path).startswith("blocks/"),
-            jnp.issubdtype(x.dtype, jnp.floating),
-        )
+        in_block = path_name(path).startswith("blocks/")
+        in_floats = jnp.issubdtype(x.dtype, jnp.floating)
         layers = x.shape[0] if in_block and not sampling else 1
         dtype = network.dtype if in_block and in_floats else x.dtype
         size = prod(x.shape) // layers // prod(part_counts(used, cuts))

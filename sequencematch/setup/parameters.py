@@ -42,12 +42,8 @@ def frozen_parameters(config: ConfigDict) -> str:
     return "|".join(filter(None, [c.frozen, rest if config.model.lora_rank else ""]))
 
 
-def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
-    """Divides all parameters of the network into (trained, frozen).
-
-    Raises:
-      ValueError: none would be trained, or some that are in 4 bits; or a pattern is found in none.
-    """
+def check_patterns(config: ConfigDict, params: nnx.State) -> None:
+    """Raises ValueError for a pattern of `train.frozen` or `.unfrozen` that is found in no path."""
     paths = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(params)]
     for key in ("frozen", "unfrozen"):
         pattern = config.train[key]
@@ -56,6 +52,14 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
                 f"config.train.{key}={pattern!r} is found in the path of no parameter; these are "
                 f"{', '.join(paths)}"
             )
+
+
+def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+    """Divides all parameters of the network into (trained, frozen).
+
+    Raises:
+      ValueError: none would be trained, or some that are in 4 bits.
+    """
     trained, frozen = split_parameters(frozen_parameters(config), params)
     found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
     if not found:

@@ -70,6 +70,18 @@ def test_a_model_has_the_tokens_of_its_text_when_a_run_is_resumed_too(tmp_path):
 
 
 @pytest.mark.parametrize("method", ["mle", "sequencematch"])
+def test_sizes_of_dropped_examples_are_those_of_all_methods(tmp_path, method):
+    path = tmp_path / "lines.jsonl"
+    lines = [{"prompt": f"{i}>", "completion": "1" * (1 + i % 12)} for i in range(400)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    config = config_with({"task": "jsonl", "data.path": str(path), "data.long": "drop"})
+    config.update_from_flattened_dict({"method": method, "noise.eta": 0.2, "data.train": 0})
+    config.data.update(validation=40, test=80)
+    config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0
+    assert len(load_data(config)[2].splits["train"]) == 280 and config.max_actions == 25
+
+
+@pytest.mark.parametrize("method", ["mle", "sequencematch"])
 def test_what_is_dropped_is_so_for_all_methods(tmp_path, method):
     path = tmp_path / "lines.jsonl"
     lines = [{"prompt": f"{i}>", "completion": "1" * (1 + i % 12)} for i in range(400)]
