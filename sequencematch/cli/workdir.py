@@ -27,8 +27,7 @@ FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "wandb", "checkpoint.", *
 
 # Keys that may differ when a run is resumed: the devices, which checkpoints stay, how many questions
 # are answered at a time, where the data lie, whether W&B gets the records. Batches, noise and samples
-# do not depend on them. `train.steps` may also be raised. Where the best checkpoint is kept, it is one
-# of those that `checkpoint.every` names.
+# do not depend on them. `train.steps` may also be raised.
 FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb", *PLACES)
 
 # Sizes that were settled when the run began, if its configuration had 0.
@@ -54,8 +53,7 @@ def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
     check_writable(folder)
     check_links(folder)
     if resume and (folder / CONFIG).is_file():
-        best = "checkpoint.every" if config.checkpoint.best else ""
-        check_same(folder, config, free=FREE_TO_RESUME, fixed=best)
+        check_same(folder, config, free=FREE_TO_RESUME)
         check_not_shorter(folder, config)
         return True
     if folder.is_dir() and {path.name for path in folder.iterdir()} - LEFTOVERS:
@@ -125,18 +123,16 @@ def take_sizes(folder: Path, config: ConfigDict) -> None:
                 config.update_from_flattened_dict({key: flatten(theirs)[key]})
 
 
-def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...], fixed: str = "") -> None:
+def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
     """Raises ValueError if the run in the folder differs from `config` in keys that are not free.
 
     Args:
       folder: the work directory.
       config: the configuration asked for.
       free: prefixes of the keys that may differ.
-      fixed: a key that may not, though one of them is its beginning; "" for none.
     """
     theirs = read_config(folder)["config"]
-    differing = [*differences(to_json(config), theirs)]
-    found = [d for d in differing if not d.startswith(free) or (fixed and d.startswith(fixed))]
+    found = [d for d in differences(to_json(config), theirs) if not d.startswith(free)]
     if found:
         raise ValueError(
             f"--workdir={folder} holds a run of another configuration ({'; '.join(found)}): use the "

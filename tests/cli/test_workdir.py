@@ -1,6 +1,5 @@
 """A work directory: its lock, its config.json, and when a run may write into it."""
 
-import contextlib
 import json
 import os
 import pathlib
@@ -181,18 +180,6 @@ def test_data_may_lie_elsewhere(tmp_path):
     config.data.seed = 5
     with pytest.raises(ValueError, match=r"another configuration \(data.seed: 0 -> 5\)"):
         workdir.check_same(tmp_path, config, workdir.FREE_TO_RESUME)
-
-
-@pytest.mark.parametrize("best", [True, False])
-def test_the_best_checkpoint_is_one_of_those_that_were_to_be_saved(tmp_path, best):
-    config = defaults()
-    workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.to_json(config)})
-    config.checkpoint.update(every=300, best=best, keep=5)
-    with contextlib.ExitStack() as stack:
-        if best:
-            why = r"another configuration \(checkpoint.every: 500 -> 300\)"
-            stack.enter_context(pytest.raises(ValueError, match=why))
-        assert workdir.check_free(tmp_path, config, resume=True)
 
 
 def test_a_run_made_with_a_key_that_is_gone_is_refused_and_its_version_named(tmp_path):
