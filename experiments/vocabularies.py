@@ -24,5 +24,5 @@ def with_vocabulary(ids: int, length: int, data: Any) -> Task:
 
 
 # By the vocabularies of SmolLM2 and Llama 3; with noise answers fill 64 and 512 actions.
-SMALL, LARGE = partial(with_vocabulary, 49_152, 40), partial(with_vocabulary, 128_256, 400)
+SMALL, LARGE = partial(with_vocabulary, 49_152, 40), partial(with_vocabulary, 128_256, 380)
 TOY = partial(with_vocabulary, 49_152, 8)
