@@ -2,6 +2,9 @@
 
 import importlib
 import inspect
+import signal
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +28,26 @@ def test_the_innermost_call_or_an_unfinished_save_decides_the_moment(tmp_path):
     assert watched.moment(watched.Note(stack[1:]), tmp_path) == "step"
     (tmp_path / "checkpoints" / "15.orbax-checkpoint-tmp").mkdir(parents=True)
     assert watched.moment(watched.Note(stack[1:]), tmp_path) == "save"
+
+
+def test_another_thread_learns_what_the_main_thread_does(monkeypatch):
+    monkeypatch.setattr(watched, "MODULES", (__name__,))
+    before = signal.getsignal(signal.SIGURG)
+    try:
+        watch = watched._Watch()
+        asking = threading.Timer(0.1, watch.ask)
+        asking.start()
+        work_until_seen(watch)
+        asking.join()
+    finally:
+        signal.signal(signal.SIGURG, before)
+
+
+def work_until_seen(watch):
+    """Works in Python until `watch` has seen it, at most ten seconds."""
+    end, sign = time.monotonic() + 10, "test_watched work_until_seen "
+    while not any(line.startswith(sign) for line in watch.stack):
+        assert time.monotonic() < end, watch.stack
 
 
 def test_every_measurement_needs_a_new_folder(tmp_path):

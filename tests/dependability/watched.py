@@ -3,8 +3,7 @@
     python -m tests.dependability.watched FILE [flags of sequencematch.main]
 
 The child is the main job and one thread more, which writes the stack of the main thread and some counts
-to FILE every 10 ms. It is a Python thread and not faulthandler's: that one reads the frames of a thread
-while it runs, and may crash.
+to FILE every 10 ms.
 """
 
 import contextlib
@@ -12,6 +11,7 @@ import ctypes
 import itertools
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -172,16 +172,37 @@ def _allocated_bytes() -> int | None:
     return counts and counts.uordblks + counts.hblkhd
 
 
-def _write_notes(file: Path, compilations: list[str]) -> None:
+class _Watch:
+    """What the main thread is doing; made by that thread.
+
+    A signal makes it look at its own stack: Python 3.11 may crash when one thread walks the frames of
+    another that runs. In compiled code it does not look, and what it saw before holds.
+    """
+
+    def __init__(self):
+        self.stack, self._thread = list(Note().stack), threading.get_ident()
+        # By default SIGURG is ignored: it harms nothing while Python starts or shuts down.
+        signal.signal(signal.SIGURG, self._look)
+        signal.siginterrupt(signal.SIGURG, False)
+
+    def ask(self) -> None:
+        """Makes the main thread look, soon."""
+        signal.pthread_kill(self._thread, signal.SIGURG)
+
+    def _look(self, number: int, frame: FrameType | None) -> None:
+        self.stack = list(_stack(frame))[-40:]
+
+
+def _write_notes(file: Path, watch: _Watch, compilations: list[str]) -> None:
     """Writes notes until the process ends."""
-    descriptor, main_thread = os.open(file, os.O_CREAT | os.O_WRONLY), threading.main_thread()
+    descriptor = os.open(file, os.O_CREAT | os.O_WRONLY)
     blocks = deque[int](maxlen=round(1 / INTERVAL))
     for count in itertools.count():
-        stack = list(_stack(sys._current_frames().get(main_thread.ident)))
+        watch.ask()
         blocks.append(sys.getallocatedblocks())
         if count % blocks.maxlen == 0:  # once a second: mallinfo2 visits every free piece of memory
             allocated = _allocated_bytes()
-        note = Note(stack[-40:], len(compilations), min(blocks), allocated)
+        note = Note(watch.stack, len(compilations), min(blocks), allocated)
         os.pwrite(descriptor, json.dumps(note._asdict()).encode().ljust(NOTE_SIZE), 0)
         time.sleep(INTERVAL)
 
@@ -190,7 +211,7 @@ def main() -> int:
     """Runs the main job and writes notes about it."""
     compilations: list[str] = []
     notes = threading.Thread(
-        target=_write_notes, args=(Path(sys.argv[1]), compilations), daemon=True
+        target=_write_notes, args=(Path(sys.argv[1]), _Watch(), compilations), daemon=True
     )
     notes.start()
     from jax import monitoring  # imported now, so that a signal can come during the import
