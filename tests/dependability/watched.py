@@ -144,7 +144,8 @@ def _stack(frame: FrameType | None) -> Iterator[str]:
     while frame is not None:
         module = frame.f_globals.get("__name__", "")
         if module.startswith(MODULES):
-            line = getline(frame.f_code.co_filename, frame.f_lineno).strip()
+            number = frame.f_lineno or 0  # None between lines
+            line = getline(frame.f_code.co_filename, number).strip()
             yield f"{module.rpartition('.')[2]} {frame.f_code.co_name} {line}"
         frame = frame.f_back
 
