@@ -23,8 +23,8 @@ def best_checkpoint(
     """
     every, last = parts.config.checkpoint.every, parts.config.train.steps
     saved = saved_steps(folder.absolute() / "checkpoints")
-    due = {step for step in saved if step % every == 0 or step == last}
-    return best_validation(records, f"{parts.task.judged_by}/{VALIDATED[0]}", due)
+    due = {*range(every, last, every), last}
+    return best_validation(records, f"{parts.task.judged_by}/{VALIDATED[0]}", saved, due)
 
 
 def find_step(parts: Parts, folder: Path, checkpoint: str) -> int | None:

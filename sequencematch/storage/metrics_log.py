@@ -6,7 +6,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Container, Sequence
+from collections.abc import Container, Sequence, Set
 from pathlib import Path
 from typing import Protocol
 
@@ -46,23 +46,29 @@ def read_records(workdir: Path, step: int) -> list[dict]:
 
 
 def best_validation(
-    records: Sequence[dict], name: str, steps: Container[int]
+    records: Sequence[dict], name: str, saved: Set[int], due: Container[int]
 ) -> tuple[int, float] | None:
     """(step, figure) of the validation with the largest figure, the first of equal ones.
+
+    The last record says at which step it was, as "best_step": which steps were due may have changed
+    since. Records of older versions do not, and its checkpoint may be gone: then it is sought anew.
 
     Args:
       records: as `read_records` returns them.
       name: the figure.
-      steps: those that count.
+      saved: steps whose checkpoints are there.
+      due: steps at which the run saves unasked; others do not count.
 
     Returns:
       None if there is none with a number.
     """
+    validations = [record for record in records if record["kind"] == "validation"]
+    told = saved & {record.get("best_step") for record in validations[-1:]}
+    steps = told or {step for step in saved if step in due}
     found = [
         (record["step"], record[name])
-        for record in records
-        if record["kind"] == "validation" and record["step"] in steps
-        if isinstance(record.get(name), int | float)
+        for record in validations
+        if record["step"] in steps and isinstance(record.get(name), int | float)
     ]
     return max(found, key=lambda each: (each[1], -each[0]), default=None)
 

@@ -205,18 +205,21 @@ class Recorder:
             self.save(state)  # or the steps since the last save would be lost
             raise
         self.judged, step = next(iter(figures.items())), int(state.step)
-        seconds = self.seconds()
-        self.metrics_log.write({"kind": "validation", "step": step, **figures, "seconds": seconds})
+        if better := self.is_best(step, self.judged[1]):
+            self.best = (step, self.judged[1])
+        best = {} if self.best is None else {"best_step": self.best[0]}
+        record = {"kind": "validation", "step": step, **figures, **best}
+        self.metrics_log.write(record | {"seconds": self.seconds()})
         self.last_record = (step, self.watch.read())  # validation does not count as slow training
-        # Steps that an interruption saved do not compete: which is best must not depend on it.
-        if self.keep_best and self.plan.is_due(step, self.plan.save_every):
-            self.compare_with_best(step, self.judged[1])
-
-    def compare_with_best(self, step: int, figure: float) -> None:
-        """Keeps the checkpoint of this validation, if it is better than all before."""
-        if np.isfinite(figure) and (self.best is None or figure > self.best[1]):
-            self.best = (step, figure)
+        if better:  # known from here on, also if a kill comes before the former one is removed
             self.checkpoints.keep_best(step)
+
+    def is_best(self, step: int, figure: float) -> bool:
+        """Whether the checkpoint of this step is to be kept as the best."""
+        # Steps that an interruption saved do not compete: which is best must not depend on it.
+        competes = self.keep_best and self.plan.is_due(step, self.plan.save_every)
+        better = self.best is None or figure > self.best[1]
+        return bool(competes and np.isfinite(figure) and better)
 
     def save(self, state: TrainState) -> None:
         """Saves the state, once the records that lead to it are on disk."""

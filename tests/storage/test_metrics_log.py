@@ -133,6 +133,17 @@ def test_the_best_validation_is_the_first_of_the_largest_figures_at_the_given_st
     figures = {1: 0.9, 2: None, 3: 0.5, 4: 0.7, 5: 0.7, 6: "x"}
     records = [{"kind": "validation", "step": s, "a": x} for s, x in figures.items()]
     records += [{"kind": "train", "step": 3, "a": 1.0}, {"kind": "validation", "step": 3}]
-    assert best_validation(records, "a", range(2, 9)) == (4, 0.7)
-    assert best_validation(records, "a", [1]) == (1, 0.9)
-    assert best_validation(records, "b", range(9)) is best_validation([], "a", [1]) is None
+    saved = {*range(9)}
+    assert best_validation(records, "a", saved, range(2, 9)) == (4, 0.7)
+    assert best_validation(records, "a", saved, [1]) == best_validation(records, "a", {1}, range(9))
+    assert best_validation(records, "a", {1}, range(9)) == (1, 0.9)
+    assert best_validation(records, "a", set(), range(9)) is None
+    assert best_validation(records, "b", saved, range(9)) is None
+    assert best_validation([], "a", {1}, [1]) is None
+
+
+def test_the_last_record_says_which_was_the_best_whatever_is_due_now():
+    records = [{"kind": "validation", "step": s, "a": 1 / s, "best_step": 2} for s in (2, 3, 4)]
+    records.append({"kind": "train", "step": 5})
+    assert best_validation(records, "a", {2, 3, 4}, [3]) == (2, 0.5)
+    assert best_validation(records, "a", {3, 4}, [4]) == (4, 0.25)  # that checkpoint is gone

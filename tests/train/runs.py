@@ -11,6 +11,7 @@ from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.checkpoint_folder import saved_steps
 from sequencematch.storage.metrics_log import MetricsLog, best_validation, read_records
 from sequencematch.train import loop
 from sequencematch.train.plan import Batches, Plan
@@ -136,7 +137,8 @@ def train(
         with Checkpoints(folder) as checkpoints:
             state, facts, _ = checkpoints.restore(parts.like)
         seconds, earlier_records = facts["seconds"], read_records(folder, int(state.step))
-    best = best_validation(earlier_records, "accuracy/greedy", range(0, STEPS + 1, save_every))
+    saved, due = saved_steps(folder / "checkpoints"), range(0, STEPS + 1, save_every)
+    best = best_validation(earlier_records, "accuracy/greedy", saved, due)
     with (
         StopRequests() as stop_requests,
         Checkpoints(folder, keep, best=best[0] if best and keep_best else None) as checkpoints,

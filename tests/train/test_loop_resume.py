@@ -199,6 +199,19 @@ def test_which_checkpoints_remain_is_a_function_of_the_run(tiny_run, tmp_path, f
 
 
 @pytest.mark.stress
+def test_the_best_checkpoint_remains_when_other_steps_are_saved_from_now_on(tiny_run, tmp_path):
+    falls = {"evaluate": lambda state: {"accuracy/greedy": -float(state.step)}}
+    options = {"keep": 1, "keep_best": True} | falls
+    tiny_run = tiny_run._replace(plan=tiny_run.plan._replace(evaluate_every=3))
+    with pytest.raises(Crash):
+        data = BatchesWithEvent(tiny_run.episodes, 8, crash)
+        train(tiny_run, tmp_path, **options, save_every=3, data=data)
+    assert saved_steps(tmp_path) == [3, 6]
+    train(tiny_run, tmp_path, **options, save_every=4, resume=True)
+    assert saved_steps(tmp_path) == [3, STEPS]
+
+
+@pytest.mark.stress
 def test_a_step_that_only_an_interruption_saved_does_not_compete(tiny_run, tmp_path):
     """Validations at 9 and 18, saves at 8 and 16: an interruption at 9 saves what the run would not."""
     options = {"save_every": 8, "keep": 1, "keep_best": True}
