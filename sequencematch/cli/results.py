@@ -51,6 +51,7 @@ def evaluate_and_report(
     state: TrainState,
     facts: Mapping[str, Any],
     raise_if_asked: Callable[[], None],
+    generator: Generator | None = None,
 ) -> None:
     """Evaluates on the test set; writes summary.json, traces.jsonl and report.html; prints the result.
 
@@ -60,9 +61,10 @@ def evaluate_and_report(
       state: the train state to evaluate.
       facts: facts of its training, for the summary.
       raise_if_asked: called between answers; raises Interrupted if the run was asked to stop.
+      generator: the one that has validated it, whose programs are compiled; None for a new one.
     """
-    began = time.perf_counter()
-    test, traces = evaluate_test_set(parts, parts.whole(state.params), raise_if_asked)
+    began, params = time.perf_counter(), parts.whole(state.params)
+    test, traces = evaluate_test_set(parts, params, raise_if_asked, generator)
     if not is_first():
         return
     spent = {"train": facts["seconds"]["train"], "evaluate": time.perf_counter() - began}
@@ -124,11 +126,14 @@ def evaluate_apart(
 
 
 def evaluate_test_set(
-    parts: Parts, params: nnx.State, raise_if_asked: Callable[[], None]
+    parts: Parts,
+    params: nnx.State,
+    raise_if_asked: Callable[[], None],
+    generator: Generator | None = None,
 ) -> tuple[dict[str, dict], list[dict]]:
     """Returns (figures of each way of decoding the test set, traces of some answers)."""
     examples = parts.task.splits["test"]
-    generator, scorer = make_generator(parts), make_scorer(parts)
+    generator, scorer = generator or make_generator(parts), make_scorer(parts)
     test, traces, all_answers = {}, [], {}
     for choice in generator.decodings:
         answers = answer_all(generator, params, examples, choice, raise_if_asked)

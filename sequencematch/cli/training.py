@@ -101,7 +101,7 @@ def train(
     to_stdout(describe_peak(plan.phases[-1].flops, parts.mesh.devices.flat[0].device_kind))
     # New parameters are drawn only now: it takes seconds, and the run has said what it does.
     first = parts.draw() if start.state is None and first is None else first
-    state = start.state or parts.begin(parts.split(first)[0])
+    state, generator = start.state or parts.begin(parts.split(first)[0]), make_generator(parts)
     # Other processes than the first keep no records: theirs are thrown away.
     own = folder if is_first() else Path(call.resources.enter_context(TemporaryDirectory()))
     best = best_checkpoint(parts, folder, start.records) if keep.best else None
@@ -114,7 +114,7 @@ def train(
                 checkpoints,
                 log,
                 call.stop_requests,
-                partial(results.validation_figures, parts, make_generator(parts)),
+                partial(results.validation_figures, parts, generator),
                 start.facts,
                 start.seconds,
                 memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
@@ -127,7 +127,8 @@ def train(
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
     facts |= {"command": call.command, "seconds": {"train": seconds}}
     facts |= {"speed": recorder.speed(plan.steps)}
-    results.evaluate_and_report(parts, folder, state, facts, call.stop_requests.raise_if_asked)
+    raise_if_asked = call.stop_requests.raise_if_asked
+    results.evaluate_and_report(parts, folder, state, facts, raise_if_asked, generator)
 
 
 def boards(parts: Parts, folder: Path, records: Sequence[dict]) -> list[WandbBoard]:
