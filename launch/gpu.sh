@@ -26,4 +26,5 @@ else
   exit 2
 fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
-run exec python -m sequencematch.main --cluster=none --resume --config.mesh.data="$gpus" "$@"
+[[ " $*" == *" --config.mesh."* ]] || set -- --config.mesh.data="$gpus" "$@"
+run exec python -m sequencematch.main --cluster=none --resume "$@"

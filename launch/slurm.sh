@@ -31,7 +31,8 @@ fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
 # USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
 code=0
-run srun --kill-on-bad-exit=1 python -m sequencematch.main --resume "$@" || code=$?
+# (0: the first to leave would otherwise have the others killed, and their exit codes hidden.)
+run srun --kill-on-bad-exit=0 python -m sequencematch.main --resume "$@" || code=$?
 if [[ "$code" == 75 || -n "$dry" ]]; then
   run scontrol requeue "${SLURM_JOB_ID:-JOB}"
 fi

@@ -108,6 +108,18 @@ def test_a_batch_is_divided_among_the_gpus_that_may_be_used(tools, visible, coun
     assert f"--config.mesh.data={count} --config=arithmetic" in done.stdout
 
 
+def test_a_mesh_that_is_named_is_left_as_it_is(tools):
+    done = run(ROOT / "launch" / "gpu.sh", *FLAGS, "--config.mesh.fsdp=2", path=[tools], CODE="0")
+    assert "mesh.fsdp=2" in done.stdout and "mesh.data" not in done.stdout
+
+
+@pytest.mark.parametrize("name", ["gke", "tpu_pod"])
+def test_hosts_need_a_work_directory_that_they_share(tools, name):
+    done = run(ROOT / "launch" / f"{name}.sh", "--config=arithmetic", path=[tools])
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr == f"launch/{name}.sh: name --workdir=DIR that all hosts mount\n"
+
+
 @pytest.mark.parametrize(
     "state, made",
     [("", ["create"]), ("READY", []), ("PREEMPTED", ["delete", "create"])],

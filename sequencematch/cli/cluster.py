@@ -2,13 +2,17 @@
 
 import json
 import os
+import secrets
 import zlib
+from pathlib import Path
 
+import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
-from sequencematch.storage.processes import agree
+from sequencematch.storage import files
+from sequencematch.storage.processes import agree, from_first, is_first, wait_for_all
 from sequencematch.train import distributed
 from sequencematch.train.distributed import CLUSTERS, Cluster
 from sequencematch.train.stop_requests import StopRequests
@@ -60,3 +64,51 @@ def join(asked: flags.FlagValues, config: ConfigDict, stop_requests: StopRequest
         raise ValueError(
             "the processes of this run were asked for different things: start all with the same flags"
         )
+
+
+def check_same(folder: Path, has_run: bool, checksum: int) -> None:
+    """Checks that all processes go the same way: from the same checkpoint, or none, with the same data.
+
+    Args:
+      folder: the work directory.
+      has_run: whether this process sees a run in it.
+      checksum: of the data.
+
+    Raises:
+      ValueError: they do not.
+    """
+    if not agree(has_run):
+        raise ValueError(not_shared(folder))
+    if not agree(checksum & 0x7FFFFFFF):
+        raise ValueError(
+            "the processes of this run have read different data: what config.data names must be the "
+            "same on all hosts"
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Checks that all processes see what the first writes into the work directory.
+
+    Raises:
+      ValueError: they do not.
+    """
+    if not jax.distributed.is_initialized():
+        return
+    # A name that nobody has looked up before, which no host can have kept as missing.
+    sign = folder / f"shared-{from_first(secrets.randbelow(2**31))}"
+    if is_first():
+        files.write(sign, "")
+    wait_for_all("signed")
+    seen = agree(sign.exists())
+    if is_first():
+        sign.unlink()
+    if not seen:
+        raise ValueError(not_shared(folder))
+
+
+def not_shared(folder: Path) -> str:
+    """What is said where a work directory is not the same folder for all processes."""
+    return (
+        f"the processes of this run do not share the work directory {folder}: name one with --workdir "
+        "that all hosts mount"
+    )

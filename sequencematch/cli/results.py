@@ -4,9 +4,9 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from flax import nnx
@@ -28,18 +28,29 @@ from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import TrainState
 
+_T = TypeVar("_T")
 
-def validation_figures(parts: Parts, generator: Generator, state: TrainState) -> dict[str, float]:
+
+def validation_figures(
+    parts: Parts, generator: Generator, raise_if_asked: Callable[[], None], state: TrainState
+) -> dict[str, float]:
     """What the run is judged by, on the first validation examples, by way of decoding.
 
     NAME/CHOICE, and its interval NAME/CHOICE_low and NAME/CHOICE_high if the task's metrics give one.
+
+    Args:
+      parts: the parts of the run.
+      generator: makes the answers.
+      raise_if_asked: called between answers; raises Interrupted if the run was asked to stop.
+      state: the train state to validate.
     """
     examples = parts.task.splits["validation"]
     examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
     figures, name = {}, parts.task.judged_by
     params = parts.whole(state.params)
     for choice in VALIDATED:
-        found = measure(parts.metrics, list(generator.answers(params, examples, choice)))
+        answers = answer_all(generator, params, examples, choice, raise_if_asked)
+        found = measure(parts.metrics, answers)
         figures[f"{name}/{choice}"] = found[name]
         figures |= {f"{name}/{choice}_{end}": found[end] for end in ("low", "high") if end in found}
     return figures
@@ -138,7 +149,7 @@ def evaluate_test_set(
     for choice in generator.decodings:
         answers = answer_all(generator, params, examples, choice, raise_if_asked)
         all_answers[choice] = answers
-        scores = [*scorer.score_answers(params, answers)]
+        scores = collect(scorer.score_answers(params, answers), raise_if_asked)
         returns = np.stack([score.recovered_return for score in scores])
         test[choice] = measure(parts.metrics, answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
@@ -195,7 +206,7 @@ def policy_auc(
     generator = make_generator(parts, {"policy": None})
     asked = [examples[i] for i in questions]
     answers = answer_all(generator, params, asked, "policy", raise_if_asked)
-    scores = list(scorer.score_answers(params, answers))
+    scores = collect(scorer.score_answers(params, answers), raise_if_asked)
     right = [answer.right for answer in answers]
     return value_statistics(scores, right, questions, parts.recipe.objective.gamma)
 
@@ -208,11 +219,16 @@ def answer_all(
     raise_if_asked: Callable[[], None],
 ) -> list[Answer]:
     """The answers to examples, in order; raises Interrupted if the run is asked to stop."""
-    answers = []
-    for answer in generator.answers(params, examples, choice):
+    return collect(generator.answers(params, examples, choice), raise_if_asked)
+
+
+def collect(found: Iterable[_T], raise_if_asked: Callable[[], None]) -> list[_T]:
+    """What an iterator finds; raises Interrupted between two if the run is asked to stop."""
+    collected = []
+    for each in found:
         raise_if_asked()
-        answers.append(answer)
-    return answers
+        collected.append(each)
+    return collected
 
 
 def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[int]:

@@ -11,6 +11,7 @@ from flax import nnx
 
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.choice import best_checkpoint
+from sequencematch.cli.cluster import check_same, check_shared
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
 from sequencematch.data.facts import describe
@@ -45,6 +46,7 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     Raises:
       ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
     """
+    check_same(call.folder, has_run, parts.data.checksum)
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
     first = None if has_run else resume.initial_parameters(parts)
@@ -66,6 +68,7 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
         # Again: before the lock was taken another run could have written into the folder.
         has_run = workdir.check_free(folder, parts.config, resume=has_run)
     wait_for_all("locked")
+    check_shared(folder)
     start = resume.find_starting_point(parts, folder, call.name, has_run)
     wait_for_all("read")
     if is_first():
@@ -102,6 +105,7 @@ def train(
     # New parameters are drawn only now: it takes seconds, and the run has said what it does.
     first = parts.draw() if start.state is None and first is None else first
     state, generator = start.state or parts.begin(parts.split(first)[0]), make_generator(parts)
+    raise_if_asked = call.stop_requests.raise_if_asked
     # Other processes than the first keep no records: theirs are thrown away.
     own = folder if is_first() else Path(call.resources.enter_context(TemporaryDirectory()))
     best = best_checkpoint(parts, folder, start.records) if keep.best else None
@@ -114,7 +118,7 @@ def train(
                 checkpoints,
                 log,
                 call.stop_requests,
-                partial(results.validation_figures, parts, generator),
+                partial(results.validation_figures, parts, generator, raise_if_asked),
                 start.facts,
                 start.seconds,
                 memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
@@ -127,7 +131,6 @@ def train(
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
     facts |= {"command": call.command, "seconds": {"train": seconds}}
     facts |= {"speed": recorder.speed(plan.steps)}
-    raise_if_asked = call.stop_requests.raise_if_asked
     results.evaluate_and_report(parts, folder, state, facts, raise_if_asked, generator)
 
 

@@ -24,7 +24,7 @@ from sequencematch.models.lora import byte_count, parameter_count
 from sequencematch.models.sharding import TRANSFORMER, WHOLE
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup import parameters
-from sequencematch.setup.defaults import network_config
+from sequencematch.setup.defaults import flatten, network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
 from sequencematch.setup.machine import compute_exactly
 from sequencematch.setup.network_flops import forward_flops, training_flops
@@ -172,17 +172,17 @@ def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer, mesh: Me
     """What makes the network, which knows edits as the last ids.
 
     Raises:
-      ValueError: the tokenizer's edits are other ids.
+      ValueError: the tokenizer's edits are other ids, or the task's own network is to be divided.
     """
     V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
     if edits != [*range(V - len(edits), V)]:
         raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
-    if task.network and config.model.lora_rank:
-        raise ValueError(
-            f"config.model.lora_rank={config.model.lora_rank} must be 0: the task brings a network "
-            "of its own"
-        )
     if task.network:
+        for key, only in {"model.lora_rank": 0, "mesh.fsdp": 1, "mesh.model": 1}.items():
+            if (found := flatten(config)[key]) != only:
+                raise ValueError(
+                    f"config.{key}={found} must be {only}: the task brings a network of its own"
+                )
         return partial(task.network, V - len(edits), len(edits))
     network = network_config(config, V, len(edits))
     return partial(Transformer, network, mesh=mesh)

@@ -22,8 +22,8 @@ SIGNALLED_AT = 10  # records; a checkpoint is saved before
 PATIENCE = 600  # seconds, on a busy machine
 
 
-def start(folder, processes, flags, more=([], [])):
-    """Starts the processes of a run, and returns them; `more` has flags of each alone."""
+def start(folder, processes, flags, more=([], []), places=(ROOT, ROOT)):
+    """Starts the processes of a run, and returns them; each has `more` flags and its own place."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -35,7 +35,7 @@ def start(folder, processes, flags, more=([], [])):
     for i in range(processes):
         own = [*several, f"--process={i}", *more[i]] if processes > 1 else []
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        found.append(subprocess.Popen([*command, *own], cwd=ROOT, env=env, **pipes))
+        found.append(subprocess.Popen([*command, *own], cwd=places[i], env=env, **pipes))
     return found
 
 
@@ -174,6 +174,31 @@ def test_processes_that_were_asked_for_other_things_are_refused(several_flags, t
     own = [[], ["--config.seed=1"]]
     for code, _, lines in wait(start(tmp_path / "run", 2, several_flags, own)):
         assert code == 2 and len(lines) == 1 and "asked for different things" in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.stress
+def test_processes_that_share_no_work_directory_are_refused(several_flags, tmp_path):
+    """One name, and a folder of its own for each, as on hosts that mount nothing in common."""
+    places = [tmp_path / "a", tmp_path / "b"]
+    for place in places:
+        place.mkdir()
+    for code, _, lines in wait(start("run", 2, several_flags, places=places)):
+        assert code == 2 and len(lines) == 1 and "do not share the work directory" in lines[0]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.stress
+def test_processes_with_other_data_are_refused(several_flags, pairs_file, tmp_path):
+    """One path, and a file of its own for each."""
+    places, mine = [tmp_path / "a", tmp_path / "b"], "--config.data.path=pairs.jsonl"
+    pairs = pairs_file.read_text().splitlines()
+    for place, lines in zip(places, (pairs, pairs[::-1]), strict=True):
+        place.mkdir()
+        (place / "pairs.jsonl").write_text("\n".join(lines))
+    ends = wait(start(tmp_path / "run", 2, [*several_flags, mine], places=places))
+    for code, _, lines in ends:
+        assert code == 2 and len(lines) == 1 and "have read different data" in lines[0], ends
     assert not (tmp_path / "run").exists()
 
 

@@ -17,7 +17,7 @@ from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.build import build
+from sequencematch.setup.build import build, network_maker
 from sequencematch.setup.recipe import make_mdp
 from sequencematch.train.methods import METHODS
 from tests.data.doubling import ALPHABET, EXAMPLES, TASK, batches
@@ -115,3 +115,16 @@ def test_completions_that_are_encoded_apart_are_counted(monkeypatch):
     task = Task("double", SPLITS, lambda edits: Subwords(units, edits))
     apart = sum(e.completion[0] in "24" for split in SPLITS.values() for e in split)
     assert build_task(monkeypatch, task).data.found["encoded_apart"] == apart > 10
+
+
+@pytest.mark.parametrize("key, only", [("mesh.fsdp", 1), ("mesh.model", 1), ("model.lora_rank", 0)])
+def test_a_network_of_ones_own_is_whole_and_has_no_adapters(key, only):
+    tokenizer, task = TOKENIZERS[0], SimpleNamespace(network=lambda ids, edits, rngs: (ids, edits))
+    make = network_maker(valid_config_with({}), task, tokenizer, None)
+    assert make(None) == (tokenizer.vocab_size - 2, 2)
+    config = valid_config_with({})
+    config.update_from_flattened_dict({key: 2})
+    with pytest.raises(
+        ValueError, match=f"config.{key}=2 must be {only}: the task brings a network"
+    ):
+        network_maker(config, task, tokenizer, None)
