@@ -15,8 +15,8 @@ run also prepares the corpus, once: 10 s of one core.
     python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
         --config.model.path=DIR
 
-The paper's settings for text: windows of 1,024 tokens, η = .001, γ = .998, α = .01. It finetunes
-Llama2-7B on openwebtext; name a corpus and a model directory. This was not run.
+The paper's settings for text: contexts of 1,024 tokens, η = .001, γ = .998, α = .01, QLoRA of rank 64
+and alpha 16 on Llama2-7B, on openwebtext; name a corpus and a model directory. This was not run.
 """
 
 from ml_collections import ConfigDict
@@ -45,7 +45,10 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
         decodings=("greedy", "sampled", "unedited", "top_p=0.95"),
     )
     if paper:
-        config.data.update(window=1_024, prompt=32)
-        config.evaluate.stop_at = 1_024
+        config.data.update(window=992, prompt=32)
+        config.evaluate.stop_at = 992
         config.noise.eta, config.objective.gamma = 0.001, 0.998
+        config.model.update(path="llama2-7b", remat="full", dtype="auto")
+        config.model.update(lora_rank=64, lora_alpha=16.0, lora_base="nf4")
+        config.optimizer.update(learning_rate=1e-4, warmup=50)
     return config

@@ -60,6 +60,9 @@ COLUMNS = {
 }
 
 
+# Figures of a row that are no way to answer, and ways that are not paired with samples.
+NOT_PAIRED = {"perplexity", "rewards", "real", *TEMPERATURES} - {"sampled"}
+
 # What is drawn of lambda and temperature: (diversity, quality), as columns.
 DIVERSITY, QUALITY = "self-BLEU", "MAUVE"
 
@@ -69,9 +72,10 @@ def reader() -> Reference:
     """The model that reads texts.
 
     Raises:
-      ValueError, OSError: it, or what MAUVE needs, is not there.
+      ValueError, OSError: it, or a library that measures texts, is not there.
     """
     load_optional("mauve", "mauve")
+    load_optional("sacrebleu", "text")
     return Reference(DIRECTORY)
 
 
@@ -163,18 +167,25 @@ def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) ->
 
 
 def difference_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """Lines of the table of paired differences of sampled texts to the first setting, by seed.
+    """Lines of the table of paired differences to sampled texts of the first setting, by seed.
 
-    The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide.
+    The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide. Greedy texts
+    and those of other temperatures are left out: they are drawn beside each other.
     """
-    (first, base), *others = settings.items()
-    found = []
-    for name, rows in others:
-        seeds, cells = [seed for seed in rows if seed in base], []
-        for key in COLUMNS.values():
-            pairs = [[x[s]["figures"]["sampled"].get(key) for x in (rows, base)] for s in seeds]
-            cells.append(interval([a - b for a, b in pairs if None not in (a, b)]))
-        found.append([f"{name} - {first}", str(len(seeds)), *cells])
+    (first, base), found = next(iter(settings.items())), []
+    for name, rows in settings.items():
+        seeds = [seed for seed in rows if seed in base]
+        for choice in next(iter(rows.values()))["figures"]:
+            if choice in NOT_PAIRED or (name, choice) == (first, "sampled"):
+                continue
+            cells = []
+            for key in COLUMNS.values():
+                pairs = [
+                    (rows[s]["figures"][choice].get(key), base[s]["figures"]["sampled"].get(key))
+                    for s in seeds
+                ]
+                cells.append(interval([a - b for a, b in pairs if None not in (a, b)]))
+            found.append([f"{name}, {choice} - {first}, sampled", str(len(seeds)), *cells])
     return found
 
 

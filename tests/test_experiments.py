@@ -129,7 +129,11 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         ["b, chrf", "0.1", ""],
     ]
     (difference,) = texts.difference_lines(settings)
-    assert difference[:2] == ["b - a", "1"] and difference[column + 1] == ""
+    assert difference[:2] == ["b, sampled - a, sampled", "1"] and difference[column + 1] == ""
+    ways = {"top_p=0.95": {"mauve": 0.9}, "greedy": {"mauve": 0.9}}
+    other = {"figures": text_row(1)["figures"] | ways}
+    names = [line[0] for line in texts.difference_lines({"a": {0: other}, "b": {0: other}})]
+    assert names == [f"{x} - a, sampled" for x in ("a, top_p=0.95", "b, sampled", "b, top_p=0.95")]
     twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
     (difference,) = texts.difference_lines(twice)
     pairs = np.array([0.8 - 0.4, 0.8 - 0.8])

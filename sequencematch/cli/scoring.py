@@ -50,6 +50,8 @@ def prepare_scores(
     for path, answers in texts.items():
         check_measurable(path, answers, names)
     model = Reference(reference) if reference else None
+    for path, answers in texts.items() if model else ():
+        check_readable(path, answers, model)
 
     def show() -> None:
         for path, answers in texts.items():
@@ -128,6 +130,16 @@ def check_measurable(path: str, answers: Sequence[Answer], names: Sequence[str])
             check_mauve(len(answers))
     except ValueError as error:
         raise ValueError(f"--files: {path}: {error}") from error
+
+
+def check_readable(path: str, answers: Sequence[Answer], model: Reference) -> None:
+    """Raises ValueError at the first text that the model has no ids for."""
+    for number, answer in enumerate(answers, 1):
+        try:
+            for text in (answer.text, answer.example.completion):
+                model.encode((answer.example.prompt, text))
+        except ValueError as error:
+            raise ValueError(f"--files: {path}, text {number}: {error}") from error
 
 
 def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> Answer:

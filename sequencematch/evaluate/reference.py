@@ -71,8 +71,12 @@ class Reference:
             self._known.popitem(last=False)
         return self._known[key]
 
-    def _encode(self, pair: Pair) -> tuple[int, list[int]]:
-        """(Number of ids before the text, all ids)."""
+    def encode(self, pair: Pair) -> tuple[int, list[int]]:
+        """(Number of ids before the text, all ids).
+
+        Raises:
+          ValueError: the model has no ids for something in them.
+        """
         own = [] if self._tokenizer.bos is None else [self._tokenizer.bos]
         before = [*own, *self._tokenizer.encode(pair[0])]
         ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
@@ -80,7 +84,7 @@ class Reference:
 
     def _rows(self, pairs: Sequence[Pair]) -> Iterator[tuple]:
         """Yields the parts of a `Reading` of each pair, in order."""
-        encoded = [self._encode(pair) for pair in pairs]
+        encoded = [self.encode(pair) for pair in pairs]
         what, share = f"reading texts by {self.path.name}", lambda n: n * _ROWS / len(pairs)
         for begin in tell_progress(range(0, len(pairs), _ROWS), what, share):
             whole = encoded[begin : begin + _ROWS]

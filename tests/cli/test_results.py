@@ -43,6 +43,6 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
     # None is the policy itself: no memory, no bias and no other temperature.
     assert decodings == [{"policy": None}]
     assert drawn.asked == [(f"{i}=", "policy") for i in range(count) for _ in range(4)]
-    assert len(checked) == 4 * count
+    assert len(checked) == 2 * 4 * count  # of answers, and of their scores
     assert found["log_likelihood"] == {"pooled": 1.0, "within": 1.0}
     assert found["value_end"] == {"pooled": 0.5, "within": 0.5}

@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from sequencematch.cli import scoring
 from sequencematch.cli.flags import parse_flags
 from sequencematch.cli.scoring import prepare_scores
 from sequencematch.main import DONE, REFUSED, main
@@ -65,6 +66,18 @@ def test_what_cannot_be_scored_is_refused_in_one_line(case, path, tmp_path):
     with pytest.raises((ValueError, OSError)) as error:
         prepare_scores(files.format(**names), metrics, reference)
     assert words.format() in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_text_that_the_model_cannot_read_is_refused_before_any_work(tmp_path, monkeypatch):
+    class NoSurrogates:
+        def encode(self, pair):
+            return 0, [*"".join(pair).encode()]
+
+    monkeypatch.setattr(scoring, "Reference", lambda path: NoSurrogates())
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "a", "completion": "b"}\n\n{"text": "\\ud800", "completion": "b"}')
+    with pytest.raises(ValueError, match=f"--files: {path}, text 2: .*surrogates not allowed"):
+        prepare_scores(str(path), "reference_perplexity", "model")
 
 
 def test_the_mode_needs_files_and_metrics_and_others_take_none(capsys):
