@@ -14,21 +14,24 @@ import importlib
 import json
 import time
 import zlib
+from collections.abc import Sequence
 from functools import cache, partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import jax
+from flax import nnx
 
-from experiments.figures import Figures, pack
+from experiments.figures import Figures, pack, pack_numbers
 from experiments.grids import Cell
 from experiments.texts import judge_texts
-from sequencematch.cli.results import policy_auc
+from sequencematch.cli.results import policy_draws
 from sequencematch.cli.resume import first_parameters
+from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import accuracy
 from sequencematch.evaluate.edits import edit_statistics
-from sequencematch.evaluate.generate import VALIDATED
+from sequencematch.evaluate.generate import Answer, Generator
+from sequencematch.evaluate.values import Scores, answer_scores, value_statistics
 from sequencematch.evaluate.wrong_starts import LENGTHS, answer_wrong_starts
 from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
@@ -146,36 +149,79 @@ def judge(parts: Parts, state: TrainState, split: str, figures: Figures) -> None
         judge_texts(parts, state, figures)
         return
     generator, examples = make_generator(parts), parts.task.splits[split]
-    params = parts.whole(state.params)
+    params, greedy = parts.whole(state.params), []
 
     def answer(choice: str) -> dict[str, Any]:
-        answers = list(generator.answers(params, examples, choice))
+        known = greedy if choice == "unedited" else []
+        answers = answer_again(generator, params, examples, choice, known)
+        greedy.extend(answers if choice == "greedy" else [])
         return accuracy(answers) | {
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "questions": pack([a.right for a in answers]),
+            "taken": pack_numbers([a.taken for a in answers], "u1"),
         }
 
     for choice in generator.decodings:
         figures.add(choice, partial(answer, choice))
     if split == "test":
-        figures.add("auc", lambda: policy_auc(parts, make_scorer(parts), params, lambda: None))
-        figures.add("wrong_starts", lambda: judge_wrong_starts(parts, state))
+        judge_scores(parts, params, figures)
+        figures.add("wrong_starts", lambda: judge_wrong_starts(parts, generator, params))
 
 
-def judge_wrong_starts(parts: Parts, state: TrainState) -> dict[str, list[dict[str, Any]]]:
-    """Which of the first test questions are answered rightly after 1, 2, ... wrong tokens.
+def answer_again(
+    generator: Generator,
+    params: nnx.State,
+    examples: Sequence[Example],
+    choice: str,
+    greedy: Sequence[Answer],
+) -> list[Answer]:
+    """The answers to examples; where a greedy one without edits is known, it is the one without them.
 
-    By way to answer; nothing for a network without edits, whose answers are all wrong.
+    Args:
+      generator, params, examples, choice: as of `Generator.answers`.
+      greedy: the greedy answers, if `choice` is to be like them but for edits; else none.
     """
-    generator, params = make_generator(parts), parts.whole(state.params)
+    pops = generator.mdp.pops
+    kept = {i: a for i, a in enumerate(greedy) if not any(pops[x] for x in a.actions)}
+    asked = [example for i, example in enumerate(examples) if i not in kept]
+    found = generator.answers(params, asked, choice)
+    return [kept[i] if i in kept else next(found) for i in range(len(examples))]
+
+
+def judge_scores(parts: Parts, params: nnx.State, figures: Figures) -> None:
+    """Adds how well scores of sampled answers tell right ones from wrong ones, and the scores."""
+    gamma = parts.recipe.objective.gamma
+
+    @cache
+    def draw_scores() -> tuple[list[Scores], list[bool], list[int]]:
+        return policy_draws(parts, make_scorer(parts), params, lambda: None)
+
+    def keep() -> dict[str, Any]:
+        scores, right, _ = draw_scores()
+        rows = [answer_scores(score, gamma) for score in scores]
+        columns = {name: pack_numbers([row[name] for row in rows], "<f4") for name in rows[0]}
+        each = {"n": len(right), "samples": parts.config.evaluate.samples, "right": pack(right)}
+        return each | {"scores": columns}
+
+    figures.add("auc", lambda: value_statistics(*draw_scores(), gamma))
+    figures.add("draws", keep)
+
+
+def judge_wrong_starts(
+    parts: Parts, generator: Generator, params: nnx.State
+) -> dict[str, list[dict[str, Any]]]:
+    """Which of the first test questions are answered rightly after 1, 2, ... wrong tokens, greedily.
+
+    Nothing for a network without edits, whose answers are all wrong.
+    """
+    if not METHODS[parts.config.method].edits:
+        return {}
     test, seed = parts.task.splits["test"], parts.config.seed
-    examples = [test[i] for i in range(min(parts.config.evaluate.examples, len(test)))]
-    choices = VALIDATED if METHODS[parts.config.method].edits else ()
-    found: dict[str, list[dict[str, Any]]] = {choice: [] for choice in choices}
-    for choice, length in product(choices, LENGTHS):
-        answers = answer_wrong_starts(generator, params, examples, choice, length, seed)
-        found[choice].append({"n": len(answers), "questions": pack([a.right for a in answers])})
-    return found
+    examples, found = [test[i] for i in range(min(parts.config.evaluate.examples, len(test)))], []
+    for length in LENGTHS:
+        answers = answer_wrong_starts(generator, params, examples, "greedy", length, seed)
+        found.append({"n": len(answers), "questions": pack([a.right for a in answers])})
+    return {"greedy": found}
 
 
 def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The figures of a cell while it is judged: each is kept on disk once it is made."""
 
+import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -54,6 +55,16 @@ def write_texts(path: Path, answers: Iterable[Answer]) -> None:
 def pack(right: Sequence[bool]) -> str:
     """Bits as hexadecimal digits, the first question in the highest bit."""
     return np.packbits(np.asarray(right, bool)).tobytes().hex()
+
+
+def pack_numbers(values: Sequence[float], kind: str) -> str:
+    """Numbers in base64, of a type as numpy names it: "u1" for counts, "<f4" for scores."""
+    return base64.b64encode(np.asarray(values, kind).tobytes()).decode()
+
+
+def unpack_numbers(text: str, kind: str) -> np.ndarray:
+    """The numbers of `pack_numbers`."""
+    return np.frombuffer(base64.b64decode(text), kind)
 
 
 def unpack(digits: str, n: int) -> np.ndarray:

@@ -18,7 +18,7 @@ from absl import app, flags
 
 from experiments import texts
 from experiments.cells import read_rows
-from experiments.figures import unpack
+from experiments.figures import unpack, unpack_numbers
 from experiments.grids import GRIDS
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
@@ -66,6 +66,13 @@ def share(table: np.ndarray) -> str:
 def accuracy_cells(rows: Rows) -> list[str]:
     """Accuracy and its interval, for each way of decoding."""
     return [share(right(rows, list(rows), choice)) for choice in CHOICES]
+
+
+def actions_cell(rows: Rows) -> str:
+    """The mean number of actions of a greedy answer; nothing of rows that do not say."""
+    found = [row["figures"]["greedy"].get("taken") for row in rows.values()]
+    means = [unpack_numbers(taken, "u1").mean() for taken in found if taken]
+    return f"{np.mean(means):.2f}" if len(means) == len(rows) else ""
 
 
 def difference_cells(rows: Rows, base: Rows) -> list[str]:
@@ -129,8 +136,9 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
     print_table(["setting", *EDITS], lines)
     for choice in VALIDATED:
         lines = [[name, *wrong_start_cells(rows, choice)] for name, rows in settings.items()]
-        print(f"\nRight after so many wrong tokens at the start, {choice}:\n")
-        print_table(["setting", *map(str, LENGTHS)], [line for line in lines if line[1:]])
+        if any(line[1:] for line in lines):
+            print(f"\nRight after so many wrong tokens at the start, {choice}:\n")
+            print_table(["setting", *map(str, LENGTHS)], [line for line in lines if line[1:]])
     scores = list(next(iter(settings.values())).values())[0]["figures"]["auc"]
     for kind in ("pooled", "within"):
         print(f"\nArea under the ROC curve of correctness, {kind}:\n")
@@ -168,9 +176,9 @@ def main(argv: list[str]) -> int | None:
     lines = []
     for name, rows in settings.items():
         first = next(iter(rows.values()))
-        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.1f} M"]
+        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.3g} M", actions_cell(rows)]
         lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
-    print_table(["setting", "seeds", *CHOICES, "steps", "tokens"], lines)
+    print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "actions"], lines)
     names, is_test = list(settings), cells[0].split == "test"
     for i, base in enumerate(names[:-1] if is_test else names[:1]):
         # Only answers to the same questions are compared.

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -9,12 +10,15 @@ import pytest
 from scipy import stats
 
 from experiments import grids, tables, texts
-from experiments.cells import advance, begin, folder_of, row, run, stem, stem_cell
-from experiments.figures import Figures, pack, unpack
+from experiments.cells import advance, answer_again, begin, folder_of, row, run, stem, stem_cell
+from experiments.figures import Figures, pack, pack_numbers, unpack, unpack_numbers
 from experiments.grids import GRIDS, Cell
 from experiments.order import check_rows, next_cells
+from sequencematch.evaluate.auc import auc
+from sequencematch.evaluate.generate import Answer
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
+from sequencematch.setup.judges import make_generator
 
 SMALL = {
     "data.train": 64,
@@ -104,6 +108,30 @@ def test_unpacked_bits_are_those_packed(n):
     np.testing.assert_array_equal(unpack(pack(bits), n), bits)
 
 
+@pytest.mark.parametrize("kind", ["u1", "<f4"])
+def test_unpacked_numbers_are_those_packed(kind):
+    numbers = np.arange(7).astype(kind)
+    np.testing.assert_array_equal(unpack_numbers(pack_numbers(numbers, kind), kind), numbers)
+
+
+class Answers:
+    """Answers with an edit, whose id is 1, to every third example; without edits to none."""
+
+    mdp = SimpleNamespace(pops=np.array([0, 1]))
+
+    def answers(self, params, examples, choice):
+        for i in examples:
+            actions = [0, 1, 0] if choice == "greedy" and i % 3 == 0 else [0]
+            yield Answer(i, actions, choice, False, True, len(actions))
+
+
+def test_without_edits_only_what_had_some_is_answered_again():
+    found = [answer_again(Answers(), None, range(8), way, []) for way in ("greedy", "unedited")]
+    again = answer_again(Answers(), None, range(8), "unedited", found[0])
+    assert [a.actions for a in again] == [a.actions for a in found[1]]
+    assert [a.text for a in again] == ["greedy" if i % 3 else "unedited" for i in range(8)]
+
+
 WAYS = {"temperature=0.4": (0.2, 60.0), "sampled": (0.4, 30.0)}
 
 
@@ -179,6 +207,13 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     assert figures == kept.found and found["steps"] == 6 and len(found["trained_by"]) == 1
     tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
     printed = capsys.readouterr().out
-    for choice in ("greedy", "sampled"):
-        rights = [unpack(x["questions"], x["n"]).mean() for x in figures["wrong_starts"][choice]]
-        assert len(rights) == 4 and f"| a | {rights[0]:.1%} [" in printed
+    rights = [unpack(x["questions"], x["n"]).mean() for x in figures["wrong_starts"]["greedy"]]
+    assert len(rights) == 4 and f"| a | {rights[0]:.1%} [" in printed
+    parts, _, state = run(cell, tmp_path / "once")
+    ways = make_generator(parts).answers
+    asked = [*ways(parts.whole(state.params), parts.task.splits["test"], "unedited")]
+    assert unpack(figures["unedited"]["questions"], 8).tolist() == [a.right for a in asked]
+    draws = figures["draws"]
+    right = unpack(draws["right"], draws["n"])
+    score = unpack_numbers(draws["scores"]["return"], "<f4")
+    assert auc(score, right) == figures["auc"]["return"]["pooled"]

@@ -117,6 +117,7 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
     judged_deletions = 0 if task.is_open else total.deletions
     return {
         "answers": sum(n > 0 for n in used) / len(answers),
+        "deletions": total.deletions,
         "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
         "deleted_wrong": _share(total.deleted_wrong, judged_deletions),
         "deleted_right": _share(total.deleted_right, judged_deletions),

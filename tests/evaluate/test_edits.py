@@ -183,6 +183,7 @@ def test_shares_are_of_all_answers_together():
     answers = [answer("ab", "ab$", True), answer("ab", "ac<b$", True), answer("ab", "b<c", False)]
     assert edit_statistics(MDP, answers, TASK, TOKENIZER) == {
         "answers": 2 / 3,
+        "deletions": 2,
         "per_action": 2 / 11,
         "deleted_wrong": 1.0,
         "deleted_right": 0.0,
