@@ -2,15 +2,18 @@
 
     python -m experiments.tables --grid=NAME
 
-One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds and
-questions (two-way bootstrap). Then the paired difference of each setting to the first, by seed and
-question; of test questions, to every other. A difference is claimed only where its interval excludes
-zero. Of test questions also: answers after wrong starts, and how well scores of answers tell right ones
-from wrong ones.
+One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds
+and questions (two-way bootstrap; questions about the same numbers are drawn together). Then the
+paired difference of each setting to the first, by seed and question; of test questions, to every
+other. A difference is claimed only where its interval excludes zero. Of test questions also: answers
+after wrong starts, and how well scores of answers tell right ones from wrong ones.
 """
 
+import importlib
+import json
 import sys
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -20,6 +23,8 @@ from experiments import texts
 from experiments.cells import read_rows
 from experiments.figures import unpack, unpack_numbers
 from experiments.grids import GRIDS
+from sequencematch.data.mathematics import twin_key
+from sequencematch.data.tasks import load_task
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 from sequencematch.evaluate.wrong_starts import LENGTHS
@@ -57,15 +62,37 @@ def questions_of(rows: Rows) -> dict[str, Any]:
     return {key: value for key, value in changes.items() if key.startswith("data.")}
 
 
-def share(table: np.ndarray) -> str:
-    """The mean of bool[S, N] and its interval over runs and questions."""
-    low, high = accuracy_interval(table)
+@cache
+def twins(config: str, changes: str, split: str) -> tuple[int, ...]:
+    """The group of each question of a split: questions about the same numbers are in one.
+
+    Args:
+      config: name of a file in configs/.
+      changes: of the cell, as JSON.
+      split: the split.
+    """
+    found = importlib.import_module(f"configs.{config}").get_config()
+    found.update_from_flattened_dict(json.loads(changes))
+    numbers: dict[Any, int] = {}
+    questions = load_task(found.task, found.data).splits[split]
+    return tuple(numbers.setdefault(twin_key(each), len(numbers)) for each in questions)
+
+
+def groups_of(rows: Rows) -> tuple[int, ...]:
+    """The groups of the questions that the runs of a setting answered."""
+    row = next(iter(rows.values()))
+    return twins(row.get("config", "arithmetic"), json.dumps(questions_of(rows)), row["split"])
+
+
+def share(table: np.ndarray, groups: Sequence[int]) -> str:
+    """The mean of bool[S, N] and its interval over runs and groups of questions."""
+    low, high = accuracy_interval(table, groups=groups)
     return f"{table.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
 def accuracy_cells(rows: Rows) -> list[str]:
     """Accuracy and its interval, for each way of decoding."""
-    return [share(right(rows, list(rows), choice)) for choice in CHOICES]
+    return [share(right(rows, list(rows), choice), groups_of(rows)) for choice in CHOICES]
 
 
 def actions_cell(rows: Rows) -> str:
@@ -80,7 +107,8 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
     seeds = [seed for seed in rows if seed in base]
     cells = []
     for choice in CHOICES:
-        found = paired_difference(right(rows, seeds, choice), right(base, seeds, choice))
+        both = (right(each, seeds, choice) for each in (rows, base))
+        found = paired_difference(*both, groups=groups_of(rows))
         points = [f"{100 * x:+.1f}" for x in (found.mean, found.low, found.high)]
         cells.append(f"{points[0]} [{points[1]}, {points[2]}], p = {found.p_value:.2g}")
     return cells
@@ -89,7 +117,8 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
 def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
     """Accuracy and its interval after 1, 2, ... wrong tokens; nothing for a method without edits."""
     starts = [row["figures"].get("wrong_starts", {}).get(choice, []) for row in rows.values()]
-    return [share(stack(of_one_length)) for of_one_length in zip(*starts, strict=True)]
+    lengths = zip(*starts, strict=True)
+    return [share(stack(of_one_length), groups_of(rows)) for of_one_length in lengths]
 
 
 # Column -> key of the figures of edits.

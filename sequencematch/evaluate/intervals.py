@@ -31,53 +31,63 @@ def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
-def bootstrap_means(scores: ArrayLike, seed: int, draws: int = DRAWS) -> np.ndarray:
+def bootstrap_means(
+    scores: ArrayLike, seed: int, draws: int = DRAWS, groups: Sequence[int] | None = None
+) -> np.ndarray:
     """Means of the table `scores`, its seeds and its questions drawn anew, each with replacement.
 
-    mean = Σ_s Σ_q w_s w_q scores[s, q] / (S N), where w_s and w_q, how often a seed and a question
-    were drawn, are multinomial and independent (Owen 2007, The pigeonhole bootstrap).
+    mean = Σ_s Σ_g w_s w_g Σ_{q in g} scores[s, q] / (S Σ_g w_g n_g), where w_s and w_g, how often a
+    seed and a group of n_g questions were drawn, are multinomial and independent (Owen 2007, The
+    pigeonhole bootstrap).
 
     Args:
       scores: [S, N], S runs that answered the same N questions.
       seed: of the draws.
       draws: how many means.
+      groups: number of each question's group, from 0 on. Questions about the same numbers are right or
+        wrong together, so they are drawn together. None: each is its own group.
     """
     scores = np.asarray(scores, float)
     runs, questions = scores.shape
-    rng = np.random.default_rng(seed)
-    means = []
+    groups = np.arange(questions) if groups is None else np.asarray(groups)[:questions]
+    sums = np.stack([np.bincount(groups, row) for row in scores])
+    sizes, rng, means = np.bincount(groups), np.random.default_rng(seed), []
     for begin in range(0, draws, _ROWS):
         count = min(_ROWS, draws - begin)
-        by_run, by_question = (rng.multinomial(n, np.full(n, 1 / n), count) for n in scores.shape)
-        means.append(np.sum(by_run * (by_question @ scores.T), axis=1) / (runs * questions))
+        by_run, by_group = (rng.multinomial(n, np.full(n, 1 / n), count) for n in sums.shape)
+        means.append(np.sum(by_run * (by_group @ sums.T), axis=1) / (runs * (by_group @ sizes)))
     return np.concatenate(means)
 
 
-def accuracy_interval(right: ArrayLike, seed: int = 0) -> tuple[float, float]:
+def accuracy_interval(
+    right: ArrayLike, seed: int = 0, groups: Sequence[int] | None = None
+) -> tuple[float, float]:
     """Interval of the mean accuracy of the method, over its seeds and over questions.
 
-    By Wilson's formula for one run, which says nothing of other seeds; else the percentiles of
-    `bootstrap_means`. Few seeds show little of how seeds differ: where that is most of the uncertainty,
-    the interval of three covers the truth in some 80 % of cases, that of five in 90 %.
+    By Wilson's formula for one run without groups, which says nothing of other seeds; else the
+    percentiles of `bootstrap_means`. Few seeds show little of how seeds differ: where that is most of
+    the uncertainty, the interval of three covers the truth in some 80 % of cases, that of five in 90 %.
 
     Args:
       right: bool[S, N], whether run s answered question q rightly.
-      seed: of the bootstrap.
+      seed, groups: of the bootstrap.
     """
     right = np.asarray(right, bool)
-    if len(right) == 1:
+    if len(right) == 1 and groups is None:
         return wilson(int(right.sum()), right.size)
-    low, high = np.quantile(bootstrap_means(right, seed), (0.025, 0.975))
+    low, high = np.quantile(bootstrap_means(right, seed, groups=groups), (0.025, 0.975))
     return float(low), float(high)
 
 
-def paired_difference(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> Difference:
+def paired_difference(
+    ours: ArrayLike, theirs: ArrayLike, seed: int = 0, groups: Sequence[int] | None = None
+) -> Difference:
     """Mean of ours - theirs, paired by run and by question, by the bootstrap over both.
 
     Args:
       ours, theirs: [S, N], whether (or how well) run s answered question q. Runs of one row belong
         together: the same seed, or the run that both have branched from.
-      seed: of the bootstrap.
+      seed, groups: of the bootstrap.
 
     Raises:
       ValueError: the two are not of one shape.
@@ -85,7 +95,7 @@ def paired_difference(ours: ArrayLike, theirs: ArrayLike, seed: int = 0) -> Diff
     ours, theirs = np.asarray(ours, float), np.asarray(theirs, float)
     if ours.shape != theirs.shape:
         raise ValueError(f"cannot pair answers of shapes {ours.shape} and {theirs.shape}")
-    means = bootstrap_means(ours - theirs, seed)
+    means = bootstrap_means(ours - theirs, seed, groups=groups)
     low, high = np.quantile(means, (0.025, 0.975))
     # The interval that ends at zero has this much outside; never less than the draws can tell.
     outside = 2 * (1 + min(np.sum(means <= 0), np.sum(means >= 0))) / (1 + len(means))

@@ -56,6 +56,23 @@ def test_bootstrap_means_are_those_of_a_loop_over_the_same_draws():
     assert (bootstrap_means(scores, 8, draws=40) != found).any()
 
 
+def test_a_group_of_questions_counts_as_one():
+    """Of copies of each question, drawn together, the means are those of the questions alone."""
+    scores = np.random.default_rng(3).random((4, 9))
+    alone = bootstrap_means(scores, 7, draws=40)
+    np.testing.assert_array_equal(bootstrap_means(scores, 7, 40, range(9)), alone)
+    copies, groups = np.repeat(scores, 3, axis=1), np.repeat(np.arange(9), 3)
+    np.testing.assert_allclose(bootstrap_means(copies, 7, 40, groups), alone, rtol=1e-12)
+    right = copies > 0.5
+    low, high = accuracy_interval(right, groups=groups)
+    assert (low, high) == pytest.approx(accuracy_interval(scores > 0.5))
+    narrow = accuracy_interval(right)
+    assert high - low > narrow[1] - narrow[0]
+    assert paired_difference(copies, 1 - copies, groups=groups) == pytest.approx(
+        paired_difference(scores, 1 - scores)
+    )
+
+
 def test_bootstrap_means_spread_as_the_theory_says():
     """Var = (S-1)/S sigma_s^2/S + (N-1)/N sigma_q^2/N where runs and questions add up."""
     rng = np.random.default_rng(0)
