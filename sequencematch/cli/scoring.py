@@ -128,6 +128,8 @@ def check_measurable(path: str, answers: Sequence[Answer], names: Sequence[str])
         measure([METRICS[name] for name in names if name in METRICS], answers[:1])
         if "mauve" in names:
             check_mauve(len(answers))
+        if "self_bleu" in names and len(answers) < 2:
+            raise ValueError("self_bleu compares 2 texts or more with each other: there is 1")
     except ValueError as error:
         raise ValueError(f"--files: {path}: {error}") from error
 

@@ -42,6 +42,7 @@ REFUSALS = {
     "a model for nothing": ("{path}", "length", "/tmp", "is for the metrics mauve and reference"),
     "no such model": ("{path}", "reference_perplexity", "/nowhere", "/nowhere"),
     "too few": ("{path}", "length,mauve", "/nowhere", ".jsonl: mauve needs 40 texts or more"),
+    "one": ("{plain}", "self_bleu", None, "plain.jsonl: self_bleu compares 2 texts or more"),
     "no file": ("{path}x", "length", None, "cannot be read: No such file"),
     "no JSON": ("{bad}", "length", None, "bad.jsonl:2 is not JSON"),
     "no references": ("{plain}", "length,bleu", None, 'plain.jsonl:1: bleu needs "references"'),

@@ -42,6 +42,25 @@ def test_bleu_is_that_of_the_paper():
     assert 0 < found["chrf"] < 100
 
 
+def chrf(text, reference):
+    """Popović 2015: F of n-grams of characters without white space, of precision and recall that are
+    means over n = 1 to 6; recall counts twice as much."""
+    precision, recall = [], []
+    for n in range(1, 7):
+        made, real = (Counter(ngrams(t.replace(" ", ""), n)) for t in (text, reference))
+        if made and real:
+            precision.append((made & real).total() / made.total())
+            recall.append((made & real).total() / real.total())
+    p, r = (sum(x) / len(x) for x in (precision, recall))
+    return 100 * 5 * p * r / (4 * p + r)
+
+
+@pytest.mark.parametrize("text, reference", [("the cat sat", "the cats at home"), ("abc", "abd")])
+def test_chrf_is_that_of_the_paper(text, reference):
+    found = likeness.bleu_and_chrf([text], [[reference]])
+    assert found["chrf"] == pytest.approx(chrf(text, reference))
+
+
 def test_rouge_takes_the_best_reference():
     found = likeness.rouge(["a b c"], [["x y", "a b d e"]])
     assert found["rouge1"] == pytest.approx(2 * (2 / 3 * 2 / 4) / (2 / 3 + 2 / 4))
@@ -53,6 +72,9 @@ def test_self_bleu_is_high_where_texts_are_alike():
     alike = likeness.self_bleu(["the cat sat on the mat"] * 3)["self_bleu"]
     assert alike == pytest.approx(100) and likeness.self_bleu(TEXTS)["self_bleu"] < 30
     assert likeness.self_bleu(["one"]) == {"self_bleu": None}
+    some = ["a b c d e", "a b c d f g", "b c d e a b c d"]  # no order is without a match
+    each = [bleu([some[i]], [[*some[:i], *some[i + 1 :]]]) for i in range(3)]
+    assert likeness.self_bleu(some)["self_bleu"] == pytest.approx(sum(each) / 3)
 
 
 def test_a_missing_package_is_named_with_its_extra(monkeypatch):
