@@ -1,6 +1,7 @@
 """Windows of text in array_record files: written once, read by index."""
 
 import dataclasses
+import itertools
 import os
 import pathlib
 import struct
@@ -16,7 +17,8 @@ from sequencematch.data.task import Example, example_bytes
 from sequencematch.storage import files
 
 _HEAD = struct.Struct("<?I")  # whether it is cut; bytes of the prompt
-_SHARD = 2**28  # bytes
+_SHARD = 2**28  # bytes, or a little more
+_TOGETHER = 64  # records that are counted at once
 # Each record is read alone. So few bytes hardly compress (to 0.9), and it takes three times as long.
 _OPTIONS = "group_size:1,uncompressed"
 
@@ -91,19 +93,22 @@ class Shards:
 
     def write(self, examples: Iterable[Example]) -> None:
         """Adds examples."""
-        for record in map(pack, examples):
+        records = map(pack, examples)
+        while some := [*itertools.islice(records, _TOGETHER)]:
             if self._writer is None:
-                self._found.shards.append(
-                    f"{self._split}-{len(self._found.shards):05}.array_record"
-                )
-                self._found.sizes.append(0)
-                path = self._folder / self._found.shards[-1]
-                self._writer, self._bytes = ArrayRecordWriter(str(path), _OPTIONS), 0
-            self._writer.write(record)
-            self._found.sizes[-1] += 1
-            self._bytes += len(record)
+                self._begin_shard()
+            for record in some:
+                self._writer.write(record)
+            self._found.sizes[-1] += len(some)
+            self._bytes += sum(map(len, some))
             if self._bytes > _SHARD:
                 self._end_shard()
+
+    def _begin_shard(self) -> None:
+        self._found.shards.append(f"{self._split}-{len(self._found.shards):05}.array_record")
+        self._found.sizes.append(0)
+        path = self._folder / self._found.shards[-1]
+        self._writer, self._bytes = ArrayRecordWriter(str(path), _OPTIONS), 0
 
     def _end_shard(self) -> None:
         self._writer.close()
@@ -132,5 +137,7 @@ def open_windows(
             f"the data in {folder} are damaged (of {count} windows {len(source)} are there): move this "
             "folder away, and it will be prepared again"
         )
-    drawn = np.random.default_rng(seed).permutation(count)[: wanted or count]
+    if not 0 < wanted < count:
+        return Windows(source, np.arange(count, dtype=np.int32), folder)
+    drawn = np.random.default_rng(seed).permutation(count)[:wanted]
     return Windows(source, np.sort(drawn).astype(np.int32), folder)
