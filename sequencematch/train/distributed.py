@@ -70,7 +70,8 @@ def whole_number(environment: Mapping[str, str], name: str) -> int | None:
 
 def tpu_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """The hosts of a TPU slice, or of several, as GKE names them; jax knows the rest."""
-    several = "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    hosts = environment.get("TPU_PROCESS_ADDRESSES", environment.get("TPU_WORKER_HOSTNAMES", ""))
+    several = "," in hosts  # jax, too, reads the first of the two that is there
     return Cluster() if several or "MEGASCALE_COORDINATOR_ADDRESS" in environment else None
 
 

@@ -40,6 +40,7 @@ FOUND = [
     ),
     ({"TPU_WORKER_HOSTNAMES": "one"}, None),
     ({"TPU_WORKER_HOSTNAMES": "one,two"}, Cluster()),
+    ({"TPU_PROCESS_ADDRESSES": "one:1,two:1", "TPU_WORKER_HOSTNAMES": "one"}, Cluster()),
     ({"MEGASCALE_COORDINATOR_ADDRESS": "one"}, Cluster()),
     (JAX, Cluster("a:1", 2, 1)),
     (JAX | SLURM | {"SLURM_STEP_NODELIST": "n1"}, Cluster("a:1", 2, 1)),
