@@ -225,6 +225,30 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
 
 
 @pytest.mark.stress
+def test_sampling_is_divided_as_a_step_is(step_on):
+    """Its work and its cache, by all axes; logits are not put together."""
+
+    def refresh_on(mesh):
+        run = step_on(mesh, method="sequencematch").run
+        prompts = run.plan.place(run.prompts[0])
+        return run, run.plan.refresh.lower(run.parts.like, *prompts).compile()
+
+    (run, one), (_, many) = map(refresh_on, (ONE, CUBE))
+    work, memory = (
+        [f(program) for program in (one, many)]
+        for f in (lambda p: p.cost_analysis()["flops"], lambda p: p.memory_analysis())
+    )
+    assert work[1] < work[0] * 1.3 / prod(CUBE)
+    state = 1 / (CUBE[1] * CUBE[2])  # what `data` does not divide
+    assert memory[1].argument_size_in_bytes < memory[0].argument_size_in_bytes * (state + 0.2)
+    assert memory[1].temp_size_in_bytes < memory[0].temp_size_in_bytes / 2
+    V = run.parts.tokenizer.vocab_size
+    for kind in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
+        wide = [shape for _, shape in collectives(many, kind) if {V, V + 1} & {*shape[1:]}]
+        assert wide == [], kind
+
+
+@pytest.mark.stress
 def test_attention_in_chunks_is_the_same_on_a_mesh_and_exchanges_no_more(step_on, monkeypatch):
     """Its loss is that of plain attention on one device."""
     monkeypatch.setattr(attention, "CHUNK", 3)
