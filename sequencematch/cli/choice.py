@@ -23,7 +23,7 @@ def best_checkpoint(
     """
     every, last = parts.config.checkpoint.every, parts.config.train.steps
     saved = saved_steps(folder.absolute() / "checkpoints")
-    due = {*range(every, last, every), last}
+    due = {step for step in saved if step % every == 0 or step == last}
     return best_validation(records, f"{parts.task.judged_by}/{VALIDATED[0]}", saved, due)
 
 
