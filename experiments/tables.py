@@ -21,7 +21,7 @@ from absl import app, flags
 
 from experiments import texts
 from experiments.cells import read_rows
-from experiments.figures import unpack, unpack_numbers
+from experiments.figures import unpack
 from experiments.grids import GRIDS
 from sequencematch.data.mathematics import twin_key
 from sequencematch.data.tasks import load_task
@@ -96,10 +96,8 @@ def accuracy_cells(rows: Rows) -> list[str]:
 
 
 def actions_cell(rows: Rows) -> str:
-    """The mean number of actions of a greedy answer; nothing of rows that do not say."""
-    found = [row["figures"]["greedy"].get("taken") for row in rows.values()]
-    means = [unpack_numbers(taken, "u1").mean() for taken in found if taken]
-    return f"{np.mean(means):.2f}" if len(means) == len(rows) else ""
+    """The mean number of actions of a greedy answer."""
+    return f"{np.mean([row['figures']['greedy']['length'] for row in rows.values()]):.2f}"
 
 
 def difference_cells(rows: Rows, base: Rows) -> list[str]:
@@ -116,9 +114,11 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
 
 def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
     """Accuracy and its interval after 1, 2, ... wrong tokens; nothing for a method without edits."""
-    starts = [row["figures"].get("wrong_starts", {}).get(choice, []) for row in rows.values()]
-    lengths = zip(*starts, strict=True)
-    return [share(stack(of_one_length), groups_of(rows)) for of_one_length in lengths]
+    starts = [row["figures"].get("wrong_starts", {}).get(choice) for row in rows.values()]
+    if not all(starts):  # newer rows have those of greedy answers alone
+        return []
+    groups = groups_of(rows)[: starts[0][0]["n"]]  # of the first questions
+    return [share(stack(of_one_length), groups) for of_one_length in zip(*starts, strict=True)]
 
 
 # Column -> key of the figures of edits.

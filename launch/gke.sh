@@ -16,7 +16,7 @@ if [[ "${1:-}" == --dry_run ]]; then
   shift
 fi
 
-[[ " $*" == *" --workdir="* ]] || { echo "launch/gke.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
+[[ " $*" == *" --workdir"* ]] || { echo "launch/gke.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 if [[ "${1:-}" != --here ]]; then
   : "${CLUSTER:?is the name of the cluster}" "${TYPE:?is the type of a slice}" "${IMAGE:?is the image}"
   # XPK takes other codes than its own for the end: 75 is a run that saved and left, and 3 one that lost

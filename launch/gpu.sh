@@ -15,7 +15,10 @@ if [[ "${1:-}" == --dry_run ]]; then
   shift
 fi
 
-if [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
+gpus=
+if [[ " $*" == *" --config.mesh."* ]]; then
+  : # as it is named
+elif [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
   gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
 elif command -v nvidia-smi >/dev/null; then
   gpus=$(nvidia-smi --list-gpus | wc -l)
@@ -26,5 +29,5 @@ else
   exit 2
 fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
-[[ " $*" == *" --config.mesh."* ]] || set -- --config.mesh.data="$gpus" "$@"
+[[ -z "$gpus" ]] || set -- --config.mesh.data="$gpus" "$@"
 run exec python -m sequencematch.main --cluster=none --resume "$@"

@@ -16,7 +16,7 @@ if [[ "${1:-}" == --dry_run ]]; then
   shift
 fi
 cd "$(dirname "$0")/.."
-[[ " $*" == *" --workdir="* ]] || { echo "launch/tpu_pod.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
+[[ " $*" == *" --workdir"* ]] || { echo "launch/tpu_pod.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 
 if [[ "${1:-}" != --here ]]; then
   : "${TPU:?is the name of the slice}" "${ZONE:?is its zone}" "${TYPE:?is its type, such as v4-32}"

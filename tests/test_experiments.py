@@ -14,11 +14,11 @@ from experiments.cells import advance, answer_again, begin, folder_of, row, run,
 from experiments.figures import Figures, pack, pack_numbers, unpack, unpack_numbers
 from experiments.grids import GRIDS, Cell
 from experiments.order import check_rows, next_cells
-from sequencematch.evaluate.auc import auc
+from sequencematch.cli.results import policy_draws
 from sequencematch.evaluate.generate import Answer
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
-from sequencematch.setup.judges import make_generator
+from sequencematch.setup.judges import make_generator, make_scorer
 
 SMALL = {
     "data.train": 64,
@@ -213,7 +213,8 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     ways = make_generator(parts).answers
     asked = [*ways(parts.whole(state.params), parts.task.splits["test"], "unedited")]
     assert unpack(figures["unedited"]["questions"], 8).tolist() == [a.right for a in asked]
-    draws = figures["draws"]
-    right = unpack(draws["right"], draws["n"])
-    score = unpack_numbers(draws["scores"]["return"], "<f4")
-    assert auc(score, right) == figures["auc"]["return"]["pooled"]
+    draws, scorer = figures["draws"], make_scorer(parts)
+    scores, right, _ = policy_draws(parts, scorer, parts.whole(state.params), lambda: None)
+    assert unpack(draws["right"], draws["n"]).tolist() == right and len(right) == 8 * 4
+    returns = np.float32([score.recovered_return for score in scores])
+    np.testing.assert_array_equal(unpack_numbers(draws["scores"]["return"], "<f4"), returns)

@@ -2,17 +2,14 @@
 
 import json
 import os
-import secrets
 import zlib
 from pathlib import Path
 
-import jax
 from absl import flags
 from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
-from sequencematch.storage import files
-from sequencematch.storage.processes import agree, from_first, is_first, wait_for_all
+from sequencematch.storage.processes import agree
 from sequencematch.train import distributed
 from sequencematch.train.distributed import CLUSTERS, Cluster
 from sequencematch.train.stop_requests import StopRequests
@@ -66,7 +63,7 @@ def join(asked: flags.FlagValues, config: ConfigDict, stop_requests: StopRequest
         )
 
 
-def check_same(folder: Path, has_run: bool, checksum: int) -> None:
+def check_agreement(folder: Path, has_run: bool, checksum: int) -> None:
     """Checks that all processes go the same way: from the same checkpoint, or none, with the same data.
 
     Args:
@@ -87,22 +84,12 @@ def check_same(folder: Path, has_run: bool, checksum: int) -> None:
 
 
 def check_shared(folder: Path) -> None:
-    """Checks that all processes see what the first writes into the work directory.
+    """Checks that all processes see the lock that the first holds on the work directory.
 
     Raises:
       ValueError: they do not.
     """
-    if not jax.distributed.is_initialized():
-        return
-    # A name that nobody has looked up before, which no host can have kept as missing.
-    sign = folder / f"shared-{from_first(secrets.randbelow(2**31))}"
-    if is_first():
-        files.write(sign, "")
-    wait_for_all("signed")
-    seen = agree(sign.exists())
-    if is_first():
-        sign.unlink()
-    if not seen:
+    if not agree(zlib.crc32(workdir.read_holder(folder).encode()) & 0x7FFFFFFF):
         raise ValueError(not_shared(folder))
 
 

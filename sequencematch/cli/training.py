@@ -11,7 +11,7 @@ from flax import nnx
 
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.choice import best_checkpoint
-from sequencematch.cli.cluster import check_same, check_shared
+from sequencematch.cli.cluster import check_agreement, check_shared
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
 from sequencematch.data.facts import describe
@@ -46,7 +46,7 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     Raises:
       ValueError, OSError: the run cannot be resumed, or the folder cannot be written.
     """
-    check_same(call.folder, has_run, parts.data.checksum)
+    check_agreement(call.folder, has_run, parts.data.checksum)
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
     first = None if has_run else resume.initial_parameters(parts)

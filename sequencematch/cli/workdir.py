@@ -175,10 +175,19 @@ def lock(folder: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
+        os.fsync(file.fileno())  # other hosts are to read it
         try:
             yield
         finally:
             file.truncate(0)
+
+
+def read_holder(folder: Path) -> str:
+    """Which process holds the lock, as this one sees the folder; "" if none does."""
+    try:
+        return (folder / LOCK).read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 def read_config(folder: Path) -> dict[str, Any]:

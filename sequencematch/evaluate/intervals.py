@@ -46,10 +46,15 @@ def bootstrap_means(
       draws: how many means.
       groups: number of each question's group, from 0 on. Questions about the same numbers are right or
         wrong together, so they are drawn together. None: each is its own group.
+
+    Raises:
+      ValueError: `groups` are of other questions.
     """
     scores = np.asarray(scores, float)
     runs, questions = scores.shape
-    groups = np.arange(questions) if groups is None else np.asarray(groups)[:questions]
+    groups = np.arange(questions) if groups is None else np.asarray(groups)
+    if len(groups) != questions:
+        raise ValueError(f"{len(groups)} groups are not those of {questions} questions")
     sums = np.stack([np.bincount(groups, row) for row in scores])
     sizes, rng, means = np.bincount(groups), np.random.default_rng(seed), []
     for begin in range(0, draws, _ROWS):
@@ -64,17 +69,19 @@ def accuracy_interval(
 ) -> tuple[float, float]:
     """Interval of the mean accuracy of the method, over its seeds and over questions.
 
-    By Wilson's formula for one run without groups, which says nothing of other seeds; else the
-    percentiles of `bootstrap_means`. Few seeds show little of how seeds differ: where that is most of
-    the uncertainty, the interval of three covers the truth in some 80 % of cases, that of five in 90 %.
+    By Wilson's formula for one run without groups, or whose answers are all right or all wrong, which
+    says nothing of other seeds; else the percentiles of `bootstrap_means`. Few seeds show little of
+    how seeds differ: where that is most of the uncertainty, the interval of three covers the truth in
+    some 80 % of cases, that of five in 90 %.
 
     Args:
       right: bool[S, N], whether run s answered question q rightly.
       seed, groups: of the bootstrap.
     """
     right = np.asarray(right, bool)
-    if len(right) == 1 and groups is None:
-        return wilson(int(right.sum()), right.size)
+    if len(right) == 1 and (groups is None or right.all() or not right.any()):
+        n = right.size if groups is None else len({*groups})
+        return wilson(round(right.mean() * n), n)
     low, high = np.quantile(bootstrap_means(right, seed, groups=groups), (0.025, 0.975))
     return float(low), float(high)
 

@@ -79,7 +79,7 @@ def _parse_record(line: str) -> dict:
     A damaged line can fail in any of them, with errors of several types.
     """
     record = json.loads(line)
-    hash((record["kind"], record["step"]))
+    hash((record["kind"], record["step"], record.get("best_step")))
     _line(record)
     _event(record)
     return record

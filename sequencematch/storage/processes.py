@@ -32,13 +32,6 @@ def fetch(tree: Any) -> Any:
     return multihost_utils.process_allgather(tree, tiled=True)
 
 
-def from_first(number: int) -> int:
-    """The number that the first process has; all have to call it."""
-    if not jax.distributed.is_initialized():
-        return number
-    return int(multihost_utils.broadcast_one_to_all(np.int32(number)))
-
-
 def agree(number: int) -> bool:
     """Whether all processes have the same number, of 31 bits; all have to call it."""
     if not jax.distributed.is_initialized():

@@ -66,6 +66,9 @@ def test_a_group_of_questions_counts_as_one():
     right = copies > 0.5
     low, high = accuracy_interval(right, groups=groups)
     assert (low, high) == pytest.approx(accuracy_interval(scores > 0.5))
+    assert accuracy_interval(right[:1] < 2, groups=groups) == wilson(9, 9)
+    with pytest.raises(ValueError, match="27 groups are not those of 9 questions"):
+        bootstrap_means(scores, 7, 40, groups)
     narrow = accuracy_interval(right)
     assert high - low > narrow[1] - narrow[0]
     assert paired_difference(copies, 1 - copies, groups=groups) == pytest.approx(
