@@ -138,10 +138,10 @@ def train(
             state, facts, _ = checkpoints.restore(parts.like)
         seconds, earlier_records = facts["seconds"], read_records(folder, int(state.step))
     saved, due = saved_steps(folder / "checkpoints"), range(0, STEPS + 1, save_every)
-    best = best_validation(earlier_records, "accuracy/greedy", saved, due)
+    best = best_validation(earlier_records, "accuracy/greedy", saved, due) if keep_best else None
     with (
         StopRequests() as stop_requests,
-        Checkpoints(folder, keep, best=best[0] if best and keep_best else None) as checkpoints,
+        Checkpoints(folder, keep, best=best[0] if best else None) as checkpoints,
         MetricsLog(folder, earlier_records) as log,
     ):
         facts = {"name": "tiny"}
