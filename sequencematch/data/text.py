@@ -26,7 +26,7 @@ from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
 COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
-_FORMAT = 2  # of the records
+_FORMAT = 3  # of the records
 _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
 
