@@ -19,9 +19,9 @@ from sequencematch.storage import files
 _HEAD = struct.Struct("<?I")  # whether it is cut; bytes of the prompt
 _SHARD = 2**28  # bytes, or a little more
 _TOGETHER = 64  # records that are counted at once
-# To find a record takes time and memory that grow with the number of groups: of 400 MB of windows of 256
-# bytes one is read in 8 ms from groups of 1, in .04 ms from groups of 128. So few bytes hardly compress
-# (to 0.9), and it takes three times as long.
+# To find a record takes time and memory that grow with the number of groups: of 400 MB of windows of
+# 256 bytes one is read in 8 ms from groups of 1, in .04 ms from groups of 128. So few bytes hardly
+# compress (to 0.9), and it takes three times as long.
 _OPTIONS = "group_size:128,uncompressed"
 
 
