@@ -48,6 +48,13 @@ def keep_stdout_apart() -> None:
     sys.stdout = Guard(os.fdopen(own, "w", errors="backslashreplace"))
 
 
+def drop_native_output() -> None:
+    """Drops from now on what C++ libraries print on stdout, once it is kept apart."""
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.close(devnull)
+
+
 class Guard:
     """A text stream that ignores failures to write: libraries and tasks of your own print, too.
 

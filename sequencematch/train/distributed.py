@@ -125,7 +125,7 @@ def start(cluster: Cluster, seconds: int) -> None:
     at, n, i = cluster
     if i:
         find_coordinator(at, i, seconds)
-    # Collectives between CPUs; on accelerators it plays no part. It prints on stdout.
+    # Collectives between CPUs; on accelerators it plays no part.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     console.keep_stdout_apart()
     who = f"the {n} processes of this run have" if n else "the processes of this run have"
@@ -145,6 +145,7 @@ def start(cluster: Cluster, seconds: int) -> None:
         raise ValueError(f"the processes do not meet at {at or 'the TPU'}: {error}") from error
     watch_for_abort(GONE, code=3)
     if jax.default_backend() == "cpu":
+        console.drop_native_output()  # Gloo tells of each connection, in pieces that tear other lines
         # Programs with collectives between processes wait for ever where they come from jax's cache.
         jax.config.update("jax_enable_compilation_cache", False)
 
