@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from sequencematch.cli.job import Job
-from sequencematch.data.checkers import OPEN_ENDED
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
@@ -21,6 +20,8 @@ from sequencematch.storage.files import expand, write
 
 # Those that compare with real texts.
 NEED_REFERENCES = {"overlap", "bleu", "rouge", *MODEL_METRICS}
+# Accuracy has an interval of its own, and that of Self-BLEU would take twenty times as long.
+WITHOUT_INTERVALS = {"accuracy", "self_bleu"}
 
 
 def prepare_scores(
@@ -164,15 +165,17 @@ def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> 
 def score(
     answers: Sequence[Answer], names: Sequence[str], model: Reference | None
 ) -> dict[str, Any]:
-    """The figures of all metrics, in order, and intervals of what n-grams give."""
+    """The figures of all metrics, in order, and their intervals over texts."""
     examples = [answer.example for answer in answers]
     found: dict[str, Any] = {}
     intervals: dict[str, tuple[float, float]] = {}
     for name in names:
-        if name in METRICS:
-            found |= measure([METRICS[name]], answers)
-            if name in OPEN_ENDED.metrics:  # others would take too long so many times
-                intervals |= figure_intervals([METRICS[name]], answers)
+        if name in MODEL_METRICS:
+            figures = MODEL_METRICS[name](model, examples, answers)
+            intervals |= figures.pop("intervals")
         else:
-            found |= MODEL_METRICS[name](model, examples, answers)
+            figures = measure([METRICS[name]], answers)
+            if name not in WITHOUT_INTERVALS:
+                intervals |= figure_intervals([METRICS[name]], answers)
+        found |= figures
     return found | ({"intervals": intervals} if intervals else {})

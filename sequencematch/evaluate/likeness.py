@@ -2,9 +2,11 @@
 
 import importlib
 from collections.abc import Sequence
+from functools import lru_cache
 from types import ModuleType
 
 _MOST = 200  # texts that are compared with each other: the work grows with their square
+_ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def bleu_and_chrf(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -29,12 +31,18 @@ def rouge(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str
     Raises:
       ValueError: rouge-score is not installed.
     """
-    names = ["rouge1", "rouge2", "rougeL"]
-    scorer = load_optional("rouge_score.rouge_scorer", "text").RougeScorer(names)
-    found = [
-        scorer.score_multi([*each], text) for text, each in zip(texts, references, strict=True)
-    ]
-    return {name: sum(each[name].fmeasure for each in found) / len(found) for name in names}
+    pairs = zip(texts, references, strict=True)
+    found = [_rouge_of_one(text, tuple(each)) for text, each in pairs]
+    columns = zip(*found, strict=True)
+    return {name: sum(x) / len(found) for name, x in zip(_ROUGE, columns, strict=True)}
+
+
+@lru_cache(2**14)  # an interval asks for the same ones many times
+def _rouge_of_one(text: str, references: tuple[str, ...]) -> tuple[float, ...]:
+    """The F-measures of one text, in the order of `_ROUGE`."""
+    scorer = load_optional("rouge_score.rouge_scorer", "text").RougeScorer(_ROUGE)
+    found = scorer.score_multi(references, text)
+    return tuple(found[name].fmeasure for name in _ROUGE)
 
 
 def self_bleu(texts: Sequence[str]) -> dict[str, float | None]:

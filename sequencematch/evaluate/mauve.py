@@ -4,16 +4,23 @@ By the package mauve-text, which is optional and under the GPL; nothing of it is
 """
 
 from collections.abc import Sequence
+from math import sqrt
 from types import ModuleType
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.scipy.special import xlogy
+from jaxtyping import Float
 
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
+from sequencematch.evaluate.intervals import jackknife
 from sequencematch.evaluate.likeness import load_optional
-from sequencematch.evaluate.reference import Reference
+from sequencematch.evaluate.reference import Reading, Reference
 
 SEEDS, SCALE = 5, 5.0  # of k-means; c of the divergence curve
+POINTS = 25  # of the divergence curve, as mauve-text has it, without its ends
 BUCKET = 20  # texts of each set in a bucket: k-means wants 39 of both together
 
 
@@ -33,7 +40,9 @@ def check_mauve(texts: int) -> ModuleType:
 def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[Answer]) -> dict:
     """The mean of MAUVE over five seeds of k-means, its standard deviation, and what it was made with.
 
-    Features are hidden states of the last token of prompt and text. An empty text is its prompt.
+    Features are hidden states of the last token of prompt and text. An empty text is its prompt. The
+    interval is over texts and over seeds of k-means: 1.96 √(σ² + s²/5), σ of `text_deviation`, s that
+    of the seeds.
 
     Args:
       reference: the featuriser.
@@ -50,9 +59,13 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
     both = real.features, made.features
     found = [library.compute_mauve(*both, seed=seed, **how) for seed in range(SEEDS)]
     scores = [float(each.mauve) for each in found]
+    mean, deviation = float(np.mean(scores)), float(np.std(scores, ddof=1))
+    of_texts = [text_deviation(each.p_hist, each.q_hist, n) for each in found]
+    reach = 1.959964 * sqrt(np.mean(np.square(of_texts)) + deviation**2 / SEEDS)
     return {
-        "mauve": float(np.mean(scores)),
-        "mauve_deviation": float(np.std(scores, ddof=1)),
+        "mauve": mean,
+        "mauve_deviation": deviation,
+        "intervals": {"mauve": (max(mean - reach, 0.0), min(mean + reach, 1.0))},
         "mauve_curve": np.asarray(found[0].divergence_curve).tolist(),
         "mauve_made_with": {
             "texts": n,
@@ -67,30 +80,64 @@ def mauve(reference: Reference, examples: Sequence[Example], answers: Sequence[A
     }
 
 
+def curve_area(p: Float[jax.Array, " K"], q: Float[jax.Array, " K"]) -> Float[jax.Array, ""]:
+    """MAUVE of two distributions over K buckets: the area under their divergence curve.
+
+    The curve is (e^{-c KL(q, r)}, e^{-c KL(p, r)}), r = λ p + (1 - λ) q, 0 < λ < 1, and ends at (1, 0)
+    and (0, 1); by trapezoids.
+    """
+    mixture = jnp.linspace(1e-6, 1 - 1e-6, POINTS)[:, None]
+    r = mixture * p + (1 - mixture) * q
+
+    def closeness(a: jax.Array) -> jax.Array:
+        return jnp.exp(-SCALE * jnp.sum(xlogy(a, a) - xlogy(a, jnp.where(a > 0, r, 1)), axis=1))
+
+    x = jnp.concatenate([jnp.ones(1), closeness(q), jnp.zeros(1)])
+    y = jnp.concatenate([jnp.zeros(1), closeness(p), jnp.ones(1)])
+    return jnp.sum((x[:-1] - x[1:]) * (y[:-1] + y[1:])) / 2
+
+
+def text_deviation(p: np.ndarray, q: np.ndarray, n: int) -> float:
+    """Standard error of MAUVE over texts, for the buckets as they are, by the delta method.
+
+    σ² = (Var_p[∂/∂p] + Var_q[∂/∂q]) / n, of two sets of n texts in shares p and q. As if they were
+    drawn apart: where a text and the real one of its prompt fall into one bucket, σ is less.
+    """
+    slopes = jax.grad(curve_area, argnums=(0, 1))(jnp.asarray(p), jnp.asarray(q))
+    variance = 0.0
+    for share, slope in zip((p, q), slopes, strict=True):
+        slope = np.where(share > 0, np.asarray(slope, float), 0)  # infinite where no text is
+        variance += np.sum(share * (slope - np.sum(share * slope)) ** 2)
+    return sqrt(variance / n)
+
+
 def reference_perplexity(
     reference: Reference, examples: Sequence[Example], answers: Sequence[Answer]
 ) -> dict:
     """Perplexity under another model of the answers' texts and of the real ones, and their ratio.
 
     exp(-Σ log p / Σ tokens) over all texts after their prompts. Near the real texts' is good; far below
-    is dull, far above is odd. Of texts that its context cannot hold the beginning counts.
+    is dull, far above is odd. Of texts that its context cannot hold the beginning counts. The intervals
+    are over texts, each left out with its real one.
     """
     # The real ones first: of what is read, they are asked for again.
-    real = _perplexity(reference, [(e.prompt, e.completion) for e in examples])
-    made = _perplexity(reference, [(a.example.prompt, a.text) for a in answers])
-    ratio = None if made is None or real is None else made / real
-    return {
-        "reference_perplexity": made,
-        "reference_perplexity_real": real,
-        "reference_perplexity_ratio": ratio,
-    }
+    real = reference.read([(e.prompt, e.completion) for e in examples])
+    made = reference.read([(a.example.prompt, a.text) for a in answers])
+
+    def measure(which: Sequence[int]) -> dict[str, float | None]:
+        each = [_perplexity(reading, [*which]) for reading in (made, real)]
+        ratio = None if None in each else each[0] / each[1]
+        names = ("", "_real", "_ratio")
+        return {f"reference_perplexity{x}": v for x, v in zip(names, (*each, ratio), strict=True)}
+
+    whole = range(len(answers))
+    return measure(whole) | {"intervals": jackknife(measure, len(whole))}
 
 
-def _perplexity(reference: Reference, pairs: Sequence[tuple[str, str]]) -> float | None:
-    read = reference.read(pairs)
-    count = read.counts.sum()
-    return float(np.exp(-read.log_likelihoods.sum() / count)) if count else None
+def _perplexity(reading: Reading, which: list[int]) -> float | None:
+    count = reading.counts[which].sum()
+    return float(np.exp(-reading.log_likelihoods[which].sum() / count)) if count else None
 
 
-# Name -> (another model, examples, an answer to each) -> figures.
+# Name -> (another model, examples, an answer to each) -> figures, and their "intervals" of 95 %.
 MODEL_METRICS = {"mauve": mauve, "reference_perplexity": reference_perplexity}

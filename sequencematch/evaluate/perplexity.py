@@ -2,18 +2,21 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 from flax import nnx
 
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.evaluate.intervals import jackknife
 from sequencematch.evaluate.values import Scorer
 
 
 def perplexity(
     scorer: Scorer, params: nnx.State, tokenizer: Tokenizer, examples: Sequence[Example]
-) -> dict[str, float | int]:
+) -> dict[str, Any]:
     """exp(-Σ log π / N) over the N actions of all completions, each after its prompt.
 
     An `<eos>` counts where a completion has one, and the scorer takes it for an action. With a scorer
@@ -27,15 +30,23 @@ def perplexity(
       examples: real texts; at least one.
 
     Returns:
-      perplexity; nats_per_character, which compares models of different tokenizers; and N.
+      perplexity; nats_per_character, which compares models of different tokenizers; N, as actions; and
+      the intervals of the first two, over texts.
     """
     legal = scorer.mdp.legal
     actions = [[i for i in clean_ids(tokenizer, x) if legal[i]] for x in examples]
     prompts = [example.prompt for example in examples]
-    total = sum(float(x.log_probs.sum()) for x in scorer.score(params, prompts, actions))
-    count, characters = sum(map(len, actions)), sum(len(x.completion) for x in examples)
-    return {
-        "perplexity": math.exp(-total / count),
-        "nats_per_character": -total / max(characters, 1),
-        "actions": count,
-    }
+    sums = np.array([x.log_probs.sum() for x in scorer.score(params, prompts, actions)], float)
+    counts = np.array([*map(len, actions)])
+    characters = np.array([len(example.completion) for example in examples])
+
+    def measure(which: Sequence[int]) -> dict[str, float]:
+        total, n, length = (x[[*which]].sum() for x in (sums, counts, characters))
+        return {
+            "perplexity": math.exp(-total / max(n, 1)),
+            "nats_per_character": float(-total / max(length, 1)),
+        }
+
+    whole = range(len(examples))
+    intervals = jackknife(measure, len(whole))
+    return measure(whole) | {"actions": int(counts.sum()), "intervals": intervals}

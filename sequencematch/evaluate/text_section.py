@@ -43,6 +43,7 @@ SCORED = (
     ("mauve_deviation", "MAUVE, deviation", "Over the seeds of k-means.", decimal),
     ("reference_perplexity", "Perplexity under a model", "Of the texts.", decimal),
     ("reference_perplexity_real", "The same of real texts", "Near this is good.", decimal),
+    ("reference_perplexity_ratio", "Ratio of the two", "Near 1 is good.", decimal),
     ("bleu", "BLEU", "Of the corpus, 0 to 100.", decimal),
     ("chrf", "chrF", "Of the corpus, 0 to 100.", decimal),
     ("rouge1", "ROUGE-1", "Mean F-measure.", decimal),
@@ -62,7 +63,7 @@ def texts(run: RunFiles) -> str:
     titles = {"text": "edits masked", "actions": "among all actions"}
     likely = {title: x for key, title in titles.items() if (x := object_at(real, key))}
     return section("Generated texts", _table(ROWS, shown)) + section(
-        "How likely the real texts are", table(REAL, likely)
+        "How likely the real texts are", _table(REAL, likely)
     )
 
 

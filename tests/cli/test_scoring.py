@@ -32,6 +32,8 @@ def test_each_file_gets_a_line_with_the_figures_asked_for(path, tmp_path, capsys
     assert first["file"] == str(path) and first["texts"] == 3
     assert first["repetition"] == 2 / 6 and first["empty_texts"] == 1 and first["right"] == 1
     assert (second["repetition"], second["words"]) == (0.0, 4.0)
+    assert set(first["intervals"]) == {"repetition", "words", "characters"}
+    assert "intervals" not in second  # one text says nothing of others
     assert main(["", "--mode=score", f"--files={path}", "--metrics=overlap"]) == DONE
     assert json.loads(capsys.readouterr().out)["overlap"] == 1.0
 

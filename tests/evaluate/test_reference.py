@@ -72,6 +72,22 @@ def test_perplexity_is_compared_with_that_of_real_texts(reference):
     assert found["reference_perplexity_ratio"] == pytest.approx(1.0)
     _, (total,), (count,), _ = reference.read([("cat", "that cat")])
     assert found["reference_perplexity"] == pytest.approx(np.exp(-total / count), rel=1e-5)
+    for low, high in found["intervals"].values():  # all texts are the same
+        assert high - low == pytest.approx(0, abs=1e-4)
+
+
+def test_perplexity_has_an_interval_over_texts_and_their_real_ones(reference):
+    some = answers(["that cat", "rat", "a cat that", "that that that", "cat"])
+    examples = [a.example for a in some]
+    found = mauve.reference_perplexity(reference, examples, some)
+    ratio = "reference_perplexity_ratio"
+    without = [
+        mauve.reference_perplexity(reference, examples[1:], [*some[:i], *some[i + 1 :]])[ratio]
+        for i in range(5)
+    ]
+    low, high = found["intervals"][ratio]
+    reach = 2.776445 * np.sqrt(4 * np.var(without))  # Student's t of 4
+    assert (low, high) == pytest.approx((found[ratio] - reach, found[ratio] + reach), rel=1e-4)
 
 
 def test_the_checksum_is_that_of_the_parameters(folder, reference, tmp_path):
