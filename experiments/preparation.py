@@ -1,4 +1,4 @@
-"""Measures how fast a corpus of text is prepared, and how much memory that takes.
+"""Measures how fast a corpus of text is prepared, how much memory that takes, and how fast it is read.
 
     python -m experiments.preparation [MEGABYTES]
 
@@ -31,11 +31,15 @@ from sequencematch.setup.defaults import defaults
 IDS, WORDS, LENGTH, BATCH = 4096, 50_000, 800, 200  # LENGTH: words of a document
 
 
+READS = 2000  # of windows, at random places
+
+
 class Cost(NamedTuple):
-    """What preparing took: seconds, and the peak of memory in bytes."""
+    """What preparing took: seconds, and the peak of memory in bytes; and the seconds of one read."""
 
     seconds: float
     peak: int
+    read: float
 
 
 def documents(megabytes: int, seed: int = 0) -> Iterator[str]:
@@ -70,8 +74,15 @@ def prepare(corpus: Path, tokenizer: str) -> Cost:
     data.divider = "^{"  # where a document begins, if this is no *.jsonl
     with tempfile.TemporaryDirectory(dir=corpus.parent) as folder:
         data.dir, began = folder, time.perf_counter()
-        text.task(data)
-        return Cost(time.perf_counter() - began, peak_memory())
+        windows = text.task(data).splits["train"]
+        seconds, peak = time.perf_counter() - began, peak_memory()
+        places, began = (
+            np.random.default_rng(0).integers(len(windows), size=READS),
+            time.perf_counter(),
+        )
+        for place in places:
+            windows[place]
+        return Cost(seconds, peak, (time.perf_counter() - began) / READS)
 
 
 def peak_memory() -> int:
@@ -110,7 +121,8 @@ def rows(megabytes: int) -> Iterator[str]:
             cost = prepare_apart(corpus, tokenizer)
             speed, peak = size / 1e6 / cost.seconds * 60, cost.peak / 2**20
             shown = f"preparing {size / 1e6:,.0f} MB by {name}"
-            yield f"{shown:<36} {speed:8,.0f} MB/min, at most {peak:,.0f} MiB"
+            read = f"a window is read in {1e3 * cost.read:.2f} ms"
+            yield f"{shown:<36} {speed:8,.0f} MB/min, at most {peak:,.0f} MiB; {read}"
         yield f"{'the tokenizers library alone':<36} {few / alone * 60:8,.0f} MB/min"
 
 

@@ -179,7 +179,7 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
     """Prints the figures of texts, and how well scores of texts go with their quality."""
     print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
     if len(settings) > 1:
-        print("\nSampled texts, paired by seed:\n")
+        print("\nAgainst sampled texts of the first setting, paired by seed:\n")
         print_table(["difference", "seeds", *texts.COLUMNS], texts.difference_lines(settings))
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]

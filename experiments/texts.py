@@ -167,10 +167,10 @@ def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) ->
 
 
 def difference_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """Lines of the table of paired differences to sampled texts of the first setting, by seed.
+    """Lines of the table of differences to sampled texts of the first setting, paired by seed.
 
     The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide. Greedy texts
-    and those of other temperatures are left out: they are drawn beside each other.
+    and those of other temperatures than 1 are left out: `draw` shows them.
     """
     (first, base), found = next(iter(settings.items())), []
     for name, rows in settings.items():

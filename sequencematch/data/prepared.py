@@ -141,11 +141,12 @@ def open_or_prepare(
     """
     if not folder.exists():
         check()
-        with lock_folder(folder.parent), preserve_global_random(), _silence_tfds():
+        with lock_folder(folder.parent), preserve_global_random(), silence(logging.ERROR):
             # Again: another process may have prepared them while this one waited for the lock.
             if not folder.exists():
                 _prepare(folder, make())
-    with _silence_tfds():
+    # tfds warns that a configuration is not an attribute of its builder's class.
+    with silence(logging.ERROR):
         return read_or_explain(folder, make)
 
 
@@ -219,10 +220,10 @@ def lock_folder(parent: pathlib.Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silence_tfds() -> Iterator[None]:
-    """Drops the warning of tfds that a configuration is not an attribute of its builder's class."""
+def silence(below: int) -> Iterator[None]:
+    """Drops what libraries log by absl below a level."""
     verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.ERROR)
+    logging.set_verbosity(below)
     try:
         yield
     finally:

@@ -1,13 +1,17 @@
 """Running text as a task: corpora, splits by document, files that are whole or not there."""
 
+import errno
 import gzip
 import json
 from collections import Counter
+from pathlib import Path
 
+import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 
 from sequencematch.data import corpora, shards, text
+from sequencematch.data.survey import survey_examples
 from sequencematch.data.tasks import load_task
 from sequencematch.setup.defaults import defaults
 from tests.data import tokenizer_folders
@@ -51,6 +55,50 @@ def test_splits_have_whole_documents_and_all_of_training_ones(data):
     assert len(found["test"]) > len(found["validation"]) > 0
     assert task.facts["documents"] == 120 and task.judged_by == "overlap"
     assert found == examples(load_task("text", data))  # read again, not made again
+
+
+def survey_of(data, edits=("<bkspc>",)):
+    task = load_task("text", data)
+    return survey_examples(task, task.tokenizer(edits))
+
+
+def same(one, other):
+    return all(
+        np.array_equal(a, b) for split in one for a, b in zip(one[split], other[split], strict=True)
+    )
+
+
+def test_windows_are_surveyed_once_for_a_tokenizer(data, monkeypatch):
+    first = survey_of(data)
+    data.train = 20
+    few = survey_of(data)
+    assert few["train"].checksum != first["train"].checksum and len(few["train"].prompts) == 20
+    own = survey_of(data, ())
+    with monkeypatch.context() as patch:
+        patch.setattr(shards.Windows, "__getitem__", None)  # nothing is read again
+        assert same(survey_of(data), few) and same(survey_of(data, ()), own)
+        data.train = 0
+        assert same(survey_of(data), first)
+    assert not same(own, few)
+
+
+def test_what_is_kept_of_windows_is_whole_or_not_there(data, monkeypatch, capsys):
+    def fail(file, **arrays):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "savez", fail)
+        first = survey_of(data)
+    assert "cannot be written (No space left on device)" in capsys.readouterr().err
+    (folder,) = (Path(data.dir) / "text").glob("*-window16-*")
+    assert not [*folder.glob("found-*")]
+    assert same(survey_of(data), first)
+    kept = [*folder.glob("found-*")]
+    assert len(kept) == 3
+    kept[0].write_bytes(b"half")
+    with pytest.raises(OSError, match="move this folder away, and it will be prepared again"):
+        survey_of(data)
 
 
 def test_more_documents_may_be_asked_about(data):
