@@ -35,6 +35,7 @@ def test_answers_are_those_of_the_runs_own_evaluation(folder, model):
     assert [a.symbols for a in answers] == [trace["actions"] for trace in greedy]
 
 
+@pytest.mark.stress
 def test_a_run_of_many_devices_answers_on_one_and_on_a_mesh(folder, model, tmp_path):
     elsewhere = shutil.copytree(folder, tmp_path / "elsewhere")
     saved = json.loads((elsewhere / "config.json").read_text())

@@ -97,13 +97,16 @@ def curve_area(p: Float[jax.Array, " K"], q: Float[jax.Array, " K"]) -> Float[ja
     return jnp.sum((x[:-1] - x[1:]) * (y[:-1] + y[1:])) / 2
 
 
+_slopes = jax.jit(jax.grad(curve_area, argnums=(0, 1)))
+
+
 def text_deviation(p: np.ndarray, q: np.ndarray, n: int) -> float:
     """Standard error of MAUVE over texts, for the buckets as they are, by the delta method.
 
     σ² = (Var_p[∂/∂p] + Var_q[∂/∂q]) / n, of two sets of n texts in shares p and q. As if they were
     drawn apart: where a text and the real one of its prompt fall into one bucket, σ is less.
     """
-    slopes = jax.grad(curve_area, argnums=(0, 1))(jnp.asarray(p), jnp.asarray(q))
+    slopes = _slopes(jnp.asarray(p, jnp.float32), jnp.asarray(q, jnp.float32))
     variance = 0.0
     for share, slope in zip((p, q), slopes, strict=True):
         slope = np.where(share > 0, np.asarray(slope, float), 0)  # infinite where no text is

@@ -43,7 +43,7 @@ def test_the_area_is_that_of_the_paper(spread):
     assert curve_area(p, q) == pytest.approx(float(curve_area(q, p)), rel=1e-5)
 
 
-@pytest.mark.parametrize("spread, close", [(0.6, 0.1), (1.0, 0.1), (0.3, 0.25)])
+@pytest.mark.parametrize("spread, close", [(0.8, 0.1), (0.3, 0.25)])
 def test_its_deviation_is_that_of_texts_drawn_anew(spread, close):
     """To first order: near 1, where the slope vanishes, less exactly."""
     p, q = distributions(spread)
