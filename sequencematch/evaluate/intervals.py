@@ -7,6 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from sequencematch.data.progress import tell_progress
+
 DRAWS = 10_000  # of the bootstrap
 GROUPS = 20  # of the jackknife
 _ROWS = 1000  # draws at once: their weights are draws x questions
@@ -130,7 +132,8 @@ def jackknife(
     from scipy import stats  # only here: it takes a second, which every command would wait for
 
     count, whole = min(groups, n), measure(range(n))
-    parts = [measure([i for i in range(n) if i % count != group]) for group in range(count)]
+    tell = tell_progress(range(count), "leaving out texts for intervals", lambda done: done / count)
+    parts = [measure([i for i in range(n) if i % count != group]) for group in tell]
     found = {}
     for name, value in whole.items():
         without = [part.get(name) for part in parts]
