@@ -23,7 +23,7 @@ from sequencematch.models.transformer import Transformer, parameter_shapes
 from sequencematch.storage.files import expand
 from sequencematch.storage.fingerprint import fingerprints
 
-_ROWS, _STEP = 8, 64  # texts at once; lengths are rounded up to multiples, so that few are compiled
+_ROWS = 8  # texts at once
 _REMEMBERED = 3  # sets of texts: the real ones, those that are measured, and those before
 
 Pair = tuple[str, str]  # prompt, text
@@ -90,7 +90,7 @@ class Reference:
             whole = encoded[begin : begin + _ROWS]
             chunk = [(before, ids[: self._context]) for before, ids in whole]
             longest = max(len(ids) for _, ids in chunk)
-            slots = min(-(-longest // _STEP) * _STEP, self._context or longest + _STEP)
+            slots = min(rounded(longest), self._context or rounded(longest))
             tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
             for row, (_, ids) in enumerate(chunk):
                 tokens[row, : len(ids)] = ids
@@ -100,6 +100,12 @@ class Reference:
                 first, is_cut = max(before, 1), len(ids) < len(whole[row][1])
                 total = log_probs[row, first - 1 : len(ids) - 1].sum()
                 yield last[row], float(total), max(len(ids) - first, 0), is_cut
+
+
+def rounded(length: int) -> int:
+    """A length, rounded up to one of four between 2^k and 2^(k+1): few compilations, little waste."""
+    step = max(8, 2 ** (length.bit_length() - 3))
+    return -(-length // step) * step
 
 
 class Reading(NamedTuple):
