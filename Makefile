@@ -9,18 +9,21 @@ PY := $(VENV)/bin/python
 INSTALL := $(PY) -m pip install --disable-pip-version-check -c constraints.txt
 
 # Large arrays on huge pages: training on CPUs takes less time on Linux; elsewhere it does nothing. Tests have small arrays.
-arithmetic bench crash soak: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+arithmetic text bench crash soak: export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 # Python keeps what it has compiled, also where it is told not to: all tests are collected in 12 s, not in 21.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help arithmetic smollm2 test parity stress fuzz crash soak lint bench gpu-check wheels setup clean
+.PHONY: help arithmetic text smollm2 test parity stress fuzz crash soak lint bench gpu-check wheels setup clean
 
 help:  ## list these commands
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "make %-11s %s\n", $$1, $$2}' Makefile
 
 arithmetic: $(VENV)/.ready  ## train and evaluate SequenceMatch on arithmetic (the main job)
 	$(PY) -m sequencematch.main --config=configs/arithmetic.py $(ARGS)
+
+text: $(VENV)/.ready  ## train and evaluate SequenceMatch on running text, the docstrings of Python's library
+	$(PY) -m sequencematch.main --config=configs/text.py $(ARGS)
 
 smollm2: $(VENV)/.ready  ## fetch a small language model, SmolLM2-135M, to finetune (93 MB)
 	$(PY) -m sequencematch.cli.smollm2 $(ARGS)

@@ -240,9 +240,9 @@ def collect(found: Iterable[_T], raise_if_asked: Callable[[], None]) -> list[_T]
 
 def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[int]:
     """The answers that the report shows: up to half of them with edits, or more if others are few."""
-    count = parts.config.evaluate.traces
+    count, pops = parts.config.evaluate.traces, parts.recipe.mdp.pops
     # Random answers would show few edits, which are what a reader wants to see.
-    edits = [any(parts.recipe.mdp.pops[action] for action in a.actions) for a in answers]
+    edits = [any(pops[action] for action in a.actions) for a in answers]
     edited = [i for i, uses in enumerate(edits) if uses]
     plain = [i for i, uses in enumerate(edits) if not uses]
     edited = edited[: max(count // 2, count - len(plain))]

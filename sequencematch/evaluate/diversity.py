@@ -91,9 +91,8 @@ def overlap(texts: Sequence[str], references: Sequence[str]) -> Figures:
         Counter(chain.from_iterable(ngrams(text, _OVERLAP) for text in each))
         for each in (texts, references)
     )
-    if not p or not q:
-        return {"overlap": 0.0}
-    return {"overlap": sum(min(p[g] / p.total(), q[g] / q.total()) for g in p.keys() & q.keys())}
+    n, m = p.total(), q.total()
+    return {"overlap": float(sum(min(p[g] / n, q[g] / m) for g in p.keys() & q.keys()))}
 
 
 def _mean(values: Sequence[float]) -> float | None:
