@@ -36,7 +36,7 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
     config.noise.eta = 0.02
     config.objective.update(alpha=0.01, gamma=0.99)
-    config.train.update(steps=900, bc_steps=600)
+    config.train.update(steps=750, bc_steps=500)
     config.train.batch_size, config.rollout.rows, config.rollout.batch_size = 32, 32, 32
     config.evaluate.update(
         examples=100,

@@ -226,12 +226,12 @@ def texts() -> list[Cell]:
                 changes["evaluate.decodings"] = TEMPERATURES
             if method == "mle":
                 changes["evaluate.decodings"] = (*WAYS, *TEMPERATURES[1:-1])
-            # sequencematch takes 67.2 rows in each step after 600 of 32: its batch, as many samples
+            # sequencematch takes 67.2 rows in each step after 500 of 32: its batch, as many samples
             # and its share of a refresh. The others have as many in as many steps, or more steps.
             if method in ("bc", "le_cam"):
                 last = {"train.batch_size": 67}
             elif method != "sequencematch":
-                changes["train.steps"] = 1_230
+                changes["train.steps"] = 1_025
             if method != "iql_offline":
                 cells.append(Cell(method, method, seed, "test", changes, last, "text"))
                 continue
