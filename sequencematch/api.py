@@ -10,8 +10,10 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import exporting, resume
 from sequencematch.cli.choice import NEWEST
+from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import answer_ids, encode_prompt
-from sequencematch.evaluate.values import Scores
+from sequencematch.evaluate.generate import Generator
+from sequencematch.evaluate.values import Scorer, Scores
 from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
@@ -43,6 +45,9 @@ class Model:
         self.config: ConfigDict = parts.config
         self.step = step
         self._parts, self._params = parts, params
+        # What compiles when it is first called, by the rows it works on and, of answers, the decoding.
+        self._generators: dict[tuple[int, str], Generator] = {}
+        self._scorers: dict[int, Scorer] = {}
 
     def answer(self, prompts: Sequence[str], decode: str = "greedy") -> list[Answer]:
         """Answers prompts, each with at most `evaluate.max_actions` actions.
@@ -60,10 +65,13 @@ class Model:
         """
         _check_texts("prompts", prompts)
         parts = self._with_rows(len(prompts))
-        decodings = configured_decodings(parts, [*NAMED, decode])
-        if decode not in decodings:
-            raise ValueError(f"decode={decode!r} must be one of {', '.join(decodings)}")
-        generator = make_generator(parts, decodings)
+        key = (parts.config.evaluate.rows, decode)
+        if key not in self._generators:
+            decodings = configured_decodings(parts, [*NAMED, decode])
+            if decode not in decodings:
+                raise ValueError(f"decode={decode!r} must be one of {', '.join(decodings)}")
+            self._generators[key] = make_generator(parts, decodings)
+        generator = self._generators[key]
         symbols, text, is_finished = (
             self._parts.tokenizer.symbols,
             generator.text,
@@ -89,9 +97,12 @@ class Model:
         _check_texts("prompts", prompts)
         if len(prompts) != len(answers):
             raise ValueError(f"{len(prompts)} prompts, but {len(answers)} answers")
-        actions = [self._actions(*pair) for pair in zip(prompts, answers, strict=True)]
-        scorer = make_scorer(self._with_rows(len(prompts)))
-        return list(scorer.score(self._params, prompts, actions))
+        mdp, parts = self._parts.recipe.mdp, self._with_rows(len(prompts))
+        actions = [self._actions(mdp, *pair) for pair in zip(prompts, answers, strict=True)]
+        rows = parts.config.evaluate.rows
+        if rows not in self._scorers:
+            self._scorers[rows] = make_scorer(parts)
+        return list(self._scorers[rows].score(self._params, prompts, actions))
 
     def export(self, out: str | os.PathLike, adapter: bool = False) -> None:
         """Writes the model as a directory that transformers reads, a model card and a loop beside it.
@@ -108,9 +119,9 @@ class Model:
             exporting.check_base(self._parts)
         exporting.export(self._parts, self._params, self.step, Path(out), adapter)
 
-    def _actions(self, prompt: str, answer: str | Sequence[str]) -> list[int]:
+    def _actions(self, mdp: Mdp, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""
-        parts, mdp, limits = self._parts, self._parts.recipe.mdp, self.config
+        parts, limits = self._parts, self.config
         text = isinstance(answer, str)
         ids = (
             [*answer_ids(parts.tokenizer, prompt, answer).ids, mdp.eos]
@@ -135,9 +146,9 @@ class Model:
         return ids
 
     def _with_rows(self, count: int) -> Parts:
-        """The parts, to work on no more rows at once than there are."""
+        """The parts, to work on about as many rows at once as there are: few numbers, few programs."""
         config = self.config.copy_and_resolve_references()
-        config.evaluate.rows = max(1, min(count, config.evaluate.rows))
+        config.evaluate.rows = min(1 << max(count - 1, 0).bit_length(), config.evaluate.rows)
         return self._parts._replace(config=config)
 
 

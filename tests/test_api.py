@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import sequencematch
+from sequencematch import api
 from tests.command_line.command import PREVIOUS_SAVE
 from tests.train.runs import STEPS
 
@@ -33,6 +34,20 @@ def test_answers_are_those_of_the_runs_own_evaluation(folder, model):
     assert greedy
     assert [a.text for a in answers] == [trace["text"] for trace in greedy]
     assert [a.symbols for a in answers] == [trace["actions"] for trace in greedy]
+
+
+def test_what_is_compiled_is_kept(model, monkeypatch):
+    """Of 3 and of 4 prompts the programs are the same; each new generator would compile its own."""
+    made, names = [], ("make_generator", "make_scorer")
+    for name in names:
+        make = getattr(api, name)
+        monkeypatch.setattr(api, name, lambda *a, make=make: made.append(make) or make(*a))
+    fresh = api.Model(model._parts, model._params, model.step)
+    first, score = fresh.answer(PROMPTS), fresh.score(PROMPTS, ["cba", "bad", "dab"])
+    assert len(made) == len(names)
+    assert fresh.answer([*PROMPTS, "aab>"])[:3] == first == fresh.answer(PROMPTS)
+    assert fresh.score(PROMPTS[:1], ["cba"])[0].v == pytest.approx(score[0].v, rel=1e-5)
+    assert len(made) == len(names) + 1  # of one row
 
 
 @pytest.mark.stress

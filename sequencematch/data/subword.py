@@ -53,6 +53,10 @@ class SubwordTokenizer:
         return files.lost_bytes(json.loads(self.source), self._own)
 
     @functools.cached_property
+    def _found_bytes(self) -> bytes:
+        return bytes(set(range(256)) - self._lost_bytes)
+
+    @functools.cached_property
     def _own(self) -> list[str]:
         ids = self._first.get_vocab()
         return sorted(ids, key=ids.__getitem__)
@@ -126,7 +130,7 @@ class SubwordTokenizer:
 
     def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
         try:
-            lost = not self._lost_bytes.isdisjoint(text.encode())
+            lost = text.encode().translate(None, self._found_bytes)
         except UnicodeEncodeError as cause:
             raise ValueError(f"{text!r} is no text: {cause}") from None
         if lost:

@@ -240,8 +240,9 @@ class ByteTokenizer(_Table):
         Raises:
           ValueError: the text has half a surrogate pair, which UTF-8 cannot write.
         """
+        first = self.ordinary[0]
         try:
-            return [self.ordinary[b] for b in text.encode()]
+            return [b + first for b in text.encode()]
         except UnicodeEncodeError as cause:
             raise ValueError(f"{text!r} is no text: {cause}") from None
 

@@ -1,6 +1,7 @@
 """Confidence intervals of 95 %: of one run, of several seeds, and of paired differences."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from math import sqrt
 from typing import Any, NamedTuple
 
@@ -57,13 +58,24 @@ def bootstrap_means(
     groups = np.arange(questions) if groups is None else np.asarray(groups)
     if len(groups) != questions:
         raise ValueError(f"{len(groups)} groups are not those of {questions} questions")
-    sums = np.stack([np.bincount(groups, row) for row in scores])
-    sizes, rng, means = np.bincount(groups), np.random.default_rng(seed), []
-    for begin in range(0, draws, _ROWS):
-        count = min(_ROWS, draws - begin)
-        by_run, by_group = (rng.multinomial(n, np.full(n, 1 / n), count) for n in sums.shape)
-        means.append(np.sum(by_run * (by_group @ sums.T), axis=1) / (runs * (by_group @ sizes)))
-    return np.concatenate(means)
+    sums, sizes = np.stack([np.bincount(groups, row) for row in scores]), np.bincount(groups)
+    return np.concatenate(
+        [
+            np.sum(by_run * (by_group @ sums.T), axis=1) / (runs * (by_group @ sizes))
+            for by_run, by_group in _draw_weights(seed, draws, *sums.shape)
+        ]
+    )
+
+
+@lru_cache(2)  # drawing takes most of the time, and tables ask for the same draws many times
+def _draw_weights(seed: int, draws: int, *sizes: int) -> list[tuple[np.ndarray, ...]]:
+    """How often each of n members is drawn, for each n of `sizes`: arrays [draws, n], in some parts."""
+    rng, counts = np.random.default_rng(seed), [_ROWS] * (draws // _ROWS)
+    counts += [draws % _ROWS] * (draws % _ROWS > 0)
+    return [
+        tuple(rng.multinomial(n, np.full(n, 1 / n), count).astype(np.int32) for n in sizes)
+        for count in counts
+    ]
 
 
 def accuracy_interval(

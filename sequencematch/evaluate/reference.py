@@ -24,7 +24,7 @@ from sequencematch.storage.files import expand
 from sequencematch.storage.fingerprint import fingerprints
 
 _ROWS = 8  # texts at once
-_REMEMBERED = 3  # sets of texts: the real ones, those that are measured, and those before
+_REMEMBERED = 12  # sets of texts: the real ones, and those of a run's ways to answer
 
 Pair = tuple[str, str]  # prompt, text
 
@@ -90,7 +90,7 @@ class Reference:
             whole = encoded[begin : begin + _ROWS]
             chunk = [(before, ids[: self._context]) for before, ids in whole]
             longest = max(len(ids) for _, ids in chunk)
-            slots = min(rounded(longest), self._context or rounded(longest))
+            slots = min(round_length(longest), self._context or round_length(longest))
             tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
             for row, (_, ids) in enumerate(chunk):
                 tokens[row, : len(ids)] = ids
@@ -102,7 +102,7 @@ class Reference:
                 yield last[row], float(total), max(len(ids) - first, 0), is_cut
 
 
-def rounded(length: int) -> int:
+def round_length(length: int) -> int:
     """A length, rounded up to one of four between 2^k and 2^(k+1): few compilations, little waste."""
     step = max(8, 2 ** (length.bit_length() - 3))
     return -(-length // step) * step

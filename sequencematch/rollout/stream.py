@@ -52,7 +52,9 @@ def actions(
     generation = read_prompt(params, prompt[None], starts, random_key(seed, Purpose.ANSWERS))
     for taken in range(1, max_actions + 1):
         generation = advance(params, generation)
-        # Reading the token waits for the device: each action is yielded as soon as it is known.
-        yield int(generation.tokens[0, start + taken])
-        if generation.done[0]:
+        # Reading them waits for the device: each action is yielded as soon as it is known. To index an
+        # array of the device would be a program of its own for each place.
+        tokens, done = jax.device_get((generation.tokens, generation.done))
+        yield int(tokens[0, start + taken])
+        if done[0]:
             return

@@ -12,7 +12,7 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example
 from sequencematch.evaluate import mauve
 from sequencematch.evaluate.generate import Answer
-from sequencematch.evaluate.reference import Reference, rounded
+from sequencematch.evaluate.reference import Reference, round_length
 from sequencematch.models.pretrained import configs
 from tests.evaluate.model_folder import write_model
 from tests.models.pretrained import tiny
@@ -63,7 +63,7 @@ def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference
 
 
 def test_lengths_are_rounded_up_by_a_quarter_at_most():
-    found = [rounded(n) for n in range(1, 1025)]
+    found = [round_length(n) for n in range(1, 1025)]
     assert all(n <= each < max(n + 8, 1.25 * n + 1) for n, each in enumerate(found, 1))
     assert len({*found}) == 24 and found == sorted(found)
 
