@@ -84,6 +84,7 @@ def test_out_of_memory_stops_the_run_with_one_line(
     assert_same_run(folder, finished_run)
 
 
+@pytest.mark.stress
 def test_nonfinite_steps_stop_the_run_with_one_line(
     tiny_flags, finished_run, tmp_path, monkeypatch, capfd
 ):

@@ -198,6 +198,7 @@ def test_reward_of_le_cam_has_a_second_order_term(alpha):
     np.testing.assert_allclose(rewards_and_slopes(x, 0, alpha)[0], u + alpha * u**2 / 8, atol=1e-6)
 
 
+@pytest.mark.stress
 def test_le_cam_and_sampled_mixture_agree_to_first_order_in_alpha():
     apart = [
         np.abs(occupancy_of(fixed_point(alpha)) - occupancy_of(optimum("le_cam", alpha)[1])).max()

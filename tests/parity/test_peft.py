@@ -22,6 +22,8 @@ from sequencematch.models.pretrained.families import leaves_by_path
 from sequencematch.models.transformer import Transformer
 from tests.models.pretrained import tiny
 
+pytestmark = pytest.mark.stress
+
 IDS, EDITS, LENGTH = 20, 2, 12
 TOKENS = np.random.default_rng(1).integers(0, IDS, (3, LENGTH))
 CASES = {

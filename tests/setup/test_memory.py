@@ -192,6 +192,7 @@ def test_stored_bytes_equal_the_residuals_that_a_layer_adds(remat, changes, monk
     assert rows[4] - rows[3] == 20 * STORED[remat](network)
 
 
+@pytest.mark.stress
 def test_of_chunked_attention_a_layer_stores_no_scores(monkeypatch):
     """Within 3 %; with those of plain attention it would store four times as much."""
     config = valid_config_with({"prompt_slots": 292, "max_actions": 8, "method": "mle"})

@@ -68,6 +68,7 @@ def test_a_run_that_had_no_board_sends_its_earlier_records_too(tmp_path):
     assert [step for step, _ in sent_rows(tmp_path)[1]] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.stress
 def test_a_run_goes_on_where_the_board_fails(tmp_path, capsys):
     board = WandbBoard(tmp_path, "project", {})
     with MetricsLog(tmp_path, (), [board]) as log:

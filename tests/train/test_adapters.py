@@ -64,6 +64,7 @@ def test_gradients_of_frozen_weights_do_not_exist_in_the_compiled_step(adapted_r
     assert found
 
 
+@pytest.mark.stress
 def test_a_run_trains_adapters_alone(adapted_run):
     parts, batch = adapted_run.parts, adapted_run.episodes[0]
     before, state, losses = arrays(parts.frozen), parts.initial(), []
