@@ -1,5 +1,6 @@
 """Running text from scratch: a small model of characters (the second experiment of arXiv 2306.05426).
 
+    make text
     python -m sequencematch.main --config=text[:METHOD]
 
 METHOD is sequencematch (the default), mle, bc, unlikelihood, le_cam or iql_offline; everything else is
@@ -9,8 +10,10 @@ Windows of 128 characters, prompts of 32; 0.6 M parameters, 15,603 windows to le
 until 128 characters survive.
 
 The figures of the paper's table 2 are not to be expected of so small a model. It is meant to take a
-quarter of an hour on 2 cores at most; a whole run, and what it reaches, was not measured yet. The first
-run also prepares the corpus, once: 10 s of one core.
+quarter of an hour on 2 cores at most. With 900 steps, 600 of them cloning (commit afd2833, seed 0,
+`make text`, preparing the corpus included), a run took 15.9 minutes on 2 cores of an AMD EPYC; hence
+the 750 steps, which were not timed. Then real text had a perplexity of 3.90 a character with edits
+masked, and sampled texts an overlap of 62.1 % [60.8, 63.5] with it, greedy ones 12.8 % [11.9, 13.7].
 
     python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
         --config.model.path=DIR
