@@ -29,13 +29,11 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.setup.defaults import defaults
 
 IDS, WORDS, LENGTH, BATCH = 4096, 50_000, 800, 200  # LENGTH: words of a document
-
-
 READS = 2000  # of windows, at random places
 
 
 class Cost(NamedTuple):
-    """What preparing took: seconds, and the peak of memory in bytes; and the seconds of one read."""
+    """Seconds that preparing took, the peak of its memory in bytes, and seconds to read a window."""
 
     seconds: float
     peak: int
@@ -76,10 +74,8 @@ def prepare(corpus: Path, tokenizer: str) -> Cost:
         data.dir, began = folder, time.perf_counter()
         windows = text.task(data).splits["train"]
         seconds, peak = time.perf_counter() - began, peak_memory()
-        places, began = (
-            np.random.default_rng(0).integers(len(windows), size=READS),
-            time.perf_counter(),
-        )
+        places = np.random.default_rng(0).integers(len(windows), size=READS)
+        began = time.perf_counter()
         for place in places:
             windows[place]
         return Cost(seconds, peak, (time.perf_counter() - began) / READS)

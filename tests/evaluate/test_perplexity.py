@@ -30,9 +30,8 @@ def test_it_is_the_number_of_equally_likely_actions():
     assert found["perplexity"] == pytest.approx(8) and found["actions"] == 6
     assert found["nats_per_character"] == pytest.approx(6 * math.log(8) / 5)
     assert found["intervals"]["perplexity"] == pytest.approx((8, 8))
-    low, high = found["intervals"][
-        "nats_per_character"
-    ]  # texts have 4/3 and 2/2 actions a character
+    # The texts have 4/3 and 2/2 actions a character.
+    low, high = found["intervals"]["nats_per_character"]
     assert low < found["nats_per_character"] < high
 
 
