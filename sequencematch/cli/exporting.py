@@ -7,11 +7,13 @@ from flax import nnx
 from sequencematch.cli import resume
 from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.job import Job
+from sequencematch.models.lora import nf4_kernels
 from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.files import expand
+from sequencematch.train.methods import METHODS
 
 
 def prepare_export(
@@ -74,7 +76,10 @@ def export(
         "task": parts.task.name,
         "method": config.method,
         "steps": f"{step:,} of {config.train.steps:,}",
-        "noise": f"{config.noise.kind}, {config.noise.eta} a token",
     }
+    if METHODS[config.method].edits:
+        facts["noise"] = f"{config.noise.kind}, {config.noise.eta} a token"
+    if adapter and nf4_kernels(parts.whole(parts.like.params)):
+        facts["trained on"] = "linear maps in 4 bits (NF4): on others its logits differ"
     write = pretrained.export_adapter if adapter else pretrained.export
     write(parts, params, out, facts)

@@ -21,13 +21,14 @@ from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
-from sequencematch.setup.pretrained import check_parameters, read_parameters
+from sequencematch.setup.pretrained import check_parameters, fit_new_edits, read_parameters
 from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.fingerprint import fingerprints
 from sequencematch.storage.metrics_log import read_records
-from sequencematch.storage.provenance import changes, provenance
+from sequencematch.storage.provenance import changes, merge_provenance, provenance
+from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import FORMAT, TrainState
 
@@ -172,7 +173,8 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
     """The parameters of another run that `config.init` names, or of the model in `config.model.path`.
 
     None where they are to be drawn. Only they are taken: step, moments and schedules start anew. Those
-    that are trained may be any where `trained` is False.
+    that are trained may be any where `trained` is False. Edits that the other run has not taught begin
+    as on a pretrained model.
 
     Raises:
       ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
@@ -193,7 +195,9 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
             f"config.init={parts.config.init!r}: that run has a network of other sizes: set "
             f"config.model to {workdir.to_json(theirs.config)['model']}"
         )
-    return jax.device_put(found, where(like))
+    found = jax.device_put(found, where(like))
+    knows_edits = METHODS[theirs.config.method].edits or parts.task.network
+    return found if knows_edits else fit_new_edits(parts, found, trained)
 
 
 def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:
@@ -243,24 +247,6 @@ def current_provenance(parts: Parts) -> dict[str, Any]:
     # As it was written before there was fsdp, where that is 1.
     sizes = (mesh.data, mesh.fsdp, mesh.model) if mesh.fsdp > 1 else (mesh.data, mesh.model)
     return {**provenance(), "mesh": " x ".join(map(str, sizes))}
-
-
-def merge_provenance(
-    saved: Mapping[str, Any], now: Mapping[str, Any], is_done: bool
-) -> dict[str, Any]:
-    """The provenance of a resumed run, with that of its earlier parts under `earlier`.
-
-    Args:
-      saved: facts of the checkpoint; without provenance if there is none.
-      now: the current provenance.
-      is_done: whether all steps are taken; then nothing more is trained, and `now` plays no part.
-    """
-    if "versions" not in saved:
-        return {**now, "earlier": []}
-    before = {key: saved[key] for key in now}
-    if is_done or before == now:
-        return before | {"earlier": saved["earlier"]}
-    return {**now, "earlier": [*saved["earlier"], before]}
 
 
 def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:

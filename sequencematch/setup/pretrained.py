@@ -1,5 +1,6 @@
 """Runs that begin with a pretrained model, and models that go back to where it came from."""
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
@@ -7,6 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import jax
+import numpy as np
 from flax import nnx
 
 from sequencematch.core.trajectory import build_trajectory
@@ -24,7 +26,9 @@ from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.models.sharding import path_name
 from sequencematch.setup.build import Parts, training_data
 from sequencematch.setup.defaults import lora_config
+from sequencematch.storage.files import expand
 from sequencematch.train.mesh import batch_sharding, place_rows
+from sequencematch.train.methods import METHODS
 
 ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
@@ -52,15 +56,20 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     family = family_of(read_config(path))
     base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
     params = parts.adapt(base)
-    # Where a run is asked for answers there is no batch, and its checkpoint has rows and adapters.
-    frozen = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(parts.frozen)]
-    are_frozen = any(re.search(f"{lora.ADAPTER}|^{EDITS}", path) for path in frozen)
-    begins = "train" in parts.task.splits and (trained or are_frozen)
-    if parts.config.init and begins:
+    if parts.config.init and _begins(parts, trained):
         adapters = read_adapters(parts)
         params, saved = insert_adapters(params, adapters), saved or EDITS in adapters
-    has_edits = bool((parts.recipe.mdp.legal & (parts.recipe.mdp.pops > 0)).any())
-    return fit_edits(parts, params) if has_edits and not saved and begins else params
+    return params if saved else fit_new_edits(parts, params, trained)
+
+
+def _begins(parts: Parts, trained: bool) -> bool:
+    """Whether rows of edits and adapters begin here; else a checkpoint has them.
+
+    Where a run is asked for answers there is no batch to fit them on, either.
+    """
+    frozen = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(parts.frozen)]
+    are_frozen = any(re.search(f"{lora.ADAPTER}|^{EDITS}", path) for path in frozen)
+    return "train" in parts.task.splits and (trained or are_frozen)
 
 
 def read_adapters(parts: Parts) -> dict[str, jax.Array]:
@@ -111,8 +120,18 @@ def check_parameters(parts: Parts) -> None:
     find_tensors(open_weights(path), family, layout(family, leaves_by_path(parts.base)))
 
 
-def fit_edits(parts: Parts, params: nnx.State) -> nnx.State:
-    """The same parameters with rows of edits that choose them about as often as the noise rate."""
+def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.State:
+    """The same parameters with rows of edits that choose them about as often as the noise rate.
+
+    Nothing is done for a method without edits, nor at resume.
+
+    Args:
+      parts: the run.
+      params: of a network that has not learnt edits.
+      trained: as of `read_parameters`.
+    """
+    if not (METHODS[parts.config.method].edits and _begins(parts, trained)):
+        return params
     recipe, eta = parts.recipe, max(parts.config.noise.eta, LEAST_ETA)
     build = jax.jit(jax.vmap(partial(build_trajectory, recipe.mdp)))
     trajectories = build(place_rows(batch_sharding(parts.mesh), training_data(parts)[0][0]))
@@ -126,6 +145,8 @@ def fit_edits(parts: Parts, params: nnx.State) -> nnx.State:
 def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str, str]) -> None:
     """Writes a finetuned model as a directory that transformers reads, with its tokenizer.
 
+    A method without edits leaves them untrained: they are in neither.
+
     Args:
       parts: the run; `config.model.path` is where its model came from.
       params: all parameters of the network; adapters are merged into what they adapt.
@@ -135,18 +156,13 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
     Raises:
       ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
     """
-    path, tokenizer = parts.config.model.path, tokenizer_of(parts)
+    path, (tokenizer, params) = parts.config.model.path, with_learnt_edits(parts, params)
     if parts.config.model.lora_rank:
         params = lora.merge(params, lora_config(parts.config))
     config = read_config(path)
-    family, first = family_of(config), tokenizer.own_size
-    spare = spare_rows(open_weights(path), family, params)
-    edits = len(tokenizer.pops)
-    rows = first + max([edits, *(len(table) for table in spare.values())])
-    generation = json.dumps(generation_config(tokenizer, rows), indent=2) + "\n"
-    files = tokenizer.files() | {"generation_config.json": generation}
-    if edits:
-        files |= card_files(Path(out).name, tokenizer.symbols(tokenizer.pops), rows, first, facts)
+    family = family_of(config)
+    spare = spare_rows(open_weights(path), family, parts.base)
+    files = files_beside(tokenizer, spare, Path(out).name, facts)
     write_model(out, params, family, config, spare=spare, files=files)
 
 
@@ -157,7 +173,7 @@ def export_adapter(
 
     Args, Raises: as of `export`; also if the run has no adapters, or trained other parameters, too.
     """
-    config, tokenizer = parts.config, tokenizer_of(parts)
+    config, (tokenizer, params) = parts.config, with_learnt_edits(parts, params)
     if not config.model.lora_rank:
         raise ValueError("this run has no adapters: export the model, without --adapter")
     if config.train.unfrozen:
@@ -165,12 +181,47 @@ def export_adapter(
             f"this run trained more than adapters (config.train.unfrozen={config.train.unfrozen!r}): "
             "export the model, without --adapter"
         )
-    base, files, first = config.model.path, tokenizer.files(), tokenizer.own_size
-    if edits := tokenizer.symbols(tokenizer.pops):
-        name, rows = Path(out).name, first + len(edits)
-        files |= card_files(name, edits, rows, first, facts, adapter_of=base)
+    # It is read from the adapter's directory, by libraries that know no ~.
+    base = str(expand(config.model.path).absolute())
     family = family_of(read_config(base))
+    spare = spare_rows(open_weights(base), family, parts.base)
+    files = files_beside(tokenizer, spare, Path(out).name, facts, adapter_of=base)
     write_adapter(out, params, family, lora_config(config), base, files)
+
+
+def files_beside(
+    tokenizer: SubwordTokenizer,
+    spare: Mapping[str, np.ndarray],
+    name: str,
+    facts: Mapping[str, str],
+    adapter_of: str | None = None,
+) -> dict[str, str]:
+    """Name -> content of what is written beside weights: tokenizer, generation_config.json and card.
+
+    Args:
+      tokenizer: with the edits that are written, if any.
+      spare: as of `spare_rows`: edits take the first of them.
+      name: of the model.
+      facts, adapter_of: as of `card_files`.
+    """
+    first, edits = tokenizer.own_size, tokenizer.symbols(tokenizer.pops)
+    rows = first + max([len(edits), *map(len, spare.values())])
+    generation = json.dumps(generation_config(tokenizer, rows), indent=2) + "\n"
+    card = card_files(name, edits, rows, first, facts, adapter_of)
+    return {**tokenizer.files(), "generation_config.json": generation, **card}
+
+
+def with_learnt_edits(parts: Parts, params: nnx.State) -> tuple[SubwordTokenizer, nnx.State]:
+    """Tokenizer and parameters, without edits where the method has taught none.
+
+    Raises:
+      ValueError: as of `tokenizer_of`.
+    """
+    tokenizer = tokenizer_of(parts)
+    if METHODS[parts.config.method].edits:
+        return tokenizer, params
+    kept = nnx.filter_state(params, lambda path, _: "/".join(map(str, path)) != EDITS)
+    return dataclasses.replace(tokenizer, edits=()), kept
 
 
 def tokenizer_of(parts: Parts) -> SubwordTokenizer:

@@ -138,6 +138,24 @@ def _flat(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**record.get("versions", {}), **record.get("settings", {}), **whole}
 
 
+def merge_provenance(
+    saved: Mapping[str, Any], now: Mapping[str, Any], is_done: bool
+) -> dict[str, Any]:
+    """The provenance of a resumed run, with that of its earlier parts under `earlier`.
+
+    Args:
+      saved: facts of the checkpoint; without provenance if there is none.
+      now: the current provenance.
+      is_done: whether all steps are taken; then nothing more is trained, and `now` plays no part.
+    """
+    if "versions" not in saved:
+        return {**now, "earlier": []}
+    before = {key: saved[key] for key in now}
+    if is_done or before == now:
+        return before | {"earlier": saved["earlier"]}
+    return {**now, "earlier": [*saved["earlier"], before]}
+
+
 def hardware() -> str:
     """The devices, and the CPU of their host."""
     found = devices()

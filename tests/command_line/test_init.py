@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from sequencematch.cli import resume
+from sequencematch.models.pretrained.families import EDITS, leaves_by_path
+from sequencematch.setup.build import build
 from tests.command_line.command import read_json, records, run_command
 from tests.train.runs import STEPS
 
@@ -46,6 +48,20 @@ def test_what_is_not_trained_stays_that_of_the_other_run_and_is_read_from_there(
     shutil.copytree(crashed_run, source)
     assert run_command(f"--workdir={folder}", "--mode=evaluate") == 2
     assert "not those that it began with: put back what config.init=" in capfd.readouterr().err
+
+
+def test_edits_that_the_other_run_has_not_taught_begin_as_on_a_pretrained_model(
+    finished_run, monkeypatch
+):
+    theirs, state = resume.open_run(finished_run)
+    config = theirs.config.copy_and_resolve_references()
+    config.init = f"run:{finished_run}"
+    parts = build(config)
+    theirs.config.method = "mle"
+    monkeypatch.setattr(resume, "open_run", lambda *_, **__: (theirs, state))
+    found = leaves_by_path(resume.initial_parameters(parts))
+    for path, x in leaves_by_path(state.params).items():
+        assert np.array_equal(found[path], x) == (path != EDITS), path
 
 
 def test_another_tokenizer_is_refused(tiny_flags, finished_run, assert_refused, tmp_path):

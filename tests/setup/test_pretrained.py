@@ -10,7 +10,7 @@ from scipy.special import logsumexp
 
 from sequencematch.core.types import Visibility
 from sequencematch.data.subword import read_tokenizer
-from sequencematch.models.pretrained.families import leaves_by_path
+from sequencematch.models.pretrained.families import EDITS, leaves_by_path
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import build, training_data
 from tests.data import tokenizer_folders
@@ -88,6 +88,34 @@ def test_a_method_without_edits_reads_the_same_model(directory, parts, params, s
     for path, x in leaves_by_path(params).items():
         if "edits" not in path:
             np.testing.assert_array_equal(found[path], x, err_msg=path)
+
+
+def test_what_a_method_without_edits_exports_has_none(directory, spellings, tmp_path):
+    plain, out = parts_of(directory, spellings, method="mle"), tmp_path / "plain"
+    before = pretrained.read_parameters(plain)
+    pretrained.export(plain, before, out, {"method": "mle"})
+    assert not (out / "generate.py").exists()
+    assert "teaches no edits" in (out / "README.md").read_text()
+    assert "<bkspc>" not in (out / "tokenizer.json").read_text()
+    # So a method with edits begins on it with rows that choose them about as often as noise is.
+    again, fitted = (
+        leaves_by_path(pretrained.read_parameters(parts_of(folder, spellings)))
+        for folder in (out, directory)
+    )
+    for path, x in fitted.items():
+        np.testing.assert_array_equal(again[path], x, err_msg=path)
+    assert not np.array_equal(fitted[EDITS], leaves_by_path(before)[EDITS])
+
+
+def test_a_card_names_the_base_by_its_whole_path(directory, spellings, tmp_path, monkeypatch):
+    """An adapter is read from its own folder, by libraries that know no ~."""
+    monkeypatch.setenv("HOME", str(directory.parent))
+    parts = parts_of(f"~/{directory.name}", spellings, **{"model.lora_rank": 2})
+    pretrained.export_adapter(parts, pretrained.read_parameters(parts), tmp_path / "out", {})
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(directory)
+    generation = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert {*parts.tokenizer.pops} <= {*generation["suppress_tokens"]}
 
 
 def test_tensors_are_checked_without_being_read(directory, parts, spellings, tmp_path):

@@ -4,6 +4,19 @@ import string
 from collections.abc import Mapping, Sequence
 from importlib import resources
 
+# How a model without edits is loaded: a whole one, and an adapter of another.
+LOAD_MODEL = """\
+from transformers import AutoModelForCausalLM
+
+model = AutoModelForCausalLM.from_pretrained(".")
+"""
+LOAD_ADAPTER = """\
+from peft import PeftModel
+from transformers import AutoModelForCausalLM
+
+model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("$base"), ".")
+"""
+
 
 def card_files(
     name: str,
@@ -13,25 +26,33 @@ def card_files(
     facts: Mapping[str, str],
     adapter_of: str | None = None,
 ) -> dict[str, str]:
-    """Name -> content of README.md and generate.py.
+    """Name -> content of README.md, and of generate.py where there are edits.
 
     Args:
       name: of the model.
-      edits: names of the edits.
+      edits: names of the edits; none of a model that knows none.
       rows: of the embedding; for an adapter, those that it needs.
       first: id of the first edit.
       facts: what is told of its making, such as "method": "sequencematch".
       adapter_of: the base of an adapter; None for a whole model.
     """
-    folder, card = resources.files(__package__), "adapter_card.md" if adapter_of else "card.md"
-    loop, card = (folder.joinpath(file).read_text() for file in ("torch_loop.py", card))
     told = {
         "name": name,
         "edits": ", ".join(f"`{edit}`" for edit in edits),
         "rows": str(rows),
         "first": str(first),
         "facts": "\n".join(f"- {key}: {value}" for key, value in facts.items()),
-        "loop": loop,
         "base": adapter_of or "",
     }
-    return {"README.md": string.Template(card).substitute(told), "generate.py": loop}
+    folder = resources.files(__package__)
+    if not edits:
+        load = string.Template(LOAD_ADAPTER if adapter_of else LOAD_MODEL).substitute(told)
+        told |= {"library": "peft" if adapter_of else "transformers", "load": load}
+        return {"README.md": _fill(folder.joinpath("plain_card.md").read_text(), told)}
+    loop = folder.joinpath("torch_loop.py").read_text()
+    card = folder.joinpath("adapter_card.md" if adapter_of else "card.md").read_text()
+    return {"README.md": _fill(card, told | {"loop": loop}), "generate.py": loop}
+
+
+def _fill(card: str, told: Mapping[str, str]) -> str:
+    return string.Template(card).substitute(told)

@@ -11,11 +11,12 @@ POPS = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>": 2**30}
 @torch.no_grad()
 def generate(model, tokenizer, prompt, max_actions=256):
     """Returns (ids of the text after the prompt, ids of all actions)."""
-    ids, config = tokenizer.get_vocab(), model.generation_config
+    ids, never = tokenizer.get_vocab(), model.generation_config.suppress_tokens or []
     pops = {ids[name]: count for name, count in POPS.items() if name in ids}
-    edits, never = [*pops], [*pops, *(config.suppress_tokens or [])]
+    edits, never = [*pops], [*pops, *never]
     feed, cache, tops, text, actions = tokenizer(prompt).input_ids, DynamicCache(), [], [], []
-    while len(actions) < max_actions and config.eos_token_id not in actions[-1:]:
+    end = tokenizer.eos_token_id  # that of a configuration may be a list
+    while len(actions) < max_actions and end not in actions[-1:]:
         if feed:
             output = model(torch.tensor([feed], device=model.device), past_key_values=cache)
             tops.append((output.logits[0, -1].float(), []))  # and tokens deleted from this text
@@ -31,7 +32,7 @@ def generate(model, tokenizer, prompt, max_actions=256):
         else:
             tokens[deleted] = -torch.inf
             actions.append(int(tokens.argmax()))
-            text += (feed := [i for i in actions[-1:] if i != config.eos_token_id])
+            text += (feed := [i for i in actions[-1:] if i != end])
     return text, actions
 
 
