@@ -23,6 +23,7 @@ from sequencematch.rollout.decoding import (
     Memory,
     banned_actions,
     choose,
+    draw,
     empty_memory,
     remember,
     standing_tokens,
@@ -162,7 +163,7 @@ def _choose_actions(
     g = generation
     keys = jax.vmap(jax.random.fold_in)(g.keys, g.time - g.start)
     if decoding is None:
-        return jax.vmap(jax.random.categorical)(keys, logits)
+        return jax.vmap(draw)(keys, logits)
     banned = jnp.zeros(logits.shape, bool)
     if decoding.memory:
         banned = jax.vmap(partial(banned_actions, mdp))(g.memory, g.tokens, g.depth, g.start)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch.rollout.decoding import Decoding, choose
+from sequencematch.rollout.decoding import Decoding, choose, draw
 from tests.goodness_of_fit import assert_counts_fit
 from tests.marks import stress
 from tests.rollout.samples import (
@@ -72,6 +72,13 @@ def assert_drawn(decoding, expected, banned=()):
     assert set(actions) <= set(expected)
     counts = np.bincount(actions, minlength=V)[list(expected)]
     assert_counts_fit(counts, [*expected.values()])
+
+
+def test_a_draw_is_that_of_the_library():
+    keys = jax.random.split(jax.random.key(3), len(LOGITS))
+    for logits in (LOGITS, np.full_like(LOGITS, -np.inf)):
+        expected = jax.vmap(jax.random.categorical)(keys, logits)
+        np.testing.assert_array_equal(jax.vmap(draw)(keys, logits), expected)
 
 
 P = policy(LOGITS[0])

@@ -91,12 +91,18 @@ def read(model):
 
 @pytest.fixture(scope="module")
 def draws():
-    """[row][decision] -> the uniform and the Gumbel numbers of one decision."""
+    """[row][decision] -> the uniform number of a decision, and Gumbel numbers of tokens and edits.
+
+    Those of edits are by how many edits there are.
+    """
 
     def draw(row, decision):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(KEY), row), decision)
         whether, which = jax.random.split(key)
-        return jax.random.uniform(whether), jax.random.gumbel(which, V)
+        of_edits = jnp.stack(
+            [jnp.pad(jax.random.gumbel(which, n), (0, 4 - n)) for n in range(1, 5)]
+        )
+        return jax.random.uniform(whether), jax.random.gumbel(which, V), of_edits
 
     every = jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(jnp.arange(ROWS), jnp.arange(ACTIONS))
     return [list(zip(*row, strict=True)) for row in zip(*(x.tolist() for x in every), strict=True)]
@@ -106,15 +112,15 @@ def decode_slowly(read, draws, prompt, edits, decoding):
     """The actions of an answer: a stack, one set of removed tokens per depth, and log-odds."""
     text, removed, actions = [], [set()], []  # removed[d]: from the text of d tokens
     while len(actions) < ACTIONS and EOS not in actions:
-        uniform, gumbel = draws[len(actions)]
+        uniform, gumbel, of_edits = draws[len(actions)]
         logits = read([*prompt, *text])
         weights = {a: math.exp(logits[a]) for a in (*edits, EOS, *LETTERS)}
         p = sum(weights[a] for a in edits) / sum(weights.values())
         odds = math.log(p) - math.log(1 - p) + decoding.bias
         limit = uniform if decoding.threshold is None else decoding.threshold
         if odds > math.log(limit / (1 - limit)) and (text or not decoding.memory):
-            noise = gumbel if decoding.threshold is None else [0] * V
-            action = max(edits, key=lambda a: logits[a] + noise[a])
+            noise = of_edits[len(edits) - 1] if decoding.threshold is None else [0] * 4
+            action = max(sorted(edits), key=lambda a: logits[a] + noise[sorted(edits).index(a)])
             left = max(len(text) - edits[action], 0)
             is_redrawn = edits[action] == mdp.EVERYTHING and decoding.temperature > 0
             if left < len(text) and not is_redrawn:
