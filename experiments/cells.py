@@ -3,7 +3,7 @@
 Every method with edits begins with the same behavioural cloning (SequenceMatch, Algorithm 1). For one
 seed, one kind of data and one optimiser that part, the stem, is trained once, and each run branches
 from it. A branch is bit for bit what a run of its own would have reached, costs a fraction, and pairs
-what is compared.
+what is compared. A run without edits has a stem, of its own method, where its settings change midway.
 
 Stems and runs lie in runs/cells/, saved every five minutes, and each figure when it is made: a killed
 one goes on there. Rows of results lie in experiments/results/NAME.jsonl.
@@ -22,7 +22,7 @@ from typing import Any
 import jax
 from flax import nnx
 
-from experiments.figures import Figures, pack, pack_numbers
+from experiments.figures import Figures, mean_metrics, pack, pack_numbers, write_metrics
 from experiments.grids import Cell
 from experiments.texts import judge_texts
 from sequencematch.cli.results import policy_draws
@@ -43,7 +43,7 @@ from sequencematch.train.plan import Plan
 from sequencematch.train.state import TrainState
 
 RESULTS, RUNS = Path(__file__).parent / "results", Path("runs/cells")
-SAVE_SECONDS = 300
+SAVE_SECONDS, METRICS_EVERY = 300, 25
 
 
 def configure(cell: Cell) -> Parts:
@@ -74,7 +74,9 @@ def advance(parts: Parts, plan: Plan, state: TrainState, until: int, folder: Pat
             if plan.refreshes(step):
                 state = plan.refresh(state, *jax.device_put(prompts[step], plan.batch_sharding))
             batch = jax.device_put(data[step], plan.batch_sharding)
-            state, _ = plan.phase(step).step(state, batch)
+            state, metrics = plan.phase(step).step(state, batch)
+            if step % METRICS_EVERY == 0:
+                write_metrics(folder, step, metrics)
             if time.monotonic() - saved > SAVE_SECONDS:
                 checkpoints.save(state, {"revision": code_revision()})
                 saved = time.monotonic()
@@ -95,15 +97,22 @@ def revisions(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def has_stem(cell: Cell) -> bool:
+    """Whether a cell begins with something that is trained apart."""
+    return METHODS[cell.method].edits or bool(cell.last_changes)
+
+
 def stem_cell(cell: Cell) -> Cell:
-    """The behavioural cloning that a cell begins with, as a cell of its own."""
+    """What a cell begins with, as a cell of its own: behavioural cloning where there are edits."""
+    if not METHODS[cell.method].edits:
+        return cell._replace(name="stem", split="", last_changes={})
     # The objective plays no part in it, nor does what changes later.
     changes = {k: v for k, v in cell.changes.items() if not k.startswith("objective.")}
     return Cell("stem", "bc", cell.seed, "", changes, config=cell.config)
 
 
 def stem(cell: Cell, runs: Path = RUNS) -> TrainState:
-    """The state after the behavioural cloning of a cell, from disk if it has been trained already."""
+    """The state after the stem of a cell, from disk if it has been trained already."""
     folder = folder_of(stem_cell(cell), runs)
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / "lock", "w") as lock:
@@ -115,7 +124,7 @@ def stem(cell: Cell, runs: Path = RUNS) -> TrainState:
 def waits_for_stem(cell: Cell, runs: Path = RUNS) -> bool:
     """Whether another process trains the stem of a cell at this moment."""
     path = folder_of(stem_cell(cell), runs) / "lock"
-    if not (METHODS[cell.method].edits and path.exists()):
+    if not (has_stem(cell) and path.exists()):
         return False
     with open(path) as lock:
         try:
@@ -129,7 +138,7 @@ def run(cell: Cell, runs: Path = RUNS) -> tuple[Parts, Plan, TrainState]:
     """Trains one cell; returns what it is made of and its last state."""
     parts, state = begin(cell)
     plan = make_plan(parts)
-    if METHODS[cell.method].edits:
+    if has_stem(cell):
         # The replay buffer stays empty: the first matching step is preceded by a refresh.
         state = stem(cell, runs)._replace(replay=state.replay)
     return parts, plan, advance(parts, plan, state, plan.steps, folder_of(cell, runs))
@@ -143,7 +152,7 @@ def folder_of(cell: Cell, runs: Path = RUNS) -> Path:
 def judge(parts: Parts, state: TrainState, split: str, figures: Figures) -> None:
     """Adds accuracy and edits by way of decoding, with the questions that were answered rightly.
 
-    Of open texts, whose answers are neither right nor wrong, the figures of `texts`.
+    Of open texts, whose answers are neither right nor wrong, the figures of `texts`, on test questions.
     """
     if parts.task.is_open:
         judge_texts(parts, state, figures)
@@ -159,6 +168,7 @@ def judge(parts: Parts, state: TrainState, split: str, figures: Figures) -> None
             "edits": edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer),
             "questions": pack([a.right for a in answers]),
             "taken": pack_numbers([a.taken for a in answers], "u1"),
+            "actions": pack_numbers([i for a in answers for i in a.actions], "<u2"),
         }
 
     for choice in generator.decodings:
@@ -193,17 +203,22 @@ def judge_scores(parts: Parts, params: nnx.State, figures: Figures) -> None:
     gamma = parts.recipe.objective.gamma
 
     @cache
-    def draw_scores() -> tuple[list[Scores], list[bool], list[int]]:
+    def draw_scores() -> tuple[list[Scores], list[Answer], list[int]]:
         return policy_draws(parts, make_scorer(parts), params, lambda: None)
 
     def keep() -> dict[str, Any]:
-        scores, right, _ = draw_scores()
+        scores, answers, _ = draw_scores()
+        right = [answer.right for answer in answers]
         rows = [answer_scores(score, gamma) for score in scores]
         columns = {name: pack_numbers([row[name] for row in rows], "<f4") for name in rows[0]}
         each = {"n": len(right), "samples": parts.config.evaluate.samples, "right": pack(right)}
         return each | {"scores": columns}
 
-    figures.add("auc", lambda: value_statistics(*draw_scores(), gamma))
+    def areas() -> dict[str, Any]:
+        scores, answers, questions = draw_scores()
+        return value_statistics(scores, [answer.right for answer in answers], questions, gamma)
+
+    figures.add("auc", areas)
     figures.add("draws", keep)
 
 
@@ -236,6 +251,7 @@ def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
         "skipped": int(state.guard.skipped),
         "tokens": tokens,
         "figures": figures.found,
+        "training": mean_metrics(folder_of(cell, runs)),
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},
         "trained_by": revisions(folder_of(cell, runs)),
         "revision": of_code,  # that answered the questions
@@ -253,7 +269,7 @@ def tokens_of(cell: Cell) -> int:
     """Tokens that a cell is trained on or samples, its stem included, whose batches may be smaller."""
     plan = make_plan(configure(cell))
     total = sum(plan.tokens(plan.steps))
-    if not (METHODS[cell.method].edits and cell.last_changes):
+    if not cell.last_changes:
         return total
     first = configure(stem_cell(cell))
     branches_at = first.config.train.bc_steps

@@ -2,16 +2,18 @@
 
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jaxtyping import ArrayLike
 
 from sequencematch.evaluate.generate import Answer
 from sequencematch.storage import files
 
-NAME = "figures.json"
+NAME, METRICS = "figures.json", "metrics.jsonl"
 
 
 class Figures:
@@ -39,6 +41,22 @@ class Figures:
     def forget(self) -> None:
         """Removes the file; the folder stays."""
         (self.folder / NAME).unlink(missing_ok=True)
+
+
+def write_metrics(folder: Path, step: int, metrics: Mapping[str, ArrayLike]) -> None:
+    """Adds the metrics of a step to those of a folder."""
+    record = {name: np.asarray(x).item() for name, x in jax.device_get(metrics).items()}
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps({"step": step} | record) + "\n")
+
+
+def mean_metrics(folder: Path) -> dict[str, float]:
+    """The mean of each metric over the steps that are known, each once: a killed run repeats some."""
+    path = folder / METRICS
+    records = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    by_step = {record.pop("step"): record for record in records}
+    names = next(iter(by_step.values()), {})
+    return {name: float(np.mean([each[name] for each in by_step.values()])) for name in names}
 
 
 def write_texts(path: Path, answers: Iterable[Answer]) -> None:

@@ -167,6 +167,7 @@ def smollm2() -> list[Cell]:
     """The paper's arithmetic on a pretrained model: methods x kinds of noise, on test questions.
 
     le_cam, whose cost is that of bc, with both kinds of noise: choosing one would be choosing on test.
+    All have equal steps; sequencematch has more tokens, and one setting of bc as many.
     """
     cells, questions = [], frozen("smollm2", "smollm2_entropies")
     for seed in (1, 2):
@@ -177,6 +178,9 @@ def smollm2() -> list[Cell]:
             own = {} if method == "bc" else frozen(f"smollm2 {method}", "smollm2_alphas")
             name = f"{method}, {kind}"
             cells.append(on_smollm2(method, seed, "test", name, questions | own | noise))
+            if name == "bc, random noise":
+                more = {"train.batch_size": AS_MANY_ROWS["pretrained"]}
+                cells.append(cells[-1]._replace(name=f"{name}, equal tokens", last_changes=more))
     return cells
 
 
@@ -188,8 +192,9 @@ TEXTS = {
     "data.window": 128,
     "data.prompt": 32,
     "evaluate.stop_at": 128,
-    "evaluate.samples": 1,
-    "evaluate.decodings": ("greedy", "sampled"),
+    "evaluate.examples": 250,  # each continued by some samples, whose scores and quality are compared
+    "evaluate.samples": 4,
+    "evaluate.decodings": ("greedy", "sampled", "top_p=0.95"),
     "evaluate.rows": 100,
 }
 LAMBDAS = (2.5e-4, 2.5e-3, 2.5e-2)
@@ -213,46 +218,50 @@ def corpus(test_share: float) -> dict[str, Any]:
     return articles | {"data.test_share": test_share}
 
 
+# sequencematch takes more rows in each matching step: its batch, as many samples, and its share of a
+# refresh. Here the others have as many from then on, so that all have equal steps and equal tokens.
+AS_MANY_ROWS = {"text": 67, "text_pretrained": 16, "pretrained": 17}
+
+
+def of_text(
+    config: str, method: str, seed: int, changes: Mapping[str, Any], name: str = ""
+) -> Cell:
+    """A run on text, whose last steps have as many tokens as those of sequencematch."""
+    more = {"train.batch_size": AS_MANY_ROWS[config]}
+    last = {} if method == "sequencematch" else more
+    return Cell(name or method, method, seed, "test", changes, last, config)
+
+
 def texts() -> list[Cell]:
-    """Methods and ways to answer on text, small networks of characters from scratch, equal tokens.
+    """Methods and ways to answer on text, small networks of characters from scratch.
 
     And quality against diversity: lambda of IQ-Learn's offline objective x temperature, and mle.
     """
-    cells = []
+    cells, common = [], {**TEXTS, **corpus(0.1)}
     for seed in SEEDS:
-        for method in ("mle", "unlikelihood", "bc", "sequencematch", "le_cam", "iql_offline"):
-            changes, last = {**TEXTS, **corpus(0.1)}, {}
-            if method in ("mle", "iql_offline"):
-                changes["evaluate.decodings"] = TEMPERATURES
-            if method == "mle":
-                changes["evaluate.decodings"] = (*WAYS, *TEMPERATURES[1:-1])
-            # sequencematch takes 67.2 rows in each step after 500 of 32: its batch, as many samples
-            # and its share of a refresh. The others have as many in as many steps, or more steps.
-            if method in ("bc", "le_cam"):
-                last = {"train.batch_size": 67}
-            elif method != "sequencematch":
-                changes["train.steps"] = 1_025
-            if method != "iql_offline":
-                cells.append(Cell(method, method, seed, "test", changes, last, "text"))
-                continue
-            for td_weight in LAMBDAS:
-                own = changes | {"objective.td_weight": td_weight}
-                name = f"iql_offline lambda={td_weight:g}"
-                cells.append(Cell(name, method, seed, "test", own, last, "text"))
+        ways = {"evaluate.decodings": (*WAYS, *TEMPERATURES[1:-1])}
+        cells.append(of_text("text", "mle", seed, common | ways))
+        cells += [of_text("text", method, seed, common) for method in ("unlikelihood", "bc")]
+        # The paper's alpha, at which the objective is all but likelihood, and what arithmetic chose.
+        for method, alpha in product(("sequencematch", "le_cam"), (0.01, 0.3)):
+            changes = common | {"objective.alpha": alpha}
+            cells.append(of_text("text", method, seed, changes, f"{method} alpha={alpha:g}"))
+        for td_weight in LAMBDAS:
+            changes = common | {"evaluate.decodings": TEMPERATURES}
+            changes |= {"objective.td_weight": td_weight}
+            name = f"iql_offline lambda={td_weight:g}"
+            cells.append(of_text("text", "iql_offline", seed, changes, name))
     return cells
 
 
 def texts_smollm2() -> list[Cell]:
-    """Three methods on SmolLM2 by LoRA, equal tokens."""
-    changes, cells = {**TEXTS, **corpus(0.35)}, []
+    """Three methods on SmolLM2 by LoRA, sequencematch with two alphas."""
+    config, changes, cells = "text_pretrained", {**TEXTS, **corpus(0.35)}, []
     for seed in SEEDS[:2]:
-        # After 200 steps of 8 rows sequencematch takes 16.4 in each of 100.
-        more = {"train.steps": 405}
-        cells += [
-            Cell("mle", "mle", seed, "test", changes | more, {}, "text_pretrained"),
-            Cell("bc", "bc", seed, "test", changes, {"train.batch_size": 16}, "text_pretrained"),
-            Cell("sequencematch", "sequencematch", seed, "test", changes, {}, "text_pretrained"),
-        ]
+        cells += [of_text(config, method, seed, changes) for method in ("mle", "bc")]
+        for alpha in (0.01, 0.3):
+            own, name = changes | {"objective.alpha": alpha}, f"sequencematch alpha={alpha:g}"
+            cells.append(of_text(config, "sequencematch", seed, own, name))
     return cells
 
 

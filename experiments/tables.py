@@ -32,6 +32,7 @@ from sequencematch.evaluate.wrong_starts import LENGTHS
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 DRAW = flags.DEFINE_string("draw", None, "Of texts: a file for quality against diversity, as SVG.")
 CHOICES = ("greedy", "unedited", "sampled")
+FEW = 5  # runs
 
 Rows = Mapping[int, Mapping[str, Any]]  # by seed
 
@@ -104,12 +105,23 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
     """The paired difference to another setting in points, for each way of decoding."""
     seeds = [seed for seed in rows if seed in base]
     cells = []
-    for choice in CHOICES:
-        both = (right(each, seeds, choice) for each in (rows, base))
+    for choice in CHOICES if seeds else ():
+        both = [right(each, seeds, choice) for each in (rows, base)]
         found = paired_difference(*both, groups=groups_of(rows))
         points = [f"{100 * x:+.1f}" for x in (found.mean, found.low, found.high)]
-        cells.append(f"{points[0]} [{points[1]}, {points[2]}], p = {found.p_value:.2g}")
+        whole = f"{points[0]} [{points[1]}, {points[2]}], p = {found.p_value:.2g}"
+        cells.append(whole + of_each_run(*both))
     return cells
+
+
+def of_each_run(ours: np.ndarray, theirs: np.ndarray) -> str:
+    """The difference of each run, of less than five: intervals over so few are too narrow.
+
+    Args:
+      ours, theirs: bool[S, N], paired.
+    """
+    points = 100 * (ours.mean(axis=1) - theirs.mean(axis=1))
+    return f" ({', '.join(f'{x:+.1f}' for x in points)})" if len(points) < FEW else ""
 
 
 def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
@@ -199,6 +211,9 @@ def main(argv: list[str]) -> int | None:
         print(error, file=sys.stderr)
         return 2
     settings = by_setting(read_rows(GRID.value), [cell.name for cell in cells])
+    if not settings:
+        print(f"experiments/results/{GRID.value}.jsonl has no rows yet", file=sys.stderr)
+        return 2
     if GRID.value.startswith("texts"):
         print_texts(settings)
         return None

@@ -4,8 +4,10 @@ One protocol for all rows: the same prompts, texts of 128 surviving tokens, edit
 SmolLM2-135M-Instruct (`make smollm2`) as the model that reads them.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import cache, partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,20 +15,20 @@ from flax import nnx
 from matplotlib.figure import Figure
 from scipy import stats
 
-from experiments.figures import Figures, write_texts
+from experiments.figures import Figures, pack_numbers, write_texts
 from experiments.grids import TEMPERATURES
-from sequencematch.cli.results import answer_all, real_text_figures
+from sequencematch.cli.results import answer_all, policy_draws, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY
-from sequencematch.data.task import Example
 from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.likeness import load_optional
 from sequencematch.evaluate.mauve import MODEL_METRICS
-from sequencematch.evaluate.reference import Reference
+from sequencematch.evaluate.reference import Reading, Reference
 from sequencematch.evaluate.values import answer_scores
+from sequencematch.rollout.decoding import Decoding
 from sequencematch.setup.build import Parts
-from sequencematch.setup.judges import make_generator, make_scorer
+from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
 from sequencematch.train.methods import METHODS
 from sequencematch.train.state import TrainState
 
@@ -60,6 +62,8 @@ COLUMNS = {
 }
 
 
+UNEDITED_SAMPLES = "sampled, edits masked"
+
 # Figures of a row that are no way to answer, and ways that are not paired with samples.
 NOT_PAIRED = {"perplexity", "rewards", "real", *TEMPERATURES} - {"sampled"}
 
@@ -82,17 +86,25 @@ def reader() -> Reference:
 def judge_texts(parts: Parts, state: TrainState, figures: Figures) -> None:
     """Adds figures of each way to answer, of the real texts, and the perplexity of these.
 
-    The texts are kept beside the figures, for other metrics.
+    All are of test questions. The texts are kept beside the figures, for other metrics.
     """
     examples = [*parts.task.splits["test"]]
-    generator, params = make_generator(parts), parts.whole(state.params)
+    generator = make_generator(parts, ways_of(parts))
+    params = parts.whole(state.params)
 
     def measure(choice: str) -> dict[str, Any]:
         answers = answer_all(generator, params, examples, choice, lambda: None)
         write_texts(figures.folder / "texts" / f"{choice}.jsonl", answers)
         edits = edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer)
         found = score(answers, MEASURED, reader()) | text_costs(parts.recipe.mdp, answers)
-        return found | {"edited": edits["answers"], "edits_per_action": edits["per_action"]}
+        found |= {"edited": edits["answers"], "edits_per_action": edits["per_action"]}
+        reading = read_texts(answers)
+        kept = {
+            "log_likelihoods": pack_numbers(reading.log_likelihoods, "<f4"),
+            "tokens": pack_numbers(reading.counts, "<u2"),
+            "actions": pack_numbers([answer.taken for answer in answers], "<u2"),
+        }
+        return found | {"each": kept}
 
     def measure_real() -> dict[str, Any]:
         real = [Answer(example, [], example.completion, True, True, 0) for example in examples]
@@ -100,39 +112,60 @@ def judge_texts(parts: Parts, state: TrainState, figures: Figures) -> None:
 
     for choice in generator.decodings:
         figures.add(choice, partial(measure, choice))
-    figures.add("rewards", lambda: reward_correlations(parts, params, examples))
+    figures.add("rewards", lambda: judge_rewards(parts, params))
     figures.add("real", measure_real)
     figures.add("perplexity", lambda: real_text_figures(parts, params, lambda: None))
 
 
-def reward_correlations(
-    parts: Parts, params: nnx.State, examples: Sequence[Example]
-) -> dict[str, dict[str, float | None]]:
-    """Spearman's correlation of the scores of texts with their quality, as in arXiv 2409.01369.
+def ways_of(parts: Parts) -> dict[str, Decoding]:
+    """The configured ways to answer; where there are edits, also samples in which they are masked."""
+    ways = configured_decodings(parts)
+    if METHODS[parts.config.method].edits:
+        ways[UNEDITED_SAMPLES] = ways["sampled"]._replace(bias=-math.inf)
+    return ways
 
-    Texts are drawn from the policy itself. Scores are those of `answer_scores`, recovered returns among
-    them. Quality is chrF against the real text, and the mean log-likelihood of a token to the reader.
+
+def read_texts(answers: Sequence[Answer]) -> Reading:
+    """What the model that reads texts makes of each; read once."""
+    return reader().read([(answer.example.prompt, answer.text) for answer in answers])
+
+
+def judge_rewards(parts: Parts, params: nnx.State) -> dict[str, Any]:
+    """How the scores of texts go with their quality, as in arXiv 2409.01369: rank correlations.
+
+    Several texts for each of some prompts are drawn from the policy itself. Scores are those of
+    `answer_scores`, recovered returns among them. Quality is chrF against the real text, and the mean
+    log-likelihood of a token to the reader. All are kept, prompt by prompt.
     """
-    # Without edits, and at temperature 1, texts that are sampled are the policy's, and read already.
-    is_policy = not METHODS[parts.config.method].edits and parts.config.evaluate.temperature == 1
-    policy = make_generator(parts) if is_policy else make_generator(parts, {"policy": None})
-    choice = "sampled" if is_policy else "policy"
-    answers = answer_all(policy, params, examples, choice, lambda: None)
-    gamma, scorer = parts.recipe.objective.gamma, make_scorer(parts)
-    scores = [answer_scores(x, gamma) for x in scorer.score_answers(params, answers)]
-    reading = reader().read([(answer.example.prompt, answer.text) for answer in answers])
-    sacrebleu = load_optional("sacrebleu", "text")
+    found, answers, prompts = policy_draws(parts, make_scorer(parts), params, lambda: None)
+    each = [answer_scores(x, parts.recipe.objective.gamma) for x in found]
+    scores = {name: [float(x[name]) for x in each] for name in each[0]}
+    reading, sacrebleu = read_texts(answers), load_optional("sacrebleu", "text")
     qualities = {
         "chrf": [sacrebleu.sentence_chrf(a.text, [*a.example.references]).score for a in answers],
         "reader": list(reading.log_likelihoods / np.maximum(reading.counts, 1)),
     }
-    return {
-        score: {
-            quality: rank_correlation([each[score] for each in scores], known)
-            for quality, known in qualities.items()
-        }
-        for score in scores[0]
+    pairs = {
+        name: {kind: correlations(x, y, prompts) for kind, y in qualities.items()}
+        for name, x in scores.items()
     }
+    kept = {name: pack_numbers(x, "<f4") for name, x in (scores | qualities).items()}
+    return {"correlations": pairs, "samples": parts.config.evaluate.samples, "each": kept}
+
+
+def correlations(
+    x: Sequence[float], y: Sequence[float], prompts: Sequence[int]
+) -> dict[str, float | None]:
+    """Spearman's correlation of all texts, and the mean of those among the texts of one prompt.
+
+    The second is free of how hard prompts are. None where no correlation is defined.
+    """
+    x, y, groups = np.asarray(x), np.asarray(y), np.asarray(prompts)
+    rows = [groups == group for group in np.unique(groups)]
+    within = [rank_correlation(x[row], y[row]) for row in rows]
+    known = [each for each in within if each is not None]
+    mean = float(np.mean(known)) if known else None
+    return {"pooled": rank_correlation(x, y), "within": mean}
 
 
 def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -209,13 +242,13 @@ def spread(values: list[float | None]) -> str:
 
 
 def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """Lines of the table of `reward_correlations`: setting and quality, a column for each score."""
+    """Lines of the table of `judge_rewards`: setting, quality and kind, a column for each score."""
     found = []
     for name, rows in settings.items():
-        known = [row["figures"]["rewards"] for row in rows.values()]
-        for quality in next(iter(known[0].values())):
-            cells = [spread([each[score][quality] for each in known]) for score in known[0]]
-            found.append([f"{name}, {quality}", *cells])
+        known = [row["figures"]["rewards"]["correlations"] for row in rows.values()]
+        for quality, kind in product(("chrf", "reader"), ("pooled", "within")):
+            cells = [spread([x[score][quality][kind] for x in known]) for score in known[0]]
+            found.append([f"{name}, {quality}, {kind}", *cells])
     return found
 
 

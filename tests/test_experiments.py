@@ -11,7 +11,15 @@ from scipy import stats
 
 from experiments import grids, tables, texts
 from experiments.cells import advance, answer_again, begin, folder_of, row, run, stem, stem_cell
-from experiments.figures import Figures, pack, pack_numbers, unpack, unpack_numbers
+from experiments.figures import (
+    Figures,
+    mean_metrics,
+    pack,
+    pack_numbers,
+    unpack,
+    unpack_numbers,
+    write_metrics,
+)
 from experiments.grids import GRIDS, Cell
 from experiments.order import check_rows, next_cells
 from sequencematch.cli.results import policy_draws
@@ -138,7 +146,10 @@ WAYS = {"temperature=0.4": (0.2, 60.0), "sampled": (0.4, 30.0)}
 def text_row(factor):
     """A row of a grid of texts, as far as tables read it."""
     figures = {way: {"mauve": factor * m, "self_bleu": b} for way, (m, b) in WAYS.items()}
-    rewards = {"return": {"chrf": 0.1 * factor}, "reward_sum": {"chrf": None}}
+    nothing = {"pooled": None, "within": None}
+    known = {"chrf": {"pooled": 0.1 * factor, "within": None}, "reader": nothing}
+    pairs = {"return": known, "reward_sum": {"chrf": nothing, "reader": nothing}}
+    rewards = {"correlations": pairs, "samples": 4}
     known = {name: {"perplexity": 5.0 * factor} for name in ("text", "actions")}
     figures |= {"perplexity": known, "rewards": rewards, "real": {"self_bleu": 25.0}}
     return {"figures": figures}
@@ -152,10 +163,9 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         lines["a, sampled"][column] == f"{(0.4 + 0.8) / 2:.3g} ± {np.std([0.4, 0.8], ddof=1):.2g}"
     )
     assert lines["a, real"][column] == "" and len(lines) == 6
-    assert texts.correlation_lines(settings) == [
-        ["a, chrf", "0.15 ± 0.071", ""],
-        ["b, chrf", "0.1", ""],
-    ]
+    correlations = {line[0]: line[1:] for line in texts.correlation_lines(settings)}
+    assert correlations["a, chrf, pooled"] == ["0.15 ± 0.071", ""]
+    assert correlations["b, chrf, pooled"] == ["0.1", ""] and len(correlations) == 2 * 4
     (difference,) = texts.difference_lines(settings)
     assert difference[:2] == ["b, sampled - a, sampled", "1"] and difference[column + 1] == ""
     ways = {"top_p=0.95": {"mauve": 0.9}, "greedy": {"mauve": 0.9}}
@@ -181,6 +191,30 @@ def test_rank_correlation_does_not_change_under_rising_functions():
     assert -0.9 < found < 0.9 and texts.rank_correlation(np.exp(x), y**3) == found
     assert texts.rank_correlation(x, x**3) == pytest.approx(1)
     assert texts.rank_correlation(x, 0 * y) is None
+
+
+def test_correlations_within_prompts_do_not_know_how_hard_prompts_are():
+    rng, prompts = np.random.default_rng(0), np.repeat(np.arange(50), 4)
+    x, y = rng.normal(size=(2, 200))
+    found, hard = texts.correlations(x, y, prompts), 9 * rng.normal(size=50)[prompts]
+    apart = texts.correlations(x + hard, y + hard, prompts)
+    assert apart["within"] == pytest.approx(found["within"]) and abs(found["within"]) < 0.2
+    assert found["pooled"] < 0.2 and apart["pooled"] > 0.9
+    assert texts.correlations(x, x, prompts) == pytest.approx({"pooled": 1, "within": 1})
+    assert texts.correlations(x[:50], y[:50], np.arange(50))["within"] is None
+
+
+def test_metrics_of_a_killed_run_count_once(tmp_path):
+    assert mean_metrics(tmp_path) == {}
+    for step, loss in ((0, 4.0), (25, 2.0), (25, 2.0), (50, 0.0)):
+        write_metrics(tmp_path, step, {"loss": np.float32(loss)})
+    assert mean_metrics(tmp_path) == {"loss": 2.0}
+
+
+def test_a_difference_of_few_runs_is_shown_run_by_run():
+    ours, theirs = np.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool), np.zeros((2, 4), bool)
+    assert tables.of_each_run(ours, theirs) == " (+75.0, +0.0)"
+    assert tables.of_each_run(*(np.repeat(x, 3, axis=0) for x in (ours, theirs))) == ""
 
 
 @pytest.mark.stress
@@ -214,7 +248,10 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     asked = [*ways(parts.whole(state.params), parts.task.splits["test"], "unedited")]
     assert unpack(figures["unedited"]["questions"], 8).tolist() == [a.right for a in asked]
     draws, scorer = figures["draws"], make_scorer(parts)
-    scores, right, _ = policy_draws(parts, scorer, parts.whole(state.params), lambda: None)
+    scores, drawn, _ = policy_draws(parts, scorer, parts.whole(state.params), lambda: None)
+    right = [answer.right for answer in drawn]
     assert unpack(draws["right"], draws["n"]).tolist() == right and len(right) == 8 * 4
+    actions = unpack_numbers(figures["unedited"]["actions"], "<u2")
+    assert actions.tolist() == [i for answer in asked for i in answer.actions]
     returns = np.float32([score.recovered_return for score in scores])
     np.testing.assert_array_equal(unpack_numbers(draws["scores"]["return"], "<f4"), returns)

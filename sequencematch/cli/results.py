@@ -198,14 +198,15 @@ def policy_auc(
     parts: Parts, scorer: Scorer, params: nnx.State, raise_if_asked: Callable[[], None]
 ) -> dict[str, dict[str, float | None]]:
     """How well scores tell right answers from wrong ones, of the answers of `policy_draws`."""
-    drawn = policy_draws(parts, scorer, params, raise_if_asked)
-    return value_statistics(*drawn, parts.recipe.objective.gamma)
+    scores, answers, questions = policy_draws(parts, scorer, params, raise_if_asked)
+    right = [answer.right for answer in answers]
+    return value_statistics(scores, right, questions, parts.recipe.objective.gamma)
 
 
 def policy_draws(
     parts: Parts, scorer: Scorer, params: nnx.State, raise_if_asked: Callable[[], None]
-) -> tuple[list[Scores], list[bool], list[int]]:
-    """(Scores, whether it is right, number of its question) of several answers to each question.
+) -> tuple[list[Scores], list[Answer], list[int]]:
+    """(Scores, answer, number of its question) of several answers to each question.
 
     They are drawn from the policy itself, whatever the configuration says of answers.
     """
@@ -215,7 +216,7 @@ def policy_draws(
     asked = [examples[i] for i in questions]
     answers = answer_all(generator, params, asked, "policy", raise_if_asked)
     scores = collect(scorer.score_answers(params, answers), raise_if_asked)
-    return scores, [answer.right for answer in answers], questions
+    return scores, answers, questions
 
 
 def answer_all(

@@ -170,8 +170,12 @@ def open_windows(
       OSError: files are damaged or cannot be read.
     """
     paths, count = [os.fspath(folder / name) for name in found["shards"]], sum(found["sizes"])
-    with prepared.silence(logging.FATAL):  # the library warns of groups, with large records in mind
+    begins = itertools.accumulate(found["sizes"][:-1], initial=0)
+    with prepared.silence(logging.FATAL):
         source = prepared.read_or_explain(folder, lambda: ArrayRecordDataSource(paths))
+        # At the first read of each file the library warns of groups, with large records in mind.
+        for begin in begins if len(source) == count else ():
+            prepared.read_or_explain(folder, lambda begin=begin: source[begin])
     if len(source) != count:
         raise OSError(
             f"the data in {folder} are damaged (of {count} windows {len(source)} are there): move this "
