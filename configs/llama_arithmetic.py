@@ -9,7 +9,7 @@ paper draws accuracy against noise, for random noise and wrong digits:
 
     ... --config.noise.kind=ground_truth --config.noise.eta=0.2
 
-This trains all parameters, 7 billion of them, in float32: a step takes 184 GiB (docs/scaling.md), so
+This trains all parameters, 7 billion of them, in float32: a step takes 180 GiB by the estimate, so
 name the devices that share them, as in --config.mesh.fsdp=8.
 
     python -m sequencematch.main --config=llama_arithmetic:qlora[,METHOD] --config.model.path=DIR

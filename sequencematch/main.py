@@ -222,7 +222,8 @@ def build_within_memory(
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
     memory.check(config, estimate(config))
     parts = build(config, source)
-    memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
+    if not parts.task.network:  # the estimates are of a transformer
+        memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
     return parts
 
 

@@ -72,5 +72,7 @@ def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     small = [f"--config.{key}={value}" for key, value in SMALL.items()]
     data = f"--config.data.dir={tmp_path / 'data'}"
     assert main(["main.py", *flags.split(), *small, data]) == 0, capfd.readouterr().err
+    has_network = name == "averaging.py"
+    assert ("the network is the task's own" in capfd.readouterr().out) == has_network
     folder = Path(re.search(r"--workdir=(\S+)", flags)[1])
     assert (folder / "report.html").is_file()

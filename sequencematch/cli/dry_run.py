@@ -61,7 +61,10 @@ def print_plan(parts: Parts, plan: Plan, folder: Path, first: int) -> None:
         tables = [facts, parameter_table(parts.like.params, "trained parameter")]
         if parts.parameters > parts.trained_parameters:
             tables.append(parameter_table(parts.frozen, "frozen parameter"))
-        for table in (*tables, phase_table(plan, first), memory_table(parts)):
+        tables.append(phase_table(plan, first))
+        # What a network takes that a task brings is not known before it is compiled.
+        tables += [memory_table(parts)] * (not parts.task.network)
+        for table in tables:
             console.print(Padding(table, (0, 0, 1, 2), expand=False))
 
 
@@ -73,17 +76,12 @@ def print_verdict() -> None:
 def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, str]]:
     """Yields (name, facts in words) of the data, network, devices, schedule and folder."""
     c = parts.config
-    m = network_config(c, parts.tokenizer.vocab_size, len(parts.tokenizer.pops))
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield from (("", sentence) for sentence in describe(parts.data.found))
-    yield (
-        "network",
-        f"{parts.parameters:,} parameters: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
-        f"{m.heads} heads, {m.kv_heads} key heads, {m.dtype}; {parts.slots} slots",
+    yield from (
+        ("network" if i == 0 else "", line) for i, line in enumerate(describe_network(parts))
     )
-    if c.model.preset:
-        yield "", compare_vocabularies(c.model.preset, m)
     yield (
         "devices",
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "
@@ -95,6 +93,21 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     )
     yield "judged by", f"{parts.task.judged_by} of the answers to {c.evaluate.examples:,} questions"
     yield "folder", f"{folder}/ would hold {FILES}"
+
+
+def describe_network(parts: Parts) -> Iterator[str]:
+    """Yields facts of the network in words."""
+    c, count = parts.config, f"{parts.parameters:,} parameters"
+    if parts.task.network:
+        yield f"{count}; {parts.slots} slots; the task's own: config.model plays no part"
+        return
+    m = network_config(c, parts.tokenizer.vocab_size, len(parts.tokenizer.pops))
+    yield (
+        f"{count}: {m.layers} layers of width {m.d_model} and {m.d_ff}, "
+        f"{m.heads} heads, {m.kv_heads} key heads, {m.dtype}; {parts.slots} slots"
+    )
+    if c.model.preset:
+        yield compare_vocabularies(c.model.preset, m)
 
 
 def compare_vocabularies(preset: str, network: TransformerConfig) -> str:

@@ -10,6 +10,7 @@ from ml_collections import ConfigDict, config_flags
 
 from sequencematch.cli import cluster
 from sequencematch.cli.configuration import choose_config, join_config
+from sequencematch.rollout.decodings import decoding_fault, parse_decoding
 
 LONGEST = 100  # characters of a flag name
 TEXTS = {
@@ -154,6 +155,22 @@ def check_modes(values: flags.FlagValues) -> None:
     if values.temperature is not None and not 0 < values.temperature < math.inf:
         raise ValueError(
             f"--temperature={values.temperature} must be > 0; leave it out for greedy answers"
+        )
+    if values.decode and not decoding_fault(values.decode):
+        check_draws(values.decode, values.temperature, values.samples)
+
+
+def check_draws(decode: str, temperature: float | None, samples: int | None) -> None:
+    """Raises ValueError for a temperature or a number of samples that would change nothing."""
+    usual = dict(threshold=0.5, bias=0.0, memory=False)
+    one, other = (parse_decoding(decode, temperature=x, **usual) for x in (1.0, 2.0))
+    if temperature is not None and one == other:
+        raise ValueError(
+            f"--temperature={temperature} plays no part in --decode={decode}: leave one of them out"
+        )
+    if (samples or 1) > 1 and not one.temperature:
+        raise ValueError(
+            f"--samples={samples} would be as many equal answers: --decode={decode} draws nothing"
         )
 
 

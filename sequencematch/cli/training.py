@@ -30,7 +30,7 @@ from sequencematch.storage.wandb_board import WandbBoard
 from sequencematch.train import loop
 from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
-from sequencematch.train.profiling import Profiler, Traced, describe_peak
+from sequencematch.train.profiling import Profiler, Traced, check_ahead, describe_peak
 from sequencematch.train.state import TrainState
 
 
@@ -52,6 +52,7 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     first = None if has_run else resume.initial_parameters(parts)
     parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
+    check_ahead(traced, 0 if start.state is None else int(start.state.step))
     if start.state is None and first is None:
         first = resume.initial_parameters(parts)
     profiler = Profiler(call.folder / "profile", traced)
@@ -121,7 +122,7 @@ def train(
                 partial(results.validation_figures, parts, generator, raise_if_asked),
                 start.facts,
                 start.seconds,
-                memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step,
+                estimated_step(parts),
                 best,
                 keep.best,
                 start.spent,
@@ -176,6 +177,13 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     return Job(show)
 
 
+def estimated_step(parts: Parts) -> int:
+    """Bytes that a training step is estimated to take on each device; 0 of a network unknown here."""
+    if parts.task.network:
+        return 0
+    return memory.estimate_training(parts.config, parts.tokenizer.vocab_size).step
+
+
 def announce(parts: Parts, folder: Path, step: int) -> None:
     """Prints what is about to be trained, and where."""
     frozen = jax.tree.leaves(parts.frozen)
@@ -185,6 +193,8 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         f"{step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
+    if parts.task.network:
+        to_stdout("the network is the task's own: config.model plays no part")
     for sentence in describe(parts.data.found):
         to_stdout(sentence)
     answers = parts.config.evaluate

@@ -12,13 +12,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from sequencematch.setup.defaults import defaults, differences, flatten
-from sequencematch.setup.newer_keys import add_newer_keys, drop_gone_keys
+from sequencematch.setup.newer_keys import add_newer_keys
 from sequencematch.storage import files
 from sequencematch.storage.processes import is_first
 
-# Where the data lie. What they are is known by their checksum.
-PLACES = tuple(
-    f"data.{key}" for key in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")
+# Where the data lie, and the model that the run began with. What they are is known by their checksums.
+PLACES = (
+    *(f"data.{k}" for k in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")),
+    "model.path",
 )
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
@@ -193,7 +194,7 @@ def read_holder(folder: Path) -> str:
 def read_config(folder: Path) -> dict[str, Any]:
     """The name, configuration and facts in the config.json of a run, which may be an older one.
 
-    Keys that are newer than the run, or gone since, have the values that it was made with.
+    Keys that are newer than the run have the values that it was made with.
 
     Raises:
       ValueError: there is no config.json, it is damaged, or the run was made with a key that is gone.
@@ -205,7 +206,7 @@ def read_config(folder: Path) -> dict[str, Any]:
         record = json.loads(path.read_text())
         if not isinstance(record["config"], dict):
             raise TypeError("its configuration is not an object")
-        config = ConfigDict(add_newer_keys(drop_gone_keys(record["config"])))
+        config = ConfigDict(add_newer_keys(record["config"]))
         facts = {"name": record["name"]} | {
             key: record.get(key) for key in ("checksum", "revision")
         }

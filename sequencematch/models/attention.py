@@ -139,8 +139,8 @@ class Attention(nnx.Module):
             return linear(inputs, outputs, config, rngs, bias=bias, path=path)
 
         self.query = make(width, heads, config.qkv_bias, "query")
-        self.key = make(width, config.kv_heads * N, config.qkv_bias, "key")
-        self.value = make(width, config.kv_heads * N, config.qkv_bias, "value")
+        self.key = make(width, config.keys_width, config.qkv_bias, "key")
+        self.value = make(width, config.keys_width, config.qkv_bias, "value")
         self.out = make(heads, width, config.out_bias, "out")
         self.query_norm = norm(N, config, rngs) if config.qk_norm else None
         self.key_norm = norm(N, config, rngs) if config.qk_norm else None

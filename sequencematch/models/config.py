@@ -29,15 +29,16 @@ class RopeScaling:
     context: int = 8192
 
 
-# The linear maps of a block, by their paths, and the width that goes in, as `TransformerConfig` has it.
+# The linear maps of a block, by their paths: the widths that go in and out, names of a
+# `TransformerConfig`.
 LINEARS = {
-    "blocks/attention/query": "d_model",
-    "blocks/attention/key": "d_model",
-    "blocks/attention/value": "d_model",
-    "blocks/attention/out": "heads_width",
-    "blocks/feed_forward/gate": "d_model",
-    "blocks/feed_forward/up": "d_model",
-    "blocks/feed_forward/down": "d_ff",
+    "blocks/attention/query": ("d_model", "heads_width"),
+    "blocks/attention/key": ("d_model", "keys_width"),
+    "blocks/attention/value": ("d_model", "keys_width"),
+    "blocks/attention/out": ("heads_width", "d_model"),
+    "blocks/feed_forward/gate": ("d_model", "d_ff"),
+    "blocks/feed_forward/up": ("d_model", "d_ff"),
+    "blocks/feed_forward/down": ("d_ff", "d_model"),
 }
 
 
@@ -170,8 +171,7 @@ class TransformerConfig:
                 f"model.lora_targets={self.lora.targets!r} is found in no linear map of the model; "
                 f"these are {', '.join(self.linears)}"
             )
-        wrong = {getattr(self, width) for width in self.linears.values()}
-        wrong = sorted(width for width in wrong if width % nf4.TILE)
+        wrong = sorted({width for width, _ in self.linears.values() if width % nf4.TILE})
         if self.lora.base == "nf4" and wrong:
             raise ValueError(
                 f"model.lora_base='nf4' needs widths that are multiples of {nf4.TILE}, which the "
@@ -179,14 +179,23 @@ class TransformerConfig:
             )
 
     @property
-    def linears(self) -> dict[str, str]:
-        """The linear maps that a block has, as in `LINEARS`."""
-        return {k: v for k, v in LINEARS.items() if MLPS[self.mlp].gated or not k.endswith("gate")}
+    def linears(self) -> dict[str, tuple[int, int]]:
+        """The linear maps that a block has: path -> (width that goes in, width that comes out)."""
+        return {
+            path: (getattr(self, inner), getattr(self, outer))
+            for path, (inner, outer) in LINEARS.items()
+            if MLPS[self.mlp].gated or not path.endswith("gate")
+        }
 
     @property
     def heads_width(self) -> int:
         """H N, width of all query heads together."""
         return self.heads * self.head_dim
+
+    @property
+    def keys_width(self) -> int:
+        """Width of all key heads together."""
+        return self.kv_heads * self.head_dim
 
     @property
     def head_dim(self) -> int:
@@ -206,9 +215,7 @@ class TransformerConfig:
     @property
     def block_matrices(self) -> int:
         """Parameters in the matrices of a block, adapters left out: D (2 H N + 2 K N + 3 F)."""
-        # Query and output are D x HN, key and value D x KN, gate, up and down D x F.
-        heads = 2 * (self.heads + self.kv_heads) * self.head_dim
-        return self.d_model * (heads + (2 + MLPS[self.mlp].gated) * self.d_ff)
+        return sum(inner * outer for inner, outer in self.linears.values())
 
     @property
     def matrices(self) -> int:
@@ -223,9 +230,8 @@ class TransformerConfig:
     def vectors(self) -> int:
         """Parameters in vectors: gains of the norms, two a block and one at the end, and biases."""
         norm = 2 if self.norm == "layer" else 1  # a gain, and in LayerNorm a bias
-        keys = self.kv_heads * self.head_dim
         block = 2 * norm * self.d_model + 2 * norm * self.head_dim * self.qk_norm
-        block += (self.heads * self.head_dim + 2 * keys) * self.qkv_bias
+        block += (self.heads_width + 2 * self.keys_width) * self.qkv_bias
         block += self.d_model * self.out_bias
         block += ((1 + MLPS[self.mlp].gated) * self.d_ff + self.d_model) * self.mlp_bias
         return self.layers * block + norm * self.d_model

@@ -286,7 +286,7 @@ def training_data(parts: Parts) -> tuple[Prefetched, Prefetched]:
         parts.task,
         parts.tokenizer,
         "train",
-        batch_size=c.rollout.rows // count,
+        batch_size=max(c.rollout.rows // count, 1),  # few may do where no samples are drawn
         prompt_slots=c.prompt_slots,
         seed=host_seed(c.seed, Purpose.PROMPTS),
     )

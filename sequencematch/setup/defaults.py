@@ -189,7 +189,8 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
         known = read_config(path) if path else PRESETS[preset]
         found = transformer_config(known, vocab_size - edits, edits, **precision)
     except ValueError as error:
-        raise ValueError(f"config.model.path={path!r}: {error}") from error
+        named = f"path={path!r}" if path else f"preset={preset!r}"
+        raise ValueError(f"config.model.{named}: {error}") from error
     return replace(found, lora=lora)
 
 

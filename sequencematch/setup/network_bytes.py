@@ -78,12 +78,9 @@ def product_bytes(network: TransformerConfig) -> int:
     In the activations' dtype: D of the input, what each linear map puts out but the last, which no
     gradient needs, and the same and the rank for each adapter.
     """
-    n, keys = network, network.kv_heads * network.head_dim
-    attention = {"query": n.heads_width, "key": keys, "value": keys, "out": n.d_model}
-    outputs = attention | {"gate": n.d_ff, "up": n.d_ff, "down": 0}
-    width = n.d_model
-    for path in n.linears:
-        output = outputs[path.rpartition("/")[2]]
+    n, width = network, network.d_model
+    for path, (_, outer) in network.linears.items():
+        output = 0 if path.endswith("down") else outer
         width += output + (n.lora.rank + output) * n.lora.adapts(path)
     return ACTIVATION[n.dtype] * width
 
@@ -98,7 +95,7 @@ STORED = {
 def cache_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     """Bytes of the sampler's cache: keys, values and final hidden state of every slot."""
     n, a = network, ACTIVATION[network.dtype]
-    return a * rows * slots * (2 * n.layers * n.kv_heads * n.head_dim + n.d_model)
+    return a * rows * slots * (2 * n.layers * n.keys_width + n.d_model)
 
 
 def forward_bytes(network: TransformerConfig, rows: int, slots: int) -> int:

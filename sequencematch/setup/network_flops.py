@@ -19,12 +19,10 @@ from sequencematch.models.sharding import path_name
 
 def block_weights(network: TransformerConfig) -> int:
     """W: each token is multiplied by all of them."""
-    n, keys = network, network.kv_heads * network.head_dim
-    outputs = {"query": n.heads_width, "key": keys, "value": keys, "out": n.d_model}
-    outputs |= {"gate": n.d_ff, "up": n.d_ff, "down": n.d_model}
+    n = network
     adapters = sum(
-        n.lora.rank * (getattr(n, width) + outputs[path.rpartition("/")[2]])
-        for path, width in n.linears.items()
+        n.lora.rank * (inner + outer)
+        for path, (inner, outer) in n.linears.items()
         if n.lora.adapts(path)
     )
     return n.layers * (n.block_matrices + adapters)

@@ -1,7 +1,6 @@
-"""Configurations of older versions: keys that are newer than a run, and keys that are gone."""
+"""Configurations of older versions: keys that are newer than a run."""
 
 import copy
-from collections.abc import Mapping
 from typing import Any
 
 # Keys that are newer than some runs -> what those runs were made with, as JSON has it. Every key that
@@ -44,21 +43,6 @@ NEWER_KEYS = {
     "model.lora_base": "float",
     "mesh.fsdp": 1,
 }
-
-
-# Keys that this version no longer has -> the value with which they changed nothing, as JSON has it.
-GONE_KEYS: dict[str, Any] = {}
-
-
-def drop_gone_keys(
-    saved: Mapping[str, Any], gone: Mapping[str, Any] = GONE_KEYS, prefix: str = ""
-) -> dict[str, Any]:
-    """A saved configuration without those keys of `gone` that have the value given there."""
-    return {
-        key: drop_gone_keys(value, gone, f"{prefix}{key}.") if isinstance(value, dict) else value
-        for key, value in saved.items()
-        if not (prefix + key in gone and gone[prefix + key] == value)
-    }
 
 
 def add_newer_keys(saved: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Which parameters are trained, where each is, and how adapters join those of a model without."""
 
-import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -44,13 +43,13 @@ def frozen_parameters(config: ConfigDict) -> str:
 
 def check_patterns(config: ConfigDict, params: nnx.State) -> None:
     """Raises ValueError for a pattern of `train.frozen` or `.unfrozen` that is found in no path."""
-    paths = ["/".join(map(str, path)) for path, _ in nnx.to_flat_state(params)]
+    paths = [path for path, _ in nnx.to_flat_state(params)]
     for key in ("frozen", "unfrozen"):
         pattern = config.train[key]
-        if pattern and not any(re.search(pattern, path) for path in paths):
+        if pattern and not any(lora.is_found(pattern, path) for path in paths):
             raise ValueError(
                 f"config.train.{key}={pattern!r} is found in the path of no parameter; these are "
-                f"{', '.join(paths)}"
+                f"{', '.join('/'.join(map(str, path)) for path in paths)}"
             )
 
 

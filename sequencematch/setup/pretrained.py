@@ -220,7 +220,7 @@ def with_learnt_edits(parts: Parts, params: nnx.State) -> tuple[SubwordTokenizer
     tokenizer = tokenizer_of(parts)
     if METHODS[parts.config.method].edits:
         return tokenizer, params
-    kept = nnx.filter_state(params, lambda path, _: "/".join(map(str, path)) != EDITS)
+    kept = nnx.filter_state(params, lambda path, _: not lora.is_found(f"^{EDITS}$", path))
     return dataclasses.replace(tokenizer, edits=()), kept
 
 

@@ -167,9 +167,9 @@ def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
             + " x ".join(f"config.{part}={values[part]}" for part in parts),
         )
     yield (
-        network.kv_heads * network.head_dim % c.mesh.model == 0,
+        network.keys_width % c.mesh.model == 0,
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
-        f"model.kv_heads * model.d_model / model.heads = {network.kv_heads * network.head_dim}",
+        f"model.kv_heads * model.d_model / model.heads = {network.keys_width}",
     )
 
 

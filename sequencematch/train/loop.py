@@ -88,7 +88,8 @@ class Recorder:
       evaluate: state -> figures on the validation set.
       facts: saved with each state.
       seconds: duration of earlier parts of the run.
-      estimated_bytes: what a step was estimated to take on each device before it was compiled.
+      estimated_bytes: what a step was estimated to take on each device before it was compiled; 0 if
+        it was not.
       best: (step, figure) of the best validation of earlier parts of the run, of those steps that are
         saved as well; None if there was none.
       keep_best: whether the checkpoint of the best validation is kept.
@@ -142,9 +143,10 @@ class Recorder:
     def report_memory(self, compiled: int) -> None:
         """Prints what a step takes by the compiler's account, beside the estimate."""
         if compiled:
+            estimated = f"; estimated were {self.estimated_bytes / 2**20:,.0f}"
             console.to_stdout(
-                f"a compiled step takes {compiled / 2**20:,.0f} MiB on each device; estimated were "
-                f"{self.estimated_bytes / 2**20:,.0f}"
+                f"a compiled step takes {compiled / 2**20:,.0f} MiB on each device"
+                f"{estimated if self.estimated_bytes else ''}"
             )
 
     def measure(self, activity: str) -> contextlib.AbstractContextManager[None]:

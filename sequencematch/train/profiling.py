@@ -190,6 +190,24 @@ def read_traced(steps: str | None, memory: int | None, last: int) -> Traced:
     return Traced(range(first, end), memory)
 
 
+def check_ahead(traced: Traced, step: int) -> None:
+    """Checks that a run which begins or goes on at a step comes by what is to be traced.
+
+    Raises:
+      ValueError: it is past it.
+    """
+    steps = traced.steps
+    if steps and steps.start < step:
+        raise ValueError(
+            f"--profile={steps.start}:{steps.stop}: the run goes on at step {step}, choose FIRST from "
+            "there"
+        )
+    if traced.memory is not None and traced.memory < step:
+        raise ValueError(
+            f"--memory_profile={traced.memory}: the run goes on at step {step}, choose one from there"
+        )
+
+
 class Profiler:
     """Writes what is traced into a folder, beside those that are there.
 
@@ -203,7 +221,7 @@ class Profiler:
 
     def __init__(self, folder: Path, traced: Traced = Traced()):
         self._folder, self._traced = folder, traced if is_first() else Traced()
-        self._is_tracing = False
+        self._is_tracing, self._last = False, 0
 
     def at(self, step: int, state: Any) -> None:
         """Starts and ends what starts and ends before this step; `state` is that before it."""
@@ -213,6 +231,7 @@ class Profiler:
         if self._is_tracing and step == self._traced.steps.stop:
             jax.block_until_ready(state)
             self.close()
+        self._last = step
         if step == self._traced.memory:
             jax.block_until_ready(state)
             self._save_memory(step)
@@ -220,9 +239,10 @@ class Profiler:
     def close(self) -> None:
         """Ends a trace, if there is one."""
         if self._is_tracing:
-            self._is_tracing, first, end = False, self._traced.steps.start, self._traced.steps.stop
+            self._is_tracing = False
             if self._try(jax.profiler.stop_trace):
-                to_stdout(f"steps {first} to {end - 1} are traced in {self._folder}/")
+                first = self._traced.steps.start
+                to_stdout(f"steps {first} to {self._last} are traced in {self._folder}/")
 
     def _save_memory(self, step: int) -> None:
         again = ("", *(f"-{i}" for i in range(2, 1000)))

@@ -1,6 +1,5 @@
 """What a training step closes over (`Recipe`), and what it changes (`TrainState`)."""
 
-import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -13,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Int
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
+from sequencematch.models.lora import is_found
 from sequencematch.models.network import Network
 from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import replay
@@ -122,7 +122,7 @@ def split_parameters(frozen: str, params: nnx.State) -> tuple[nnx.State, nnx.Sta
     """
 
     def is_frozen(path: tuple, _: Any) -> bool:
-        return bool(frozen and re.search(frozen, "/".join(map(str, path))))
+        return bool(frozen) and is_found(frozen, path)
 
     found, rest = nnx.split_state(params, is_frozen, ...)
     return rest, found

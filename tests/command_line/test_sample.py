@@ -76,6 +76,15 @@ def test_many_answers_are_those_of_the_evaluation_and_go_on_where_they_stopped(
         (["--num=0"], ["num"]),
         (["--num=2", "--prompt=abc>"], ["one of", "--prompt and --num"]),
         (["--num=2", "--temperature=0"], ["--temperature=0.0 must be > 0", "greedy"]),
+        (
+            ["--num=2", "--decode=greedy", "--temperature=0.7"],
+            ["--temperature=0.7 plays no part in --decode=greedy"],
+        ),
+        (
+            ["--num=2", "--decode=top_p=0.9,temperature=2", "--temperature=0.7"],
+            ["--temperature=0.7 plays no part in --decode=top_p=0.9,temperature=2"],
+        ),
+        (["--num=2", "--decode=greedy", "--samples=4"], ["--samples=4", "equal answers"]),
         (["--num=2", "--data=x"], ["--data is for --mode=evaluate only"]),
         (["--prompts=nowhere.txt"], ["--prompts=nowhere.txt", "No such file"]),
         (["--num=2", "--out=/nowhere/x.jsonl"], ["--out=/nowhere/x.jsonl cannot be written"]),

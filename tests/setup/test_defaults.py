@@ -15,10 +15,8 @@ from sequencematch.setup.defaults import (
     resolve_dtype,
 )
 from sequencematch.setup.newer_keys import (
-    GONE_KEYS,
     NEWER_KEYS,
     add_newer_keys,
-    drop_gone_keys,
 )
 
 OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"
@@ -65,11 +63,11 @@ def test_a_key_that_is_there_stays_and_what_is_no_section_is_left_alone():
     }  # sections are left for the check to miss
 
 
-def test_keys_that_are_gone_are_dropped_where_they_changed_nothing():
-    saved = {"a": {"b": 1, "c": 2}, "d": [3], "e": 5}
-    assert drop_gone_keys(saved, {"a.b": 1, "d": [3]}) == {"a": {"c": 2}, "e": 5}
-    assert drop_gone_keys(saved, {"a.b": 2, "d": [4], "b": 1}) == saved
-    assert not GONE_KEYS.keys() & flatten(defaults()).keys()
+def test_a_vocabulary_that_a_preset_has_not_is_refused_by_its_key():
+    config = defaults()
+    config.model.preset = "gpt2"
+    with pytest.raises(ValueError, match=r"config\.model\.preset='gpt2': "):
+        network_config(config, 60_001, edits=1)
 
 
 def test_a_preset_gives_the_sizes_and_the_configuration_the_precision():

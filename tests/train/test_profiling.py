@@ -8,6 +8,7 @@ from sequencematch.train.profiling import (
     Stopwatch,
     Traced,
     Work,
+    check_ahead,
     describe_peak,
     peak_flops,
     read_traced,
@@ -110,12 +111,23 @@ def test_steps_are_traced_into_files_beside_those_that_are_there(tmp_path, capsy
     assert "steps 3 to 4 are traced in" in capsys.readouterr().out
 
 
-def test_a_trace_of_a_run_that_ends_meanwhile_is_kept(tmp_path):
-    profiler = Profiler(tmp_path, Traced(range(3, 5)))
-    profiler.at(4, {})  # resumed within the range
+def test_a_trace_of_a_run_that_ends_meanwhile_is_kept(tmp_path, capsys):
+    profiler = Profiler(tmp_path, Traced(range(3, 9)))
+    for step in range(5):
+        profiler.at(step, {})
     profiler.close()
     profiler.close()
     assert [*tmp_path.rglob("*.xplane.pb")]
+    assert "steps 3 to 4 are traced in" in capsys.readouterr().out
+
+
+def test_what_a_resumed_run_is_past_is_refused():
+    for traced in (Traced(), Traced(range(5, 7), memory=5)):
+        check_ahead(traced, 5)
+    with pytest.raises(ValueError, match="--profile=5:7: the run goes on at step 6, choose FIRST"):
+        check_ahead(Traced(range(5, 7)), 6)
+    with pytest.raises(ValueError, match="--memory_profile=5: the run goes on at step 6"):
+        check_ahead(Traced(memory=5), 6)
 
 
 def test_a_trace_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys):

@@ -11,11 +11,10 @@ POPS = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>": 2**30}
 @torch.no_grad()
 def generate(model, tokenizer, prompt, max_actions=256):
     """Returns (ids of the text after the prompt, ids of all actions)."""
-    ids, never = tokenizer.get_vocab(), model.generation_config.suppress_tokens or []
+    ids, end = tokenizer.get_vocab(), tokenizer.eos_token_id
     pops = {ids[name]: count for name, count in POPS.items() if name in ids}
-    edits, never = [*pops], [*pops, *never]
+    edits, never = [*pops], [*pops, *(model.generation_config.suppress_tokens or [])]
     feed, cache, tops, text, actions = tokenizer(prompt).input_ids, DynamicCache(), [], [], []
-    end = tokenizer.eos_token_id  # that of a configuration may be a list
     while len(actions) < max_actions and end not in actions[-1:]:
         if feed:
             output = model(torch.tensor([feed], device=model.device), past_key_values=cache)

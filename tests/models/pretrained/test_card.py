@@ -26,6 +26,18 @@ def eval_power(node):
     return ast.literal_eval(node)
 
 
+def test_a_model_without_edits_is_loaded_as_any_other():
+    base = "/models/base"
+    for adapter_of, words in (
+        (None, 'from_pretrained(".")'),
+        (base, f'from_pretrained("{base}"), ".")'),
+    ):
+        files = card_files("mine", (), 50, 50, {"method": "mle"}, adapter_of)
+        assert [*files] == ["README.md"] and "$" not in files["README.md"]
+        for word in ("# mine\n", "teaches no edits", "- method: mle\n", words):
+            assert word in files["README.md"]
+
+
 def test_the_card_says_what_it_is_about():
     card = FILES["README.md"]
     for words in ("# mine\n", "`<bkspc>`, `<reset>`:", "- method: bc\n- accuracy: 90 %\n"):
