@@ -1,5 +1,6 @@
 """An adapter that we write is one that PEFT reads, and the other way round."""
 
+import json
 import re
 from dataclasses import replace
 from types import SimpleNamespace
@@ -70,6 +71,8 @@ def with_rows_for_edits(folder):
 class Symbols:
     """A tokenizer of letters, as far as the loop of the card knows it."""
 
+    eos_token_id = 0
+
     def get_vocab(self):
         return {"<bkspc>": IDS, "<reset>": IDS + 1}
 
@@ -81,6 +84,8 @@ def test_peft_reads_what_we_write_as_the_card_says(case, tmp_path, monkeypatch):
     config, adapters, params, folder = case
     out, edits = tmp_path / "adapter", [*Symbols().get_vocab()]
     card = card_files("mine", edits, IDS + EDITS, IDS, {}, adapter_of=str(folder))
+    never = [3, *range(IDS, IDS + EDITS)]
+    card["generation_config.json"] = json.dumps({"eos_token_id": 0, "suppress_tokens": never})
     adapter.write_adapter(out, params, configs.family_of(config), adapters, str(folder), card)
     monkeypatch.chdir(out)
     load, loop = re.findall(r"```python\n(.*?)```", (out / "README.md").read_text(), re.DOTALL)
@@ -90,6 +95,7 @@ def test_peft_reads_what_we_write_as_the_card_says(case, tmp_path, monkeypatch):
         found = names["model"](torch.tensor(TOKENS)).logits
     np.testing.assert_allclose(found, our_logits(config, adapters, params), rtol=1e-3, atol=1e-3)
     _, actions = names["generate"](names["model"], Symbols(), "abc", 20)
+    assert 3 not in actions
     merged = names["model"].merge_and_unload()
     assert names["generate"](merged, Symbols(), "abc", 20)[1] == actions != []
 
