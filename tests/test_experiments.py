@@ -239,7 +239,7 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     figures = found["figures"]
     kept = Figures(folder_of(cell, tmp_path / "once"), found["revision"])
     assert figures == kept.found and found["steps"] == 6 and len(found["trained_by"]) == 1
-    tables.print_test_figures({"a": {0: {"figures": json.loads(json.dumps(figures))}}})
+    tables.print_test_figures({"a": {0: json.loads(json.dumps(found))}})
     printed = capsys.readouterr().out
     rights = [unpack(x["questions"], x["n"]).mean() for x in figures["wrong_starts"]["greedy"]]
     assert len(rights) == 4 and f"| a | {rights[0]:.1%} [" in printed
