@@ -22,7 +22,7 @@ from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.checkpoint_folder import set_aside
-from sequencematch.storage.console import to_stdout
+from sequencematch.storage.console import to_stderr, to_stdout
 from sequencematch.storage.metrics_log import MetricsLog
 from sequencematch.storage.processes import is_first, wait_for_all
 from sequencematch.storage.provenance import hardware
@@ -52,7 +52,10 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     first = None if has_run else resume.initial_parameters(parts)
     parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
-    check_ahead(traced, 0 if start.state is None else int(start.state.step))
+    try:
+        check_ahead(traced, 0 if start.state is None else int(start.state.step))
+    except ValueError as past:  # a requeued run comes with the flags of its first start
+        to_stderr(str(past))
     if start.state is None and first is None:
         first = resume.initial_parameters(parts)
     profiler = Profiler(call.folder / "profile", traced)

@@ -16,10 +16,9 @@ from sequencematch.setup.newer_keys import add_newer_keys
 from sequencematch.storage import files
 from sequencematch.storage.processes import is_first
 
-# Where the data lie, and the model that the run began with. What they are is known by their checksums.
+# Where the data lie. What they are is known by their checksum.
 PLACES = (
     *(f"data.{k}" for k in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")),
-    "model.path",
 )
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
