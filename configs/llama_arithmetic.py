@@ -9,8 +9,9 @@ paper draws accuracy against noise, for random noise and wrong digits:
 
     ... --config.noise.kind=ground_truth --config.noise.eta=0.2
 
-This trains all parameters, 7 billion of them, in float32: a step takes 180 GiB by the estimate, so
-name the devices that share them, as in --config.mesh.fsdp=8.
+This trains all parameters, 7 billion of them, in float32. Without a directory, by --dry_run with
+`--config.model.path= --config.model.preset=llama2-7b`, a step takes 173 GiB; with the model's own
+vocabulary it takes more. So name the devices that share them, as in --config.mesh.fsdp=8.
 
     python -m sequencematch.main --config=llama_arithmetic:qlora[,METHOD] --config.model.path=DIR
 

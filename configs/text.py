@@ -11,9 +11,9 @@ until 128 characters survive.
 
 The figures of the paper's table 2 are not to be expected of so small a model. A run (commit c5361f7,
 seed 0, `make text`, preparing the corpus included) took 7.8 minutes on 2 cores of an Intel Xeon with
-AVX-512; on an AMD EPYC, where one of 900 steps took 15.9, some 13 are to be expected. Real text has a
-perplexity of 4.04 a character [3.90, 4.17] with edits masked; sampled texts have an overlap of 62.0 %
-[60.8, 63.3] with it, greedy ones 11.8 % [11.0, 12.7].
+AVX-512; one of 900 steps took 15.9 on an AMD EPYC (commit afd2833). Real text has a perplexity of
+4.04 a character [3.90, 4.17] with edits masked; sampled texts have an overlap of 62.0 % [60.8, 63.3]
+with it, greedy ones 11.8 % [11.0, 12.7].
 
     python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
         --config.model.path=DIR

@@ -219,10 +219,12 @@ def build_within_memory(
 ) -> Parts:
     """Builds the parts of a run, after checking that its devices and memory are available."""
     make_mesh(**config.mesh)
-    # Twice: before preparing data, which may take minutes, and once the vocabulary size is known.
-    memory.check(config, estimate(config))
+    # Twice: before preparing data, which may take minutes, and once the vocabulary size is known. The
+    # estimates are of a transformer; a task of one's own, package:function, may bring another network.
+    if ":" not in config.task:
+        memory.check(config, estimate(config))
     parts = build(config, source)
-    if not parts.task.network:  # the estimates are of a transformer
+    if not parts.task.network:
         memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
     return parts
 

@@ -10,7 +10,17 @@ import pytest
 from scipy import stats
 
 from experiments import grids, tables, texts
-from experiments.cells import advance, answer_again, begin, folder_of, row, run, stem, stem_cell
+from experiments.cells import (
+    advance,
+    answer_again,
+    begin,
+    folder_of,
+    row,
+    run,
+    stem,
+    stem_cell,
+    tokens_of,
+)
 from experiments.figures import (
     Figures,
     mean_metrics,
@@ -215,6 +225,21 @@ def test_a_difference_of_few_runs_is_shown_run_by_run():
     ours, theirs = np.array([[1, 1, 1, 0], [0, 0, 0, 0]], bool), np.zeros((2, 4), bool)
     assert tables.of_each_run(ours, theirs) == " (+75.0, +0.0)"
     assert tables.of_each_run(*(np.repeat(x, 3, axis=0) for x in (ours, theirs))) == ""
+
+
+@pytest.mark.stress
+@pytest.mark.exhaustive
+def test_a_run_without_edits_whose_batches_grow_takes_the_same_steps_one_after_the_other(tmp_path):
+    changes = SMALL | {"data.dir": str(tmp_path / "data")}
+    cell = Cell("mle", "mle", 0, "test", changes, {"train.batch_size": 16})
+    _, _, found = run(cell, tmp_path / "runs")
+    small, state = begin(cell._replace(last_changes={}))
+    state = advance(small, make_plan(small), state, 3, tmp_path / "small")
+    large, _ = begin(cell)
+    expected = advance(large, make_plan(large), state, 6, tmp_path / "large")
+    jax.tree.map(np.testing.assert_array_equal, found.params, expected.params)
+    tokens = [tokens_of(each) for each in (cell, cell._replace(last_changes={}))]
+    assert tokens[0] / tokens[1] == (3 * 8 + 3 * 16) / (6 * 8)
 
 
 @pytest.mark.stress

@@ -74,5 +74,9 @@ def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     assert main(["main.py", *flags.split(), *small, data]) == 0, capfd.readouterr().err
     has_network = name == "averaging.py"
     assert ("the network is the task's own" in capfd.readouterr().out) == has_network
+    # Whatever a transformer of these sizes would take: a task's own network is not one.
+    huge = ["--config.model.d_model=65536", "--config.model.d_ff=65536", "--workdir=runs/huge"]
+    code = main(["main.py", *flags.split(), *small, data, *huge, "--dry_run"]) if has_network else 0
+    assert code == 0, capfd.readouterr().err
     folder = Path(re.search(r"--workdir=(\S+)", flags)[1])
     assert (folder / "report.html").is_file()

@@ -79,9 +79,7 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     sizes = (f"{len(parts.task.splits[s]):,} {s}" for s in ("train", "validation", "test"))
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield from (("", sentence) for sentence in describe(parts.data.found))
-    yield from (
-        ("network" if i == 0 else "", line) for i, line in enumerate(describe_network(parts))
-    )
+    yield from zip(("network", ""), describe_network(parts), strict=False)
     yield (
         "devices",
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "
@@ -96,7 +94,7 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
 
 
 def describe_network(parts: Parts) -> Iterator[str]:
-    """Yields facts of the network in words."""
+    """Yields one or two facts of the network in words."""
     c, count = parts.config, f"{parts.parameters:,} parameters"
     if parts.task.network:
         yield f"{count}; {parts.slots} slots; the task's own: config.model plays no part"

@@ -80,6 +80,6 @@ def export(
     if METHODS[config.method].edits:
         facts["noise"] = f"{config.noise.kind}, {config.noise.eta} a token"
     if adapter and nf4_kernels(parts.whole(parts.like.params)):
-        facts["trained on"] = "linear maps in 4 bits (NF4): on others its logits differ"
+        facts["trained on"] = "a base in 4 bits (NF4); on the same base in floats its logits differ"
     write = pretrained.export_adapter if adapter else pretrained.export
     write(parts, params, out, facts)

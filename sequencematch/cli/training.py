@@ -30,7 +30,7 @@ from sequencematch.storage.wandb_board import WandbBoard
 from sequencematch.train import loop
 from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
-from sequencematch.train.profiling import Profiler, Traced, check_ahead, describe_peak
+from sequencematch.train.profiling import Profiler, Traced, describe_past, describe_peak
 from sequencematch.train.state import TrainState
 
 
@@ -52,10 +52,8 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     first = None if has_run else resume.initial_parameters(parts)
     parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
-    try:
-        check_ahead(traced, 0 if start.state is None else int(start.state.step))
-    except ValueError as past:  # a requeued run comes with the flags of its first start
-        to_stderr(str(past))
+    for sentence in describe_past(traced, 0 if start.state is None else int(start.state.step)):
+        to_stderr(sentence)
     if start.state is None and first is None:
         first = resume.initial_parameters(parts)
     profiler = Profiler(call.folder / "profile", traced)
@@ -165,19 +163,25 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if state is None:
         resume.check_initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
-    vocab_size = parts.tokenizer.vocab_size
-    estimate = memory.estimate_training(parts.config, vocab_size, parts.data.nbytes)
     with contextlib.suppress(memory.DoesNotFit):
-        memory.check(parts.config, estimate)
+        check_memory(parts)
         # Not of a run that has no room: tracing makes a batch.
         dry_run.trace(parts, plan, *training_data(parts))
 
     def show() -> None:
         dry_run.print_plan(parts, plan, folder, first)
-        memory.check(parts.config, estimate)
+        check_memory(parts)
         dry_run.print_verdict()
 
     return Job(show)
+
+
+def check_memory(parts: Parts) -> None:
+    """Raises DoesNotFit if a run is estimated to have no room, unless its network is the task's own."""
+    if not parts.task.network:
+        vocab_size = parts.tokenizer.vocab_size
+        estimate = memory.estimate_training(parts.config, vocab_size, parts.data.nbytes)
+        memory.check(parts.config, estimate)
 
 
 def estimated_step(parts: Parts) -> int:

@@ -17,8 +17,8 @@ from sequencematch.storage import files
 from sequencematch.storage.processes import is_first
 
 # Where the data lie. What they are is known by their checksum.
-PLACES = (
-    *(f"data.{k}" for k in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")),
+PLACES = tuple(
+    f"data.{key}" for key in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")
 )
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not

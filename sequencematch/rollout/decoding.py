@@ -123,8 +123,8 @@ def _pick(
 def draw(key: PRNGKeyArray, logits: Float[Array, " V"]) -> Int[Array, ""]:
     """A draw from softmax(logits): that of `jax.random.categorical`, in less time.
 
-    The noise is read twice. XLA for CPUs would make what is read once within the reduction, number by
-    number: of 49,152 logits a draw takes half as long so.
+    XLA for CPUs puts noise that is used once into the argmax, and draws it one number at a time. Used
+    twice, it is stored first: of 49,152 logits a draw then takes half as long.
     """
     noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
     return jnp.argmax(noisy == jnp.max(noisy))

@@ -65,11 +65,16 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
 def _begins(parts: Parts, trained: bool) -> bool:
     """Whether rows of edits and adapters begin here; else a checkpoint has them.
 
-    Where a run is asked for answers there is no batch to fit them on, either.
+    Where a run is asked for answers there is no batch to fit rows on, either.
     """
-    frozen = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(parts.frozen)]
-    are_frozen = any(re.search(f"{lora.ADAPTER}|^{EDITS}", path) for path in frozen)
+    are_frozen = _freezes(parts, f"{lora.ADAPTER}|^{EDITS}")
     return "train" in parts.task.splits and (trained or are_frozen)
+
+
+def _freezes(parts: Parts, pattern: str) -> bool:
+    """Whether a parameter whose path has a pattern is not trained."""
+    frozen = jax.tree_util.tree_leaves_with_path(parts.frozen)
+    return any(re.search(pattern, path_name(path)) for path, _ in frozen)
 
 
 def read_adapters(parts: Parts) -> dict[str, jax.Array]:
@@ -123,15 +128,23 @@ def check_parameters(parts: Parts) -> None:
 def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.State:
     """The same parameters with rows of edits that choose them about as often as the noise rate.
 
-    Nothing is done for a method without edits, nor at resume.
+    Nothing is done for a method without edits, nor where a checkpoint has the rows.
 
     Args:
       parts: the run.
       params: of a network that has not learnt edits.
       trained: as of `read_parameters`.
+
+    Raises:
+      ValueError: the rows are frozen: they would stay as they are fitted, and no checkpoint has them.
     """
     if not (METHODS[parts.config.method].edits and _begins(parts, trained)):
         return params
+    if _freezes(parts, f"^{EDITS}"):
+        raise ValueError(
+            f"config.train.frozen={parts.config.train.frozen!r} freezes {EDITS}, the rows of edits, "
+            "which nothing has taught yet: let them be trained"
+        )
     recipe, eta = parts.recipe, max(parts.config.noise.eta, LEAST_ETA)
     build = jax.jit(jax.vmap(partial(build_trajectory, recipe.mdp)))
     trajectories = build(place_rows(batch_sharding(parts.mesh), training_data(parts)[0][0]))
@@ -145,7 +158,7 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
 def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str, str]) -> None:
     """Writes a finetuned model as a directory that transformers reads, with its tokenizer.
 
-    A method without edits leaves them untrained: they are in neither.
+    A method without edits leaves the rows of edits untrained: neither weights nor tokenizer have them.
 
     Args:
       parts: the run; `config.model.path` is where its model came from.

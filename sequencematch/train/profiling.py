@@ -190,22 +190,17 @@ def read_traced(steps: str | None, memory: int | None, last: int) -> Traced:
     return Traced(range(first, end), memory)
 
 
-def check_ahead(traced: Traced, step: int) -> None:
-    """Checks that a run which begins or goes on at a step comes by what is to be traced.
+def describe_past(traced: Traced, step: int) -> Iterator[str]:
+    """Sentences on what is not traced, or in part, since a run goes on at a step after it.
 
-    Raises:
-      ValueError: it is past it.
+    A run that is started again comes with the flags of its first start, so it is no reason to refuse.
     """
-    steps = traced.steps
-    if steps and steps.start < step:
-        raise ValueError(
-            f"--profile={steps.start}:{steps.stop}: the run goes on at step {step}, choose FIRST from "
-            "there"
-        )
+    first, end = traced.steps.start, traced.steps.stop
+    if first < min(step, end):
+        rest = f", so {step} to {end - 1} are traced" if step < end else ", so none is traced"
+        yield f"--profile={first}:{end}: the run goes on at step {step}{rest}"
     if traced.memory is not None and traced.memory < step:
-        raise ValueError(
-            f"--memory_profile={traced.memory}: the run goes on at step {step}, choose one from there"
-        )
+        yield f"--memory_profile={traced.memory}: the run goes on at step {step}, so none is written"
 
 
 class Profiler:
@@ -221,13 +216,14 @@ class Profiler:
 
     def __init__(self, folder: Path, traced: Traced = Traced()):
         self._folder, self._traced = folder, traced if is_first() else Traced()
-        self._is_tracing, self._last = False, 0
+        self._is_tracing, self._first, self._last = False, 0, 0
 
     def at(self, step: int, state: Any) -> None:
         """Starts and ends what starts and ends before this step; `state` is that before it."""
         if step in self._traced.steps and not self._is_tracing:
             jax.block_until_ready(state)
             self._is_tracing = self._try(lambda: jax.profiler.start_trace(self._folder))
+            self._first = step
         if self._is_tracing and step == self._traced.steps.stop:
             jax.block_until_ready(state)
             self.close()
@@ -241,8 +237,7 @@ class Profiler:
         if self._is_tracing:
             self._is_tracing = False
             if self._try(jax.profiler.stop_trace):
-                first = self._traced.steps.start
-                to_stdout(f"steps {first} to {self._last} are traced in {self._folder}/")
+                to_stdout(f"steps {self._first} to {self._last} are traced in {self._folder}/")
 
     def _save_memory(self, step: int) -> None:
         again = ("", *(f"-{i}" for i in range(2, 1000)))

@@ -14,10 +14,7 @@ from sequencematch.setup.defaults import (
     network_config,
     resolve_dtype,
 )
-from sequencematch.setup.newer_keys import (
-    NEWER_KEYS,
-    add_newer_keys,
-)
+from sequencematch.setup.newer_keys import NEWER_KEYS, add_newer_keys
 
 OLDEST = Path(__file__).parents[1] / "cli" / "config_of_0_1.json"
 

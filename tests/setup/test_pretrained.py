@@ -107,6 +107,13 @@ def test_what_a_method_without_edits_exports_has_none(directory, spellings, tmp_
     assert not np.array_equal(fitted[EDITS], leaves_by_path(before)[EDITS])
 
 
+def test_rows_of_edits_that_nothing_has_taught_are_not_frozen(directory, spellings):
+    """They are fitted on a batch, which a run that is asked for answers has not."""
+    parts = parts_of(directory, spellings, **{"train.frozen": "edits|embedding"})
+    with pytest.raises(ValueError, match=r"config\.train\.frozen=.*which nothing has taught yet"):
+        pretrained.read_parameters(parts)
+
+
 def test_a_card_names_the_base_by_its_whole_path(directory, spellings, tmp_path, monkeypatch):
     """An adapter is read from its own folder, by libraries that know no ~."""
     monkeypatch.setenv("HOME", str(directory.parent))

@@ -8,7 +8,7 @@ from sequencematch.train.profiling import (
     Stopwatch,
     Traced,
     Work,
-    check_ahead,
+    describe_past,
     describe_peak,
     peak_flops,
     read_traced,
@@ -121,13 +121,23 @@ def test_a_trace_of_a_run_that_ends_meanwhile_is_kept(tmp_path, capsys):
     assert "steps 3 to 4 are traced in" in capsys.readouterr().out
 
 
-def test_what_a_resumed_run_is_past_is_refused():
-    for traced in (Traced(), Traced(range(5, 7), memory=5)):
-        check_ahead(traced, 5)
-    with pytest.raises(ValueError, match="--profile=5:7: the run goes on at step 6, choose FIRST"):
-        check_ahead(Traced(range(5, 7)), 6)
-    with pytest.raises(ValueError, match="--memory_profile=5: the run goes on at step 6"):
-        check_ahead(Traced(memory=5), 6)
+def test_a_trace_of_a_run_that_is_resumed_within_its_steps_names_those_it_has(tmp_path, capsys):
+    profiler = Profiler(tmp_path, Traced(range(3, 6)))
+    for step in (4, 5, 6):
+        profiler.at(step, {})
+    assert "steps 4 to 5 are traced in" in capsys.readouterr().out
+
+
+def test_what_a_resumed_run_is_past_is_told():
+    traced = Traced(range(5, 7), memory=5)
+    for nothing, step in ((Traced(), 5), (traced, 5), (traced, 0)):
+        assert [*describe_past(nothing, step)] == []
+    assert [*describe_past(traced, 6)] == [
+        "--profile=5:7: the run goes on at step 6, so 6 to 6 are traced",
+        "--memory_profile=5: the run goes on at step 6, so none is written",
+    ]
+    (told,) = describe_past(Traced(range(5, 7)), 7)
+    assert told.endswith("the run goes on at step 7, so none is traced")
 
 
 def test_a_trace_that_cannot_be_written_does_not_stop_the_run(tmp_path, capsys):

@@ -12,9 +12,10 @@ model = AutoModelForCausalLM.from_pretrained(".")
 """
 LOAD_ADAPTER = """\
 from peft import PeftModel
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GenerationConfig
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("$base"), ".")
+model.generation_config = GenerationConfig.from_pretrained(".")  # which ids are never chosen
 """
 
 

@@ -34,6 +34,7 @@ def test_a_model_without_edits_is_loaded_as_any_other():
     ):
         files = card_files("mine", (), 50, 50, {"method": "mle"}, adapter_of)
         assert [*files] == ["README.md"] and "$" not in files["README.md"]
+        assert ("GenerationConfig.from_pretrained(" in files["README.md"]) == bool(adapter_of)
         for word in ("# mine\n", "teaches no edits", "- method: mle\n", words):
             assert word in files["README.md"]
 
