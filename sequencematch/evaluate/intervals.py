@@ -128,11 +128,13 @@ def paired_difference(
 def jackknife(
     measure: Callable[[Sequence[int]], Mapping[str, Any]], n: int, groups: int = GROUPS
 ) -> dict[str, tuple[float, float]]:
-    """Intervals of the figures of a set, by leaving out one group of its members after the other.
+    """Intervals of the figures of a list, by leaving out one group of its members after the other.
 
     θ ± t σ with σ² = (G-1)/G Σ_g (θ_g - θ̄)², where θ_g is the figure without group g, θ̄ the mean of
     these and t Student's for G-1 (Tukey 1958). For a mean and groups of one it is the usual interval.
     A bootstrap would not do for figures that count what repeats, since it draws members twice.
+
+    A group is of neighbours (Künsch 1989): texts of one document stand together, and are alike.
 
     Args:
       measure: numbers of members, from 0 on -> figures by name; those that are no float are left out.
@@ -145,7 +147,7 @@ def jackknife(
 
     count, whole = min(groups, n), measure(range(n))
     tell = tell_progress(range(count), "leaving out texts for intervals", lambda done: done / count)
-    parts = [measure([i for i in range(n) if i % count != group]) for group in tell]
+    parts = [measure([i for i in range(n) if i * count // n != group]) for group in tell]
     found = {}
     for name, value in whole.items():
         without = [part.get(name) for part in parts]

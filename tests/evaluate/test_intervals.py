@@ -170,6 +170,17 @@ def test_the_jackknife_by_groups_covers_an_entropy_as_often_as_it_says():
     assert 0.88 <= np.mean(covered) <= 0.99
 
 
+def test_the_jackknife_covers_a_mean_of_neighbours_that_are_alike():
+    """Documents of 10 texts each: groups that mixed them would take 200 texts to be independent."""
+    covered = []
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        values = np.repeat(rng.normal(size=40), 10) + rng.normal(size=400)
+        low, high = jackknife(lambda i, x=values: {"mean": float(x[[*i]].mean())}, 400)["mean"]
+        covered.append(low <= 0 <= high)
+    assert 0.91 <= np.mean(covered) <= 0.98
+
+
 def test_nothing_is_known_of_one_member_or_of_what_is_no_float():
     assert jackknife(lambda which: {"a": 1.0}, 1) == {}
     assert jackknife(lambda which: {"n": len(which), "none": None}, 5) == {}
