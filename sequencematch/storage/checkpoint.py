@@ -64,6 +64,18 @@ class Best(PreservationPolicy):
         return [checkpoint.step == self.step for checkpoint in checkpoints]
 
 
+class Manager(ocp.CheckpointManager):
+    """One that does not listen for a notice of preemption: `train.stop_requests` does.
+
+    jax numbers what several processes agree on by the last number that it was asked with. Asked with a
+    step here, it would not be heard by those that count their checks.
+    """
+
+    def reached_preemption(self, step: int) -> bool:
+        """No, as far as this manager is concerned."""
+        return False
+
+
 class Checkpoints:
     """The checkpoints of one work directory; saving does not block training.
 
@@ -99,7 +111,7 @@ class Checkpoints:
             cleanup_tmp_directories=writes,  # left by a kill during a save
             lightweight_initialize=True,  # damage is found when a checkpoint is read, not here
         )
-        self._manager = ocp.CheckpointManager(self.folder, options=options)
+        self._manager = Manager(self.folder, options=options)
         self._saving = False  # a save has begun, and its result is not known yet
 
     def __enter__(self) -> "Checkpoints":

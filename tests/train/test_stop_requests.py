@@ -150,7 +150,11 @@ def test_a_second_ctrl_c_kills_and_a_second_sigterm_does_not():
 
 
 POD = """
-import os, sys, time
+import os, signal, sys, time
+from collections import namedtuple
+from pathlib import Path
+import jax.numpy as jnp
+from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.distributed import Cluster, start, watch_for_abort
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 try:
@@ -160,6 +164,11 @@ try:
         print("ready", flush=True)
         for step in range(1000):
             time.sleep(0.02)
+            if step == {save_at}:
+                with Checkpoints(Path("{folder}"), keep=1) as checkpoints:
+                    checkpoints.save(namedtuple("State", "step")(jnp.int32(10**6)), {{}})
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                    time.sleep(1)  # jax hears of it in here
             stop_requests.check()
 except Interrupted as reason:
     print(reason, step > 0, flush=True)
@@ -169,13 +178,18 @@ os.abort()
 
 
 @pytest.mark.stress
-def test_a_signal_to_one_of_several_processes_is_a_notice_to_all_and_an_abort_is_a_line():
+@pytest.mark.parametrize("save_at", [-1, 10])
+def test_a_signal_to_one_of_several_processes_is_a_notice_to_all_and_an_abort_is_a_line(
+    tmp_path, save_at
+):
+    """Also one that comes while a checkpoint is saved, whose step is no number of a check."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    process = start(POD.format(port=port))
-    time.sleep(0.2)
-    process.send_signal(signal.SIGUSR1)  # as SLURM warns
+    process = start(POD.format(port=port, folder=tmp_path, save_at=save_at))
+    if save_at < 0:
+        time.sleep(0.2)
+        process.send_signal(signal.SIGUSR1)  # as SLURM warns
     assert process.stdout.readline() == "notice of preemption True\n"
     assert process.wait(timeout=20) == 7
 
