@@ -48,7 +48,7 @@ class Reference:
         self._params = read_params(open_weights(self.path), family_of(config), shapes)
         graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
         self._context = sizes.context if sizes.positions == "learned" else None
-        self._call = jax.jit(partial(_read_rows, graph))
+        self._call = jax.jit(partial(_read_tokens, graph))
         self._known: OrderedDict[tuple[Pair, ...], Reading] = OrderedDict()
 
     @property
@@ -64,7 +64,7 @@ class Reference:
         """
         key = tuple(pairs)
         if key not in self._known:
-            rows = list(self._rows(key))
+            rows = self._read_rows(key)
             self._known[key] = Reading(*map(np.stack, zip(*rows, strict=True)))
         self._known.move_to_end(key)
         while len(self._known) > _REMEMBERED:
@@ -82,24 +82,32 @@ class Reference:
         ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
         return min(len(before), len(ids)), ids
 
-    def _rows(self, pairs: Sequence[Pair]) -> Iterator[tuple]:
-        """Yields the parts of a `Reading` of each pair, in order."""
+    def _read_rows(self, pairs: Sequence[Pair]) -> list[tuple]:
+        """The parts of a `Reading` of each pair, in order."""
         encoded = [self.encode(pair) for pair in pairs]
+        # Those of one length together, for little padding.
+        order = sorted(range(len(pairs)), key=lambda i: len(encoded[i][1]))
         what, share = f"reading texts by {self.path.name}", lambda n: n * _ROWS / len(pairs)
+        found: dict[int, tuple] = {}
         for begin in tell_progress(range(0, len(pairs), _ROWS), what, share):
-            whole = encoded[begin : begin + _ROWS]
-            chunk = [(before, ids[: self._context]) for before, ids in whole]
-            longest = max(len(ids) for _, ids in chunk)
-            slots = min(round_length(longest), self._context or round_length(longest))
-            tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
-            for row, (_, ids) in enumerate(chunk):
-                tokens[row, : len(ids)] = ids
-            ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
-            last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
-            for row, (before, ids) in enumerate(chunk):
-                first, is_cut = max(before, 1), len(ids) < len(whole[row][1])
-                total = log_probs[row, first - 1 : len(ids) - 1].sum()
-                yield last[row], float(total), max(len(ids) - first, 0), is_cut
+            which = order[begin : begin + _ROWS]
+            found |= zip(which, self._read_chunk([encoded[i] for i in which]), strict=True)
+        return [found[i] for i in range(len(pairs))]
+
+    def _read_chunk(self, encoded: Sequence[tuple[int, list[int]]]) -> Iterator[tuple]:
+        """Yields the parts of a `Reading` of each of at most `_ROWS` encoded pairs."""
+        chunk = [(before, ids[: self._context]) for before, ids in encoded]
+        longest = max(len(ids) for _, ids in chunk)
+        slots = min(round_length(longest), self._context or round_length(longest))
+        tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
+        for row, (_, ids) in enumerate(chunk):
+            tokens[row, : len(ids)] = ids
+        ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
+        last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
+        for row, (before, ids) in enumerate(chunk):
+            first, is_cut = max(before, 1), len(ids) < len(encoded[row][1])
+            total = log_probs[row, first - 1 : len(ids) - 1].sum()
+            yield last[row], float(total), max(len(ids) - first, 0), is_cut
 
 
 def round_length(length: int) -> int:
@@ -125,7 +133,7 @@ class Reading(NamedTuple):
     cut: Bool[np.ndarray, " N"]
 
 
-def _read_rows(
+def _read_tokens(
     graph: nnx.GraphDef, params: nnx.State, tokens: jax.Array, ends: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
     """(Hidden states at the ends, [B, D]; log-probability of the token after each slot, [B, T-1])."""

@@ -121,8 +121,8 @@ def test_texts_that_a_context_cannot_hold_are_counted(folder, monkeypatch):
 
 def test_texts_that_several_metrics_ask_for_are_read_once(reference, monkeypatch):
     real, made = [("cat", "that is real")], [[("cat", f"that {text}")] for text in ("a", "b", "c")]
-    rows, read = reference._rows, []
-    monkeypatch.setattr(reference, "_rows", lambda pairs: read.append([*pairs]) or rows(pairs))
+    rows, read = reference._read_rows, []
+    monkeypatch.setattr(reference, "_read_rows", lambda pairs: read.append([*pairs]) or rows(pairs))
     for texts in made:  # three systems, as two metrics ask for them
         for pairs in (texts, real, real, texts):
             reference.read(pairs)
