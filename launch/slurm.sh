@@ -23,17 +23,18 @@ if [[ "${1:-}" == --dry_run ]]; then
   shift
 fi
 
+job="${SLURM_JOB_ID:-JOB}"
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then
   set -- "$@" --config.seed="$SLURM_ARRAY_TASK_ID"
+  job="${SLURM_ARRAY_JOB_ID:-JOB}_$SLURM_ARRAY_TASK_ID" # SLURM_JOB_ID may be that of the whole array
 fi
 [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun asks for it
 
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
 # USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
-code=0
 # (0: the first to leave would otherwise have the others killed, and their exit codes hidden.)
-run srun --kill-on-bad-exit=0 python -m sequencematch.main --resume "$@" || code=$?
+code=0 && run srun --kill-on-bad-exit=0 python -m sequencematch.main --resume "$@" || code=$?
 if [[ "$code" == 75 || -n "$dry" ]]; then
-  run scontrol requeue "${SLURM_JOB_ID:-JOB}"
+  run scontrol requeue "$job"
 fi
 exit "$code"

@@ -77,13 +77,17 @@ def tools(tmp_path):
 
 
 @pytest.mark.parametrize("code, requeues", [(0, False), (2, False), (75, True)])
-def test_an_interrupted_job_is_requeued_and_no_other(tools, code, requeues):
-    job = {"SLURM_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3", "CODE": str(code)}
-    job["SLURM_CPUS_PER_TASK"] = "7"
+@pytest.mark.parametrize("array", [False, True])
+def test_an_interrupted_job_is_requeued_and_no_other(tools, code, requeues, array):
+    """Of an array one task, and not all: the array's number would name them."""
+    job = {"SLURM_JOB_ID": "12", "CODE": str(code), "SLURM_CPUS_PER_TASK": "7"}
+    job |= {"SLURM_ARRAY_JOB_ID": "12", "SLURM_ARRAY_TASK_ID": "3"} if array else {}
     done = run(ROOT / "launch" / "slurm.sh", *FLAGS, path=[tools], **job)
     assert done.returncode == code
-    assert ("scontrol requeue 12" in done.stdout) == requeues
-    assert "--resume" in done.stdout and "--config.seed=3" in done.stdout
+    name = "12_3" if array else "12"
+    assert (f"scontrol requeue {name}\n" in done.stdout) == requeues
+    assert ("scontrol" in done.stdout) == requeues
+    assert "--resume" in done.stdout and ("--config.seed=3" in done.stdout) == array
     assert "7 cores" in done.stdout
 
 
