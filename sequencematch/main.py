@@ -103,7 +103,7 @@ def main(argv: Sequence[str]) -> int:
         return report(error, STOPPED)
     except (ValueError, OSError, flags.Error) as error:
         if distributed.is_lost_peer(error):
-            distributed.tell_once(distributed.GONE)
+            distributed.tell_once(distributed.GONE, error)
             return STOPPED
         # A dry run shows its plan before it says that there is no room for it.
         if job is None or isinstance(error, memory.DoesNotFit):
@@ -112,13 +112,13 @@ def main(argv: Sequence[str]) -> int:
             return report(f"stopped: {error}; once that is fixed, {job.advice}", STOPPED)
         raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
-        if distributed.is_lost_peer(error):
-            distributed.tell_once(distributed.GONE)
-            return STOPPED
-        if not is_out_of_memory(error):
+        if is_out_of_memory(error):
+            advice = job.advice if job else "nothing was started"
+            return report(f"stopped: out of memory; {advice}", STOPPED)
+        if not distributed.is_lost_peer(error):
             raise
-        advice = job.advice if job else "nothing was started"
-        return report(f"stopped: out of memory; {advice}", STOPPED)
+        distributed.tell_once(distributed.GONE, error)
+        return STOPPED
 
 
 def report(reason: object, code: int) -> int:

@@ -25,7 +25,7 @@ REFUSED = 2  # exit code of a process that has refused, as the others need not h
 LEAVING = 10  # seconds that a process which leaves waits for the others
 GONE = (
     "another process of this run has stopped, or cannot be reached, so this one stops, too: see what "
-    "that one says, and what jax says above"
+    "that one says, and what jax says"
 )
 
 
@@ -175,11 +175,17 @@ _handlers: list = []  # of aborts; C only has their addresses
 _telling, _told = threading.Lock(), set()
 
 
-def tell_once(reason: str) -> None:
-    """Prints why this process ends, unless it has: Python and an abort can both come to it, at once."""
+def tell_once(reason: str, error: BaseException | None = None) -> None:
+    """Prints why this process ends, unless it has: Python and an abort can both come to it, at once.
+
+    Args:
+      reason: why.
+      error: of which the first line is added: what looks like a lost process may be another fault.
+    """
     with _telling:
         if reason not in _told:
-            console.to_stderr(reason)
+            first = next(iter(str(error or "").strip().splitlines()), "")
+            console.to_stderr(f"{reason} ({first})" if first else reason)
             _told.add(reason)
 
 
