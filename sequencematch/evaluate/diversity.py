@@ -92,7 +92,9 @@ def overlap(texts: Sequence[str], references: Sequence[str]) -> Figures:
         for each in (texts, references)
     )
     n, m = p.total(), q.total()
-    return {"overlap": float(sum(min(p[g] / n, q[g] / m) for g in p.keys() & q.keys()))}
+    # Exactly summed: the order of a set of strings is another in each process.
+    shared = math.fsum(min(p[g] / n, q[g] / m) for g in p.keys() & q.keys())
+    return {"overlap": shared}
 
 
 def _mean(values: Sequence[float]) -> float | None:

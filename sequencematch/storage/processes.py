@@ -37,3 +37,13 @@ def agree(number: int) -> bool:
     if not jax.distributed.is_initialized():
         return True
     return len(set(np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist())) == 1
+
+
+def first_finds(found: bool) -> bool:
+    """What the first process finds, in every process: what all do next may hang on it.
+
+    All have to call it.
+    """
+    if not jax.distributed.is_initialized():
+        return found
+    return bool(multihost_utils.broadcast_one_to_all(np.int32(found)))

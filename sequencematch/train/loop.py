@@ -11,6 +11,7 @@ import numpy as np
 from sequencematch.storage import console
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
+from sequencematch.storage.processes import first_finds
 from sequencematch.train import guard
 from sequencematch.train.plan import Batches, Plan, compile_ahead
 from sequencematch.train.profiling import WAITS, Profiler, Stopwatch, shares, speeds, time_between
@@ -207,7 +208,8 @@ class Recorder:
             self.save(state)  # or the steps since the last save would be lost
             raise
         self.judged, step = next(iter(figures.items())), int(state.step)
-        if better := self.is_best(step, self.judged[1]):
+        # One for all, since they remove checkpoints together; figures may differ by rounding.
+        if better := first_finds(self.is_best(step, self.judged[1])):
             self.best = (step, self.judged[1])
         best = {} if self.best is None else {"best_step": self.best[0]}
         record = {"kind": "validation", "step": step, **figures, **best}

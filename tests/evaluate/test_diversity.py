@@ -1,6 +1,9 @@
 """What texts are like, by values worked out by hand."""
 
 import math
+import subprocess
+import sys
+from functools import partial
 
 import pytest
 
@@ -54,6 +57,17 @@ def test_length_counts_words_characters_and_empty_texts():
         "characters": 10 / 3,
         "empty_texts": 1,
     }
+
+
+def test_overlap_does_not_depend_on_the_order_of_a_set():
+    """That of strings is another in each process of Python."""
+    code = (
+        "from sequencematch.evaluate.diversity import overlap\nfrom random import Random\n"
+        "r = Random(0)\na, b = ([''.join(r.choices('abc', k=99)) for _ in range(7)] for _ in range(2))\n"
+        "print(overlap(a, b))"
+    )
+    run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, check=True)
+    assert len({run(env={"PYTHONHASHSEED": str(seed)}).stdout for seed in range(4)}) == 1
 
 
 def test_overlap_is_one_for_equal_sets_and_zero_for_none_in_common():
