@@ -23,7 +23,7 @@ from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
 from sequencematch.storage.files import expand
-from sequencematch.storage.processes import is_first, wait_for_all
+from sequencematch.storage.processes import agree, is_first, wait_for_all
 
 DECIDE = ("edit_threshold", "edit_bias", "memory", "stop_at", "max_actions")  # of config.evaluate
 SECONDS = 10  # between lines of progress where there is no terminal
@@ -83,6 +83,10 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
     ]
     path = expand(request.out) if request.out else None
     done, size = count_answers(path, heads) if path else (0, 0)
+    if not agree(done):
+        raise ValueError(
+            f"--out={path}: the hosts do not see the same file: name one that all of them share"
+        )
     asked = [question for question in questions for _ in range(request.samples or 1)]
 
     def answer_all() -> None:

@@ -63,7 +63,8 @@ def test_overlap_does_not_depend_on_the_order_of_a_set():
     """That of strings is another in each process of Python."""
     code = (
         "from sequencematch.evaluate.diversity import overlap\nfrom random import Random\n"
-        "r = Random(0)\na, b = ([''.join(r.choices('abc', k=99)) for _ in range(7)] for _ in range(2))\n"
+        "r = Random(0)\n"
+        "a, b = ([''.join(r.choices('abc', k=99)) for _ in range(7)] for _ in range(2))\n"
         "print(overlap(a, b))"
     )
     run = partial(subprocess.run, [sys.executable, "-c", code], capture_output=True, check=True)
