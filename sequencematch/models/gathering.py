@@ -45,18 +45,20 @@ def where_computed(path: tuple, shape: tuple[int, ...], cuts: Mapping[str, int])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def move(stored: NamedSharding, used: NamedSharding, x: Array) -> Array:
-    """An array that is divided in one way, divided in another; its gradient as the array was."""
+def move(used: NamedSharding, back: tuple[NamedSharding, ...], x: Array) -> Array:
+    """An array, divided in another way; its gradient is divided in some ways after another."""
     return jax.lax.with_sharding_constraint(x, used)
 
 
-def _move_back(stored: NamedSharding, used: NamedSharding, _: None, gradient: Array) -> tuple:
+def _move_back(used: NamedSharding, back: tuple[NamedSharding, ...], _: None, gradient: Array):
     # Divided here, not where the optimiser reads it: the sum over devices is then one of parts, and
     # no device ever has the gradients of all layers.
-    return (jax.lax.with_sharding_constraint(gradient, stored),)
+    for sharding in back:
+        gradient = jax.lax.with_sharding_constraint(gradient, sharding)
+    return (gradient,)
 
 
-move.defvjp(lambda stored, used, x: (move(stored, used, x), None), _move_back)
+move.defvjp(lambda used, back, x: (move(used, back, x), None), _move_back)
 
 
 def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
@@ -79,7 +81,10 @@ def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
         if not jnp.issubdtype(x.dtype, jnp.floating):  # in 4 bits, which have no gradient
             return jax.lax.with_sharding_constraint(x, NamedSharding(mesh, used))
         x = x if dtype is None else x.astype(dtype)
-        return move(NamedSharding(mesh, stored), NamedSharding(mesh, used), x)
+        # By ids first, also where they do not divide: else the gradients of logits were made whole.
+        first, *_ = possibilities(path_name(path), TRANSFORMER)
+        back = dict.fromkeys((spec(first, x.ndim, mesh.shape), stored))
+        return move(NamedSharding(mesh, used), tuple(NamedSharding(mesh, p) for p in back), x)
 
     return jax.tree_util.tree_map_with_path(whole, params)
 

@@ -55,7 +55,8 @@ TRANSFORMER: tuple[Line, ...] = (
     ("down/lora_a", [("wide", None)]),
     (f"({OUT})/lora_b", [(None, "width")]),
     ("head/kernel", [("width", "vocabulary"), ("features", None)]),
-    ("(embedding|positions)/embedding", [(None, "features")]),
+    ("embedding/embedding", [("vocabulary", "width"), (None, "features")]),
+    ("positions/embedding", [(None, "features")]),
     # The few logits of edits, and all vectors of width D.
     ("edits/kernel", [()]),
     (f"({OUT})/bias", [()]),

@@ -65,6 +65,7 @@ def test_fsdp_divides_the_side_that_model_does_not():
     assert spec_of("blocks/query/lora_a", (3, 8, 4), **both) == P(None, "fsdp", None)
     assert spec_of("blocks/down/lora_b", (3, 4, 8), **both) == P(None, None, "fsdp")
     assert spec_of("embedding/embedding", (7, 8), **both) == P(None, ("fsdp", "model"))
+    assert spec_of("embedding/embedding", (8, 8), **both) == P("model", "fsdp")
 
 
 def test_a_parameter_that_no_line_covers_is_named():

@@ -1,7 +1,6 @@
 """A mesh changes where arrays live, not their values."""
 
 import functools
-import re
 from collections import Counter
 from math import prod
 from typing import NamedTuple
@@ -18,6 +17,7 @@ from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.mesh import make_mesh
 from sequencematch.train.methods import METHODS
 from tests.marks import exhaustive, stress
+from tests.programs import collectives
 from tests.train.runs import (
     CLONING,
     STEPS,
@@ -184,15 +184,6 @@ def test_the_work_and_the_memory_of_a_device_fall_with_the_axes(step_on, mesh, m
     # Rows of width D are whole along `model`. In so narrow a network that counts where it is all.
     most = 1.5 / devices + 0.1 + 0.3 * (mesh[2] == 8)
     assert meanwhile < meanwhile_one * most, meanwhile / meanwhile_one
-
-
-def collectives(program, kind):
-    """(dtype, shape) of every result of an operation between devices."""
-    found = []
-    for result in re.findall(rf"= (.*?) {kind}(?:-start)?\(", program.as_text()):
-        for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", result):
-            found.append((dtype, tuple(int(n) for n in shape.split(",") if n)))
-    return found
 
 
 @pytest.mark.stress

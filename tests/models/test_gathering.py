@@ -1,0 +1,74 @@
+"""A network computes on a mesh what it computes on one device, and no device has all logits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from sequencematch.core.types import Visibility
+from sequencematch.models.config import TransformerConfig
+from sequencematch.models.sharding import state_shardings
+from sequencematch.models.transformer import Transformer, with_whole_ends
+from sequencematch.train.mesh import batch_sharding, make_mesh
+from tests.marks import exhaustive
+from tests.programs import COLLECTIVES, collectives
+
+ROWS, SLOTS = 4, 24
+
+
+def compile_gradient(config, mesh):
+    """(parameters, tokens) -> (loss, gradient) of the likelihood, its rows and parameters divided."""
+    make = lambda: Transformer(config, nnx.Rngs(0), mesh)  # noqa: E731
+    graph, shapes = nnx.split(nnx.eval_shape(make))
+    shardings = state_shardings(mesh, shapes)
+    slots = jnp.broadcast_to(jnp.arange(SLOTS), (ROWS, SLOTS))
+    visibility = Visibility(slots, slots, jnp.full((ROWS, SLOTS), SLOTS))
+
+    def loss(params, tokens):
+        model = with_whole_ends(nnx.merge(graph, params))
+        logits = model.logits(model.hidden(tokens, visibility))
+        log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), tokens[..., None], axis=-1)
+        return -jnp.mean(log_p)
+
+    rows = jax.ShapeDtypeStruct((ROWS, SLOTS), jnp.int32, sharding=batch_sharding(mesh))
+    like = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings
+    )
+    step = jax.jit(jax.value_and_grad(loss), out_shardings=(None, shardings))
+    return step.lower(like, rows).compile(), shardings, rows.sharding
+
+
+@pytest.mark.parametrize(
+    ("ids", "tied", "mesh"),
+    [
+        (500, True, (1, 2, 2)),
+        exhaustive(500, True, (1, 1, 2)),
+        exhaustive(499, True, (2, 2, 2)),
+        exhaustive(499, True, (1, 1, 2)),
+        exhaustive(499, False, (1, 2, 2)),
+        exhaustive(500, False, (1, 2, 4)),
+    ],
+)
+def test_each_device_has_the_logits_of_its_ids_alone(ids, tied, mesh):
+    """Also of rows that are embeddings, and of a number of ids that does not divide."""
+    config = TransformerConfig(ids, layers=1, d_model=32, heads=4, kv_heads=4, d_ff=64, tied=tied)
+    one, (program, shardings, of_rows) = (
+        compile_gradient(config, make_mesh(*sizes)) for sizes in ((1, 1, 1), mesh)
+    )
+    params = nnx.state(Transformer(config, nnx.Rngs(0)))
+    tokens = jnp.asarray(np.random.default_rng(0).integers(ids, size=(ROWS, SLOTS)), jnp.int32)
+    expected, gradient = one[0](jax.device_put(params, one[1]), jax.device_put(tokens, one[2]))
+    found, divided = program(jax.device_put(params, shardings), jax.device_put(tokens, of_rows))
+    assert float(found) == pytest.approx(float(expected), rel=1e-5)
+    for here, there in zip(*map(jax.tree.leaves, (gradient, divided)), strict=True):
+        np.testing.assert_allclose(there, here, atol=1e-5 * float(abs(here).max()))
+    of_ids = {ids, ids + -ids % mesh[2], -(-ids // mesh[2])}
+    states = {SLOTS, *(ROWS * SLOTS // n for n in (1, 2, 4))}
+    logits = [
+        (kind, shape)
+        for kind in COLLECTIVES
+        for _, shape in collectives(program, kind)
+        if of_ids & {*shape} and states & {*shape}
+    ]
+    assert logits == []
