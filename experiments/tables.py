@@ -9,22 +9,18 @@ other. A difference is claimed only where its interval excludes zero. Of test qu
 after wrong starts, and how well scores of answers tell right ones from wrong ones.
 """
 
-import importlib
-import json
 import sys
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
 from absl import app, flags
 
 from experiments import texts
+from experiments.asked import Rows, asked_of, questions_of
 from experiments.cells import read_rows
 from experiments.figures import unpack
 from experiments.grids import GRIDS
-from sequencematch.data.mathematics import twin_key
-from sequencematch.data.tasks import load_task
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 from sequencematch.evaluate.wrong_starts import LENGTHS
@@ -33,8 +29,6 @@ GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 DRAW = flags.DEFINE_string("draw", None, "Of texts: a file for quality against diversity, as SVG.")
 CHOICES = ("greedy", "unedited", "sampled")
 FEW = 5  # runs
-
-Rows = Mapping[int, Mapping[str, Any]]  # by seed
 
 
 def by_setting(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Rows]:
@@ -46,10 +40,10 @@ def by_setting(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[
 
 
 def right(rows: Rows, seeds: Sequence[int], choice: str) -> np.ndarray:
-    """bool[S, N]: whether the run of each seed answered each question rightly."""
+    """bool[S, N]: whether the run of each seed answered each question that counts rightly."""
     figures = [rows[seed]["figures"] for seed in seeds]
     # A method without edits has one greedy answer, edited or not.
-    return stack([f.get(choice, f["greedy"]) for f in figures])
+    return stack([f.get(choice, f["greedy"]) for f in figures])[:, asked_of(rows).counts]
 
 
 def stack(figures: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -57,32 +51,10 @@ def stack(figures: Sequence[Mapping[str, Any]]) -> np.ndarray:
     return np.stack([unpack(f["questions"], f["n"]) for f in figures])
 
 
-def questions_of(rows: Rows) -> dict[str, Any]:
-    """What decides which questions the runs of a setting answered."""
-    changes = next(iter(rows.values()))["changes"]
-    return {key: value for key, value in changes.items() if key.startswith("data.")}
-
-
-@cache
-def twins(config: str, changes: str, split: str) -> tuple[int, ...]:
-    """The group of each question of a split: questions about the same numbers are in one.
-
-    Args:
-      config: name of a file in configs/.
-      changes: of the cell, as JSON.
-      split: the split.
-    """
-    found = importlib.import_module(f"configs.{config}").get_config()
-    found.update_from_flattened_dict(json.loads(changes))
-    numbers: dict[Any, int] = {}
-    questions = load_task(found.task, found.data).splits[split]
-    return tuple(numbers.setdefault(twin_key(each), len(numbers)) for each in questions)
-
-
-def groups_of(rows: Rows) -> tuple[int, ...]:
-    """The groups of the questions that the runs of a setting answered."""
-    row = next(iter(rows.values()))
-    return twins(row.get("config", "arithmetic"), json.dumps(questions_of(rows)), row["split"])
+def groups_of(rows: Rows) -> np.ndarray:
+    """The groups of the questions that count."""
+    asked = asked_of(rows)
+    return asked.groups[asked.counts]
 
 
 def share(table: np.ndarray, groups: Sequence[int]) -> str:
@@ -129,8 +101,9 @@ def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
     starts = [row["figures"].get("wrong_starts", {}).get(choice) for row in rows.values()]
     if not all(starts):  # newer rows have those of greedy answers alone
         return []
-    groups = groups_of(rows)[: starts[0][0]["n"]]  # of the first questions
-    return [share(stack(of_one_length), groups) for of_one_length in zip(*starts, strict=True)]
+    counts, groups = (x[: starts[0][0]["n"]] for x in asked_of(rows))  # of the first questions
+    lengths = [stack(each)[:, counts] for each in zip(*starts, strict=True)]
+    return [share(table, groups[counts]) for table in lengths]
 
 
 # Column -> key of the figures of edits.
@@ -196,7 +169,8 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]
     print_table(header, texts.perplexity_lines(settings))
-    scores = list(next(iter(settings.values())).values())[0]["figures"]["rewards"]
+    rewards = list(next(iter(settings.values())).values())[0]["figures"]["rewards"]
+    scores = rewards["correlations"]
     print("\nSpearman's correlation of scores of sampled texts with quality:\n")
     print_table(["setting", *scores], texts.correlation_lines(settings))
     if DRAW.value:
@@ -223,6 +197,10 @@ def main(argv: list[str]) -> int | None:
         cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.3g} M", actions_cell(rows)]
         lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
     print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "actions"], lines)
+    counts = asked_of(next(iter(settings.values()))).counts
+    if not counts.all():
+        left = f"{sum(~counts):,} of {len(counts):,} questions"
+        print(f"\n{left} are left out: train has them in another base, with the same answer.")
     names, is_test = list(settings), cells[0].split == "test"
     for i, base in enumerate(names[:-1] if is_test else names[:1]):
         # Only answers to the same questions are compared.

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import grids, tables, texts
+from experiments import asked, grids, tables, texts
 from experiments.cells import (
     advance,
     answer_again,
@@ -33,6 +33,7 @@ from experiments.figures import (
 from experiments.grids import GRIDS, Cell
 from experiments.order import check_rows, next_cells
 from sequencematch.cli.results import policy_draws
+from sequencematch.data.task import Example, Task
 from sequencematch.evaluate.generate import Answer
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
@@ -195,6 +196,15 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
     figure.savefig(tmp_path / "drawn.svg")
 
 
+def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatch, capsys):
+    monkeypatch.setattr(tables, "DRAW", SimpleNamespace(value=None))
+    tables.print_texts({"a": {0: text_row(1), 1: text_row(2)}, "b": {0: text_row(1)}})
+    blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
+    printed = [block for block in blocks if block[0].startswith("|")]
+    assert [len({line.count("|") for line in block}) for block in printed] == [1] * 4
+    assert "| setting | return | reward_sum |" in printed[3]
+
+
 def test_rank_correlation_does_not_change_under_rising_functions():
     x, y = np.random.default_rng(0).normal(size=(2, 20))
     found = texts.rank_correlation(x, y)
@@ -280,3 +290,26 @@ def test_a_branch_equals_a_run_of_its_own(tmp_path, capsys, method):
     assert actions.tolist() == [i for answer in asked for i in answer.actions]
     returns = np.float32([score.recovered_return for score in scores])
     np.testing.assert_array_equal(unpack_numbers(draws["scores"]["return"], "<f4"), returns)
+
+
+def test_questions_that_train_has_in_another_base_do_not_count(monkeypatch):
+    def ask(base, text, answer):
+        return Example(f"In base {base}, what is {text}?", answer)
+
+    train = [ask(9, "12 + 5", "17"), ask(3, "1 + 1", "2")]
+    test = [
+        ask(10, "12 + 5", "17"),
+        ask(7, "12 + 5", "20"),
+        ask(16, "a - 5", "5"),
+        ask(16, "5 - a", "-5"),
+    ]
+    monkeypatch.setattr(
+        asked, "load_task", lambda *_: Task("", {"train": train, "test": test}, None)
+    )
+    answered = {"greedy": {"n": 4, "questions": pack([True, False, True, True])}}
+    rows = {0: {"changes": {"data.seed": 81}, "split": "test", "figures": answered}}
+    found = asked.asked_of(rows)
+    assert found.counts.tolist() == [False, True, True, True]
+    assert found.groups.tolist() == [0, 0, 1, 1]
+    assert tables.right(rows, [0], "greedy").tolist() == [[False, True, True]]
+    assert tables.accuracy_cells(rows)[0].startswith("66.7% [")

@@ -34,7 +34,8 @@ def task(data: Any) -> Task:
     Args:
       data: has `dir`, `source` ("generator", or "tfds" for tensorflow-datasets' `math_dataset`),
         `module`, `bases`, `entropy`, `seed`, the sizes `train`, `validation`, `test`, and `split`:
-        "twins" (questions about the same numbers are in one split), or "prompt" (no prompt is in two).
+        "twins" (questions about the same numbers are in one split, base by base: with several, see
+        `mathematics.are_in_other_bases`), or "prompt" (no prompt is in two).
 
     Raises:
       ValueError: the parameters are impossible, or there are too few questions.

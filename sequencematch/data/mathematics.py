@@ -11,7 +11,7 @@ import importlib
 import itertools
 import random
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -111,12 +111,37 @@ def _restrict_bases(bases: tuple[int, ...]) -> Iterator[None]:
 def twin_key(example: Example) -> tuple[str, ...]:
     """What twins, questions of one module about the same numbers, have in common.
 
-    Their base, if they name one, and then their numbers without signs, sorted: whatever the order,
-    the signs and the operation. A question without numbers is its own and only twin.
+    Their base, if they name one, and then `numbers_of` them.
+    """
+    match = _BASE.match(example.prompt)
+    return (match[1], *numbers_of(example)) if match else numbers_of(example)
+
+
+def numbers_of(example: Example) -> tuple[str, ...]:
+    """The numbers of a question without signs, sorted: whatever the base, the order, the operation.
+
+    A question without numbers is its own and only twin.
     """
     if match := _BASE.match(example.prompt):
-        return match[1], *sorted(_NUMBER_IN_BASE.findall(example.prompt[match.end() :]))
+        return tuple(sorted(_NUMBER_IN_BASE.findall(example.prompt[match.end() :])))
     return tuple(sorted(_NUMBER.findall(example.prompt))) or (example.prompt,)
+
+
+def are_in_other_bases(questions: Iterable[Example], train: Iterable[Example]) -> list[bool]:
+    """Of each question, whether train has it in another base, and with the same answer.
+
+    Splits that have no twins in common may have these.
+
+    Args:
+      questions: none of them is in train itself.
+      train: the questions to learn from.
+    """
+
+    def plain(example: Example) -> tuple[str, str]:
+        return _BASE.sub("", example.prompt, count=1), example.completion
+
+    learnt = {*map(plain, train)}
+    return [plain(question) in learnt for question in questions]
 
 
 def check(questions: Questions) -> None:

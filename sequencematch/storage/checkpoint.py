@@ -65,10 +65,9 @@ class Best(PreservationPolicy):
 
 
 class Manager(ocp.CheckpointManager):
-    """One that does not listen for a notice of preemption: `train.stop_requests` does.
+    """One that leaves it to `train.stop_requests` to ask jax for a notice of preemption.
 
-    jax numbers what several processes agree on by the last number that it was asked with. Asked with a
-    step here, it would not be heard by those that count their checks.
+    All that ask it have to count alike, and orbax would count by steps.
     """
 
     def reached_preemption(self, step: int) -> bool:

@@ -140,3 +140,15 @@ def test_published_questions_are_divided_likewise(monkeypatch):
     assert not any(one & other for one, other in itertools.combinations(keys, 2))
     with pytest.raises(ValueError, match=r"^data.train=200: math_dataset has only \d+ questions"):
         divide(None, data_config("", test=10, validation=5, train=200))
+
+
+def test_questions_that_train_has_in_another_base_are_known_by_words_and_answer():
+    """Against a search through all pairs."""
+    examples = stream(400, questions(bases=(), entropy=(1.0, 2.0)))
+    train, asked = examples[:200], examples[200:]
+    found = mathematics.are_in_other_bases(asked, train)
+    assert 20 < sum(found) < 180
+    for question, known in zip(asked, found, strict=True):
+        words = question.prompt.split(", ", 1)[1]
+        same = [x for x in train if x.prompt.endswith(f", {words}")]
+        assert known == any(x.completion == question.completion for x in same)
