@@ -78,7 +78,8 @@ def export(
         "steps": f"{step:,} of {config.train.steps:,}",
     }
     if METHODS[config.method].edits:
-        facts["noise"] = f"{config.noise.kind}, {config.noise.eta} a token"
+        kind, eta = config.noise.kind, config.noise.eta
+        facts["noise"] = kind if kind == "none" else f"{kind}, {eta} a token"
     if adapter and nf4_kernels(parts.whole(parts.like.params)):
         facts["trained on"] = "a base in 4 bits (NF4); on the same base in floats its logits differ"
     write = pretrained.export_adapter if adapter else pretrained.export

@@ -18,7 +18,7 @@ from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.defaults import defaults, function_of, network_config
 from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
 from sequencematch.setup.pretrained import check_parameters, fit_new_edits, read_parameters
@@ -190,14 +190,26 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
             "tokens; use its data and edits, or start from random parameters with config.init=''"
         )
     like, found = parts.whole(parts.like.params), theirs.whole(state.params)
-    if jax.tree.map(jnp.shape, like) != jax.tree.map(jnp.shape, found):
+    has_shapes = jax.tree.map(jnp.shape, like) == jax.tree.map(jnp.shape, found)
+    if not (has_shapes and compute_alike(parts, theirs)):
         raise ValueError(
-            f"config.init={parts.config.init!r}: that run has a network of other sizes: set "
-            f"config.model to {workdir.to_json(theirs.config)['model']}"
+            f"config.init={parts.config.init!r}: that run has a network of other sizes, or that "
+            f"computes otherwise: set config.model to {workdir.to_json(theirs.config)['model']}"
         )
     found = jax.device_put(found, where(like))
     knows_edits = METHODS[theirs.config.method].edits or parts.task.network
     return found if knows_edits else fit_new_edits(parts, found, trained)
+
+
+def compute_alike(ours: Parts, theirs: Parts) -> bool:
+    """Whether the networks of two runs compute the same with the same parameters."""
+    if ours.task.network:
+        return True
+    first, second = (
+        network_config(x.config, x.tokenizer.vocab_size, len(x.tokenizer.pops))
+        for x in (ours, theirs)
+    )
+    return function_of(first) == function_of(second)
 
 
 def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:

@@ -194,6 +194,14 @@ def network_config(config: ConfigDict, vocab_size: int, edits: int = 0) -> Trans
     return replace(found, lora=lora)
 
 
+def function_of(network: TransformerConfig) -> TransformerConfig:
+    """What a network computes with given parameters: the same for two that compute alike."""
+    kept = Lora(1, network.lora.scale) if network.lora.rank else Lora()
+    return replace(
+        network, lora=kept, **{key: getattr(TransformerConfig, key) for key in PRECISION}
+    )
+
+
 def lora_config(config: ConfigDict) -> Lora:
     """The adapters of the network."""
     m = config.model

@@ -32,9 +32,10 @@ from sequencematch.setup.network_bytes import (
     sampling_bytes,
     scoring_bytes,
 )
-from sequencematch.setup.parameters import split
+from sequencematch.setup.parameters import frozen_parameters
 from sequencematch.setup.recipe import draws_samples
 from sequencematch.storage.provenance import devices_here
+from sequencematch.train.state import split_parameters
 
 FROZEN = "frozen parameters"
 
@@ -217,7 +218,8 @@ def parameter_bytes(config: ConfigDict, network: TransformerConfig) -> tuple[int
             bits += prod(x.shape) // parts * jax.dtypes.itemsize_bits(x.dtype)
         return bits // 8
 
-    trained, frozen = split(config, shapes_of(network))
+    # Not checked as `split` does: here there may be no edits, which are all that is trained.
+    trained, frozen = split_parameters(frozen_parameters(config), shapes_of(network))
     return size(trained), size(frozen)
 
 

@@ -56,19 +56,10 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     family = family_of(read_config(path))
     base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
     params = parts.adapt(base)
-    if parts.config.init and _begins(parts, trained):
+    if parts.config.init and (trained or _freezes(parts, f"{lora.ADAPTER}|^{EDITS}")):
         adapters = read_adapters(parts)
         params, saved = insert_adapters(params, adapters), saved or EDITS in adapters
     return params if saved else fit_new_edits(parts, params, trained)
-
-
-def _begins(parts: Parts, trained: bool) -> bool:
-    """Whether rows of edits and adapters begin here; else a checkpoint has them.
-
-    Where a run is asked for answers there is no batch to fit rows on, either.
-    """
-    are_frozen = _freezes(parts, f"{lora.ADAPTER}|^{EDITS}")
-    return "train" in parts.task.splits and (trained or are_frozen)
 
 
 def _freezes(parts: Parts, pattern: str) -> bool:
@@ -128,7 +119,8 @@ def check_parameters(parts: Parts) -> None:
 def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.State:
     """The same parameters with rows of edits that choose them about as often as the noise rate.
 
-    Nothing is done for a method without edits, nor where a checkpoint has the rows.
+    Nothing is done for a method without edits, nor where a checkpoint has the rows; nor where a run is
+    asked for answers: there is no batch to fit them on.
 
     Args:
       parts: the run.
@@ -138,14 +130,17 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     Raises:
       ValueError: the rows are frozen: they would stay as they are fitted, and no checkpoint has them.
     """
-    if not (METHODS[parts.config.method].edits and _begins(parts, trained)):
+    is_frozen = _freezes(parts, f"^{EDITS}")
+    begins = "train" in parts.task.splits and (trained or is_frozen)
+    if not (METHODS[parts.config.method].edits and begins):
         return params
-    if _freezes(parts, f"^{EDITS}"):
+    if is_frozen:
         raise ValueError(
             f"config.train.frozen={parts.config.train.frozen!r} freezes {EDITS}, the rows of edits, "
             "which nothing has taught yet: let them be trained"
         )
-    recipe, eta = parts.recipe, max(parts.config.noise.eta, LEAST_ETA)
+    recipe, noise = parts.recipe, parts.config.noise
+    eta = max(noise.eta * (noise.kind != "none"), LEAST_ETA)
     build = jax.jit(jax.vmap(partial(build_trajectory, recipe.mdp)))
     trajectories = build(place_rows(batch_sharding(parts.mesh), training_data(parts)[0][0]))
     model = nnx.merge(recipe.graph, params)

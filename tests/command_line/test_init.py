@@ -10,6 +10,7 @@ from sequencematch.cli import resume
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
 from sequencematch.setup.build import build
 from tests.command_line.command import read_json, records, run_command
+from tests.marks import stress
 from tests.train.runs import STEPS
 
 
@@ -70,9 +71,11 @@ def test_another_tokenizer_is_refused(tiny_flags, finished_run, assert_refused, 
     assert_refused(words, *tiny_flags, *flags, f"--workdir={tmp_path / 'run'}")
 
 
-def test_another_network_is_refused(tiny_flags, finished_run, assert_refused, tmp_path):
-    flags = [f"--config.init=run:{finished_run}", "--config.model.d_ff=32"]
-    words = ["config.init=", "other sizes", "'d_ff': 16"]
+@pytest.mark.parametrize("change", ["d_ff=32", stress("rope_base=500")])
+def test_another_network_is_refused(tiny_flags, finished_run, assert_refused, tmp_path, change):
+    """Also one whose parameters have the same shapes, but that computes something else."""
+    flags = [f"--config.init=run:{finished_run}", f"--config.model.{change}"]
+    words = ["config.init=", "other sizes, or that computes otherwise", "'d_ff': 16"]
     assert_refused(words, *tiny_flags, *flags, f"--workdir={tmp_path / 'run'}")
 
 

@@ -494,6 +494,13 @@ def test_frozen_parameters_are_counted_apart(frozen, mesh):
     assert estimate.checkpoint == state + state // mesh[0]
 
 
+@pytest.mark.parametrize("changes", [{}, {"model.preset": "smollm2-135m"}])
+def test_where_edits_alone_are_trained_memory_is_estimated(changes):
+    """The first estimate is made for one id, which is no edit."""
+    config = valid_config_with(changes | {"train.frozen": "^(?!edits)"})
+    assert memory.estimate_training(config).peak > 0
+
+
 def test_a_model_of_seven_billion_fits_a_small_gpu_in_4_bits(monkeypatch):
     """Its kernels take 3.6 GB in 4 bits and 26 in floats."""
     sizes = dict(layers=32, d_model=4096, heads=32, kv_heads=32, d_ff=11_008, remat="full")

@@ -114,6 +114,32 @@ def test_rows_of_edits_that_nothing_has_taught_are_not_frozen(directory, spellin
         pretrained.read_parameters(parts)
 
 
+def test_without_noise_edits_begin_rarely_whatever_eta_says(directory, spellings):
+    found = [
+        leaves_by_path(pretrained.read_parameters(parts_of(directory, spellings, **noise)))[EDITS]
+        for noise in ({"noise.kind": "none"}, {"noise.kind": "none", "noise.eta": 0.0})
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_what_an_adapter_brings_may_be_frozen_and_is_there_when_answers_are_asked(
+    directory, spellings, tmp_path
+):
+    """Then there is no training split, and no checkpoint has what is frozen."""
+    first = parts_of(directory, spellings, **{"model.lora_rank": 2, "seed": 1})
+    pretrained.export_adapter(first, pretrained.read_parameters(first), tmp_path / "a", {})
+    changes = {"model.lora_rank": 2, "init": f"adapter:{tmp_path / 'a'}", "train.frozen": "lora_a"}
+    parts = parts_of(directory, spellings, **changes)
+    training, expected = pretrained.read_parameters(parts), pretrained.read_parameters(first)
+    asked = {name: x for name, x in parts.task.splits.items() if name != "train"}
+    parts = parts._replace(task=parts.task._replace(splits=asked))
+    answering = leaves_by_path(pretrained.read_parameters(parts, trained=False))
+    for path, x in leaves_by_path(expected).items():
+        if "lora_a" in path:
+            np.testing.assert_allclose(leaves_by_path(training)[path], x, rtol=1e-6)
+            np.testing.assert_array_equal(answering[path], leaves_by_path(training)[path])
+
+
 def test_a_card_names_the_base_by_its_whole_path(directory, spellings, tmp_path, monkeypatch):
     """An adapter is read from its own folder, by libraries that know no ~."""
     monkeypatch.setenv("HOME", str(directory.parent))

@@ -41,7 +41,6 @@ TIED_HEAD = "lm_head"  # of a tied model PEFT saves it, too: it is the embedding
 ONLY = {
     "bias": ("none",),
     "use_dora": (False, None),
-    "use_rslora": (False, None),
     "use_qalora": (False, None),
     "modules_to_save": (None, []),
     "layer_replication": (None, []),
@@ -140,9 +139,10 @@ def read_adapter(folder: str | Path, family: str, like: Any) -> tuple[Lora, nnx.
     for module, x in stored.items():
         if x.paths[0].removesuffix("/kernel") in LINEARS and f"{module}.lora_A.weight" in tensors:
             a, b = (tensors.pop(f"{module}.lora_{side}.weight").T for side in "AB")
-            alpha = _of_module(config, "alpha_pattern", module, config["lora_alpha"])
+            scale = _of_module(config, "alpha_pattern", module, config["lora_alpha"])
+            scale /= len(b) ** (0.5 if config.get("use_rslora") else 1)  # Kalajdzievski 2023: √r
             cuts = np.cumsum([leaves_by_path(like)[p].shape[-1] for p in x.paths])[:-1]
-            for place, part in zip(x.paths, np.split(b * (alpha / len(b)), cuts, -1), strict=True):
+            for place, part in zip(x.paths, np.split(b * scale, cuts, -1), strict=True):
                 found.setdefault(place.removesuffix("/kernel"), {})[x.layer] = (a, part)
         tensors.pop(f"{module}.{BASE_ROWS}", None)
     rows = {module: tensors.pop(f"{module}.{ROWS}", None) for module in stored}

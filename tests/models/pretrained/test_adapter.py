@@ -57,6 +57,18 @@ def test_what_is_written_is_read(tmp_path, case, adapters):
         )
 
 
+def test_of_rank_stabilised_adapters_the_scale_is_alpha_by_the_root_of_the_rank(tmp_path):
+    family, params, config, _ = write(tmp_path, "llama", Lora(4, 8.0))
+    merged = lora.merge(params, Lora(4, 8.0))
+    (plain, expected), changed = adapter.read_adapter(tmp_path, family, merged), config.copy()
+    changed |= {"use_rslora": True, "lora_alpha": 8.0 / 4**0.5}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(changed))
+    found, state = adapter.read_adapter(tmp_path, family, merged)
+    assert found == plain
+    for path, x in leaves_by_path(expected).items():
+        np.testing.assert_allclose(leaves_by_path(state)[path], x, rtol=1e-6, err_msg=path)
+
+
 def without_adapters(params, adapters):
     """The parameters without adapters."""
     return lora.merge(params, replace(adapters, alpha=0.0))
