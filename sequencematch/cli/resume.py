@@ -18,10 +18,16 @@ from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults, function_of, network_config
+from sequencematch.setup.defaults import defaults
 from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
-from sequencematch.setup.pretrained import check_parameters, fit_new_edits, read_parameters
+from sequencematch.setup.pretrained import (
+    check_parameters,
+    compute_alike,
+    fit_new_edits,
+    read_parameters,
+)
+from sequencematch.setup.relations import width_relations
 from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
@@ -145,8 +151,11 @@ def open_run(
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
     config = workdir.read_config(folder)["config"]
-    config.mesh.update(dict.fromkeys(config.mesh, 1) | dict(mesh or {}))
+    config.mesh.update(dict.fromkeys(config.mesh, 1))
     check_config(config)
+    # Nothing is trained there, so this mesh need not divide the batches of the run.
+    config.mesh.update(dict(mesh or {}))
+    check_config(config, width_relations)
     source = task_folder(config, folder)
     if source is None:
         check_harmless(config.task, task_data(config), defaults().data)
@@ -199,17 +208,6 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
     found = jax.device_put(found, where(like))
     knows_edits = METHODS[theirs.config.method].edits or parts.task.network
     return found if knows_edits else fit_new_edits(parts, found, trained)
-
-
-def compute_alike(ours: Parts, theirs: Parts) -> bool:
-    """Whether the networks of two runs compute the same with the same parameters."""
-    if ours.task.network:
-        return True
-    first, second = (
-        network_config(x.config, x.tokenizer.vocab_size, len(x.tokenizer.pops))
-        for x in (ours, theirs)
-    )
-    return function_of(first) == function_of(second)
 
 
 def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:

@@ -1,6 +1,6 @@
 """Checks a configuration before any work starts."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -9,9 +9,15 @@ from sequencematch.setup.defaults import check_known_key, defaults, flatten, net
 from sequencematch.setup.relations import relations
 from sequencematch.setup.rules import LARGEST, RULES, TINY, TYPE_NAMES
 
+Relations = Callable[[ConfigDict], Iterable[tuple[bool, str]]]
 
-def check_config(config: ConfigDict) -> None:
+
+def check_config(config: ConfigDict, relations: Relations = relations) -> None:
     """Checks every key, the type and range of its value, and the relations between keys.
+
+    Args:
+      config: the configuration.
+      relations: what must hold between its keys.
 
     Raises:
       ValueError: one line that names the key, the given value and the allowed ones.

@@ -25,7 +25,7 @@ from sequencematch.models.pretrained.reader import find_tensors, open_weights, r
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.models.sharding import path_name
 from sequencematch.setup.build import Parts, training_data
-from sequencematch.setup.defaults import lora_config
+from sequencematch.setup.defaults import function_of, lora_config, network_config
 from sequencematch.storage.files import expand
 from sequencematch.train.mesh import batch_sharding, place_rows
 from sequencematch.train.methods import METHODS
@@ -148,6 +148,17 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     rows = first_edit_rows(model, recipe.mdp, trajectories, eta).astype(old.dtype)
     model.edits.kernel[...] = jax.device_put(rows, old.sharding)
     return nnx.state(model)
+
+
+def compute_alike(ours: Parts, theirs: Parts) -> bool:
+    """Whether the networks of two runs compute the same with the same parameters."""
+    if ours.task.network:
+        return True
+    first, second = (
+        network_config(x.config, x.tokenizer.vocab_size, len(x.tokenizer.pops))
+        for x in (ours, theirs)
+    )
+    return function_of(first) == function_of(second)
 
 
 def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str, str]) -> None:

@@ -1,6 +1,6 @@
 """What must hold between keys of the configuration."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
 from ml_collections import ConfigDict
@@ -25,7 +25,8 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
     yield from _training_relations(config)
     yield from _noise_relations(config)
     yield from _rollout_relations(config)
-    yield from _mesh_relations(config)
+    yield from _row_relations(config)
+    yield from width_relations(config)
     yield from _answer_relations(config)
 
 
@@ -143,29 +144,32 @@ def _rollout_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     )
 
 
-def _mesh_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+def _row_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    rows, values = ("mesh.data", "mesh.fsdp"), flatten(c)
+    sampled = ("rollout.rows", "rollout.batch_size") if draws_samples(c) else ()
+    for whole in ("train.batch_size", *sampled):
+        yield _is_multiple(values, whole, rows)
+        if whole != "rollout.rows":
+            yield _is_multiple(values, whole, ("train.accumulate", *rows))
+
+
+def _is_multiple(values: Mapping[str, int], whole: str, parts: Iterable[str]) -> tuple[bool, str]:
+    # Only those that divide anything are named.
+    parts = [part for part in parts if values[part] > 1]
+    return (
+        values[whole] % prod(values[part] for part in parts) == 0,
+        f"config.{whole}={values[whole]} must be a multiple of "
+        + " x ".join(f"config.{part}={values[part]}" for part in parts),
+    )
+
+
+def width_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
+    """Yields (whether it holds, what to say if not) of each relation of the network to the mesh."""
     network = network_config(c, vocab_size=1)
     sizes = {"model.d_model": network.d_model, "model.d_ff": network.d_ff}
-    values, rows = flatten(c) | sizes, ("mesh.data", "mesh.fsdp")
-    sampled = [
-        (rows, "rollout.rows"),
-        (rows, "rollout.batch_size"),
-        (("train.accumulate", *rows), "rollout.batch_size"),
-    ]
-    for parts, whole in (
-        (rows, "train.batch_size"),
-        (("train.accumulate", *rows), "train.batch_size"),
-        *(sampled if draws_samples(c) else ()),
-        (("mesh.fsdp", "mesh.model"), "model.d_model"),
-        (("mesh.model",), "model.d_ff"),
-    ):
-        # Only those that divide anything are named.
-        parts = [part for part in parts if values[part] > 1]
-        yield (
-            values[whole] % prod(values[part] for part in parts) == 0,
-            f"config.{whole}={values[whole]} must be a multiple of "
-            + " x ".join(f"config.{part}={values[part]}" for part in parts),
-        )
+    values = flatten(c) | sizes
+    yield _is_multiple(values, "model.d_model", ("mesh.fsdp", "mesh.model"))
+    yield _is_multiple(values, "model.d_ff", ("mesh.model",))
     yield (
         network.keys_width % c.mesh.model == 0,
         f"config.mesh.model={c.mesh.model} must divide the width of the keys, "
