@@ -97,16 +97,22 @@ def merge(params: nnx.State, lora: Lora) -> nnx.State:
     found: Mapping[tuple, nnx.Param] = dict(nnx.to_flat_state(params))
 
     def add(path: tuple, param: nnx.Param) -> nnx.Param:
-        kernel, place = param[...], path[:-1]
-        kernel = nf4.dequantize(kernel) if isinstance(kernel, qwix.QArray) else kernel
+        place, both = path[:-1], None
         if path[-1] == "kernel" and (*place, "lora_a") in found:
             a, b = (found[*place, name][...] for name in ("lora_a", "lora_b"))
-            change = jnp.matmul(lora.scale * a, b, precision="highest")
-            kernel = (kernel + change).astype(kernel.dtype)
-        return param.replace(kernel)
+            both = lora.scale * a, b
+        return param.replace(merge_kernel(param[...], both))
 
     kept = {path: add(path, x) for path, x in found.items() if not is_found(ADAPTER, path)}
     return nnx.from_flat_state(kept)
+
+
+def merge_kernel(kernel: Any, both: tuple[Array, Array] | None) -> Float[Array, "*shape"]:
+    """W + A B of one map or of several, in floats; a parameter as it is, if there are no A and B."""
+    kernel = nf4.dequantize(kernel) if isinstance(kernel, qwix.QArray) else kernel
+    if both is None:
+        return kernel
+    return (kernel + jnp.matmul(*both, precision="highest")).astype(kernel.dtype)
 
 
 def parameter_count(params: Any) -> int:

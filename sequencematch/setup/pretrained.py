@@ -176,13 +176,12 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
       ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
     """
     path, (tokenizer, params) = parts.config.model.path, with_learnt_edits(parts, params)
-    if parts.config.model.lora_rank:
-        params = lora.merge(params, lora_config(parts.config))
-    config = read_config(path)
+    config, adapters = read_config(path), lora_config(parts.config)
     family = family_of(config)
     spare = spare_rows(open_weights(path), family, parts.base)
     files = files_beside(tokenizer, spare, Path(out).name, facts)
-    write_model(out, params, family, config, spare=spare, files=files)
+    adapters = adapters if adapters.rank else None
+    write_model(out, params, family, config, lora=adapters, spare=spare, files=files)
 
 
 def export_adapter(

@@ -11,6 +11,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import numpy as np
 from jaxtyping import ArrayLike
 from safetensors.numpy import save_file
 
+from sequencematch.models.config import Lora
+from sequencematch.models.lora import merge, merge_kernel, nf4_kernels
 from sequencematch.models.pretrained.configs import stored_dtype
 from sequencematch.models.pretrained.families import EDITS, HEAD, Stored, layout, leaves_by_path
 from sequencematch.models.pretrained.reader import INDEX, Weights, find_tensors, mean_row
@@ -36,6 +39,7 @@ def write_model(
     family: str,
     config: Mapping[str, Any],
     *,
+    lora: Lora | None = None,
     dtype: str | None = None,
     spare: Mapping[str, np.ndarray] | None = None,
     files: Mapping[str, str] | None = None,
@@ -50,6 +54,7 @@ def write_model(
       params: the network's parameters.
       family: a key of `families.FAMILIES`.
       config: config.json of the model that the parameters come from.
+      lora: its adapters, which are merged into what they adapt; None for none.
       dtype: what weights are stored in, a key of `DTYPES`; None for that of config.json.
       spare: rows after the tokenizer's, from `spare_rows`.
       files: other files, name -> text.
@@ -60,7 +65,7 @@ def write_model(
     """
     with make_directory(out) as folder:
         dtype = dtype or stored_dtype(config)
-        rows = write_weights(folder, params, family, dtype, spare, file_bytes)
+        rows = write_weights(folder, params, family, dtype, lora, spare, file_bytes)
         named = {"dtype", "torch_dtype"} & config.keys() or {"torch_dtype"}
         written = dict(config) | {"vocab_size": rows} | dict.fromkeys(named, dtype)
         text = json.dumps(written, indent=2, ensure_ascii=False) + "\n"
@@ -118,17 +123,21 @@ def write_weights(
     params: Any,
     family: str,
     dtype: str,
+    lora: Lora | None = None,
     spare: Mapping[str, np.ndarray] | None = None,
     file_bytes: int = FILE_BYTES,
 ) -> int:
     """Writes the weights as safetensors, in files of some size; returns the rows of the embedding.
 
+    Adapters are merged tensor by tensor: a model in 4 bits need not have room in floats.
+
     Args:
-      folder, params, family, spare, file_bytes: as in `write_model`.
+      folder, params, family, lora, spare, file_bytes: as in `write_model`.
       dtype: what they are stored in.
     """
-    leaves, kind = leaves_by_path(params), np.dtype(DTYPES[dtype])
-    tensors = layout(family, leaves)
+    leaves, kind = leaves_by_path(params) | nf4_kernels(params), np.dtype(DTYPES[dtype])
+    shapes_of = partial(merge, lora=lora) if lora else lambda params: params
+    tensors = layout(family, leaves_by_path(jax.eval_shape(shapes_of, params)))
     edits = leaves[EDITS].shape[1] if EDITS in leaves else 0
     added = max([edits, *(len(rows) for rows in (spare or {}).values())])
     shapes = {
@@ -143,7 +152,7 @@ def write_weights(
         content = {}
         for name in names:
             rows = (spare or {}).get(name, np.zeros((0, *shapes[name][1:])))
-            parts = tensor_rows(tensors[name], leaves, rows)
+            parts = tensor_rows(tensors[name], leaves, rows, lora)
             # safetensors writes the memory as it lies, whatever the order of the axes.
             content[name] = np.ascontiguousarray(np.concatenate([x.astype(kind) for x in parts]))
         save_file(content, file, metadata={"format": "pt"})
@@ -156,16 +165,18 @@ def write_weights(
 
 
 def tensor_rows(
-    stored: Stored, leaves: Mapping[str, jax.Array], spare: np.ndarray
+    stored: Stored, leaves: Mapping[str, Any], spare: np.ndarray, lora: Lora | None = None
 ) -> list[np.ndarray]:
     """A tensor as a checkpoint has it, in parts along its first axis: edits and spare rows follow.
 
     Args:
       stored: which parameters it holds, and how.
-      leaves: the parameters by path.
+      leaves: the parameters by path; of kernels in 4 bits these, too.
       spare: rows of the checkpoint that the parameters come from; edits take the first of them.
+      lora: as in `write_model`.
     """
-    whole = np.concatenate([fetch(leaves[path], stored.layer) for path in stored.paths], axis=-1)
+    merged = [fetch_merged(leaves, path, stored.layer, lora) for path in stored.paths]
+    whole = np.concatenate(merged, axis=-1)
     whole = whole.T if stored.transpose else whole
     if not stored.has_vocabulary or EDITS not in leaves:
         return [whole, spare] if stored.has_vocabulary else [whole]
@@ -175,14 +186,29 @@ def tensor_rows(
     return [whole, edits, spare[len(edits) :]]
 
 
+def fetch_merged(
+    leaves: Mapping[str, Any], path: str, layer: int | None, lora: Lora | None
+) -> np.ndarray:
+    """A parameter, or one layer of it, with its adapter merged into it, in the host's memory."""
+    one = leaves[path] if layer is None else _layer_of(leaves[path], layer)
+    place, both = path.removesuffix("/kernel"), None
+    if lora and f"{place}/lora_a" in leaves:
+        a, b = (_layer_of(leaves[f"{place}/{name}"], layer) for name in ("lora_a", "lora_b"))
+        both = lora.scale * a, b
+    return np.asarray(_merge_kernel(one, both))
+
+
+_merge_kernel = jax.jit(merge_kernel)
+
+
 def fetch(leaf: jax.Array, layer: int | None) -> np.ndarray:
     """A parameter, or one layer of a stacked one, in the host's memory."""
     return np.asarray(leaf if layer is None else _layer_of(leaf, layer))
 
 
 @jax.jit
-def _layer_of(leaf: jax.Array, layer: ArrayLike) -> jax.Array:
-    return leaf[layer]
+def _layer_of(leaf: Any, layer: ArrayLike) -> Any:
+    return jax.tree.map(lambda x: x[layer], leaf)  # one in 4 bits is several arrays
 
 
 def split_names(sizes: Mapping[str, int], most: int) -> list[list[str]]:

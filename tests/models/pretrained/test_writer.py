@@ -1,12 +1,18 @@
 """Export: what was imported comes out bit for bit, and edits take spare rows or new ones."""
 
 import json
+from dataclasses import replace
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
+from sequencematch.models import lora
+from sequencematch.models.config import Lora
 from sequencematch.models.pretrained import configs, reader, writer
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
+from sequencematch.models.transformer import Transformer
 from tests.marks import stress
 from tests.models.pretrained import tiny
 from tests.models.pretrained.test_reader import same
@@ -117,3 +123,23 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(OSError):
         export(folder, tmp_path / "out", files={"no/such/folder": ""})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("adapters", [Lora(4, 8.0), stress(Lora(4, 8.0, "query|down", "nf4"))])
+def test_adapters_are_merged_tensor_by_tensor_as_they_are_all_at_once(tmp_path, adapters):
+    config = UNTIED | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
+    sizes = replace(configs.transformer_config(config, 20, 2), lora=adapters)
+    shapes = nnx.state(
+        nnx.eval_shape(lambda: Transformer(replace(sizes, lora=Lora()), nnx.Rngs(0)))
+    )
+    rng = np.random.default_rng(0)
+    base = jax.tree.map(lambda x: jax.numpy.float32(rng.normal(size=x.shape)), shapes)
+    added = lora.adapters_of(nnx.state(Transformer(sizes, nnx.Rngs(0))))
+    added = jax.tree.map(lambda x: jax.numpy.float32(rng.normal(size=x.shape)), added)
+    params = lora.adapt(base, added, adapters)
+    writer.write_model(tmp_path / "mine", params, "llama", config, lora=adapters)
+    writer.write_model(tmp_path / "whole", lora.merge(params, adapters), "llama", config)
+    mine, whole = (tiny.contents(tmp_path / name) for name in ("mine", "whole"))
+    assert mine.keys() == whole.keys()
+    for name, x in whole.items():
+        np.testing.assert_allclose(mine[name], x, rtol=1e-6, atol=1e-5, err_msg=name)
