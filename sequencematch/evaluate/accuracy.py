@@ -7,7 +7,11 @@ from sequencematch.evaluate.intervals import wilson
 
 
 def accuracy(answers: Sequence[Answer]) -> dict:
-    """Returns the share of right answers with its 95 % interval, and how the answers ended."""
+    """Returns the share of right answers with its 95 % interval, and how the answers ended.
+
+    The interval is Wilson's, as if questions were independent: those about the same numbers are not
+    quite, and experiments.tables draws them together.
+    """
     n, right = len(answers), sum(a.right for a in answers)
     low, high = wilson(right, n)
     return {

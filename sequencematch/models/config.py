@@ -51,7 +51,7 @@ class Lora:
       alpha: an adapter's product is multiplied by alpha/r.
       targets: regular expression; a linear map has an adapter if it is found in its path, a key of
         `LINEARS`.
-      base: what the kernels of all maps are, a key of `layers.KERNELS`.
+      base: what the kernels of all maps are, a key of `lora.BASES`.
     """
 
     rank: int = 0

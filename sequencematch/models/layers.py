@@ -1,8 +1,7 @@
 """Parts of a block: linear maps, norms, rotary positions, the feed-forward half."""
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from sequencematch.models import nf4
 from sequencematch.models.config import MLPS, RopeScaling, TransformerConfig
-from sequencematch.models.lora import LowRankLinear
+from sequencematch.models.lora import BASES, LowRankLinear
 
 
 def linear(
@@ -34,7 +33,7 @@ def linear(
       bias: whether a bias is added.
       path: of one of a block's maps, a key of `config.LINEARS`; others have no adapter.
     """
-    kernel = KERNELS[config.lora.base if path else "float"]
+    base = config.lora.base if path else "float"
     # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
     draw = nnx.initializers.normal(inputs**-0.5)
     has_adapter = bool(path) and config.lora.adapts(path)
@@ -45,8 +44,8 @@ def linear(
         use_bias=bias,
         dtype=jnp.dtype(config.dtype),
         param_dtype=jnp.dtype(config.param_dtype),
-        kernel_init=lambda *args: kernel.store(draw(*args)),
-        dot_general=kernel.dot_general,
+        kernel_init=lambda *args: BASES[base](draw(*args)),
+        dot_general=DOT_GENERAL[base],
         promote_dtype=cast,
         preferred_element_type=result and jnp.dtype(result),
         rngs=rngs,
@@ -89,22 +88,8 @@ def nf4_dot_general(
     return product(x, kernel)
 
 
-class Kernel(NamedTuple):
-    """How the matrix of a linear map is stored.
-
-    Attributes:
-      store: the matrix -> what is stored.
-      dot_general: (x, what is stored, ...) -> x @ kernel; of `nnx.Linear`.
-    """
-
-    store: Callable[[Array], Any]
-    dot_general: Callable[..., Array]
-
-
-KERNELS = {
-    "float": Kernel(lambda kernel: kernel, flat_dot_general),
-    "nf4": Kernel(nf4.quantize, nf4_dot_general),
-}
+# What a kernel is, a key of `lora.BASES` -> (x, kernel, ...) -> x @ kernel; of `nnx.Linear`.
+DOT_GENERAL = {"float": flat_dot_general, "bfloat16": flat_dot_general, "nf4": nf4_dot_general}
 
 
 class OffsetRMSNorm(nnx.Module):

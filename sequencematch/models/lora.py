@@ -6,7 +6,7 @@ Trees of parameters are those of a `Transformer`. An adapter stands beside the k
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,13 @@ from sequencematch.models.config import Lora
 from sequencematch.models.sharding import path_name
 
 ADAPTER = r"/lora_[ab]$"  # found in the paths of an adapter's parameters
+
+# What the kernels of the blocks' linear maps are, beneath adapters -> how one in floats becomes such.
+BASES: dict[str, Callable[[Array], Any]] = {
+    "float": lambda kernel: kernel,
+    "bfloat16": lambda kernel: kernel.astype(jnp.bfloat16),
+    "nf4": nf4.quantize,
+}
 
 
 class LowRankLinear(nnx.Linear):
@@ -53,7 +60,7 @@ def adapt(params: nnx.State, adapters: nnx.State, lora: Lora) -> nnx.State:
       adapters: from `adapters_of`; empty for none.
       lora: says what the kernels become.
     """
-    return nnx.merge_state(quantize_params(params) if lora.base == "nf4" else params, adapters)
+    return nnx.merge_state(store_kernels(params, lora.base), adapters)
 
 
 def adapters_of(params: nnx.State) -> nnx.State:
@@ -66,15 +73,17 @@ def is_found(pattern: str, path: tuple) -> bool:
     return bool(re.search(pattern, "/".join(map(str, path))))
 
 
-def quantize_params(params: nnx.State) -> nnx.State:
-    """Parameters with the kernels of the blocks' linear maps in NF4, one after another."""
-    quantize = jax.jit(nf4.quantize)
+def store_kernels(params: nnx.State, base: str) -> nnx.State:
+    """Parameters with the kernels of the blocks' linear maps as `BASES` says, one after another."""
+    if base == "float":
+        return params
+    convert = jax.jit(BASES[base])
 
     def store(path: tuple, param: nnx.Param) -> nnx.Param:
         if not is_found("^blocks/.*/kernel$", path) or isinstance(param[...], qwix.QArray):
             return param
         # Waits, so that what one kernel takes is free before the next.
-        return param.replace(jax.block_until_ready(quantize(param[...])))
+        return param.replace(jax.block_until_ready(convert(param[...])))
 
     return nnx.map_state(store, params)
 
@@ -101,7 +110,9 @@ def merge(params: nnx.State, lora: Lora) -> nnx.State:
         if path[-1] == "kernel" and (*place, "lora_a") in found:
             a, b = (found[*place, name][...] for name in ("lora_a", "lora_b"))
             both = lora.scale * a, b
-        return param.replace(merge_kernel(param[...], both))
+        kernel, merged = param[...], merge_kernel(param[...], both)
+        is_packed = isinstance(kernel, qwix.QArray)
+        return param.replace(merged if is_packed else merged.astype(kernel.dtype))
 
     kept = {path: add(path, x) for path, x in found.items() if not is_found(ADAPTER, path)}
     return nnx.from_flat_state(kept)
@@ -110,9 +121,7 @@ def merge(params: nnx.State, lora: Lora) -> nnx.State:
 def merge_kernel(kernel: Any, both: tuple[Array, Array] | None) -> Float[Array, "*shape"]:
     """W + A B of one map or of several, in floats; a parameter as it is, if there are no A and B."""
     kernel = nf4.dequantize(kernel) if isinstance(kernel, qwix.QArray) else kernel
-    if both is None:
-        return kernel
-    return (kernel + jnp.matmul(*both, precision="highest")).astype(kernel.dtype)
+    return kernel if both is None else kernel + jnp.matmul(*both, precision="highest")
 
 
 def parameter_count(params: Any) -> int:

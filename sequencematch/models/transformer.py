@@ -29,7 +29,7 @@ from sequencematch.models.network import Network
 # The most layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles
 # longer: up to this many layers there is no loop at all. Of kernels in 4 bits only one layer's are to
 # exist in floats.
-UNROLL = {"float": 4, "nf4": 1}
+UNROLL = {"float": 4, "bfloat16": 4, "nf4": 1}
 
 # Name -> what becomes of a layer: whether all of its activations are stored for the backward pass
 # ("none"); only its input and its products with weights ("products"); or only its input ("full"). The

@@ -77,7 +77,7 @@ def defaults() -> ConfigDict:
                 lora_rank=0,  # of adapters, which are trained in place of the network; 0 for none
                 lora_alpha=16.0,  # an adapter is multiplied by lora_alpha / lora_rank
                 lora_targets="blocks",  # regular expression: linear maps with one; or "query|value"
-                lora_base="float",  # or "nf4": the blocks' kernels in 4 bits (QLoRA)
+                lora_base="float",  # the blocks' kernels; or in "bfloat16", or in 4 bits: "nf4" (QLoRA)
             ),
             optimizer=dict(
                 learning_rate=2e-3,

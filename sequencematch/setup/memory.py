@@ -281,7 +281,7 @@ def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
     if not keys:
         ways = ["take a smaller model"]
         ways += ["train adapters (config.model.lora_rank)"] * (not m.lora_rank)
-        ways += ["keep kernels in 4 bits (config.model.lora_base)"] * (m.lora_base != "nf4")
+        ways += ["keep kernels in 4 bits (config.model.lora_base=nf4)"] * (m.lora_base != "nf4")
         return f"{', '.join(ways)} or raise config.mesh.fsdp={config.mesh.fsdp}"
     # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)

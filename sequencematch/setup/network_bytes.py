@@ -18,14 +18,14 @@ WIDE = {"swiglu": 6, "geglu": 8, "gelu": 6}
 def cast_bytes(network: TransformerConfig) -> int:
     """Bytes of the matrices cast to the activations' dtype; 0 if that is their own.
 
-    Of matrices in 4 bits those of one layer exist in floats.
+    Of kernels beneath adapters that are not in float32 those of one layer are cast at a time.
     """
-    a, in_floats = ACTIVATION[network.dtype], network.matrices
-    if network.lora.base == "nf4":
-        block = network.block_matrices
-        in_floats -= network.layers * block
-        return a * block + (0 if network.dtype == network.param_dtype else a * in_floats)
-    return 0 if network.dtype == network.param_dtype else a * in_floats
+    a, base, block = ACTIVATION[network.dtype], network.lora.base, network.block_matrices
+    casts = network.dtype != network.param_dtype
+    if base == "float":
+        return a * network.matrices * casts
+    ends = network.matrices - network.layers * block
+    return a * (ends * casts + block * (base != network.dtype))
 
 
 def replay_bytes(capacity: int, slots: int) -> int:

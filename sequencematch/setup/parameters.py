@@ -57,18 +57,17 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     """Divides all parameters of the network into (trained, frozen).
 
     Raises:
-      ValueError: none would be trained, or some that are in 4 bits.
+      ValueError: none would be trained, or some that are not in float32.
     """
     trained, frozen = split_parameters(frozen_parameters(config), params)
     found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
     if not found:
         raise ValueError(f"config.train.frozen={c.frozen!r} leaves no parameter to train")
     for path, x in found:
-        if not jnp.issubdtype(x.dtype, jnp.floating):
-            kernel = path_name(path).rpartition("/")[0]
+        if x.dtype != jnp.float32:  # small updates of others would be lost
             raise ValueError(
-                f"config.train.unfrozen={c.unfrozen!r} is found in {kernel}, which is in 4 bits and "
-                "cannot be trained"
+                f"config.train.unfrozen={c.unfrozen!r} is found in {path_name(path)}, which is "
+                f"in {config.model.lora_base} and cannot be trained"
             )
     return trained, frozen
 

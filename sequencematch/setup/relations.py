@@ -80,8 +80,8 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     )
     yield (
         c.model.lora_base == "float" or c.model.lora_rank > 0,
-        f"config.model.lora_base={c.model.lora_base!r} needs config.model.lora_rank > 0: kernels in 4 "
-        "bits are not trained, adapters are",
+        f"config.model.lora_base={c.model.lora_base!r} needs config.model.lora_rank > 0: kernels of "
+        "few bits are not trained, adapters are",
     )
     yield (
         not c.init.startswith("adapter:") or (bool(c.model.path) and c.model.lora_rank > 0),

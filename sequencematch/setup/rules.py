@@ -12,7 +12,7 @@ from sequencematch.data.noise import NOISE_STEPS, WRONG_TOKENS
 from sequencematch.data.splits import SPLITS
 from sequencematch.data.tokenizer import EDITS
 from sequencematch.models.attention import ATTENTION
-from sequencematch.models.layers import KERNELS
+from sequencematch.models.lora import BASES
 from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.transformer import REMAT
 from sequencematch.setup.values import (
@@ -108,7 +108,7 @@ RULES: dict[str, Rule] = {
     "model.lora_rank": count_or_zero,
     "model.lora_alpha": positive,
     "model.lora_targets": ("a regular expression", is_pattern),
-    "model.lora_base": one_of(KERNELS),
+    "model.lora_base": one_of(BASES),
     "optimizer.learning_rate": positive,
     "optimizer.warmup": count_or_zero,
     "optimizer.final": fraction,

@@ -133,7 +133,7 @@ def test_an_adapter_begins_uniform_in_one_over_the_root_of_its_inputs():
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("base", ["float", stress("nf4")])
+@pytest.mark.parametrize("base", ["float", "bfloat16", stress("nf4")])
 def test_a_model_without_adapters_is_adapted(base):
     """The result has the parameters of a network that was made with adapters."""
     adapters = replace(SOME, base=base)
@@ -145,6 +145,22 @@ def test_a_model_without_adapters_is_adapted(base):
         np.testing.assert_allclose(by_path(adapted)[path], x, rtol=tolerance, err_msg=path)
     bare = jax.eval_shape(partial(lora.merge, lora=adapters), made)
     assert jax.tree.structure(bare) == jax.tree.structure(nnx.state(network()))
+
+
+@pytest.mark.stress
+def test_kernels_in_bfloat16_compute_as_the_rounded_ones_do_and_are_exported_unrounded():
+    adapters = replace(CASES["all"], base="bfloat16")
+    model = trained_network(adapters)
+    params = nnx.state(model)
+    kernels = [x for path, x in by_path(params).items() if path in {f"{x}/kernel" for x in LINEARS}]
+    assert {x.dtype.name for x in kernels} == {"bfloat16"} and len(kernels) == len(LINEARS)
+    floats = jax.tree.map(lambda x: x.astype(jnp.float32), params)
+    plain = nnx.merge(nnx.graphdef(network(CASES["all"])), floats)
+    for name, logits in all_passes(model).items():
+        np.testing.assert_allclose(logits, all_passes(plain)[name], rtol=1e-5, atol=1e-5)
+    a, b = jnp.full((64, 4), 2.0**-10), jnp.ones((4, 64))
+    change = lora.merge_kernel(jnp.ones((64, 64), jnp.bfloat16), (a, b))
+    assert float(change[0, 0]) == 1 + 2.0**-8
 
 
 def test_nothing_to_adapt_is_refused():

@@ -199,7 +199,7 @@ def test_kernels_that_are_read_in_4_bits_are_those_of_the_whole_model(tmp_path, 
     if case == "llama":
         config |= dict(head_dim=16, num_attention_heads=4, num_key_value_heads=2)
     folder = tiny.write(tmp_path / "model", config)
-    packed = lora.quantize_params(tiny.read(folder))
+    packed = lora.store_kernels(tiny.read(folder), "nf4")
     kernels = lora.nf4_kernels(packed)
     assert kernels and all(path.startswith("blocks/") for path in kernels)
     found = tiny.read(folder, nf4_kernels=kernels)
