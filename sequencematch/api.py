@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from flax import nnx
@@ -17,6 +16,7 @@ from sequencematch.evaluate.values import Scorer, Scores
 from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
+from sequencematch.storage.files import expand
 
 
 class Answer(NamedTuple):
@@ -117,7 +117,7 @@ class Model:
         """
         if adapter:
             exporting.check_base(self._parts)
-        exporting.export(self._parts, self._params, self.step, Path(out), adapter)
+        exporting.export(self._parts, self._params, self.step, expand(out), adapter)
 
     def _actions(self, mdp: Mdp, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""
@@ -168,7 +168,7 @@ def load(
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
-    parts, state = resume.open_run(Path(folder), str(checkpoint), mesh)
+    parts, state = resume.open_run(expand(folder), str(checkpoint), mesh)
     return Model(parts, parts.whole(state.params), int(state.step))
 
 

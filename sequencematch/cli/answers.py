@@ -203,19 +203,23 @@ def answer(
 def count_answers(path: Path, heads: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
     """(Number of answers, bytes of their lines) in a file that is to be continued.
 
-    A last line without its newline, which a kill cut short, does not count.
+    A last line without its newline does not count, if a kill may have cut it short.
 
     Raises:
       ValueError: a line is no answer to what is asked now, or the file cannot be written.
     """
     if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
         raise ValueError(f"--out={path} cannot be written: name a file in a folder of yours")
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    *lines, last = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    other = "answers something else than is asked now: name another file"
     for number, line in enumerate(lines):
         place = f"--out={path}:{number + 1}"
         record = parse_object(line.decode(errors="replace"), place)
         if number >= len(heads) or {key: record.get(key) for key in heads[0]} != heads[number]:
-            raise ValueError(f"{place} answers something else than is asked now: name another file")
+            raise ValueError(f"{place} {other}")
+    due = json.dumps(heads[len(lines)])[:-1].encode() if len(lines) < len(heads) else b""
+    if last and not (due and (due.startswith(last) or last.startswith(due))):
+        raise ValueError(f"--out={path}:{len(lines) + 1} {other}")
     return len(lines), sum(len(line) + 1 for line in lines)
 
 

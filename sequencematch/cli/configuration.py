@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
 from sequencematch.setup.defaults import check_known_key, defaults, flatten, suggest
+from sequencematch.storage.files import expand
 
 MODULE = "sequencematch_configuration"  # the name that a configuration file is imported under
 
@@ -130,7 +131,7 @@ def choose_config(
     if file is not None:
         path, method = find_config(file)
         config, name = load_config(path, method), path.stem
-    elif overrides and not (folder and (Path(folder) / workdir.CONFIG).is_file()):
+    elif overrides and not (folder and (expand(folder) / workdir.CONFIG).is_file()):
         raise ValueError(
             f"--config.{overrides[0]} changes a configuration: name it with --config=FILE, or name a "
             "run with --workdir=DIR"
@@ -140,7 +141,7 @@ def choose_config(
             "name a configuration, such as --config=arithmetic, or a run, --workdir=DIR"
         )
     else:
-        config, name = run_config(Path(folder))
+        config, name = run_config(expand(folder))
     for key in overrides:
         check_known_key(key, flatten(config))
     return config, name, file is not None

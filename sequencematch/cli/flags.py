@@ -11,6 +11,7 @@ from ml_collections import ConfigDict, config_flags
 from sequencematch.cli import cluster
 from sequencematch.cli.configuration import choose_config, join_config
 from sequencematch.rollout.decodings import decoding_fault, parse_decoding
+from sequencematch.storage.files import expand
 
 LONGEST = 100  # characters of a flag name
 TEXTS = {
@@ -182,8 +183,9 @@ def check_workdir_name(path: str) -> Path:
     """
     if not path:
         raise ValueError("--workdir= is empty: name a folder")
+    folder = expand(path)
     try:
-        str(Path(path).absolute()).encode()
+        str(folder.absolute()).encode()
     except UnicodeEncodeError as error:
         raise ValueError(f"--workdir={path} is not UTF-8: name another folder") from error
-    return Path(path)
+    return folder

@@ -10,6 +10,7 @@ from typing import Any
 from sequencematch.cli.job import Job
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
+from sequencematch.evaluate import records
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.mauve import MODEL_METRICS, check_mauve
 from sequencematch.evaluate.metrics import METRICS, figure_intervals, measure
@@ -47,6 +48,8 @@ def prepare_scores(
             f"--workdir={folder} has no summary.json: name the folder of a run that has ended, to have "
             "the scores in its report, or leave it out"
         )
+    if folder:
+        records.read(folder)  # what is damaged there is told before any work
     texts = {path: read_answers(expand(path), names) for path in files.split(",")}
     for path, answers in texts.items():
         check_measurable(path, answers, names)
@@ -175,6 +178,8 @@ def score(
             intervals |= figures.pop("intervals")
         else:
             figures = measure([METRICS[name]], answers)
+            if name == "accuracy":  # a file does not say what an answer has cost
+                del figures["length"]
             if name not in WITHOUT_INTERVALS:
                 intervals |= figure_intervals([METRICS[name]], answers)
         found |= figures

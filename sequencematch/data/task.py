@@ -109,7 +109,8 @@ class Task(NamedTuple):
       metrics: what is measured of answers: keys of `evaluate.metrics.METRICS`, or functions
         (examples, answers) -> figures by name. An answer has `text`, `actions`, `finished` and `right`.
         There is at least one answer, and of a figure that two metrics give the first one's is taken.
-      judged_by: the figure that a run is judged by; `low` and `high` beside it are its interval.
+      judged_by: the figure that a run is judged by, of which more is better; `low` and `high` that
+        its metric gives beside it are its interval.
       network: (number of ids that are no edits, number of edits, which are the last ids, nnx.Rngs) -> a
         `models.network.Network`; None for the transformer of the configuration.
       facts: what is told of the data, by name of `data.facts.SENTENCES`.

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from sequencematch.data.task import Example, Task
@@ -47,7 +48,9 @@ METRICS: dict[str, Metric] = {
 
 
 def task_metrics(task: Task) -> list[Metric]:
-    """Returns the metrics of a task; its own functions are taken as they are.
+    """Returns the metrics of a task.
+
+    `low` and `high` are the interval of what it is judged by, so others' are left out.
 
     Raises:
       ValueError: a name is not in `METRICS`.
@@ -59,7 +62,17 @@ def task_metrics(task: Task) -> list[Metric]:
                 f"task {task.name!r} has no metric {name!r}: did you mean {near!r}? Allowed: "
                 f"{', '.join(METRICS)}, or functions of (examples, answers)"
             )
-    return [METRICS[m] if isinstance(m, str) else m for m in task.metrics]
+    metrics = [METRICS[m] if isinstance(m, str) else m for m in task.metrics]
+    return [partial(_with_interval_of, task.judged_by, metric) for metric in metrics]
+
+
+def _with_interval_of(
+    judged_by: str, metric: Metric, examples: Sequence[Example], answers: Sequence[Answer]
+) -> Mapping[str, Any]:
+    found = metric(examples, answers)
+    if judged_by in found:
+        return found
+    return {name: x for name, x in found.items() if name not in ("low", "high")}
 
 
 def measure(metrics: Sequence[Metric], answers: Sequence[Answer]) -> dict[str, Any]:

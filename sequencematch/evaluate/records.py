@@ -21,7 +21,8 @@ class RunFiles(NamedTuple):
       traces: lines of traces.jsonl.
       unreadable: number of lines that are no JSON object; a killed run may leave one.
       judged_by: the figure that the run is judged by.
-      scores: lines of scores.jsonl, which --mode=score adds; of two for one file, the later.
+      scores: lines of scores.jsonl, which --mode=score adds, those of one file as one; of a figure that
+        two of them give, the later.
     """
 
     name: str
@@ -54,7 +55,7 @@ def read(workdir: pathlib.Path) -> RunFiles:
         traces,
         torn_metrics + torn_traces + torn_scores,
         _judged_by(summary, metrics),
-        [*{str(line.get("file")): line for line in scores}.values()],
+        _by_file(scores),
     )
 
 
@@ -82,6 +83,17 @@ def _parse(line: str) -> object:
         return json.loads(line)
     except (ValueError, RecursionError):  # RecursionError: brackets nested too deeply
         return None
+
+
+def _by_file(scores: list[dict]) -> list[dict]:
+    """Joins the lines of each file, and their intervals."""
+    found: dict[str, dict] = {}
+    for line in scores:
+        before = found.get(str(line.get("file")), {})
+        both = [x for each in (before, line) if isinstance(x := each.get("intervals"), dict)]
+        intervals = {name: ends for each in both for name, ends in each.items()}
+        found[str(line.get("file"))] = before | line | {"intervals": intervals}
+    return [*found.values()]
 
 
 def _by_step(metrics: list[dict]) -> list[dict]:

@@ -39,6 +39,7 @@ REAL = (
 # What --mode=score has beside those.
 SCORED = (
     ("texts", "Texts", "Number in the file.", count),
+    ("accuracy", "Accuracy", "Share of right answers.", figure),
     ("mauve", "MAUVE", "Area under the divergence curve, mean of five k-means seeds.", decimal),
     ("mauve_deviation", "MAUVE, deviation", "Over the seeds of k-means.", decimal),
     ("reference_perplexity", "Perplexity under a model", "Of the texts.", decimal),

@@ -45,9 +45,9 @@ class WandbBoard:
         import wandb  # only here: it takes a second, and is an extra
 
         path, (entity, _, name) = workdir / ID, project.rpartition("/")
-        known = path.is_file()
-        if not known:
-            files.write(path, json.dumps({"id": secrets.token_hex(4), "project": project}) + "\n")
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        known = found.get("project") == project  # another has nothing of the run yet
+        found = found if known else {"id": secrets.token_hex(4), "project": project}
         # Read before the metrics log is opened, which drops what comes after the newest checkpoint.
         sent = read_records(workdir, 2**63) if known else []
         self._sent = {(record["kind"], record["step"]) for record in sent}
@@ -60,7 +60,7 @@ class WandbBoard:
                 project=name,
                 entity=entity or None,
                 dir=workdir,
-                id=json.loads(path.read_text())["id"],
+                id=found["id"],
                 resume="allow",
                 name=workdir.resolve().name,
                 config=dict(config),
@@ -69,6 +69,7 @@ class WandbBoard:
             self._run.define_metric("*", step_metric="step")
         except (wandb.Error, ValueError, KeyError) as error:
             raise OSError(f"config.wandb={project!r}: {error}") from error
+        files.write(path, json.dumps(found) + "\n")  # only now that it is there
         for record in records:
             self.write(record)
 

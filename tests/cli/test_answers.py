@@ -45,10 +45,10 @@ def test_a_file_without_prompts_is_refused(tmp_path, data, words):
 
 
 @pytest.mark.parametrize("whole", range(4))
-@pytest.mark.parametrize("torn", [b"", b'{"prompt": "\xc3'])
-def test_whole_lines_count_and_a_torn_one_is_written_again(tmp_path, whole, torn):
+@pytest.mark.parametrize("end", [0, 1, 12, -2])
+def test_whole_lines_count_and_a_torn_one_is_written_again(tmp_path, whole, end):
     path, lines = tmp_path / "o.jsonl", [*map(line, HEADS)]
-    path.write_bytes(b"".join(lines[:whole]) + torn)
+    path.write_bytes(b"".join(lines[:whole]) + b"".join(lines[whole : whole + 1])[:end])
     done, size = count_answers(path, HEADS)
     assert done == whole
     with open_output(path, size) as file:
@@ -64,6 +64,18 @@ def test_a_file_of_other_answers_is_left_alone(tmp_path, lines):
     path.write_bytes(b"".join(map(line, lines)))
     with pytest.raises(ValueError, match=rf"{path}:{len(lines)} answers something else"):
         count_answers(path, HEADS)
+
+
+@pytest.mark.parametrize(
+    "content", ['{"my": "results"}', "a prompt", line(HEADS[0]).decode() + "{1"]
+)
+def test_a_last_line_that_no_kill_has_cut_short_is_left_alone(tmp_path, content):
+    """A file of somebody else's may have no newline at its end."""
+    path = tmp_path / "o.jsonl"
+    path.write_text(content)
+    with pytest.raises(ValueError, match="answers something else"):
+        count_answers(path, HEADS)
+    assert path.read_text() == content
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path):

@@ -95,12 +95,16 @@ def test_scores_are_kept_beside_a_run_and_shown_in_its_report(path, tmp_path, ca
     assert main([*asked, "--metrics=length"]) == REFUSED
     assert "has no summary.json" in capsys.readouterr().err
     (tmp_path / "summary.json").write_text("{}")
-    for metrics in ("length", "length,repetition"):
+    for metrics in ("length", "length,repetition", "zipf"):
         assert main([*asked, f"--metrics={metrics}"]) == DONE
     printed = capsys.readouterr().out.splitlines()
     assert (tmp_path / "scores.jsonl").read_text().splitlines() == printed
     page = (tmp_path / "report.html").read_text()
-    # Of two lines for one file the later counts.
+    # The lines of one file are one column.
     assert "Scores of text files" in page and page.count(f">{path}</th>") == 1
-    assert "Repetition" in page and "33.3 %" in page
+    assert "Repetition" in page and "33.3 %" in page and "Zipf coefficient" in page
     assert json.loads(printed[1])["intervals"].keys() == {"words", "characters", "repetition"}
+    (tmp_path / "summary.json").write_text('{"broken')
+    assert main([*asked, "--metrics=length"]) == REFUSED
+    assert "the file is damaged" in capsys.readouterr().err
+    assert (tmp_path / "scores.jsonl").read_text().splitlines() == printed

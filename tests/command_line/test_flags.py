@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from sequencematch.cli.flags import parse_flags
+from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.setup import machine
 from tests.command_line.command import ROOT, TINY, run_command
 
@@ -182,3 +182,8 @@ def test_help_is_printed_on_stdout(capsys):
     assert run_command("--help") == 0
     printed = capsys.readouterr()
     assert "--mode" in printed.out and "--workdir" in printed.out and printed.err == ""
+
+
+def test_a_tilde_is_the_home_in_the_work_directory_too(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert check_workdir_name("~/runs/x") == tmp_path / "runs" / "x"

@@ -43,3 +43,11 @@ def test_metric_that_cannot_judge_is_refused_before_any_training(changes, messag
 def test_metric_of_any_figures_is_accepted():
     task = TASK._replace(metrics=("accuracy", count_actions), judged_by="actions")
     check_metrics(task, task_metrics(task), ANSWERS[0])
+
+
+def test_an_interval_is_of_what_the_task_is_judged_by():
+    """That of accuracy is no interval of another figure."""
+    for judged_by, kept in (("accuracy", {"low", "high"}), ("actions", set())):
+        task = TASK._replace(metrics=("accuracy", count_actions), judged_by=judged_by)
+        found = measure(task_metrics(task), ANSWERS)
+        assert found.keys() & {"low", "high"} == kept and {"accuracy", "actions"} <= found.keys()

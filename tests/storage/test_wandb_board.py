@@ -69,6 +69,25 @@ def test_a_run_that_had_no_board_sends_its_earlier_records_too(tmp_path):
 
 
 @pytest.mark.stress
+def test_another_project_and_one_that_could_not_be_reached_get_all_records(tmp_path, monkeypatch):
+    import wandb
+
+    def fail(**_):
+        raise wandb.Error("no key")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="no key"):
+        patch.setattr(wandb, "init", fail)
+        WandbBoard(tmp_path, "owner/project", {})
+    assert not (tmp_path / "wandb.json").exists()
+    write_part(tmp_path, RECORDS[:2])
+    monkeypatch.setattr(wandb_board, "secrets", type("", (), {"token_hex": lambda n: "other"}))
+    board = WandbBoard(tmp_path, "owner/second", {}, read_records(tmp_path, 2))
+    board.close()
+    assert json.loads((tmp_path / "wandb.json").read_text())["project"] == "owner/second"
+    assert [step for step, _ in sent_rows(tmp_path)[1]] == [1, 2, 1, 2]
+
+
+@pytest.mark.stress
 def test_a_run_goes_on_where_the_board_fails(tmp_path, capsys):
     board = WandbBoard(tmp_path, "project", {})
     with MetricsLog(tmp_path, (), [board]) as log:
