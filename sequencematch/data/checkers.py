@@ -9,7 +9,8 @@ from sequencematch.data.task import Example, exact_match
 
 MARK = "####"  # before the result of a worked answer, as in GSM8K
 # A sign is no part of a number that follows another, as in 5-3.
-_NUMBER = re.compile(r"(?:(?<![0-9.])-)?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?")
+_WHOLE = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)"
+_NUMBER = re.compile(rf"(?:(?<![0-9.])-)?(?:{_WHOLE}(?:\.[0-9]+)?|(?<![0-9.])\.[0-9]+)")
 
 
 class Judge(NamedTuple):

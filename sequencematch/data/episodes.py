@@ -74,7 +74,10 @@ class AnswerIds(NamedTuple):
 def answer_ids(
     tokenizer: Tokenizer, prompt: str, text: str, before: list[int] | None = None
 ) -> AnswerIds:
-    """Returns what encode(prompt + text) adds to the prompt's ids; the text's own if it changes these.
+    """Returns what encode(prompt + text) adds to the prompt's ids.
+
+    It is the text's own ids if it changes the prompt's, or if it does not stand for the text: after
+    special tokens some tokenizers add a space, or drop one.
 
     Args:
       tokenizer, prompt, text: the prompt, and the text after it.
@@ -87,10 +90,14 @@ def answer_ids(
         return AnswerIds(tokenizer.encode(text), False)
     before = tokenizer.encode(prompt) if before is None else before
     whole = tokenizer.encode(prompt + text)
-    if before and whole[: len(before)] == before:
-        return AnswerIds(whole[len(before) :], False)
+    added = whole[len(before) :] if before and whole[: len(before)] == before else None
+    if added is not None and tokenizer.decode(added) == text:
+        return AnswerIds(added, False)
     # After an empty prompt too: a space that the tokenizer writes first is no part of the text.
-    return AnswerIds(encode_within(tokenizer, text), bool(before))
+    alone = encode_within(tokenizer, text)
+    if added is not None and tokenizer.decode(alone) != text:  # no ids stand for it exactly
+        return AnswerIds(added, False)
+    return AnswerIds(alone, bool(before))
 
 
 def clean_ids(tokenizer: Tokenizer, example: Example) -> list[int]:

@@ -75,8 +75,9 @@ def tokenizer_files(get: Get) -> dict[str, str]:
 def _texts(get: Get, tokenizer: dict[str, Any], tokens: Sequence[str], kind: str) -> dict[str, str]:
     ids = {name: get(f"tokenizer.ggml.{key}_token_id", None) for name, key in SPECIAL.items()}
     names = {name: tokens[i] for name, i in ids.items() if i is not None}
-    # Where a file does not say, llama.cpp writes <bos> for SentencePiece alone.
-    adds_bos = bool(get("tokenizer.ggml.add_bos_token", kind == "llama")) and "bos_token" in names
+    # Where a file does not say, llama.cpp writes <bos> for SentencePiece and for Llama 3.
+    usual = kind == "llama" or get("tokenizer.ggml.pre", None) == "llama-bpe"
+    adds_bos = bool(get("tokenizer.ggml.add_bos_token", usual)) and "bos_token" in names
     if adds_bos:
         tokenizer["post_processor"] = bos_processor(names["bos_token"], ids["bos_token"])
     config = fast_config({"model_max_length": get("llama.context_length", None)}, names, adds_bos)

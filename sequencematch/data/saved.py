@@ -199,7 +199,8 @@ def read_questions(
     found: dict[str, Example] = {}
     for _, example in _parse_questions(text, path, choose_layout(fields, write_chat), fields):
         before = found.get(example.prompt, example)
-        references = dict.fromkeys([*before.references, *example.references])
+        right = [*before.references, before.completion, example.completion, *example.references]
+        references = dict.fromkeys(right)
         found[example.prompt] = Example(
             before.prompt, before.completion, tuple(references), before.cut
         )

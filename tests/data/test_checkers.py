@@ -1,8 +1,10 @@
 """Checkers by name: what counts as a right answer."""
 
+from decimal import Decimal
+
 import pytest
 
-from sequencematch.data.checkers import CHECKERS
+from sequencematch.data.checkers import CHECKERS, last_number
 from sequencematch.data.task import Example
 from sequencematch.data.tasks import JUDGES, TASKS
 
@@ -51,6 +53,21 @@ def test_a_reference_without_a_mark_is_a_result_as_a_whole():
 )
 def test_last_number_compares_numbers(text, right):
     assert is_right("last_number", text, "the sum is 1234.5") == right
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (".5", "0.5"),
+        ("-.5", "-0.5"),
+        ("x=-.25", "-0.25"),
+        ("5...7", "7"),
+        ("v1.2.3", "3"),
+        ("3.", "3"),
+    ],
+)
+def test_a_number_may_begin_with_its_point(text, number):
+    assert last_number(text) == Decimal(number)
 
 
 def test_no_number_is_not_the_number_of_a_reference_without_one():

@@ -90,6 +90,14 @@ def test_words_are_cut_as_their_name_says(byte_facts, words, text, cut):
     assert [word for word, _ in made.pre_tokenizer.pre_tokenize_str(text)] == cut
 
 
+@pytest.mark.parametrize(("words", "bos"), [("smollm", None), ("llama-bpe", 1)])
+def test_where_a_file_does_not_say_llama_3_begins_with_bos(byte_facts, tmp_path, words, bos):
+    def get(key, default=None):
+        return words if key == "tokenizer.ggml.pre" else byte_facts(bos_token_id=1)(key, default)
+
+    assert read_files(tokenizer_files(get), tmp_path / "made").bos == bos
+
+
 def test_the_chat_template_is_kept(byte_facts):
     def get(key, default=None):
         return "{{ x }}" if key == "tokenizer.chat_template" else byte_facts()(key, default)

@@ -108,7 +108,7 @@ def test_all_completions_of_a_prompt_are_right_and_it_is_asked_once(tmp_path):
     )
     first, second = saved.read_questions(path)
     assert first == Example("a", "x", ("x", "w"))
-    assert (second.prompt, set(second.references)) == ("b", {"z"})
+    assert (second.prompt, set(second.references)) == ("b", {"y", "z"})
 
 
 @pytest.mark.parametrize(

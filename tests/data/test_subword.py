@@ -66,6 +66,13 @@ def test_what_follows_a_prompt_is_the_text(tokenizer, prompt, text):
     assert tokenizer.decode(answer_ids(tokenizer, prompt, text).ids) == text
 
 
+@given(texts)
+def test_what_follows_a_special_token_is_the_text(tokenizer, text):
+    """The library adds a space there where it writes one before a text."""
+    (end,) = tokenizer.symbols([tokenizer.eos])
+    assert tokenizer.decode(answer_ids(tokenizer, f"the{end}", text).ids) == text
+
+
 @pytest.mark.parametrize(
     ("prompt", "text", "apart"),
     [("the ", "cat", True), ("the", " cat", False), ("12+", "12", False), ("th", "e", True)],
