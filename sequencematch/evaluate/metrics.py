@@ -48,9 +48,9 @@ METRICS: dict[str, Metric] = {
 
 
 def task_metrics(task: Task) -> list[Metric]:
-    """Returns the metrics of a task.
+    """Returns the metrics of a task; its own functions are taken as they are.
 
-    `low` and `high` are the interval of what it is judged by, so others' are left out.
+    `low` and `high` are the interval of what it is judged by, so that of accuracy may be left out.
 
     Raises:
       ValueError: a name is not in `METRICS`.
@@ -62,8 +62,8 @@ def task_metrics(task: Task) -> list[Metric]:
                 f"task {task.name!r} has no metric {name!r}: did you mean {near!r}? Allowed: "
                 f"{', '.join(METRICS)}, or functions of (examples, answers)"
             )
-    metrics = [METRICS[m] if isinstance(m, str) else m for m in task.metrics]
-    return [partial(_with_interval_of, task.judged_by, metric) for metric in metrics]
+    known = {name: partial(_with_interval_of, task.judged_by, METRICS[name]) for name in METRICS}
+    return [known[m] if isinstance(m, str) else m for m in task.metrics]
 
 
 def _with_interval_of(

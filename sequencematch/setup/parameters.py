@@ -1,5 +1,6 @@
 """Which parameters are trained, where each is, and how adapters join those of a model without."""
 
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -65,9 +66,10 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
         raise ValueError(f"config.train.frozen={c.frozen!r} leaves no parameter to train")
     for path, x in found:
         if x.dtype != jnp.float32:  # small updates of others would be lost
+            name = re.sub("/(qvalue|scale)$", "", path_name(path))
             raise ValueError(
-                f"config.train.unfrozen={c.unfrozen!r} is found in {path_name(path)}, which is "
-                f"in {config.model.lora_base} and cannot be trained"
+                f"config.train.unfrozen={c.unfrozen!r} is found in {name}, which is in "
+                f"{config.model.lora_base} and cannot be trained"
             )
     return trained, frozen
 
