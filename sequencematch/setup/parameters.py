@@ -58,14 +58,16 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     """Divides all parameters of the network into (trained, frozen).
 
     Raises:
-      ValueError: none would be trained, or some that are not in float32.
+      ValueError: none would be trained, or, of a network with adapters, some that are not in float32.
     """
     trained, frozen = split_parameters(frozen_parameters(config), params)
     found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
     if not found:
         raise ValueError(f"config.train.frozen={c.frozen!r} leaves no parameter to train")
+    # Of a kernel in bfloat16 small updates would be lost; a task's own network may have such.
+    kind = jnp.float32 if config.model.lora_rank else jnp.floating
     for path, x in found:
-        if x.dtype != jnp.float32:  # small updates of others would be lost
+        if not jnp.issubdtype(x.dtype, kind):
             name = re.sub("/(qvalue|scale)$", "", path_name(path))
             raise ValueError(
                 f"config.train.unfrozen={c.unfrozen!r} is found in {name}, which is in "

@@ -3,10 +3,14 @@
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from sequencematch.setup.build import make_plan
+from sequencematch.setup.defaults import defaults
+from sequencematch.setup.parameters import split
 from tests.marks import exhaustive, stress
 from tests.train.runs import make_tiny_run
 from tests.train.test_frozen import arrays
@@ -160,3 +164,9 @@ def test_what_cannot_be_trained_is_refused(spellings):
         make_tiny_run(spellings, SIZES | {"model.lora_base": "nf4"})
     with pytest.raises(ValueError, match="unfrozen='head' needs config.model.lora_rank > 0"):
         make_tiny_run(spellings, {"train.unfrozen": "head"})
+
+
+def test_parameters_of_a_network_of_ones_own_may_be_in_bfloat16():
+    params = nnx.State({"w": nnx.Param(jnp.ones(2, jnp.bfloat16))})
+    trained, frozen = split(defaults(), params)
+    assert len(jax.tree.leaves(trained)) == 1 and not jax.tree.leaves(frozen)
