@@ -78,5 +78,9 @@ def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     huge = ["--config.model.d_model=65536", "--config.model.d_ff=65536", "--workdir=runs/huge"]
     code = main(["main.py", *flags.split(), *small, data, *huge, "--dry_run"]) if has_network else 0
     assert code == 0, capfd.readouterr().err
+    # A step of one's own takes what is frozen from the recipe.
+    part = ["--config.train.frozen=embed", "--workdir=runs/frozen"] * (name == "smoothing.py")
+    code = main(["main.py", *flags.split(), *small, data, *part]) if part else 0
+    assert code == 0, capfd.readouterr().err
     folder = Path(re.search(r"--workdir=(\S+)", flags)[1])
     assert (folder / "report.html").is_file()

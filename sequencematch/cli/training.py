@@ -217,6 +217,11 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
             f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
             f"pretrained on {network.context} at most"
         )
+    fixed = METHODS[parts.config.method].objective(parts.config.objective)
+    unused = {name: x for name, x in fixed.items() if parts.config.objective[name] != x}
+    if unused:
+        what = ", ".join(f"objective.{name}={x!r}" for name, x in unused.items())
+        to_stdout(f"method={parts.config.method} takes {what}, whatever the configuration has")
     weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
     if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
         to_stdout(

@@ -87,8 +87,8 @@ chi2_mixture = Divergence(
 )
 
 # The same divergence in closed form: the policy's side is maximised out, so no samples are needed. Its
-# optimum is the true minimum of the divergence. `chi2_mixture`, whose samples carry no gradient,
-# converges to within O(alpha^2) of it. Beyond x = 6 the best ratio is t = 0.
+# optimum is the minimum over policies on the data. `chi2_mixture`, whose samples carry no gradient, is
+# within O(alpha^2) of it if data and samples have the same noise. Beyond x = 6 the best ratio is t = 0.
 # phi equals 4 sqrt(2 (2 + x)) - 8 - x; this form has no cancellation near x = 0.
 le_cam = Divergence(
     f=lambda t: 2 * (t - 1) ** 2 / (t + 1),

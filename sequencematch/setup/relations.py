@@ -5,6 +5,7 @@ from math import prod
 
 from ml_collections import ConfigDict
 
+from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.rollout.decodings import decoding_fault
 from sequencematch.setup.defaults import (
@@ -93,14 +94,14 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         f"config.train.unfrozen={c.train.unfrozen!r} needs config.model.lora_rank > 0: without "
         "adapters all is trained but config.train.frozen",
     )
-    # With uniform weights J gains by lowering V wherever the policy goes; only the mixture's psi,
-    # -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
+    # With uniform weights J gains by lowering V wherever the policy goes; only psi, as the
+    # mixture's -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
     yield (
         WEIGHTINGS[objective.weighting].telescopes
         or objective.policy_weight == 0
-        or objective.divergence == "chi2_mixture",
-        f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs "
-        f"divergence='chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
+        or DIVERGENCES[objective.divergence].psi is not None,
+        f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs a divergence "
+        f"with psi, as 'chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "
         "policy's steps",
     )
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, flatten
 from sequencematch.setup.relations import relations
@@ -276,6 +277,12 @@ def test_every_relation_is_broken_by_some_case():
         found = [holds for holds, _ in relations(config_with(changes))]
         broken |= {i for i, holds in enumerate(found) if not holds}
     assert broken == set(range(len(found)))
+
+
+def test_divergence_of_ones_own_may_have_a_psi(monkeypatch):
+    monkeypatch.setitem(DIVERGENCES, "mine", DIVERGENCES["chi2_mixture"])
+    uniform = {"objective.weighting": "uniform", "objective.policy_weight": 0.5}
+    check_config(config_with(uniform | {"objective.divergence": "mine"}))
 
 
 def test_misspelt_value_gets_a_suggestion():
