@@ -28,7 +28,7 @@ def stop_gradient(v: Array) -> Array:
 def bound_value(alpha: ArrayLike, gamma: ArrayLike, inner: ValueMap = pass_gradient) -> ValueMap:
     """V(s_{t+1}) clipped to +-4/(alpha (1-gamma)) (LS-IQ).
 
-    At most what rewards sum to at the optimum of a chi2 mixture; entropy, also in V, may be cut by it.
+    At the optimum of a chi2 mixture rewards are within 4/alpha. V holds entropy, too; that may be cut.
 
     Args:
       alpha: scale of the reward.
