@@ -217,13 +217,18 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
             f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
             f"pretrained on {network.context} at most"
         )
-    fixed = METHODS[parts.config.method].objective(parts.config.objective)
-    unused = {name: x for name, x in fixed.items() if parts.config.objective[name] != x}
-    if unused:
-        what = ", ".join(f"objective.{name}={x!r}" for name, x in unused.items())
+    announce_objective(parts)
+
+
+def announce_objective(parts: Parts) -> None:
+    """Prints which keys of the objective have no effect: the method decides them, or they cancel."""
+    method, configured = METHODS[parts.config.method], parts.config.objective
+    decided = {k: x for k, x in method.objective(configured).items() if configured[k] != x}
+    if decided:
+        what = ", ".join(f"objective.{name}={x!r}" for name, x in decided.items())
         to_stdout(f"method={parts.config.method} takes {what}, whatever the configuration has")
-    weight, objective = parts.config.objective.policy_weight, parts.recipe.objective
-    if METHODS[parts.config.method].matches and weight > 0 and objective.policy_share == 0:
+    weight, objective = configured.policy_weight, parts.recipe.objective
+    if method.matches and weight > 0 and objective.policy_share == 0:
         to_stdout(
             f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
             "all of it is taken on the data"

@@ -20,7 +20,7 @@ def first_lines(changes, found, capsys):
         parameters=3,
         frozen={},
         data=DataFacts(0, {}, found, 0),
-        recipe=SimpleNamespace(objective=SimpleNamespace(policy_share=1)),
+        recipe=SimpleNamespace(objective=None),
     )
     training.announce(parts, Path("run"), 0)
     return capsys.readouterr().out.splitlines()
@@ -36,7 +36,7 @@ def test_facts_of_the_data_are_told_of_if_there_are_any(found, capsys):
 
 
 def test_keys_of_the_objective_that_the_method_decides_are_told_of(capsys):
-    alpha = {"method": "iql_offline", "objective.alpha": 0.3, "objective.weighting": "uniform"}
-    (line,) = first_lines(alpha, {}, capsys)[1:]
+    changes = {"method": "iql_offline", "objective.alpha": 0.3, "objective.weighting": "uniform"}
+    (line,) = first_lines(changes, {}, capsys)[1:]
     assert "method=iql_offline takes objective.divergence='chi2', objective.alpha=0.01," in line
     assert "weighting" not in line  # as the configuration has it
