@@ -35,6 +35,7 @@ from sequencematch.evaluate.values import Scores, answer_scores, value_statistic
 from sequencematch.evaluate.wrong_starts import LENGTHS, answer_wrong_starts
 from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
+from sequencematch.setup.defaults import has_edits
 from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.provenance import hardware, revision
@@ -229,7 +230,7 @@ def judge_wrong_starts(
 
     Nothing for a network without edits, whose answers are all wrong.
     """
-    if not METHODS[parts.config.method].edits:
+    if not has_edits(parts.config):
         return {}
     test, seed = parts.task.splits["test"], parts.config.seed
     examples, found = [test[i] for i in range(min(parts.config.evaluate.examples, len(test)))], []

@@ -104,6 +104,19 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
     return cells
 
 
+def no_edits(seeds: Iterable[int]) -> list[Cell]:
+    """The methods at their chosen settings without backspace and noise: what J alone does.
+
+    bc is then mle, trained as far as the others begin with.
+    """
+    clean, cells = PAPER | {"edits": (), "noise.kind": "none"}, []
+    for seed, method in product(seeds, ("bc", "le_cam", "sequencematch")):
+        chosen = frozen(method, "bc" if method == "bc" else "objectives")
+        name = "mle" if method == "bc" else f"{method}, no edits"
+        cells.append(Cell(name, method, seed, "test", {**clean, **chosen}))
+    return cells
+
+
 # SmolLM2-135M by LoRA of rank 16 on all linear maps of its blocks; every base from 2 to 16.
 SMOLLM2 = {
     "data.train": 5_000,
@@ -270,6 +283,7 @@ GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "mle": lambda: optimizers("mle"),
     "objectives": objectives,
     "table_5000": lambda: table(PAPER, range(3, 8), equal_tokens=True),
+    "no_edits": lambda: no_edits(range(3, 8)),
     "smollm2_entropies": smollm2_entropies,
     "smollm2_alphas": smollm2_alphas,
     "smollm2": smollm2,

@@ -28,8 +28,8 @@ from sequencematch.evaluate.reference import Reading, Reference
 from sequencematch.evaluate.values import answer_scores
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.setup.build import Parts
+from sequencematch.setup.defaults import has_edits
 from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
-from sequencematch.train.methods import METHODS
 from sequencematch.train.state import TrainState
 
 MEASURED = (
@@ -120,7 +120,7 @@ def judge_texts(parts: Parts, state: TrainState, figures: Figures) -> None:
 def ways_of(parts: Parts) -> dict[str, Decoding]:
     """The configured ways to answer; where there are edits, also samples in which they are masked."""
     ways = configured_decodings(parts)
-    if METHODS[parts.config.method].edits:
+    if has_edits(parts.config):
         ways[UNEDITED_SAMPLES] = ways["sampled"]._replace(bias=-math.inf)
     return ways
 

@@ -11,9 +11,9 @@ from sequencematch.models.lora import nf4_kernels
 from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
+from sequencematch.setup.defaults import has_edits
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.files import expand
-from sequencematch.train.methods import METHODS
 
 
 def prepare_export(
@@ -77,7 +77,7 @@ def export(
         "method": config.method,
         "steps": f"{step:,} of {config.train.steps:,}",
     }
-    if METHODS[config.method].edits:
+    if has_edits(config):
         kind, eta = config.noise.kind, config.noise.eta
         facts["noise"] = kind if kind == "none" else f"{kind}, {eta} a token"
     if adapter and nf4_kernels(parts.whole(parts.like.params)):

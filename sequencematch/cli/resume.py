@@ -18,7 +18,7 @@ from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import defaults
+from sequencematch.setup.defaults import defaults, has_edits
 from sequencematch.setup.examples import keeps_task, task_data
 from sequencematch.setup.parameters import where
 from sequencematch.setup.pretrained import (
@@ -34,7 +34,6 @@ from sequencematch.storage.console import to_stderr
 from sequencematch.storage.fingerprint import fingerprints
 from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, merge_provenance, provenance
-from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import FORMAT, TrainState
 
@@ -206,7 +205,7 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
             f"computes otherwise: set config.model to {workdir.to_json(theirs.config)['model']}"
         )
     found = jax.device_put(found, where(like))
-    knows_edits = METHODS[theirs.config.method].edits or parts.task.network
+    knows_edits = has_edits(theirs.config) or parts.task.network
     return found if knows_edits else fit_new_edits(parts, found, trained)
 
 

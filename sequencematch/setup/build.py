@@ -24,7 +24,7 @@ from sequencematch.models.lora import byte_count, parameter_count
 from sequencematch.models.sharding import TRANSFORMER, WHOLE
 from sequencematch.models.transformer import Transformer
 from sequencematch.setup import parameters
-from sequencematch.setup.defaults import flatten, network_config
+from sequencematch.setup.defaults import flatten, has_edits, network_config
 from sequencematch.setup.examples import load_data, load_saved, training_noise
 from sequencematch.setup.machine import compute_exactly
 from sequencematch.setup.network_flops import forward_flops, training_flops
@@ -211,7 +211,7 @@ def make_plan(parts: Parts) -> Plan:
     )
     # Rows of the batch that pass through the network: hard negatives take one more forward pass.
     own = c.train.batch_size * (1 + recipe.hard_negatives)
-    names = {"imitation": "bc" if method.edits else "mle", "matching": c.method}
+    names = {"imitation": "bc" if has_edits(c) else "mle", "matching": c.method}
     # A method of one phase runs it to the end of training, and bc_steps plays no part.
     ends = [c.train.bc_steps, c.train.steps][-len(method.phases) :]
     phases = []

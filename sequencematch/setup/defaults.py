@@ -53,7 +53,8 @@ def defaults() -> ConfigDict:
             prompt_slots=34,
             max_actions=12,  # decisions after the prompt, edits included
             # Used by methods with edits. ("<reset>",) pops the whole answer at once; "<bkspc>" pops
-            # one token, and "<bkspc2>" and "<bkspc4>" may be added to pop several.
+            # one token, and "<bkspc2>" and "<bkspc4>" may be added to pop several. (): no method has
+            # any, and none has noise: J alone, on clean texts.
             edits=("<bkspc>",),
             noise=dict(
                 kind="random",  # or "ground_truth", "policy" (hard negatives), "none"
@@ -144,6 +145,11 @@ def defaults() -> ConfigDict:
             ),
         )
     )
+
+
+def has_edits(config: ConfigDict) -> bool:
+    """Whether a run can take a token back: its method does so, and there are edits to do it with."""
+    return METHODS[config.method].edits and bool(config.edits)
 
 
 def effective_objective(config: ConfigDict) -> ConfigDict:

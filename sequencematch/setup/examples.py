@@ -17,7 +17,7 @@ from sequencematch.data.task import Example, Task
 from sequencematch.data.tasks import JUDGES, load_task
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.setup.check import check_config
-from sequencematch.train.methods import METHODS
+from sequencematch.setup.defaults import has_edits
 
 
 def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
@@ -63,7 +63,7 @@ def chat_writer(tokenizer: Tokenizer) -> WriteChat:
 def make_room(config: ConfigDict) -> Room:
     """What examples must fit into."""
     # A slip is one wrong token and the edit that takes it back. What is dropped is so for all methods.
-    slip = 2 if METHODS[config.method].edits or config.data.long == "drop" else 0
+    slip = 2 if has_edits(config) or config.data.long == "drop" else 0
     sizes = (config.prompt_slots, config.max_actions, config.evaluate.max_actions)
     return Room(*sizes, slip, config.evaluate.stop_at)
 
@@ -71,13 +71,14 @@ def make_room(config: ConfigDict) -> Room:
 def training_noise(config: ConfigDict) -> Noise:
     """The noise of the training texts; none for methods that cannot take a token back."""
     noise = configured_noise(config)
-    return noise if METHODS[config.method].edits else noise._replace(kind="none")
+    return noise if has_edits(config) else noise._replace(kind="none")
 
 
 def configured_noise(config: ConfigDict) -> Noise:
     """The noise of methods with edits."""
     noise = config.noise
-    return Noise(noise.kind, noise.eta, noise.run, noise.step)
+    kind = noise.kind if config.edits else "none"
+    return Noise(kind, noise.eta, noise.run, noise.step)
 
 
 def load_saved(config: ConfigDict, folder: Path) -> tuple[Task, Tokenizer, DataFacts]:

@@ -25,10 +25,9 @@ from sequencematch.models.pretrained.reader import find_tensors, open_weights, r
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.models.sharding import path_name
 from sequencematch.setup.build import Parts, training_data
-from sequencematch.setup.defaults import function_of, lora_config, network_config
+from sequencematch.setup.defaults import function_of, has_edits, lora_config, network_config
 from sequencematch.storage.files import expand
 from sequencematch.train.mesh import batch_sharding, place_rows
-from sequencematch.train.methods import METHODS
 
 ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
@@ -132,7 +131,7 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     """
     is_frozen = _freezes(parts, f"^{EDITS}")
     begins = "train" in parts.task.splits and (trained or is_frozen)
-    if not (METHODS[parts.config.method].edits and begins):
+    if not (has_edits(parts.config) and begins):
         return params
     if is_frozen:
         raise ValueError(
@@ -236,7 +235,7 @@ def with_learnt_edits(parts: Parts, params: nnx.State) -> tuple[SubwordTokenizer
       ValueError: as of `tokenizer_of`.
     """
     tokenizer = tokenizer_of(parts)
-    if METHODS[parts.config.method].edits:
+    if has_edits(parts.config):
         return tokenizer, params
     kept = nnx.filter_state(params, lambda path, _: not lora.is_found(f"^{EDITS}$", path))
     return dataclasses.replace(tokenizer, edits=()), kept

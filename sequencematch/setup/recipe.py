@@ -12,7 +12,7 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.setup.defaults import effective_objective
+from sequencematch.setup.defaults import effective_objective, has_edits
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 from sequencematch.train.optimizer import learning_rate, make_optimizer
@@ -21,7 +21,7 @@ from sequencematch.train.state import Recipe, Settings
 
 def make_mdp(config: ConfigDict, tokenizer: Tokenizer) -> Mdp:
     """The decision process: actions are ordinary tokens, `<eos>`, and edits if the method has them."""
-    edits = tokenizer.pops if METHODS[config.method].edits else {}
+    edits = tokenizer.pops if has_edits(config) else {}
     actions = {*tokenizer.ordinary, tokenizer.eos, *edits}
     return mdp.make(
         tokenizer.vocab_size,
@@ -88,7 +88,7 @@ def make_recipe(
         beta=annealed if method.clones else optax.constant_schedule(0.0),
         samples=c.rollout.batch_size if draws_samples(c) else 0,
         max_actions=c.max_actions,
-        hard_negatives=method.edits and c.noise.kind == "policy",
+        hard_negatives=has_edits(c) and c.noise.kind == "policy",
         seed=settings.seed,
         parts=c.train.accumulate,
         rows=meshes.batch_sharding(mesh),

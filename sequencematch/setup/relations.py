@@ -13,6 +13,7 @@ from sequencematch.setup.defaults import (
     defaults,
     effective_objective,
     flatten,
+    has_edits,
     network_config,
 )
 from sequencematch.setup.recipe import draws_samples
@@ -117,17 +118,22 @@ def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "config.noise.step='imitate' cannot be used with noise.kind='policy': the wrong token is drawn "
         "anew, so it is not the one that is imitated",
     )
-    objective, method = effective_objective(c), METHODS[c.method]
+    objective = effective_objective(c)
     yield (
-        c.noise.step != "skip" or not (method.edits and draws_samples(c)),
+        c.noise.step != "skip" or not (has_edits(c) and draws_samples(c)),
         f"config.noise.step='skip' with method={c.method} needs objective.policy_weight=0 (it is "
         f"{objective.policy_weight}) and a divergence without samples (it is "
         f"{objective.divergence!r}): otherwise J includes V at the states that wrong tokens lead to",
     )
     # Every noised text can be fixed: by one reset, or by single pops whatever the number of tokens.
     yield (
-        set(c.edits) == {"<reset>"} or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
-        f"config.edits={c.edits!r} must be '<reset>' alone, or have '<bkspc>' and no '<reset>'",
+        set(c.edits) in ({"<reset>"}, set()) or ("<bkspc>" in c.edits and "<reset>" not in c.edits),
+        f"config.edits={c.edits!r} must be '<reset>' alone, (), or have '<bkspc>' and no '<reset>'",
+    )
+    yield (
+        bool(c.edits) or not METHODS[c.method].edits or c.noise.kind == "none",
+        f"config.edits=() leaves method={c.method} nothing to take a wrong token back with: set "
+        "config.noise.kind='none'",
     )
 
 

@@ -28,9 +28,9 @@ def one_of(names: Mapping | tuple) -> Rule:
 
 
 def some_of(names: Mapping | tuple) -> Rule:
-    """The rule of one or more different names of a table."""
-    allowed = "some of " + ", ".join(names)
-    return allowed, lambda x: len(x) == len(set(x)) > 0 and set(x) <= set(names)
+    """The rule of different names of a table, or none."""
+    allowed = "() or some of " + ", ".join(names)
+    return allowed, lambda x: len(x) == len(set(x)) and set(x) <= set(names)
 
 
 def is_path(text: str) -> bool:

@@ -10,7 +10,7 @@ class Method(NamedTuple):
     """What sets a method apart; everything else is equal.
 
     Attributes:
-      edits: whether edit actions exist, and the data is noised to show their use.
+      edits: whether the configuration's edits are actions, and the data is noised to show their use.
       phases: names of `step.STEPS`, in order; the first of two ends at `train.bc_steps`.
       objective: maps the configuration's objective to the keys of it that the method overrides.
     """

@@ -17,7 +17,7 @@ from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
 from sequencematch.models import readout
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.transformer import Transformer
-from sequencematch.setup.build import build, network_maker
+from sequencematch.setup.build import build, make_plan, network_maker, training_data
 from sequencematch.setup.recipe import make_mdp
 from sequencematch.train.methods import METHODS
 from tests.data.doubling import ALPHABET, EXAMPLES, TASK, batches
@@ -48,6 +48,15 @@ TOKENIZERS = [
 ]
 
 
+SPLITS = {"train": EXAMPLES, "validation": EXAMPLES[:9], "test": EXAMPLES[:9]}
+
+
+def build_task(monkeypatch, task, changes=()):
+    """The parts of a run on a task, with some keys changed."""
+    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda data: task))
+    return build(valid_config_with({"task": "mine:make", **dict(changes)}))
+
+
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda tokenizer: type(tokenizer).__name__)
 @pytest.mark.parametrize("method", METHODS)
 def test_actions_are_ordinary_tokens_eos_and_edits_of_methods_that_have_them(tokenizer, method):
@@ -57,6 +66,21 @@ def test_actions_are_ordinary_tokens_eos_and_edits_of_methods_that_have_them(tok
     assert set(np.flatnonzero(found.ordinary)) == set(tokenizer.ordinary)
     assert {int(i): int(found.pops[i]) for i in np.flatnonzero(found.pops)} == dict(edits)
     assert (found.eos, found.pad) == (tokenizer.eos, tokenizer.pad)
+
+
+@pytest.mark.parametrize("method", [name for name, method in METHODS.items() if method.edits])
+def test_without_edits_every_method_has_the_actions_and_the_batches_of_mle(monkeypatch, method):
+    """SequenceMatch without backspace: the same clean texts, and J on them. Then bc is mle."""
+    clean = {"edits": (), "noise.kind": "none"}
+    ours = build_task(monkeypatch, TASK._replace(splits=SPLITS), clean | {"method": method})
+    mle = build_task(monkeypatch, TASK._replace(splits=SPLITS), {"edits": (), "method": "mle"})
+    for found, expected in zip(ours.recipe.mdp, mle.recipe.mdp, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert not np.any(ours.recipe.mdp.pops)
+    batch, expected = (training_data(parts)[0][3] for parts in (ours, mle))
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    first, *_ = make_plan(ours).phases
+    assert first.name == "mle"
 
 
 @pytest.mark.stress
@@ -73,14 +97,6 @@ def test_the_loss_does_not_depend_on_the_id_that_pads():
         values = readout.action_values(model, process, hidden, expert)
         losses.append(behavioural_cloning(values, expert).value)
     assert losses[0] == losses[1] and np.isfinite(losses[0])
-
-
-def build_task(monkeypatch, task):
-    monkeypatch.setitem(sys.modules, "mine", SimpleNamespace(make=lambda data: task))
-    return build(valid_config_with({"task": "mine:make"}))
-
-
-SPLITS = {"train": EXAMPLES, "validation": EXAMPLES[:9], "test": EXAMPLES[:9]}
 
 
 @pytest.mark.parametrize(
