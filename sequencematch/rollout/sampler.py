@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray
 
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.reductions import legal_logits
@@ -28,6 +28,7 @@ from sequencematch.rollout.decoding import (
     remember,
     standing_tokens,
 )
+from sequencematch.rollout.noise import RolloutNoise, disturb, went_wrong
 from sequencematch.rollout.truncation import penalise
 
 
@@ -36,8 +37,8 @@ class Generation(NamedTuple):
 
     Attributes:
       tokens: int32[B, T], prompt and executed actions by time, as in an `Episode`.
-      log_probs: float32[B, T], log pi(a_t|s_t) of the action executed at time t, under the policy
-        itself however the action was chosen; 0 elsewhere.
+      log_probs: float32[B, T], log pi(a_t|s_t) of the action chosen at time t, under the policy itself
+        however it was chosen; 0 elsewhere.
       start: int32[B], slot of the last prompt token.
       time: int32[B], slot of the last action.
       done: bool[B], whether the row has ended.
@@ -48,6 +49,7 @@ class Generation(NamedTuple):
       memory: what was removed, stacked to [B, T]; None where it plays no part, as in samples to learn
         from.
       begun: int32[B, K], the first K actions; None where the policy takes all of them.
+      chosen: int32[B, T], the action chosen at time t; None where it is always executed.
     """
 
     tokens: Int[Array, "B T"]
@@ -58,9 +60,10 @@ class Generation(NamedTuple):
     depth: Int[Array, " B"]
     hidden: Float[Array, "B S D"]
     cache: Any
-    keys: PRNGKeyArray
+    keys: Key[Array, " B"]
     memory: Memory | None = None
     begun: Int[Array, "B K"] | None = None
+    chosen: Int[Array, "B T"] | None = None
 
 
 def begin(
@@ -72,11 +75,12 @@ def begin(
     first: int | Int[Array, ""] = 0,
     decoding: Decoding | None = None,
     begun: Int[Array, "B K"] | None = None,
+    noise: RolloutNoise | None = None,
 ) -> Generation:
     """Reads the prompts in one pass. Call `advance` next, up to `max_actions` times.
 
     Args:
-      model, prompts, start, key, max_actions, first, decoding, begun: as in `sample`.
+      model, prompts, start, key, max_actions, first, decoding, begun, noise: as in `sample`.
     """
     B, P = prompts.shape
     follows = decoding is not None and decoding.follows_slots
@@ -95,6 +99,7 @@ def begin(
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
         memory=memory,
         begun=begun,
+        chosen=None if noise is None else jnp.zeros((B, P + max_actions), jnp.int32),
     )
 
 
@@ -104,14 +109,15 @@ def advance(
     generation: Generation,
     decoding: Decoding | None = None,
     stop_at: int = 0,
+    noise: RolloutNoise | None = None,
 ) -> Generation:
     """Takes one decision in every row that is not done.
 
     Args:
       model: the policy.
       mdp: its decision process.
-      generation: the state so far, begun with the same `decoding`.
-      decoding, stop_at: as in `sample`.
+      generation: the state so far, begun with the same `decoding` and `noise`.
+      decoding, stop_at, noise: as in `sample`.
     """
     # Row by row, or devices that share the rows would send each other what they read and write.
     read = jax.vmap(lambda old, i: old[i])
@@ -124,6 +130,10 @@ def advance(
         action = read(jnp.append(g.begun, action[:, None], axis=1), taken)
     # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
+    chosen = action
+    if noise is not None:
+        before = went_wrong(g.chosen, g.tokens, g.start, g.time)
+        action = disturb(noise, mdp, logits, chosen, before, _keys_of_decision(g))
     pops = jnp.asarray(mdp.pops)[action]
     # Every row goes through the model, also one that pops or is done. What such a row writes lies above
     # its top, where nothing reads it.
@@ -149,7 +159,13 @@ def advance(
         keys=g.keys,
         memory=memory,
         begun=g.begun,
+        chosen=None if g.chosen is None else write(g.chosen, slot - 1, chosen),
     )
+
+
+def _keys_of_decision(generation: Generation) -> Key[Array, " B"]:
+    """The key of every row's next decision."""
+    return jax.vmap(jax.random.fold_in)(generation.keys, generation.time - generation.start)
 
 
 def _choose_actions(
@@ -160,8 +176,7 @@ def _choose_actions(
     logits: Float[Array, "B V"],
 ) -> Int[Array, " B"]:
     """The next action of every row."""
-    g = generation
-    keys = jax.vmap(jax.random.fold_in)(g.keys, g.time - g.start)
+    g, keys = generation, _keys_of_decision(generation)
     if decoding is None:
         return jax.vmap(draw)(keys, logits)
     banned = jnp.zeros(logits.shape, bool)
@@ -204,6 +219,7 @@ def sample(
     decoding: Decoding | None = None,
     stop_at: int = 0,
     begun: Int[Array, "B K"] | None = None,
+    noise: RolloutNoise | None = None,
 ) -> tuple[Episode, Float[Array, "B T"]]:
     """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
 
@@ -218,18 +234,20 @@ def sample(
       decoding: how an answer is chosen; None draws from the policy itself, as training needs.
       stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
       begun: int32[B, K], the first K actions of each row, whatever the policy is; None for none.
+      noise: what may take the place of an action that is chosen; None for nothing.
 
     Returns:
-      (episodes of T = P + max_actions slots, log_probs float32[B, T] of the executed actions).
+      (episodes of T = P + max_actions slots, log_probs float32[B, T] of the labels).
     """
 
     generation = complete(
         model,
         mdp,
-        begin(model, prompts, start, key, max_actions, first, decoding, begun),
+        begin(model, prompts, start, key, max_actions, first, decoding, begun, noise),
         max_actions=max_actions,
         decoding=decoding,
         stop_at=stop_at,
+        noise=noise,
     )
     return episodes(mdp, generation), generation.log_probs
 
@@ -242,11 +260,12 @@ def complete(
     max_actions: int,
     decoding: Decoding | None = None,
     stop_at: int = 0,
+    noise: RolloutNoise | None = None,
 ) -> Generation:
     """Takes decisions until every row is done, or has taken `max_actions`.
 
     Args:
-      model, mdp, max_actions, decoding, stop_at: as in `sample`.
+      model, mdp, max_actions, decoding, stop_at, noise: as in `sample`.
       generation: from `begin`.
     """
 
@@ -255,19 +274,21 @@ def complete(
         return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
 
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
-        return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at)
+        return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at, noise)
 
     return jax.lax.while_loop(can_continue, decide, (jnp.int32(0), generation))[1]
 
 
 def episodes(mdp: Mdp, generation: Generation) -> Episode:
-    """The samples as episodes: each label is the sampled action, and no step is imitated."""
+    """The samples as episodes: each label is the action that was chosen, and no step is imitated."""
     tokens, start, end = generation.tokens, generation.start, generation.time
+    chosen = generation.chosen
+    chosen = jnp.roll(tokens, -1, axis=1) if chosen is None else chosen
     slot = jnp.arange(tokens.shape[1])
     taken = (start[:, None] <= slot) & (slot < end[:, None])
     return Episode(
         tokens=jnp.where(slot <= end[:, None], tokens, mdp.pad),
-        labels=jnp.where(taken, jnp.roll(tokens, -1, axis=1), mdp.eos),
+        labels=jnp.where(taken, chosen, mdp.eos),
         imitate=jnp.zeros(tokens.shape, bool),
         start=start,
         end=end,

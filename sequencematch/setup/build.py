@@ -29,7 +29,7 @@ from sequencematch.setup.examples import load_data, load_saved, training_noise
 from sequencematch.setup.machine import compute_exactly
 from sequencematch.setup.network_flops import forward_flops, training_flops
 from sequencematch.setup.parameters import add_adapters, on_devices, split, where, without_adapters
-from sequencematch.setup.recipe import make_mdp, make_recipe, make_settings
+from sequencematch.setup.recipe import make_mdp, make_recipe, make_rollout_noise, make_settings
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Batches, Phase, Plan, compile_steps
@@ -140,7 +140,10 @@ def build(config: ConfigDict, folder: Path | None = None) -> Parts:
     # Shapes only. The arrays are created by jitted functions, so that each device makes its own shard.
     graph, shapes = nnx.split(nnx.eval_shape(lambda: make_network(nnx.Rngs(0))))
     table = WHOLE if task.network else TRANSFORMER
-    make = partial(make_recipe, config, graph, make_mdp(config, tokenizer), mesh)
+    noise = make_rollout_noise(config, task, tokenizer)
+    make = partial(
+        make_recipe, config, graph, make_mdp(config, tokenizer), mesh, rollout_noise=noise
+    )
     settings, params = make_settings(config), on_devices(mesh, shapes, table)
     parameters.check_patterns(config, params)
     trained, frozen = split(config, params)

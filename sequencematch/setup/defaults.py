@@ -116,6 +116,7 @@ def defaults() -> ConfigDict:
                 rows=64,  # episodes sampled in each refresh
                 capacity=512,  # samples in the replay buffer
                 batch_size=64,  # episodes drawn from the buffer for each step
+                noise=False,  # whether samples have the noise of the data, too
             ),
             mesh=dict(data=1, fsdp=1, model=1),  # devices along each axis (docs/scaling.md)
             log_every=20,  # steps

@@ -42,6 +42,7 @@ NEWER_KEYS = {
     "model.lora_targets": "blocks",
     "model.lora_base": "float",
     "mesh.fsdp": 1,
+    "rollout.noise": False,
 }
 
 

@@ -11,7 +11,10 @@ from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import WEIGHTINGS, Objective, without_noise_steps
 from sequencematch.core.rewards import NEXT_VALUES, TERMINALS, bound_value
+from sequencematch.data.noise import WRONG_TOKENS
+from sequencematch.data.task import Task
 from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.rollout.noise import RolloutNoise
 from sequencematch.setup.defaults import effective_objective, has_edits
 from sequencematch.train import mesh as meshes
 from sequencematch.train.methods import METHODS
@@ -66,8 +69,25 @@ def draws_samples(config: ConfigDict) -> bool:
     return METHODS[config.method].matches and objective.needs_samples
 
 
+def make_rollout_noise(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> RolloutNoise | None:
+    """The noise of samples, that of the data, if they have any; else None."""
+    noise = config.noise
+    if not (config.rollout.noise and has_edits(config) and draws_samples(config)):
+        return None
+    if noise.kind == "none":
+        return None
+    wrong = np.zeros(tokenizer.vocab_size, bool)
+    wrong[list(WRONG_TOKENS[noise.kind](task, tokenizer))] = True
+    return RolloutNoise(noise.eta, noise.run, None if noise.kind == "policy" else wrong)
+
+
 def make_recipe(
-    config: ConfigDict, graph: nnx.GraphDef, decisions: Mdp, mesh: Mesh, settings: Settings
+    config: ConfigDict,
+    graph: nnx.GraphDef,
+    decisions: Mdp,
+    mesh: Mesh,
+    settings: Settings,
+    rollout_noise: RolloutNoise | None = None,
 ) -> Recipe:
     """What the training step closes over."""
     c, method, steps = config, METHODS[config.method], config.train.steps
@@ -89,6 +109,7 @@ def make_recipe(
         samples=c.rollout.batch_size if draws_samples(c) else 0,
         max_actions=c.max_actions,
         hard_negatives=has_edits(c) and c.noise.kind == "policy",
+        rollout_noise=rollout_noise,
         seed=settings.seed,
         parts=c.train.accumulate,
         rows=meshes.batch_sharding(mesh),

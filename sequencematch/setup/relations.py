@@ -118,6 +118,11 @@ def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "config.noise.step='imitate' cannot be used with noise.kind='policy': the wrong token is drawn "
         "anew, so it is not the one that is imitated",
     )
+    yield (
+        c.noise.step != "imitate" or not c.rollout.noise,
+        "config.rollout.noise=True cannot be used with noise.step='imitate': wrong tokens are "
+        "the expert's own actions then, and samples have those that the policy chooses",
+    )
     objective = effective_objective(c)
     yield (
         c.noise.step != "skip" or not (has_edits(c) and draws_samples(c)),

@@ -16,6 +16,7 @@ from sequencematch.models.lora import is_found
 from sequencematch.models.network import Network
 from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import replay
+from sequencematch.rollout.noise import RolloutNoise
 from sequencematch.rollout.replay import ReplayBuffer
 from sequencematch.train import guard
 from sequencematch.train.guard import Guard
@@ -60,6 +61,7 @@ class Recipe(NamedTuple):
       samples: policy episodes in each matching step; 0 for an objective that needs none.
       max_actions: limit on the decisions of a sampled episode.
       hard_negatives: whether wrong tokens of the noise are drawn from the current policy.
+      rollout_noise: the noise of sampled episodes; None for none.
       seed: uint32; all randomness in a step is a function of (seed, step).
       parts: into how many parts a batch is divided, to bound the memory of a step.
       rows: how rows that pass through the network are divided among the devices.
@@ -75,6 +77,7 @@ class Recipe(NamedTuple):
     samples: int
     max_actions: int
     hard_negatives: bool
+    rollout_noise: RolloutNoise | None
     seed: ArrayLike
     parts: int
     rows: NamedSharding

@@ -146,6 +146,7 @@ def refresh(
         start,
         random_key(recipe.seed, Purpose.ROLLOUT, state.step),
         max_actions=recipe.max_actions,
+        noise=recipe.rollout_noise,
     )
     samples = jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
     return state._replace(replay=replay.add(state.replay, samples, state.step))

@@ -115,7 +115,8 @@ REFUSED = {
 
 def test_defaults_are_valid_and_every_key_has_a_rule():
     check_config(defaults())
-    free = {"task", "objective.bound", "evaluate.edit_bias", "evaluate.memory", "checkpoint.best"}
+    free = {"task", "objective.bound", "rollout.noise", "evaluate.edit_bias"}
+    free |= {"evaluate.memory", "checkpoint.best"}
     assert set(RULES) == set(flatten(defaults())) - free
     assert set(REFUSED) == set(RULES)
 
@@ -212,6 +213,10 @@ BROKEN_RELATIONS = [
     (
         {"noise.kind": "policy", "noise.step": "imitate"},
         ["config.noise.step='imitate'", "noise.kind='policy'"],
+    ),
+    (
+        {"noise.step": "imitate", "rollout.noise": True},
+        ["config.rollout.noise=True", "noise.step='imitate'"],
     ),
     (
         {"noise.step": "skip", "objective.policy_weight": 0.0},

@@ -1,6 +1,7 @@
 """The steps of Algorithm 1 learn, are traced once each, and draw hard negatives from the policy."""
 
 import json
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -10,6 +11,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.types import Visibility
+from sequencematch.data.noise import WRONG_TOKENS
 from sequencematch.setup.build import make_plan, training_data
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
@@ -115,6 +117,20 @@ def test_the_replay_buffer_holds_the_newest_samples_and_their_steps(small_run):
     assert sorted(buffer.born) == [40] * 8 + [50] * 8
     ages = [r["replay/age"] for r in small_run.records if "replay/age" in r]
     assert ages[:10] == list(range(10)) and max(ages) > 10
+
+
+@pytest.mark.parametrize("kind", ["random", "ground_truth", "policy", "none"])
+def test_samples_have_the_noise_of_the_data_if_asked(build_with, kind):
+    parts = build_with({"rollout.noise": True, "noise.kind": kind, "noise.eta": 0.4})
+    prompts = jax.device_put(training_data(parts)[1][0])
+    samples = jax.jit(partial(steps.refresh, parts.recipe))(parts.initial(), *prompts)
+    samples = jax.device_get(samples.replay.trajectories)
+    executed = np.roll(samples.tokens, -1, axis=1)
+    wrong = samples.valid & (executed != samples.actions)
+    assert wrong.any() == (kind != "none")
+    drawn_from = {*WRONG_TOKENS[kind](parts.task, parts.tokenizer)}
+    assert {*executed[wrong].tolist()} <= drawn_from
+    assert (parts.recipe.mdp.pops[samples.actions[wrong]] == 0).all()  # run is 0
 
 
 # Hard negatives: the policy's own wrong tokens.
