@@ -210,7 +210,7 @@ TEXTS = {
     "evaluate.decodings": ("greedy", "sampled", "top_p=0.95"),
     "evaluate.rows": 100,
 }
-LAMBDAS = (2.5e-4, 2.5e-3, 2.5e-2)
+LAMBDAS = (2.5e-3, 2.5e-2, 2.5e-1)  # the first is all but likelihood
 TEMPERATURES = ("greedy", "temperature=0.4", "temperature=0.6", "temperature=0.8", "sampled")
 WAYS = ("greedy", "sampled", "top_p=0.95", "min_p=0.05", "top_k=4,contrastive=0.6")
 

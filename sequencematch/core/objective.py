@@ -106,13 +106,11 @@ class Objective(NamedTuple):
     Attributes:
       divergence: D_f, a value of `divergences.DIVERGENCES`.
       alpha: scale of the reward, > 0; small values are close to maximum likelihood.
-      gamma: discount in (0, 1).
+      gamma: discount in (0, 1].
       policy_weight: w in [0, 1], the share of C on the policy's trajectories, unless C telescopes.
       weighting: a value of `WEIGHTINGS`, or one of them through `without_noise_steps`.
-      terminal: V(s_N) of a finished trajectory as a function of the network's value; a value of
-        `TERMINALS`.
-      next_value: what r_t reads V(s_{t+1}) through: `pass_gradient`, `stop_gradient`, or `bound_value`
-        of either.
+      terminal: the network's V(s_N) -> that of a finished trajectory; a value of `TERMINALS`.
+      next_value: what r_t reads V(s_{t+1}) through, as `recovered_rewards` takes it.
       t_max: largest slope of phi: ratios rho_pi/rho_E above it are treated as t_max.
     """
 
@@ -167,7 +165,7 @@ def absorbing_reward(transform: ValueMap, objective: Objective, value: Float[Arr
     Each step there has the reward V - gamma V = (1-gamma) V(s_N), so with g = phi or psi
 
         B(s_N) = sum_k gamma^k g(alpha (1-gamma) V(s_N))/alpha
-               = g(alpha (1-gamma) V(s_N)) / (alpha (1-gamma)).
+               = g(alpha (1-gamma) V(s_N)) / (alpha (1-gamma)), or g'(0) V(s_N) as gamma -> 1.
 
     Args:
       transform: g.
@@ -175,7 +173,9 @@ def absorbing_reward(transform: ValueMap, objective: Objective, value: Float[Arr
       value: V(s_N).
     """
     scale = objective.alpha * (1 - objective.gamma)
-    return transform(scale * value) / scale
+    divisor = jnp.where(scale == 0, 1.0, scale)  # no gradient may come from 0/0
+    limit = jax.grad(transform)(0.0) * value
+    return jnp.where(scale == 0, limit, transform(scale * value) / divisor)
 
 
 def expert_objective(

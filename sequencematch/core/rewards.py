@@ -58,7 +58,7 @@ def recovered_rewards(
     Args:
       values: Q and V, [T].
       trajectory: the decisions; a_t is the label, s_{t+1} the state that followed.
-      gamma: discount in (0, 1).
+      gamma: discount in (0, 1].
       next_value: what V(s_{t+1}) is read through, a value of `NEXT_VALUES` or `bound_value` of one.
     """
     following = gamma * next_value(jnp.roll(values.v, -1))
@@ -74,7 +74,7 @@ def recovered_return(values: Values, trajectory: Trajectory, gamma: ArrayLike) -
     Args:
       values: Q and V, [T].
       trajectory: the decisions.
-      gamma: discount in (0, 1).
+      gamma: discount in (0, 1].
     """
     kappa = gamma ** jnp.maximum(jnp.arange(values.v.shape[0]) - trajectory.start, 0)
     earned = jnp.sum(kappa * recovered_rewards(values, trajectory, gamma))

@@ -102,7 +102,7 @@ def defaults() -> ConfigDict:
             objective=dict(
                 divergence="chi2_mixture",
                 alpha=0.3,  # scale of the reward
-                gamma=0.998,  # discount
+                gamma=0.998,  # discount; 1: none, for texts that end
                 policy_weight=0.0,  # w, share of C on the policy's samples; no effect if "discounted"
                 weighting="discounted",  # or "uniform": like transitions drawn from a buffer
                 terminal="learned",  # V(s_N) of a finished text; or "zero", as in IQ-Learn

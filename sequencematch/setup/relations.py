@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from math import prod
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
@@ -94,6 +95,10 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         not c.train.unfrozen or c.model.lora_rank > 0,
         f"config.train.unfrozen={c.train.unfrozen!r} needs config.model.lora_rank > 0: without "
         "adapters all is trained but config.train.frozen",
+    )
+    yield (
+        not c.objective.bound or np.float32(c.objective.gamma) < 1,
+        "config.objective.bound=True needs config.objective.gamma < 1: it is 4/(alpha (1-gamma))",
     )
     # With uniform weights J gains by lowering V wherever the policy goes; only psi, as the
     # mixture's -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).

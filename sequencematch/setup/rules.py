@@ -127,7 +127,7 @@ RULES: dict[str, Rule] = {
     "train.skip_nonfinite": count_or_zero,
     "objective.divergence": one_of(DIVERGENCES),
     "objective.alpha": positive,
-    "objective.gamma": ("in (0, 1), as a float32", lambda x: 0 < np.float32(x) < 1),
+    "objective.gamma": ("in (0, 1], as a float32", lambda x: 0 < np.float32(x) <= 1),
     "objective.policy_weight": fraction,
     "objective.weighting": one_of(WEIGHTINGS),
     "objective.terminal": one_of(TERMINALS),

@@ -165,6 +165,29 @@ def test_every_divergence_reduces_to_weighted_likelihood_as_alpha_vanishes(struc
             np.testing.assert_allclose(actual, limits, rtol=1e-4, atol=1e-4)
 
 
+def test_without_discount_an_offset_of_all_logits_is_fixed_by_a_terminal_value_alone():
+    """gamma = 1: J of a finished text does not change with it under "learned", and does under "zero"."""
+    finished = np.array([case.track.finished for case in CASES[0]])
+    for terminal, moves in (("learned", False), ("zero", True)):
+        goal = GOALS[0]._replace(gamma=1.0, terminal=terminal)
+        logits, trajectories = EXPERT.arrays
+        one = per_trajectory(expert_objective, goal, (logits, trajectories))
+        other = per_trajectory(expert_objective, goal, (logits + 2, trajectories))
+        assert np.allclose(other[finished], one[finished], atol=1e-4) != moves
+
+
+@goals
+def test_without_discount_it_is_the_limit(goal):
+    """gamma = 1: the absorbing state earns nothing more, and B is g'(0) V(s_N)."""
+    expected = oracles.sequencematch(goal._replace(gamma=1 - 1e-8), *CASES)
+    batches = EXPERT.trajectories, POLICY.trajectories
+    value, grads = gradient(goal._replace(gamma=1.0))((EXPERT.logits, POLICY.logits), *batches)
+    np.testing.assert_allclose(value, expected, rtol=2e-5)
+    _, near = gradient(goal._replace(gamma=1 - 1e-4))((EXPERT.logits, POLICY.logits), *batches)
+    for found, limit in zip(grads, near, strict=True):
+        np.testing.assert_allclose(found, limit, atol=1e-3 * np.abs(limit).max() + 1e-7)
+
+
 def test_chi2_without_samples_is_td_regularised_likelihood():
     """Uniform weights, w = 0, V(s_N) = 0: log pi(a|s) - lambda (l(a|s) - gamma V(s'))^2 per step.
 

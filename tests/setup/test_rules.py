@@ -83,7 +83,7 @@ REFUSED = {
     "train.skip_nonfinite": COUNT_OR_ZERO,
     "objective.divergence": [*NAMES, "chi2_mix"],
     "objective.alpha": POSITIVE,
-    "objective.gamma": [0.0, 1.0, -0.5, 1.5, NEARLY_ONE],
+    "objective.gamma": [0.0, -0.5, 1.5],
     "objective.policy_weight": FRACTION,
     "objective.weighting": NAMES,
     "objective.terminal": NAMES,
@@ -193,6 +193,10 @@ BROKEN_RELATIONS = [
     (
         {"train.bc_steps": 2000},
         ["config.train.bc_steps=2000", "train.steps - 1", "1999", "sequencematch"],
+    ),
+    (
+        {"objective.bound": True, "objective.gamma": NEARLY_ONE},
+        ["config.objective.bound=True", "config.objective.gamma < 1"],
     ),
     ({"optimizer.warmup": 2000}, ["config.optimizer.warmup=2000", "config.train.steps=2000"]),
     (
