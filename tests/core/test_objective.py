@@ -166,7 +166,7 @@ def test_every_divergence_reduces_to_weighted_likelihood_as_alpha_vanishes(struc
 
 
 def test_without_discount_an_offset_of_all_logits_is_fixed_by_a_terminal_value_alone():
-    """gamma = 1: J of a finished text does not change with it under "learned", and does under "zero"."""
+    """gamma = 1: J of a finished text does not change under "learned", and does under "zero"."""
     finished = np.array([case.track.finished for case in CASES[0]])
     for terminal, moves in (("learned", False), ("zero", True)):
         goal = GOALS[0]._replace(gamma=1.0, terminal=terminal)
