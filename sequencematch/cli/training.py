@@ -20,6 +20,7 @@ from sequencematch.setup.build import Parts, make_plan, training_data
 from sequencematch.setup.defaults import network_config
 from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
+from sequencematch.setup.recipe import describe_objective
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.checkpoint_folder import set_aside
 from sequencematch.storage.console import to_stderr, to_stdout
@@ -28,7 +29,6 @@ from sequencematch.storage.processes import is_first, wait_for_all
 from sequencematch.storage.provenance import hardware
 from sequencematch.storage.wandb_board import WandbBoard
 from sequencematch.train import loop
-from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
 from sequencematch.train.profiling import Profiler, Traced, describe_past, describe_peak
 from sequencematch.train.state import TrainState
@@ -217,19 +217,5 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
             f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
             f"pretrained on {network.context} at most"
         )
-    announce_objective(parts)
-
-
-def announce_objective(parts: Parts) -> None:
-    """Prints which keys of the objective have no effect: the method decides them, or they cancel."""
-    method, configured = METHODS[parts.config.method], parts.config.objective
-    decided = {k: x for k, x in method.objective(configured).items() if configured[k] != x}
-    if decided:
-        what = ", ".join(f"objective.{name}={x!r}" for name, x in decided.items())
-        to_stdout(f"method={parts.config.method} takes {what}, whatever the configuration has")
-    weight, objective = configured.policy_weight, parts.recipe.objective
-    if method.matches and weight > 0 and objective.policy_share == 0:
-        to_stdout(
-            f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
-            "all of it is taken on the data"
-        )
+    for sentence in describe_objective(parts.config):
+        to_stdout(sentence)

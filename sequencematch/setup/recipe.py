@@ -1,5 +1,7 @@
 """What a training step closes over: the decision process, the objective, the optimiser."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import optax
 from flax import nnx
@@ -61,6 +63,21 @@ def make_objective(config: ConfigDict, settings: Settings) -> Objective:
         next_value=next_value,
         t_max=c.t_max,
     )
+
+
+def describe_objective(config: ConfigDict) -> Iterator[str]:
+    """Yields which keys of the objective have no effect: the method decides them, or they cancel."""
+    method, configured = METHODS[config.method], config.objective
+    decided = {k: x for k, x in method.objective(configured).items() if configured[k] != x}
+    if decided:
+        what = ", ".join(f"objective.{name}={x!r}" for name, x in decided.items())
+        yield f"method={config.method} takes {what}, whatever the configuration has"
+    weight, objective = configured.policy_weight, make_objective(config, make_settings(config))
+    if method.matches and weight > 0 and objective.policy_share == 0:
+        yield (
+            f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
+            "all of it is taken on the data"
+        )
 
 
 def draws_samples(config: ConfigDict) -> bool:

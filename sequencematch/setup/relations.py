@@ -97,6 +97,11 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "adapters all is trained but config.train.frozen",
     )
     yield (
+        not c.objective.bound or objective.divergence == "chi2_mixture",
+        "config.objective.bound=True is for the divergence 'chi2_mixture', whose rewards end within "
+        f"4/alpha, not for {objective.divergence!r}",
+    )
+    yield (
         not c.objective.bound or np.float32(c.objective.gamma) < 1,
         "config.objective.bound=True needs config.objective.gamma < 1: it is 4/(alpha (1-gamma))",
     )

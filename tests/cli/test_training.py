@@ -20,7 +20,6 @@ def first_lines(changes, found, capsys):
         parameters=3,
         frozen={},
         data=DataFacts(0, {}, found, 0),
-        recipe=SimpleNamespace(objective=None),
     )
     training.announce(parts, Path("run"), 0)
     return capsys.readouterr().out.splitlines()

@@ -93,7 +93,7 @@ SIZES = {
     "evaluate.max_actions": 6,
     "checkpoint.every": 3,
 }
-some_edits = st.sampled_from(["<bkspc>", "<reset>", "('<bkspc>','<bkspc4>')"])
+some_edits = st.sampled_from(["<bkspc>", "<reset>", "('<bkspc>','<bkspc4>')", "()"])
 rows = st.sampled_from([2, 4, 6])
 CHOICES = {
     "method": st.sampled_from(sorted(METHODS)),
@@ -118,16 +118,17 @@ CHOICES = {
     "train.beta_end": st.sampled_from([0.0, 0.3, 1.0]),
     "objective.divergence": st.sampled_from(sorted(DIVERGENCES)),
     "objective.alpha": st.sampled_from([1e-3, 0.01, 1.0, 30.0]),
-    "objective.gamma": st.sampled_from([0.01, 0.9, 0.999]),
+    "objective.gamma": st.sampled_from([0.01, 0.9, 1.0]),
     "objective.policy_weight": st.sampled_from([0.0, 0.5, 1.0]),
     "objective.weighting": st.sampled_from(["discounted", *sorted(WEIGHTINGS)]),
     "objective.terminal": st.sampled_from(sorted(TERMINALS)),
     "objective.next_value": st.sampled_from(sorted(NEXT_VALUES)),
-    "objective.bound": st.booleans(),
+    "objective.bound": st.sampled_from([False, False, True]),
     "rollout.every": st.integers(1, 3),
     "rollout.rows": rows,
     "rollout.batch_size": rows,
     "rollout.capacity": st.integers(5, 9),
+    "rollout.noise": st.booleans(),
     "mesh.data": st.sampled_from([1, 2]),
     "mesh.fsdp": st.sampled_from([1, 2]),
     "mesh.model": st.sampled_from([1, 2]),

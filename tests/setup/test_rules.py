@@ -195,6 +195,10 @@ BROKEN_RELATIONS = [
         ["config.train.bc_steps=2000", "train.steps - 1", "1999", "sequencematch"],
     ),
     (
+        {"method": "le_cam", "objective.bound": True},
+        ["config.objective.bound=True is for the divergence 'chi2_mixture'", "not for 'le_cam'"],
+    ),
+    (
         {"objective.bound": True, "objective.gamma": NEARLY_ONE},
         ["config.objective.bound=True", "config.objective.gamma < 1"],
     ),
