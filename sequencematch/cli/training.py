@@ -121,13 +121,13 @@ def train(
                 log,
                 call.stop_requests,
                 partial(results.validation_figures, parts, generator, raise_if_asked),
-                start.facts,
-                start.seconds,
-                estimated_step(parts),
-                best,
-                keep.best,
-                start.spent,
-                profiler,
+                facts=start.facts,
+                seconds=start.seconds,
+                estimated_bytes=estimated_step(parts),
+                best=best,
+                keep_best=keep.best,
+                spent=start.spent,
+                profiler=profiler,
             )
             state, seconds = loop.train(plan, state, *data, recorder)
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)

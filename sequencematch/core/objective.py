@@ -233,7 +233,7 @@ def policy_objective(
 def sequencematch(
     objective: Objective,
     expert: tuple[Values, Trajectory],
-    policy: tuple[Values, Trajectory] | None,
+    policy: tuple[Values, Trajectory] | None = None,
 ) -> Mean:
     """J of a batch per imitated step, to be maximised: (sum_E J_E + (B_E/B_pi) sum_pi J_pi) / n.
 

@@ -27,15 +27,14 @@ def check_config(config: ConfigDict, relations: Relations = relations) -> None:
     # Types before ranges, and ranges before relations: each check may rely on the ones before it.
     for key, default in known.items():
         if not is_like(default, given[key]):
-            allowed = f", {RULES[key][0]}" if key in RULES else ""
+            allowed = f", {RULES[key].allowed}" if key in RULES else ""
             raise ValueError(f"config.{key}={given[key]!r} must be {type_name(default)}{allowed}")
-    for key, (allowed, holds) in RULES.items():
-        if not holds(given[key]):
-            names = allowed.split(" of ")[-1].split(", ")
+    for key, rule in RULES.items():
+        if not rule.holds(given[key]):
             values = given[key] if isinstance(given[key], list | tuple) else [given[key]]
-            texts = [value for value in values if isinstance(value, str) and value not in names]
-            near = next((suggest(text, names) for text in texts), "")
-            raise ValueError(f"config.{key}={given[key]!r} must be {allowed}{near}")
+            unknown = [value for value in values if value not in rule.names]
+            near = suggest(unknown[0], rule.names) if unknown else ""
+            raise ValueError(f"config.{key}={given[key]!r} must be {rule.allowed}{near}")
     network_config(config, vocab_size=1)  # raises if heads do not divide the width
     for holds, message in relations(config):
         if not holds:

@@ -2,35 +2,53 @@
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Collection
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Rule = tuple[str, Callable[[Any], bool]]  # (what is allowed, in words; whether a value is)
+
+class Rule(NamedTuple):
+    """What the value of a key may be.
+
+    Attributes:
+      allowed: in words.
+      holds: whether a value is allowed.
+      names: those that it may have, to suggest one for a name that is none of them.
+    """
+
+    allowed: str
+    holds: Callable[[Any], bool]
+    names: Collection[str] = ()
+
 
 # Steps and numbers of rows are int32 on the devices.
-count: Rule = ("in [1, 2**31)", lambda x: 1 <= x < 2**31)
-count_or_zero: Rule = ("in [0, 2**31)", lambda x: 0 <= x < 2**31)
-positive: Rule = ("> 0", lambda x: x > 0)
-non_negative: Rule = (">= 0", lambda x: x >= 0)
-fraction: Rule = ("in [0, 1]", lambda x: 0 <= x <= 1)
-fraction_below_one: Rule = ("in [0, 1)", lambda x: 0 <= x < 1)
+count = Rule("in [1, 2**31)", lambda x: 1 <= x < 2**31)
+count_or_zero = Rule("in [0, 2**31)", lambda x: 0 <= x < 2**31)
+positive = Rule("> 0", lambda x: x > 0)
+non_negative = Rule(">= 0", lambda x: x >= 0)
+fraction = Rule("in [0, 1]", lambda x: 0 <= x <= 1)
+fraction_below_one = Rule("in [0, 1)", lambda x: 0 <= x < 1)
 
 # Adam divides by 1 - b in float32, which must not round to 0.
-decay: Rule = ("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
-seed: Rule = ("in [0, 2**32)", lambda x: 0 <= x < 2**32)
+decay = Rule("in [0, 1), as a float32", lambda x: 0 <= np.float32(x) < 1)
+seed = Rule("in [0, 2**32)", lambda x: 0 <= x < 2**32)
 
 
-def one_of(names: Mapping | tuple) -> Rule:
+def one_of(names: Collection[str]) -> Rule:
     """The rule of one name of a table."""
-    return "one of " + ", ".join(names), lambda x: x in names
+    return Rule("one of " + ", ".join(names), lambda x: x in names, names)
 
 
-def some_of(names: Mapping | tuple) -> Rule:
+def one_of_or_none(names: Collection[str]) -> Rule:
+    """The rule of one name of a table, or ''."""
+    return Rule("'' or one of " + ", ".join(names), lambda x: x == "" or x in names, names)
+
+
+def some_of(names: Collection[str]) -> Rule:
     """The rule of different names of a table, or none."""
     allowed = "() or some of " + ", ".join(names)
-    return allowed, lambda x: len(x) == len(set(x)) and set(x) <= set(names)
+    return Rule(allowed, lambda x: len(x) == len(set(x)) and set(x) <= set(names), names)
 
 
 def is_path(text: str) -> bool:

@@ -106,6 +106,7 @@ class Recorder:
         metrics_log: MetricsLog,
         stop_requests: StopRequests,
         evaluate: Evaluator,
+        *,
         facts: Mapping[str, Any] = {},
         seconds: float = 0.0,
         estimated_bytes: int = 0,

@@ -3,6 +3,7 @@
 Metrics of parts of a batch are merged before they are divided, so they equal those of the whole.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -122,18 +123,16 @@ def distance_from_mle(
     """
     if policy is None:  # the expert's part of J alone, also where J needs samples
         objective = objective._replace(divergence=objective.divergence._replace(psi=None))
-    trajectories = [part[1] for part in (expert, policy) if part]
-    parts = [part[0] for part in (expert, policy) if part]
+    values, trajectories = zip(*[expert, policy] if policy else [expert], strict=True)
 
-    def J(values: list[Values]) -> Array:
-        pairs = list(zip(values, trajectories, strict=True))
-        return sequencematch(objective, pairs[0], pairs[1] if policy else None).total
+    def J(values: Sequence[Values]) -> Array:
+        return sequencematch(objective, *zip(values, trajectories, strict=True)).total
 
-    def L(values: list[Values]) -> Array:
-        summed = jax.vmap(partial(weighted_log_likelihood, objective))(values[0], expert[1])
-        return jnp.sum(summed)
+    def L(values: Sequence[Values]) -> Array:
+        each = jax.vmap(partial(weighted_log_likelihood, objective))(values[0], trajectories[0])
+        return jnp.sum(each)
 
-    dJ, dL = jax.grad(J)(parts), jax.grad(L)(parts)
+    dJ, dL = jax.grad(J)(values), jax.grad(L)(values)
     distance, length = (optax.tree.norm(d, squared=True) for d in (optax.tree.sub(dJ, dL), dL))
     return {"objective/not_mle": Root(distance, length)}
 

@@ -126,7 +126,7 @@ def test_defaults_are_valid_and_every_key_has_a_rule():
 )
 def test_refused_value_is_reported_with_what_is_allowed(key, value):
     message = error_of(config_with({key: value}))
-    allowed = RULES[key][0]
+    allowed = RULES[key].allowed
     assert message.startswith(f"config.{key}={value!r} must be {allowed}")
 
 

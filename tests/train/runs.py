@@ -151,8 +151,8 @@ def train(
             log,
             stop_requests,
             evaluate,
-            facts,
-            seconds,
+            facts=facts,
+            seconds=seconds,
             best=best,
             keep_best=keep_best,
         )
