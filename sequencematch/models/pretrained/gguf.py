@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import gguf
 import numpy as np
 
+from sequencematch.models.pretrained.presets import llama_scaling
 from sequencematch.models.pretrained.reader import Weights
 from sequencematch.storage.files import expand
 
@@ -140,28 +141,21 @@ def rope_scaling(get: Get) -> dict[str, Any] | None:
     return None if kind == "none" else {"rope_type": kind, "factor": float(factor)}
 
 
-def llama3_scaling(
-    path: str, divisors: np.ndarray, config: Mapping[str, Any], context: int = 8192
-) -> dict[str, Any]:
+def llama3_scaling(path: str, divisors: np.ndarray, config: Mapping[str, Any]) -> dict[str, Any]:
     """`rope_scaling` of a Llama 3.1 or later, found from what it divides the frequencies by.
 
     Raises:
       ValueError: no factor with the other numbers of Llama 3.1 gives these divisors.
     """
-    low, high, factor = 1.0, 4.0, float(divisors.max())
+    scaling = llama_scaling(float(divisors.max()))
+    _, factor, low, high, context = scaling.values()
     half = config["head_dim"] // 2
     frequency = config["rope_theta"] ** (-np.arange(half) / half)
     kept = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
     expected = 1 / (kept + (1 - kept) / factor)
     if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
         raise ValueError(f"{path} scales its rotary positions in another way than Llama 3.1 does")
-    return {
-        "rope_type": "llama3",
-        "factor": factor,
-        "low_freq_factor": low,
-        "high_freq_factor": high,
-        "original_max_position_embeddings": context,
-    }
+    return scaling
 
 
 def gguf_weights(path: str, tensors: Mapping[str, Any], config: Mapping[str, Any]) -> Weights:
