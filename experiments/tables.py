@@ -75,9 +75,10 @@ def actions_cell(rows: Rows) -> str:
 
 def difference_cells(rows: Rows, base: Rows) -> list[str]:
     """The paired difference to another setting in points, for each way of decoding."""
-    seeds = [seed for seed in rows if seed in base]
-    cells = []
-    for choice in CHOICES if seeds else ():
+    seeds, cells = [seed for seed in rows if seed in base], []
+    if not seeds:
+        return cells
+    for choice in CHOICES:
         both = [right(each, seeds, choice) for each in (rows, base)]
         found = paired_difference(*both, groups=groups_of(rows))
         points = [f"{100 * x:+.1f}" for x in (found.mean, found.low, found.high)]

@@ -35,6 +35,7 @@ from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
+from sequencematch.storage.processes import DONE, INTERRUPTED, REFUSED, STOPPED
 from sequencematch.storage.provenance import devices
 from sequencematch.storage.wandb_board import check_installed
 from sequencematch.train import distributed
@@ -81,8 +82,6 @@ Exit codes; all but 0 come with one line on stderr that says why:
   75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
       saving. Continue with --resume.
 """
-
-DONE, REFUSED, STOPPED, INTERRUPTED = 0, 2, 3, 75
 
 
 def main(argv: Sequence[str]) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
+from flax import nnx
 from rich.console import Console
 from rich.progress import Progress
 
@@ -19,6 +20,7 @@ from sequencematch.cli.job import Call, Job
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
+from sequencematch.evaluate.generate import Generator
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
@@ -69,11 +71,11 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
         except ValueError as error:
             raise ValueError(f"prompt {i}: {error}") from error
     parts = configure(parts, request, len(questions) * (request.samples or 1))
-    decoding = configured_decodings(parts, [request.choice])
-    if request.choice not in decoding:
+    decodings = configured_decodings(parts, [request.choice])
+    if request.choice not in decodings:
         raise ValueError(f"--decode={request.choice}: method={parts.config.method} has no edits")
     state = resume.restore(parts, call.folder, checkpoint).state
-    temperature = decoding[request.choice].temperature or None
+    temperature = decodings[request.choice].temperature or None
     how = {"step": int(state.step), "temperature": temperature, "decode": request.choice}
     how["settings"] = settings_checksum(parts)
     heads = [
@@ -90,9 +92,10 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
     asked = [question for question in questions for _ in range(request.samples or 1)]
 
     def answer_all() -> None:
-        lines = answer(parts, parts.whole(state.params), asked, heads, done, request)
+        generator, params = make_generator(parts, decodings), parts.whole(state.params)
+        lines = answer(parts, generator, params, asked, heads, done, request)
         wait_for_all("counted")  # the first process cuts the file
-        with open_output(path, size) as file, tell_progress(len(heads), done) as advance:
+        with open_output(path, size) as file, answer_progress(len(heads), done) as advance:
             for line in lines:
                 call.stop_requests.raise_if_asked()
                 with ignore_write_failures(file) if path is None else contextlib.nullcontext():
@@ -153,7 +156,7 @@ def read_prompts(path: Path) -> list[str]:
 
 
 def settings_checksum(parts: Parts) -> str:
-    """Of the run, and of the settings that decide answers beside the way: a file has those of one."""
+    """A checksum of all that decides answers but how each is chosen: those of one file share it."""
     c, evaluate = parts.config, parts.config.evaluate
     decide = [getattr(evaluate, key) for key in DECIDE] + [c.seed, c.method, parts.data.checksum]
     decide += [c[section].to_json() for section in ("objective", "noise", "optimizer", "train")]
@@ -171,7 +174,8 @@ def configure(parts: Parts, request: Request, count: int) -> Parts:
 
 def answer(
     parts: Parts,
-    params: Any,
+    generator: Generator,
+    params: nnx.State,
     asked: Sequence[Example],
     heads: Sequence[Mapping[str, Any]],
     done: int,
@@ -180,13 +184,13 @@ def answer(
     """Yields the line of each answer from number `done` on.
 
     Args:
-      parts, params: the model.
+      parts: the run.
+      generator, params: the model.
       asked: the question of each answer.
       heads: what each line begins with.
       done: number of answers that are there already; each draws with its own number.
       request: how to answer.
     """
-    generator = make_generator(parts, configured_decodings(parts, [request.choice]))
     prompts = [question.prompt for question in asked[done:]]
     all_actions = generator.actions(params, prompts, request.choice, first=done)
     for question, head, actions in zip(asked[done:], heads[done:], all_actions, strict=True):
@@ -242,24 +246,24 @@ def open_output(path: Path | None, size: int) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def tell_progress(total: int, done: int) -> Iterator[Any]:
+def answer_progress(total: int, done: int) -> Iterator[Any]:
     """Shows on stderr how many of `total` answers are there; yields what counts one more.
 
     In a terminal it is a live bar, elsewhere a line now and then.
     """
-    console, told, began = Console(stderr=True), time.monotonic(), done
+    console, told, count = Console(stderr=True), time.monotonic(), done
     bar = Progress(
         console=console, disable=not (console.is_terminal and is_first()), transient=True
     )
     task = bar.add_task("answers", total=total, completed=done)
 
     def advance() -> None:
-        nonlocal told, began
-        began += 1
-        bar.update(task, completed=began)
+        nonlocal told, count
+        count += 1
+        bar.update(task, completed=count)
         if is_first() and not console.is_terminal and time.monotonic() - told > SECONDS:
             told = time.monotonic()
-            to_stderr(f"{began} of {total} answers")
+            to_stderr(f"{count} of {total} answers")
 
     with bar:
         yield advance

@@ -159,15 +159,15 @@ def evaluate_test_set(
             test[choice] |= open_figures(parts, answers)
         chosen = choose_traces(parts, answers)
         traces += [trace_record(parts, choice, answers[i], scores[i]) for i in chosen]
+    if parts.task.is_open:
+        test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
+        return test, traces
     # Retries cost actions: every way is also given what each of the others takes on average.
     lengths = [[a.taken for a in answers] for answers in all_answers.values()]
     budgets = sorted({math.ceil(sum(each) / len(each)) for each in lengths})
-    for choice, answers in all_answers.items() if not parts.task.is_open else ():
+    for choice, answers in all_answers.items():
         test[choice]["within"] = right_within(answers, budgets)
-    if parts.task.is_open:
-        test["sampled"]["real_text"] = real_text_figures(parts, params, raise_if_asked)
-    else:
-        test["sampled"]["auc"] = policy_auc(parts, scorer, params, raise_if_asked)
+    test["sampled"]["auc"] = policy_auc(parts, scorer, params, raise_if_asked)
     return test, traces
 
 

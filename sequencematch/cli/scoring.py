@@ -54,8 +54,9 @@ def prepare_scores(
     for path, answers in texts.items():
         check_measurable(path, answers, names)
     model = Reference(reference) if reference else None
-    for path, answers in texts.items() if model else ():
-        check_readable(path, answers, model)
+    if model:
+        for path, answers in texts.items():
+            check_readable(path, answers, model)
 
     def show() -> None:
         for path, answers in texts.items():

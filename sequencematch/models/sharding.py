@@ -80,8 +80,7 @@ def path_name(path: tuple) -> str:
     names = [str(getattr(key, "key", getattr(key, "name", ""))) for key in path]
     # flax may add the name `value` for the array of a parameter, or for the arrays of one in 4 bits. (A
     # layer of ours is called `value` too, but is never last.)
-    at = -2 if names[-1:] in (["qvalue"], ["scale"]) and len(path) > 1 else -1
-    return "/".join(names[:at] + names[at:][1:] if names[at:][:1] == ["value"] else names)
+    return re.sub("/value(|/qvalue|/scale)$", r"\1", "/".join(names))
 
 
 def possibilities(name: str, table: Sequence[Line]) -> Sequence[Logical]:

@@ -18,10 +18,9 @@ from typing import NamedTuple
 import jax
 
 from sequencematch.storage import console
-from sequencematch.storage.processes import wait_for_all
+from sequencematch.storage.processes import REFUSED, STOPPED, wait_for_all
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
-REFUSED = 2  # exit code of a process that has refused, as the others need not have
 LEAVING = 10  # seconds that a process which leaves waits for the others
 GONE = (
     "another process of this run has stopped, or cannot be reached, so this one stops, too: see what "
@@ -143,7 +142,7 @@ def start(cluster: Cluster, seconds: int) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the processes do not meet at {at or 'the TPU'}: {error}") from error
-    watch_for_abort(GONE, code=3)
+    watch_for_abort(GONE, code=STOPPED)
     if jax.default_backend() == "cpu":
         console.drop_native_output()  # Gloo tells of each connection, in pieces that tear other lines
         # Programs with collectives between processes wait for ever where they come from jax's cache.
@@ -189,8 +188,8 @@ def tell_once(reason: str, error: BaseException | None = None) -> None:
             _told.add(reason)
 
 
-def watch_for_abort(reason: str, code: int) -> None:
-    """From now on an abort of the process prints this line, if there is one, and the exit code is this.
+def watch_for_abort(reason: str | None, code: int) -> None:
+    """From now on an abort of the process prints this line, or none, and the exit code is this.
 
     Python has no say in an abort by C++, which jax uses when it has lost the other processes.
     """
@@ -223,10 +222,10 @@ def leave(code: int, waits: bool) -> bool:
     """
     if not jax.distributed.is_initialized():
         return False
-    watch_for_abort("", code)
+    watch_for_abort(None, code)
     if waits:
         with contextlib.suppress(Exception):  # they may have left in another way
-            if code != REFUSED:
+            if code != REFUSED:  # which the others need not have done
                 wait_for_all("the end")
             jax.distributed.shutdown()
     return True
