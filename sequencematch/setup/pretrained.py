@@ -17,7 +17,8 @@ from sequencematch.data.tokenizer_files import generation_config
 from sequencematch.models import lora
 from sequencematch.models.config import LINEARS
 from sequencematch.models.edit_rows import first_edit_rows
-from sequencematch.models.pretrained.adapter import read_adapter, write_adapter
+from sequencematch.models.pretrained.adapter import write_adapter
+from sequencematch.models.pretrained.adapter_reader import read_adapter
 from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.configs import family_of, read_config
 from sequencematch.models.pretrained.families import EDITS, layout, leaves_by_path

@@ -100,6 +100,11 @@ class Plan(NamedTuple):
             yield phase, begin
             begin = phase.until
 
+    def steps_by_phase(self, done: int) -> Iterator[tuple[Phase, int]]:
+        """Every phase, and how many of the first `done` steps belong to it."""
+        for phase, begin in self.spans():
+            yield phase, max(min(done, phase.until) - begin, 0)
+
     def tokens(self, done: int) -> tuple[int, int]:
         """Slots that went through the network in the first `done` steps.
 
@@ -107,8 +112,7 @@ class Plan(NamedTuple):
           (slots in training, slots in sampling).
         """
         trained = sampled = 0
-        for phase, begin in self.spans():
-            taken = max(min(done, phase.until) - begin, 0)
+        for phase, taken in self.steps_by_phase(done):
             refreshes = -(-taken // self.refresh_every)  # rounded up: the first comes at once
             trained += taken * phase.passes
             sampled += phase.samples * refreshes * self.refresh_rows
@@ -116,8 +120,8 @@ class Plan(NamedTuple):
 
     def work(self, done: int) -> Work:
         """What the first `done` steps do."""
-        taken = ((p.flops, max(min(done, p.until) - begin, 0)) for p, begin in self.spans())
-        return Work(*self.tokens(done), sum(flops * count for flops, count in taken))
+        flops = sum(phase.flops * taken for phase, taken in self.steps_by_phase(done))
+        return Work(*self.tokens(done), flops)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

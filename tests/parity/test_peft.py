@@ -17,7 +17,7 @@ from flax import nnx
 from sequencematch.core.types import Visibility
 from sequencematch.models import lora
 from sequencematch.models.config import Lora
-from sequencematch.models.pretrained import adapter, configs
+from sequencematch.models.pretrained import adapter, adapter_reader, configs
 from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.families import leaves_by_path
 from sequencematch.models.transformer import Transformer
@@ -107,7 +107,7 @@ def test_we_read_what_peft_writes(case, tmp_path):
     model = peft.PeftModel.from_pretrained(with_rows_for_edits(folder), tmp_path / "ours")
     model.save_pretrained(tmp_path / "theirs")
     base = tiny.read(folder, IDS, edits=EDITS)
-    found, state = adapter.read_adapter(tmp_path / "theirs", family, base)
+    found, state = adapter_reader.read_adapter(tmp_path / "theirs", family, base)
     merged = lora.merge(nnx.merge_state(base, state), found)
     for path, x in leaves_by_path(lora.merge(params, adapters)).items():
         np.testing.assert_allclose(

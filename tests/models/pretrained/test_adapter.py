@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 
 from sequencematch.models import lora
 from sequencematch.models.config import Lora
-from sequencematch.models.pretrained import adapter, configs
+from sequencematch.models.pretrained import adapter, adapter_reader, configs
 from sequencematch.models.pretrained.families import leaves_by_path
 from sequencematch.models.transformer import Transformer
 from tests.models.pretrained import tiny
@@ -49,7 +49,7 @@ def test_what_is_written_is_read(tmp_path, case, adapters):
     """As the same model; GPT-2's fused map has the ranks of ours together."""
     family, params, _, _ = write(tmp_path / "out", case, adapters)
     merged = lora.merge(params, adapters)
-    found, state = adapter.read_adapter(tmp_path / "out", family, merged)
+    found, state = adapter_reader.read_adapter(tmp_path / "out", family, merged)
     again = lora.merge(nnx.merge_state(without_adapters(params, adapters), state), found)
     for path, x in leaves_by_path(merged).items():
         np.testing.assert_allclose(
@@ -60,10 +60,13 @@ def test_what_is_written_is_read(tmp_path, case, adapters):
 def test_of_rank_stabilised_adapters_the_scale_is_alpha_by_the_root_of_the_rank(tmp_path):
     family, params, config, _ = write(tmp_path, "llama", Lora(4, 8.0))
     merged = lora.merge(params, Lora(4, 8.0))
-    (plain, expected), changed = adapter.read_adapter(tmp_path, family, merged), config.copy()
+    (plain, expected), changed = (
+        adapter_reader.read_adapter(tmp_path, family, merged),
+        config.copy(),
+    )
     changed |= {"use_rslora": True, "lora_alpha": 8.0 / 4**0.5}
     (tmp_path / "adapter_config.json").write_text(json.dumps(changed))
-    found, state = adapter.read_adapter(tmp_path, family, merged)
+    found, state = adapter_reader.read_adapter(tmp_path, family, merged)
     assert found == plain
     for path, x in leaves_by_path(expected).items():
         np.testing.assert_allclose(leaves_by_path(state)[path], x, rtol=1e-6, err_msg=path)
@@ -124,16 +127,16 @@ def test_what_cannot_be_read_is_refused(tmp_path, change, message):
     like = lora.merge(params, Lora(4, 8.0))
     (folder / "adapter_config.json").write_text(json.dumps(config | change))
     with pytest.raises(ValueError, match=message):
-        adapter.read_adapter(folder, family, like)
+        adapter_reader.read_adapter(folder, family, like)
     (folder / "adapter_config.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=r"trained tokens \[20, 21\] .* the tokenizer .* are \[\]"):
-        adapter.read_adapter(folder, family, tiny.shapes(tiny.CASES["llama"], IDS))
+        adapter_reader.read_adapter(folder, family, tiny.shapes(tiny.CASES["llama"], IDS))
     (folder / "adapter_model.safetensors").write_bytes(b"\x08")
     with pytest.raises(ValueError, match="damaged"):
-        adapter.read_adapter(folder, family, like)
+        adapter_reader.read_adapter(folder, family, like)
     (folder / "adapter_model.safetensors").unlink()
     with pytest.raises(ValueError, match="has no adapter_model.safetensors"):
-        adapter.read_adapter(folder, family, like)
+        adapter_reader.read_adapter(folder, family, like)
 
 
 def test_one_adapter_of_a_fused_map_is_read_as_peft_makes_it(tmp_path):
@@ -149,7 +152,7 @@ def test_one_adapter_of_a_fused_map_is_read_as_peft_makes_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))
     _, params = trained_model("gpt2", Lora(1, 1.0))
     base = without_adapters(params, Lora(1, 1.0))
-    found, state = adapter.read_adapter(tmp_path, "gpt2", base)
+    found, state = adapter_reader.read_adapter(tmp_path, "gpt2", base)
     merged = leaves_by_path(lora.merge(nnx.merge_state(base, state), found))
     a, b = (tensors[f"{prefix}.1.attn.c_attn.lora_{side}.weight"] for side in "AB")
     change = 2 * (b @ a).T
@@ -173,7 +176,7 @@ def test_a_layer_without_an_adapter_is_unchanged_and_can_learn(tmp_path):
     family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
     rewrite(tmp_path / "out", lambda x: {k: v for k, v in x.items() if ".layers.0." not in k})
     base = without_adapters(params, Lora(4, 8.0))
-    found, state = adapter.read_adapter(tmp_path / "out", family, base)
+    found, state = adapter_reader.read_adapter(tmp_path / "out", family, base)
     merged = leaves_by_path(lora.merge(nnx.merge_state(base, state), found))
     whole = leaves_by_path(lora.merge(params, Lora(4, 8.0)))
     kernels = [path for path in merged if path.startswith("blocks/") and path.endswith("kernel")]
@@ -194,7 +197,9 @@ def test_edits_are_read_in_the_order_of_their_ids(tmp_path):
         lambda x: {k: v[::-1].copy() if k.endswith(rows) else v for k, v in x.items()},
         trainable_token_indices={"embed_tokens": [21, 20], "lm_head": [21, 20]},
     )
-    _, state = adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+    _, state = adapter_reader.read_adapter(
+        tmp_path / "out", family, lora.merge(params, Lora(4, 8.0))
+    )
     edits = leaves_by_path(params)["edits/kernel"]
     np.testing.assert_array_equal(leaves_by_path(state)["edits/kernel"], edits)
 
@@ -208,7 +213,7 @@ def test_an_adapter_of_the_head_is_refused(tmp_path, case):
         tmp_path / "out", lambda x: x | {f"{head}.lora_A.weight": a, f"{head}.lora_B.weight": b}
     )
     with pytest.raises(ValueError, match=r"it has base_model.model.lm_head.lora_A.weight, "):
-        adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+        adapter_reader.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
 
 
 def test_the_head_alone_says_how_edits_are_chosen(tmp_path):
@@ -216,16 +221,16 @@ def test_the_head_alone_says_how_edits_are_chosen(tmp_path):
     family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
     rewrite(tmp_path / "out", lambda x: {k: v for k, v in x.items() if "lm_head" not in k})
     with pytest.raises(ValueError, match=r"has trained tokens \[\] of lm_head"):
-        adapter.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
+        adapter_reader.read_adapter(tmp_path / "out", family, lora.merge(params, Lora(4, 8.0)))
 
 
 def test_patterns_are_regular_expressions_as_in_peft(tmp_path):
     family, params, _, _ = write(tmp_path / "out", "llama", Lora(4, 8.0))
     like = lora.merge(params, Lora(4, 8.0))
     pattern = {r"layers\.\d+\.self_attn\.q_proj": 24.0, "proj": 1.0}
-    _, before = adapter.read_adapter(tmp_path / "out", family, like)
+    _, before = adapter_reader.read_adapter(tmp_path / "out", family, like)
     rewrite(tmp_path / "out", lambda x: x, alpha_pattern=pattern)
-    _, after = adapter.read_adapter(tmp_path / "out", family, like)
+    _, after = adapter_reader.read_adapter(tmp_path / "out", family, like)
     ratios = {"query": 3.0, "out": 1.0}
     for name, ratio in ratios.items():
         old, new = (leaves_by_path(x)[f"blocks/attention/{name}/lora_b"] for x in (before, after))
