@@ -53,6 +53,10 @@ def frozen(name: str, grid: str) -> dict[str, Any]:
     return chosen[name]
 
 
+# Rows that sequencematch takes in each matching step, by configuration: its batch, as many samples, and
+# its share of a refresh, such as 64 samples every 10 steps. With as many others have equal tokens.
+AS_MANY_ROWS = {"arithmetic": 64 + 64 + 6, "pretrained": 17, "text": 67, "text_pretrained": 16}
+
 # The three splits reach equally deep into the stream of questions (data/splits.py).
 PAPER = {"data.train": 5_000, "data.validation": 700, "data.test": 1_400}
 MANY = {"data.train": 20_000, "data.validation": 700, "data.test": 1_400}
@@ -96,9 +100,7 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
             chosen = frozen(method, method if method in ("bc", "mle") else "objectives")
             cells.append(Cell(method, method, seed, "test", {**size, **chosen}))
         if equal_tokens:
-            # As many tokens in each step as sequencematch takes: its batch, as many samples, and
-            # its share of a refresh, 64 samples every 10 steps.
-            batch = {"train.batch_size": 64 + 64 + 6}
+            batch = {"train.batch_size": AS_MANY_ROWS["arithmetic"]}
             changes = {**size, **frozen("bc", "bc")}
             cells.append(Cell("bc, equal tokens", "bc", seed, "test", changes, batch))
     return cells
@@ -231,11 +233,6 @@ def corpus(test_share: float) -> dict[str, Any]:
     return articles | {"data.test_share": test_share}
 
 
-# sequencematch takes more rows in each matching step: its batch, as many samples, and its share of a
-# refresh. Here the others have as many from then on, so that all have equal steps and equal tokens.
-AS_MANY_ROWS = {"text": 67, "text_pretrained": 16, "pretrained": 17}
-
-
 def of_text(
     config: str, method: str, seed: int, changes: Mapping[str, Any], name: str = ""
 ) -> Cell:
@@ -277,6 +274,8 @@ def texts_smollm2() -> list[Cell]:
             cells.append(of_text(config, "sequencematch", seed, own, name))
     return cells
 
+
+TEXT_GRIDS = ("texts", "texts_smollm2")  # whose rows have figures of texts
 
 GRIDS: dict[str, Callable[[], list[Cell]]] = {
     "bc": lambda: optimizers("bc"),

@@ -31,7 +31,7 @@ from experiments.cells import (
     waits_for_stem,
 )
 from experiments.figures import Figures
-from experiments.grids import GRIDS, Cell
+from experiments.grids import GRIDS, TEXT_GRIDS, Cell
 from experiments.order import check_rows, next_cells
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
@@ -103,7 +103,7 @@ def main(argv: list[str]) -> int | None:
     jax.config.update("jax_compilation_cache_dir", str(RUNS.parent.absolute() / ".jax_cache"))
     code_revision()  # now: what is committed later is not what runs
     try:
-        if GRID.value.startswith("texts"):
+        if GRID.value in TEXT_GRIDS:
             texts.reader()  # what is missing is told before any work
         while cells := missing_cells(GRID.value):
             if not run_one(GRID.value, cells):

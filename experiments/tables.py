@@ -20,7 +20,7 @@ from experiments import texts
 from experiments.asked import Rows, asked_of, questions_of
 from experiments.cells import read_rows
 from experiments.figures import unpack
-from experiments.grids import GRIDS
+from experiments.grids import GRIDS, TEXT_GRIDS
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 from sequencematch.evaluate.wrong_starts import LENGTHS
@@ -189,7 +189,7 @@ def main(argv: list[str]) -> int | None:
     if not settings:
         print(f"experiments/results/{GRID.value}.jsonl has no rows yet", file=sys.stderr)
         return 2
-    if GRID.value.startswith("texts"):
+    if GRID.value in TEXT_GRIDS:
         print_texts(settings)
         return None
     lines = []

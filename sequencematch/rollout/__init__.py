@@ -1,1 +1,1 @@
-"""Samples from the current policy, and the replay buffer that stores them."""
+"""How a policy acts: samples to learn from and their replay buffer, and answers by way of decoding."""

@@ -1,1 +1,1 @@
-"""From a configuration to everything that training needs: validation, memory and the parts."""
+"""From a configuration to all that a run needs: defaults, rules, memory, and the parts."""

@@ -1,4 +1,4 @@
-"""The memory that this machine has available, and whether an error means that it ran out."""
+"""How this machine computes, the memory it has available, and whether an error means it ran out."""
 
 import contextlib
 from collections.abc import Iterator

@@ -93,24 +93,23 @@ class StopRequests:
         if self._request is None and multihost_utils.reached_preemption_sync_point(self._checks):
             self._request = "notice of preemption"
 
-    @contextlib.contextmanager
-    def deferred(self, defer: bool = True) -> Iterator[None]:
-        """A block in which requests wait for the next `check`, or for the end of the block.
+    def deferred(self) -> contextlib.AbstractContextManager[None]:
+        """A block in which requests wait for the next `check`, or for the end of the block."""
+        return self._block(defers=True)
 
-        Args:
-          defer: False for a block that is `interruptible`.
-        """
-        before, self._deferring = self._deferring, defer
+    def interruptible(self) -> contextlib.AbstractContextManager[None]:
+        """A block, inside a deferred one, that a request ends at once."""
+        return self._block(defers=False)
+
+    @contextlib.contextmanager
+    def _block(self, defers: bool) -> Iterator[None]:
+        before, self._deferring = self._deferring, defers
         try:
             self.raise_if_asked()
             yield
         finally:
             self._deferring = before
         self.raise_if_asked()
-
-    def interruptible(self) -> contextlib.AbstractContextManager[None]:
-        """A block, inside a deferred one, that a request ends at once."""
-        return self.deferred(False)
 
     def raise_if_asked(self) -> None:
         """Raises Interrupted if the run was asked to stop, unless requests are deferred.

@@ -79,7 +79,7 @@ def test_a_request_whose_exception_was_lost_raises_at_the_next_occasion():
         stop_requests.raise_if_asked()  # there is no request yet
         with contextlib.suppress(Interrupted):
             signal.raise_signal(signal.SIGTERM)
-        with stop_requests.deferred(False):
+        with stop_requests.interruptible():
             pytest.fail("raised too late")
     with pytest.raises(Interrupted), StopRequests() as stop_requests:
         with contextlib.suppress(Interrupted):
