@@ -5,16 +5,14 @@
 #     --config=arithmetic --config.mesh.data=16 --workdir=/shared/run
 #
 # --dry_run prints every command and runs none. The work directory must be on a file system that all
-# hosts mount, such as Filestore. The same command goes on where a run stopped, and makes a slice that was
-# taken away again. It costs money until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# hosts mount, such as Filestore. The same command goes on where a run stopped: it makes a slice that was
+# taken away again, and starts one that was stopped (which only slices of one host can be). It
+# costs money until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
 dry=
 run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
-if [[ "${1:-}" == --dry_run ]]; then
-  dry=1
-  shift
-fi
+[[ "${1:-}" != --dry_run ]] || { dry=1 && shift; }
 cd "$(dirname "$0")/.."
 [[ " $*" == *" --workdir"* ]] || { echo "launch/tpu_pod.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 
@@ -24,6 +22,7 @@ if [[ "${1:-}" != --here ]]; then
   state=$(tpu describe --format='value(state)' 2>/dev/null) || state=
   [[ -z "$dry" ]] || echo "$state" # that command
   [[ -z "$dry" && ! "$state" =~ PREEMPTED|TERMINATED ]] || { tpu delete --quiet && state=; }
+  [[ -z "$dry" && "$state" != STOPPED ]] || tpu start
   [[ -n "$state" ]] || tpu create --accelerator-type="$TYPE" --version="${VERSION:-tpu-ubuntu2204-base}"
   # What git tracks or would: no .venv, no runs.
   run bash -c 'git ls-files -z -co --exclude-standard | tar --null -T - -czf /tmp/sequencematch.tgz'

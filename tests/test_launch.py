@@ -126,7 +126,7 @@ def test_hosts_need_a_work_directory_that_they_share(tools, name):
 
 @pytest.mark.parametrize(
     "state, made",
-    [("", ["create"]), ("READY", []), ("PREEMPTED", ["delete", "create"])],
+    [("", ["create"]), ("READY", []), ("PREEMPTED", ["delete", "create"]), ("STOPPED", ["start"])],
 )
 def test_a_slice_is_made_where_there_is_none_and_gets_the_tree(tools, tmp_path, state, made):
     (tools / "tar").write_text(f'#!/usr/bin/env bash\ntr "\\0" "\\n" >{tmp_path}/packed')
