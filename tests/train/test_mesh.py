@@ -215,12 +215,28 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     assert gathered == expected
 
 
+NOISED = [{}, *({"noise__kind": kind, "rollout__noise": True} for kind in ("random", "policy"))]
+
+
 @pytest.mark.stress
-def test_sampling_is_divided_as_a_step_is(step_on):
+@pytest.mark.parametrize("noise", NOISED[1:])
+def test_noised_samples_equal_those_of_one_device(step_on, noise):
+    found = []
+    for mesh in (ONE, CUBE):
+        run = step_on(mesh, method="sequencematch", noise__eta=0.3, **noise).run
+        state = run.plan.refresh(run.parts.initial(), *run.plan.place(run.prompts[0]))
+        found.append(jax.device_get(state.replay.trajectories))
+    jax.tree.map(np.testing.assert_array_equal, *found)
+    assert (np.roll(found[0].tokens, -1, axis=1) != found[0].actions)[found[0].valid].any()
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("noise", NOISED)
+def test_sampling_is_divided_as_a_step_is(step_on, noise):
     """Its work and its cache, by all axes; logits are not put together."""
 
     def refresh_on(mesh):
-        run = step_on(mesh, method="sequencematch").run
+        run = step_on(mesh, method="sequencematch", noise__eta=0.3, **noise).run
         prompts = run.plan.place(run.prompts[0])
         return run, run.plan.refresh.lower(run.parts.like, *prompts).compile()
 
