@@ -1,9 +1,9 @@
 """Trains and judges one cell of a grid.
 
-Every method with edits begins with the same behavioural cloning (SequenceMatch, Algorithm 1). For one
-seed, one kind of data and one optimiser that part, the stem, is trained once, and each run branches
+bc, sequencematch and le_cam begin with the same behavioural cloning (SequenceMatch, Algorithm 1). For
+one seed, one kind of data and one optimiser that part, the stem, is trained once, and each run branches
 from it. A branch is bit for bit what a run of its own would have reached, costs a fraction, and pairs
-what is compared. A run without edits has a stem, of its own method, where its settings change midway.
+what is compared. A run of another method has a stem, of its own, where its settings change midway.
 
 Stems and runs lie in runs/cells/, saved every five minutes, and each figure when it is made: a killed
 one goes on there. Rows of results lie in experiments/results/NAME.jsonl.
@@ -104,7 +104,7 @@ def has_stem(cell: Cell) -> bool:
 
 
 def stem_cell(cell: Cell) -> Cell:
-    """What a cell begins with, as a cell of its own: behavioural cloning where there are edits."""
+    """What a cell begins with, as a cell of its own: bc, for methods that are made to have edits."""
     if not METHODS[cell.method].edits:
         return cell._replace(name="stem", split="", last_changes={})
     # The objective plays no part in it, nor does what changes later.

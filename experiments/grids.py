@@ -109,13 +109,16 @@ def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> 
 def no_edits(seeds: Iterable[int]) -> list[Cell]:
     """The methods at their chosen settings without backspace and noise: what J alone does.
 
-    bc is then mle, trained as far as the others begin with.
+    mle is bc without edits here, so that it shares the stem of the others.
     """
     clean, cells = PAPER | {"edits": (), "noise.kind": "none"}, []
     for seed, method in product(seeds, ("bc", "le_cam", "sequencematch")):
         chosen = frozen(method, "bc" if method == "bc" else "objectives")
         name = "mle" if method == "bc" else f"{method}, no edits"
         cells.append(Cell(name, method, seed, "test", {**clean, **chosen}))
+        if method == "bc":
+            more = {"train.batch_size": AS_MANY_ROWS["arithmetic"]}
+            cells.append(cells[-1]._replace(name="mle, equal tokens", last_changes=more))
     return cells
 
 

@@ -55,7 +55,7 @@ class Model:
         Args:
           prompts: texts that the task's tokenizer has ids for, at most `prompt_slots` tokens each with
             `<bos>`.
-          decode: "greedy", "sampled", or, of a method with edits, "unedited": greedy without edits; or
+          decode: "greedy", "sampled", or, of a run with edits, "unedited": greedy without edits; or
             any other name of `rollout.decodings`, such as "top_p=0.95".
             Draws depend on the run's seed and on a prompt's place in the list, so a prompt that is
             listed n times gets n independent answers.

@@ -28,6 +28,7 @@ from sequencematch.storage.files import expand
 from sequencematch.storage.processes import agree, is_first, wait_for_all
 
 DECIDE = ("edit_threshold", "edit_bias", "memory", "stop_at", "max_actions")  # of config.evaluate
+TRAINED_BY = ("model", "objective", "noise", "rollout", "optimizer", "train")  # sections of config
 SECONDS = 10  # between lines of progress where there is no terminal
 
 
@@ -73,7 +74,7 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
     parts = configure(parts, request, len(questions) * (request.samples or 1))
     decodings = configured_decodings(parts, [request.choice])
     if request.choice not in decodings:
-        raise ValueError(f"--decode={request.choice}: method={parts.config.method} has no edits")
+        raise ValueError(f"--decode={request.choice}: this run has no edits to mask")
     state = resume.restore(parts, call.folder, checkpoint).state
     temperature = decodings[request.choice].temperature or None
     how = {"step": int(state.step), "temperature": temperature, "decode": request.choice}
@@ -159,7 +160,7 @@ def settings_checksum(parts: Parts) -> str:
     """A checksum of all that decides answers but how each is chosen: those of one file share it."""
     c, evaluate = parts.config, parts.config.evaluate
     decide = [getattr(evaluate, key) for key in DECIDE] + [c.seed, c.method, parts.data.checksum]
-    decide += [c[section].to_json() for section in ("objective", "noise", "optimizer", "train")]
+    decide += [c.edits, c.init, *(c[section].to_json() for section in TRAINED_BY)]
     return f"{zlib.crc32(repr(decide).encode()):08x}"
 
 

@@ -68,7 +68,7 @@ def recovered_rewards(
 def recovered_return(values: Values, trajectory: Trajectory, gamma: ArrayLike) -> Float[Array, ""]:
     """The return sum_t gamma^t r_t + gamma^N V(s_N) of the implied rewards, t = 0..N-1.
 
-    The last term is the return from s_N on: the absorbing state earns (1-gamma) V(s_N) at each step.
+    The last term is the return from s_N on, at gamma < 1: (1-gamma) V(s_N) at each absorbing step.
     A cut trajectory gets the same term for the part that was cut off.
 
     Args:

@@ -32,8 +32,8 @@ def check_config(config: ConfigDict, relations: Relations = relations) -> None:
     for key, rule in RULES.items():
         if not rule.holds(given[key]):
             values = given[key] if isinstance(given[key], list | tuple) else [given[key]]
-            unknown = [value for value in values if value not in rule.names]
-            near = suggest(unknown[0], rule.names) if unknown else ""
+            unknown = (value for value in values if value not in rule.names)
+            near = next(filter(None, (suggest(value, rule.names) for value in unknown)), "")
             raise ValueError(f"config.{key}={given[key]!r} must be {rule.allowed}{near}")
     network_config(config, vocab_size=1)  # raises if heads do not divide the width
     for holds, message in relations(config):

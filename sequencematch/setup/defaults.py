@@ -54,7 +54,7 @@ def defaults() -> ConfigDict:
             max_actions=12,  # decisions after the prompt, edits included
             # Used by methods with edits. ("<reset>",) pops the whole answer at once; "<bkspc>" pops
             # one token, and "<bkspc2>" and "<bkspc4>" may be added to pop several. (): no method has
-            # any, and none has noise: J alone, on clean texts.
+            # any; with noise.kind="none", as nothing could be taken back.
             edits=("<bkspc>",),
             noise=dict(
                 kind="random",  # or "ground_truth", "policy" (hard negatives), "none"

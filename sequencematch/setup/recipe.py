@@ -66,18 +66,34 @@ def make_objective(config: ConfigDict, settings: Settings) -> Objective:
 
 
 def describe_objective(config: ConfigDict) -> Iterator[str]:
-    """Yields which keys of the objective have no effect: the method decides them, or they cancel."""
+    """Yields which keys of objective and samples have no effect, or another than they may seem to."""
     method, configured = METHODS[config.method], config.objective
     decided = {k: x for k, x in method.objective(configured).items() if configured[k] != x}
     if decided:
         what = ", ".join(f"objective.{name}={x!r}" for name, x in decided.items())
         yield f"method={config.method} takes {what}, whatever the configuration has"
+    if configured.bound and method.matches:
+        divergence = effective_objective(config).divergence
+        if divergence != "chi2_mixture":
+            yield (
+                "objective.bound=True clips V(s') at the bound of chi2_mixture's rewards; those of "
+                f"{divergence} may be larger"
+            )
     weight, objective = configured.policy_weight, make_objective(config, make_settings(config))
     if method.matches and weight > 0 and objective.policy_share == 0:
         yield (
             f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
             "all of it is taken on the data"
         )
+    if config.rollout.noise and not draws_samples(config):
+        yield "rollout.noise=True has no effect: no samples are drawn"
+    elif config.rollout.noise and not has_noise(config):
+        yield "rollout.noise=True has no effect: the data have no noise"
+
+
+def has_noise(config: ConfigDict) -> bool:
+    """Whether wrong tokens are pushed into the training texts."""
+    return has_edits(config) and config.noise.kind != "none" and config.noise.eta > 0
 
 
 def draws_samples(config: ConfigDict) -> bool:
@@ -89,9 +105,7 @@ def draws_samples(config: ConfigDict) -> bool:
 def make_rollout_noise(config: ConfigDict, task: Task, tokenizer: Tokenizer) -> RolloutNoise | None:
     """The noise of samples, that of the data, if they have any; else None."""
     noise = config.noise
-    if not (config.rollout.noise and has_edits(config) and draws_samples(config)):
-        return None
-    if noise.kind == "none":
+    if not (config.rollout.noise and has_noise(config) and draws_samples(config)):
         return None
     wrong = np.zeros(tokenizer.vocab_size, bool)
     wrong[list(WRONG_TOKENS[noise.kind](task, tokenizer))] = True

@@ -97,11 +97,6 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "adapters all is trained but config.train.frozen",
     )
     yield (
-        not c.objective.bound or objective.divergence == "chi2_mixture",
-        "config.objective.bound=True is for the divergence 'chi2_mixture', whose rewards end within "
-        f"4/alpha, not for {objective.divergence!r}",
-    )
-    yield (
         not c.objective.bound or np.float32(c.objective.gamma) < 1,
         "config.objective.bound=True needs config.objective.gamma < 1: it is 4/(alpha (1-gamma))",
     )
@@ -129,7 +124,7 @@ def _noise_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         "anew, so it is not the one that is imitated",
     )
     yield (
-        c.noise.step != "imitate" or not c.rollout.noise,
+        c.noise.step != "imitate" or not (c.rollout.noise and has_edits(c) and draws_samples(c)),
         "config.rollout.noise=True cannot be used with noise.step='imitate': wrong tokens are "
         "the expert's own actions then, and samples have those that the policy chooses",
     )

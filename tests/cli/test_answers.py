@@ -1,10 +1,12 @@
 """Prompts from files, and files of answers that are continued."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 
-from sequencematch.cli.answers import count_answers, open_output, read_prompts
+from sequencematch.cli.answers import count_answers, open_output, read_prompts, settings_checksum
+from tests.setup.configs import valid_config_with
 
 HEADS = [{"prompt": "é", "sample": i, "step": 5, "temperature": None} for i in range(3)]
 
@@ -82,3 +84,21 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path):
     for path in (tmp_path, tmp_path / "none" / "o.jsonl"):
         with pytest.raises(ValueError, match="cannot be written"):
             count_answers(path, HEADS)
+
+
+def test_answers_of_runs_that_were_trained_otherwise_do_not_share_a_file():
+    def checksum(changes):
+        data = SimpleNamespace(checksum=5)
+        return settings_checksum(SimpleNamespace(config=valid_config_with(changes), data=data))
+
+    trained = [
+        {"rollout.noise": True},
+        {"edits": ("<reset>",)},
+        {"model.layers": 1},
+        {"objective.alpha": 0.2},
+        {"init": "run:other"},
+        {"evaluate.edit_bias": 1.0},
+    ]
+    assert len({checksum(changes) for changes in [{}, *trained]}) == 1 + len(trained)
+    for changes in ({"log_every": 3}, {"mesh.data": 2}, {"evaluate.rows": 7}):
+        assert checksum(changes) == checksum({})

@@ -34,6 +34,27 @@ def test_facts_of_the_data_are_told_of_if_there_are_any(found, capsys):
         assert any(words in line for line in rest)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rollout.noise": True}, ""),
+        (
+            {"rollout.noise": True, "method": "le_cam"},
+            "rollout.noise=True has no effect: no samples",
+        ),
+        ({"rollout.noise": True, "noise.eta": 0.0}, "no effect: the data have no noise"),
+        ({"rollout.noise": True, "edits": (), "noise.kind": "none"}, "the data have no noise"),
+        ({"objective.bound": True}, ""),
+        ({"method": "le_cam", "objective.bound": True}, "those of le_cam may be larger"),
+        ({"method": "bc", "objective.bound": True}, ""),
+    ],
+)
+def test_keys_without_the_effect_that_they_seem_to_have_are_told_of(changes, words, capsys):
+    lines = first_lines(changes, {}, capsys)[1:]
+    told = [line for line in lines if "takes objective.divergence" not in line]
+    assert len(told) == bool(words) and words in "".join(told)
+
+
 def test_keys_of_the_objective_that_the_method_decides_are_told_of(capsys):
     changes = {"method": "iql_offline", "objective.alpha": 0.3, "objective.weighting": "uniform"}
     (line,) = first_lines(changes, {}, capsys)[1:]

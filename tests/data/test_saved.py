@@ -74,6 +74,11 @@ def test_a_tokenizer_of_another_class_is_not_kept():
         (TASK, lambda text: text.replace('"characters"', '"words"'), "is damaged"),
         (TASK, lambda text: text.replace('"alphabet": "', '"alphabet": "z'), "put it back"),
         (TASK, lambda text: text.replace('"checksum": 5', '"checksum": "x"'), "is damaged"),
+        (
+            TASK,
+            lambda text: text.replace('"confusable": [', '"confusable": [9999, '),
+            "put it back",
+        ),
         (QUESTIONS, lambda text: text.replace('"aa"', '"ab"'), "put it back"),
         (QUESTIONS, lambda text: "", "put it back"),
     ],

@@ -65,6 +65,16 @@ def test_old_logits_are_those_of_the_model_and_edits_have_the_noise_rate(directo
     assert ETA / 2 < np.median(np.exp(edits - values)[prompts]) < 2 * ETA
 
 
+def test_without_edits_the_model_itself_is_trained(directory, spellings):
+    clean = parts_of(directory, spellings, edits=(), **{"noise.kind": "none"})
+    params = leaves_by_path(pretrained.read_parameters(clean))
+    config, own = json.loads((directory / "config.json").read_text()), clean.tokenizer.own_size
+    original = leaves_by_path(nnx.state(tiny.network(config, tiny.read(directory, own), own)))
+    assert EDITS not in params and not clean.recipe.mdp.pops.any()
+    for path, x in original.items():
+        np.testing.assert_array_equal(params[path], x, err_msg=path)
+
+
 def test_export_and_import_are_inverse(parts, params, spellings, tmp_path):
     out = tmp_path / "mine"
     pretrained.export(parts, params, out, {"method": "bc"})

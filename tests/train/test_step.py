@@ -121,7 +121,11 @@ def test_the_replay_buffer_holds_the_newest_samples_and_their_steps(small_run):
 
 @pytest.mark.parametrize("kind", ["random", "ground_truth", "policy", "none"])
 def test_samples_have_the_noise_of_the_data_if_asked(build_with, kind):
-    parts = build_with({"rollout.noise": True, "noise.kind": kind, "noise.eta": 0.4})
+    run = 0.3 if kind == "random" else 0.0
+    changes = {"noise.kind": kind, "noise.eta": 0.4, "noise.run": run}
+    parts = build_with({"rollout.noise": True} | changes)
+    noise = parts.recipe.rollout_noise
+    assert (noise is None) == (kind == "none") and (noise is None or noise[:2] == (0.4, run))
     prompts = jax.device_put(training_data(parts)[1][0])
     samples = jax.jit(partial(steps.refresh, parts.recipe))(parts.initial(), *prompts)
     samples = jax.device_get(samples.replay.trajectories)
@@ -130,7 +134,7 @@ def test_samples_have_the_noise_of_the_data_if_asked(build_with, kind):
     assert wrong.any() == (kind != "none")
     drawn_from = {*WRONG_TOKENS[kind](parts.task, parts.tokenizer)}
     assert {*executed[wrong].tolist()} <= drawn_from
-    assert (parts.recipe.mdp.pops[samples.actions[wrong]] == 0).all()  # run is 0
+    assert run or (parts.recipe.mdp.pops[samples.actions[wrong]] == 0).all()
 
 
 # Hard negatives: the policy's own wrong tokens.

@@ -148,7 +148,8 @@ def llama3_scaling(path: str, divisors: np.ndarray, config: Mapping[str, Any]) -
       ValueError: no factor with the other numbers of Llama 3.1 gives these divisors.
     """
     scaling = llama_scaling(float(divisors.max()))
-    _, factor, low, high, context = scaling.values()
+    factor, low, high = (scaling[key] for key in ("factor", "low_freq_factor", "high_freq_factor"))
+    context = scaling["original_max_position_embeddings"]
     half = config["head_dim"] // 2
     frequency = config["rope_theta"] ** (-np.arange(half) / half)
     kept = np.clip((context * frequency / (2 * np.pi) - low) / (high - low), 0, 1)
