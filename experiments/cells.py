@@ -22,8 +22,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from experiments.cell import Cell
 from experiments.figures import Figures, mean_metrics, pack, pack_numbers, write_metrics
-from experiments.grids import Cell
 from experiments.texts import judge_texts
 from sequencematch.cli.results import policy_draws
 from sequencematch.cli.resume import first_parameters
@@ -107,8 +107,9 @@ def stem_cell(cell: Cell) -> Cell:
     """What a cell begins with, as a cell of its own: bc, for methods that are made to have edits."""
     if not METHODS[cell.method].edits:
         return cell._replace(name="stem", split="", last_changes={})
-    # The objective plays no part in it, nor does what changes later.
-    changes = {k: v for k, v in cell.changes.items() if not k.startswith("objective.")}
+    # The objective and its samples play no part in it, nor does what changes later.
+    apart = ("objective.", "rollout.noise")
+    changes = {k: v for k, v in cell.changes.items() if not k.startswith(apart)}
     return Cell("stem", "bc", cell.seed, "", changes, config=cell.config)
 
 

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiments.grids import Cell
+from experiments.cell import Cell
 
 
 def check_rows(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], grid: str) -> None:

@@ -21,6 +21,7 @@ import jax
 from absl import app, flags, logging
 
 from experiments import texts
+from experiments.cell import Cell
 from experiments.cells import (
     RESULTS,
     RUNS,
@@ -31,7 +32,7 @@ from experiments.cells import (
     waits_for_stem,
 )
 from experiments.figures import Figures
-from experiments.grids import GRIDS, TEXT_GRIDS, Cell
+from experiments.grids import GRIDS, TEXT_GRIDS
 from experiments.order import check_rows, next_cells
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)

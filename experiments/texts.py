@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from experiments.figures import Figures, pack_numbers, write_texts
-from experiments.grids import TEMPERATURES
+from experiments.text_grids import TEMPERATURES
 from sequencematch.cli.results import answer_all, policy_draws, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY

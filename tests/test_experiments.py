@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import asked, grids, tables, texts
+from experiments import arithmetic_grids, asked, cell, smollm2_grids, tables, texts
+from experiments.cell import Cell
 from experiments.cells import (
     advance,
     answer_again,
@@ -30,7 +31,7 @@ from experiments.figures import (
     unpack_numbers,
     write_metrics,
 )
-from experiments.grids import GRIDS, Cell
+from experiments.grids import GRIDS
 from experiments.order import check_rows, next_cells
 from sequencematch.cli.results import policy_draws
 from sequencematch.data.task import Example, Task
@@ -59,7 +60,7 @@ SMALL = {
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_every_cell_is_a_valid_configuration_of_its_own(grid, monkeypatch):
-    chosen = grids.frozen
+    chosen = cell.frozen
 
     def chosen_by_then(name, grid):
         try:
@@ -68,14 +69,15 @@ def test_every_cell_is_a_valid_configuration_of_its_own(grid, monkeypatch):
             assert f"run --grid={grid} first" in str(error) and grid in GRIDS
             return {"data.entropy": (2.0, 4.0)} if name == "smollm2" else {"objective.alpha": 0.1}
 
-    monkeypatch.setattr(grids, "frozen", chosen_by_then)
+    for module in (arithmetic_grids, smollm2_grids):
+        monkeypatch.setattr(module, "frozen", chosen_by_then)
     cells = GRIDS[grid]()
-    assert len({(cell.name, cell.seed) for cell in cells}) == len(cells)
-    for cell in cells:
-        config = importlib.import_module(f"configs.{cell.config}").get_config(cell.method)
+    assert len({(each.name, each.seed) for each in cells}) == len(cells)
+    for each in cells:
+        config = importlib.import_module(f"configs.{each.config}").get_config(each.method)
         if config.model.path:  # the directory may not be there
             config.model.update(path="", preset="smollm2-135m")
-        config.update_from_flattened_dict({**cell.changes, **cell.last_changes})
+        config.update_from_flattened_dict({**each.changes, **each.last_changes})
         check_config(config)
 
 

@@ -1,0 +1,98 @@
+"""Small networks on arithmetic: the choice of settings, the tables, and what J does alone."""
+
+from collections.abc import Iterable, Mapping
+from itertools import product
+from typing import Any
+
+from experiments.cell import AS_MANY_ROWS, SEEDS, Cell, frozen
+
+LEARNING_RATES, WEIGHT_DECAYS = (1e-3, 2e-3, 4e-3, 8e-3), (0.1, 1.0)
+ALPHAS, GAMMAS = (0.01, 0.03, 0.1, 0.3), (0.9, 0.998)
+
+# The three splits reach equally deep into the stream of questions (data/splits.py).
+PAPER = {"data.train": 5_000, "data.validation": 700, "data.test": 1_400}
+MANY = {"data.train": 20_000, "data.validation": 700, "data.test": 1_400}
+
+
+def optimizers(method: str) -> list[Cell]:
+    """Learning rate x weight decay for a method, eight settings, on validation questions."""
+    return [
+        Cell(
+            f"{method} lr={rate:g} decay={decay:g}",
+            method,
+            seed,
+            "validation",
+            PAPER | {"optimizer.learning_rate": rate, "optimizer.weight_decay": decay},
+        )
+        for seed, rate, decay in product(SEEDS, LEARNING_RATES, WEIGHT_DECAYS)
+    ]
+
+
+def objectives() -> list[Cell]:
+    """alpha x gamma for sequencematch and le_cam, eight settings each, on validation questions."""
+    return [
+        Cell(
+            f"{method} alpha={alpha:g} gamma={gamma:g}",
+            method,
+            seed,
+            "validation",
+            PAPER | frozen("bc", "bc") | {"objective.alpha": alpha, "objective.gamma": gamma},
+        )
+        for seed, method, alpha, gamma in product(
+            SEEDS, ("le_cam", "sequencematch"), ALPHAS, GAMMAS
+        )
+    ]
+
+
+def table(size: Mapping[str, Any], seeds: Iterable[int], equal_tokens: bool) -> list[Cell]:
+    """The methods at their chosen settings, on test questions."""
+    cells = []
+    for seed in seeds:
+        for method in ("bc", "mle", "le_cam", "sequencematch"):
+            chosen = frozen(method, method if method in ("bc", "mle") else "objectives")
+            cells.append(Cell(method, method, seed, "test", {**size, **chosen}))
+        if equal_tokens:
+            batch = {"train.batch_size": AS_MANY_ROWS["arithmetic"]}
+            changes = {**size, **frozen("bc", "bc")}
+            cells.append(Cell("bc, equal tokens", "bc", seed, "test", changes, batch))
+    return cells
+
+
+def no_edits(seeds: Iterable[int]) -> list[Cell]:
+    """The methods at their chosen settings without backspace and noise: what J alone does.
+
+    mle is bc without edits here, so that it shares the stem of the others.
+    """
+    clean, cells = PAPER | {"edits": (), "noise.kind": "none"}, []
+    for seed, method in product(seeds, ("bc", "le_cam", "sequencematch")):
+        chosen = frozen(method, "bc" if method == "bc" else "objectives")
+        name = "mle" if method == "bc" else f"{method}, no edits"
+        cells.append(Cell(name, method, seed, "test", {**clean, **chosen}))
+        if method == "bc":
+            more = {"train.batch_size": AS_MANY_ROWS["arithmetic"]}
+            cells.append(cells[-1]._replace(name="mle, equal tokens", last_changes=more))
+    return cells
+
+
+KINDS = {"random noise": "random", "wrong digits": "ground_truth", "hard negatives": "policy"}
+
+
+def noises(seeds: Iterable[int]) -> list[Cell]:
+    """Kinds of noise x methods, and sequencematch with the noise of the data on its samples, too.
+
+    Whether what is mended is what the noise shows, and whether hard negatives, drawn from the network
+    itself, teach it to mend its own errors.
+    """
+    cells = []
+    for seed, (kind, noise) in product(seeds, KINDS.items()):
+        for method, on_samples in (
+            ("bc", False),
+            ("sequencematch", False),
+            ("sequencematch", True),
+        ):
+            chosen = frozen(method, "bc" if method == "bc" else "objectives")
+            changes = {**PAPER, **chosen, "noise.kind": noise}
+            changes |= {"rollout.noise": True} if on_samples else {}
+            name = f"{method}, {kind}" + ", on samples too" * on_samples
+            cells.append(Cell(name, method, seed, "test", changes))
+    return cells
