@@ -75,24 +75,29 @@ def no_edits(seeds: Iterable[int]) -> list[Cell]:
 
 
 KINDS = {"random noise": "random", "wrong digits": "ground_truth", "hard negatives": "policy"}
+SAMPLES: dict[str, dict[str, Any]] = {
+    "noise on samples": {"rollout.noise": True},
+    "fresh samples": {"rollout.every": 1, "rollout.capacity": 64},  # all of the step's own policy
+    "stale samples": {"rollout.every": 600},  # all of the policy that cloning has made
+}
 
 
 def noises(seeds: Iterable[int]) -> list[Cell]:
-    """Kinds of noise x methods, and sequencematch with the noise of the data on its samples, too.
+    """bc and sequencematch by kind of noise, and sequencematch with other samples.
 
-    Whether what is mended is what the noise shows, and whether hard negatives, drawn from the network
-    itself, teach it to mend its own errors.
+    Whether what is mended is what the noise shows, whether hard negatives, drawn from the network
+    itself, teach it to mend its own errors, and what the noise and the age of samples matter.
     """
     cells = []
-    for seed, (kind, noise) in product(seeds, KINDS.items()):
-        for method, on_samples in (
-            ("bc", False),
-            ("sequencematch", False),
-            ("sequencematch", True),
-        ):
-            chosen = frozen(method, "bc" if method == "bc" else "objectives")
-            changes = {**PAPER, **chosen, "noise.kind": noise}
-            changes |= {"rollout.noise": True} if on_samples else {}
-            name = f"{method}, {kind}" + ", on samples too" * on_samples
-            cells.append(Cell(name, method, seed, "test", changes))
+    for seed in seeds:
+        cells += [noised(m, seed, kind) for kind in KINDS for m in ("bc", "sequencematch")]
+        base = noised("sequencematch", seed, "random noise")
+        cells += [base._replace(name=name, last_changes=more) for name, more in SAMPLES.items()]
     return cells
+
+
+def noised(method: str, seed: int, kind: str) -> Cell:
+    """A method at its chosen settings, with a kind of noise."""
+    chosen = frozen(method, "bc" if method == "bc" else "objectives")
+    changes = {**PAPER, **chosen, "noise.kind": KINDS[kind]}
+    return Cell(f"{method}, {kind}", method, seed, "test", changes)

@@ -107,9 +107,8 @@ def stem_cell(cell: Cell) -> Cell:
     """What a cell begins with, as a cell of its own: bc, for methods that are made to have edits."""
     if not METHODS[cell.method].edits:
         return cell._replace(name="stem", split="", last_changes={})
-    # The objective and its samples play no part in it, nor does what changes later.
-    apart = ("objective.", "rollout.noise")
-    changes = {k: v for k, v in cell.changes.items() if not k.startswith(apart)}
+    # The objective plays no part in it, nor does what changes later.
+    changes = {k: v for k, v in cell.changes.items() if not k.startswith("objective.")}
     return Cell("stem", "bc", cell.seed, "", changes, config=cell.config)
 
 
