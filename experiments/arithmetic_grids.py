@@ -90,13 +90,13 @@ def noises(seeds: Iterable[int]) -> list[Cell]:
     """
     cells = []
     for seed in seeds:
-        cells += [noised(m, seed, kind) for kind in KINDS for m in ("bc", "sequencematch")]
-        base = noised("sequencematch", seed, "random noise")
+        cells += [with_noise(m, seed, kind) for kind in KINDS for m in ("bc", "sequencematch")]
+        base = with_noise("sequencematch", seed, "random noise")
         cells += [base._replace(name=name, last_changes=more) for name, more in SAMPLES.items()]
     return cells
 
 
-def noised(method: str, seed: int, kind: str) -> Cell:
+def with_noise(method: str, seed: int, kind: str) -> Cell:
     """A method at its chosen settings, with a kind of noise."""
     chosen = frozen(method, "bc" if method == "bc" else "objectives")
     changes = {**PAPER, **chosen, "noise.kind": KINDS[kind]}
