@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from sequencematch.core.hard_negatives import draw_wrong_token
@@ -25,7 +26,7 @@ class RolloutNoise(NamedTuple):
 
     eta: float
     run: float
-    wrong: Bool[Array, " V"] | None
+    wrong: Bool[np.ndarray, " V"] | None
 
 
 def went_wrong(

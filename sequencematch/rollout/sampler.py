@@ -234,7 +234,7 @@ def sample(
       decoding: how an answer is chosen; None draws from the policy itself, as training needs.
       stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
       begun: int32[B, K], the first K actions of each row, whatever the policy is; None for none.
-      noise: what may take the place of an action, policy's or begun; None for nothing.
+      noise: what may take the place of an action, of a begun one, too; None for nothing.
 
     Returns:
       (episodes of T = P + max_actions slots, log_probs float32[B, T] of the labels).

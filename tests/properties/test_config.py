@@ -123,7 +123,7 @@ CHOICES = {
     "objective.weighting": st.sampled_from(["discounted", *sorted(WEIGHTINGS)]),
     "objective.terminal": st.sampled_from(sorted(TERMINALS)),
     "objective.next_value": st.sampled_from(sorted(NEXT_VALUES)),
-    "objective.bound": st.sampled_from([False, False, True]),
+    "objective.bound": st.booleans(),
     "rollout.every": st.integers(1, 3),
     "rollout.rows": rows,
     "rollout.batch_size": rows,

@@ -148,6 +148,7 @@ def test_refused_value_is_reported_with_what_is_allowed(key, value):
         {"objective.weighting": "uniform", "objective.divergence": "chi2"}
         | {"objective.policy_weight": 0.0},
         {"noise.kind": "policy"},
+        {"objective.gamma": 1.0},
         {"edits": ("<reset>",), "evaluate.edit_bias": -5.0},
         {"edits": ["<bkspc4>", "<bkspc>", "<bkspc2>"]},
         {"edits": (), "noise.kind": "none"},

@@ -90,14 +90,13 @@ def test_one_program_serves_a_grid(build_with, method):
         "objective.alpha": 0.3,
         "objective.gamma": 0.998,
         "objective.td_weight": 0.2,
+        "objective.bound": True,
         "optimizer.learning_rate": 1e-4,
         "train.beta_end": 0.0,
     }
     programs = []
-    for changes in ({}, numbers):
-        parts = build_with(
-            {"method": method, "objective.bound": method == "sequencematch"} | changes
-        )
+    for changes in ({"objective.bound": True}, numbers):
+        parts = build_with({"method": method} | changes)
         batch, prompts = (data[0] for data in training_data(parts))
         plan = make_plan(parts)
         lowered = [phase.step.lower(parts.like, batch) for phase in plan.phases]
