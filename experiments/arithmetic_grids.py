@@ -75,6 +75,7 @@ def no_edits(seeds: Iterable[int]) -> list[Cell]:
 
 
 KINDS = {"random noise": "random", "wrong digits": "ground_truth", "hard negatives": "policy"}
+LEVELS: dict[float, dict[str, Any]] = {0.03: {}, 0.3: {"max_actions": 20}}  # room to mend more
 SAMPLES: dict[str, dict[str, Any]] = {
     "noise on samples": {"rollout.noise": True},
     "fresh samples": {"rollout.every": 1, "rollout.capacity": 64},  # all of the step's own policy
@@ -93,6 +94,20 @@ def noises(seeds: Iterable[int]) -> list[Cell]:
         cells += [with_noise(m, seed, kind) for kind in KINDS for m in ("bc", "sequencematch")]
         base = with_noise("sequencematch", seed, "random noise")
         cells += [base._replace(name=name, last_changes=more) for name, more in SAMPLES.items()]
+    return cells
+
+
+def noise_levels(seeds: Iterable[int]) -> list[Cell]:
+    """The paper's first figure: accuracy against the level of noise, by method and kind of noise.
+
+    Of its other levels `no_edits` has 0, and `noises`, with the same seeds, .1.
+    """
+    kinds, methods = tuple(KINDS)[:2], ("bc", "sequencematch")
+    cells = []
+    for seed, level, kind, method in product(seeds, LEVELS, kinds, methods):
+        cell = with_noise(method, seed, kind)
+        changes = {**cell.changes, **LEVELS[level], "noise.eta": level}
+        cells.append(cell._replace(name=f"{cell.name} of {level:g}", changes=changes))
     return cells
 
 
