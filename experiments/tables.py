@@ -178,6 +178,32 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
         texts.draw(settings).savefig(DRAW.value)
 
 
+def print_accuracy(settings: Mapping[str, Rows]) -> None:
+    """Prints accuracy and cost, and how many questions do not count."""
+    lines = []
+    for name, rows in settings.items():
+        first = next(iter(rows.values()))
+        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.3g} M", actions_cell(rows)]
+        lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
+    print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "actions"], lines)
+    counts = asked_of(next(iter(settings.values()))).counts
+    if not counts.all():
+        left = f"{sum(~counts):,} of {len(counts):,} questions"
+        print(f"\n{left} are left out: train has them in another base, with the same answer.")
+
+
+def print_differences(settings: Mapping[str, Rows], bases: Sequence[str]) -> None:
+    """Prints the differences of settings to each base before them, of answers to the same questions."""
+    names = list(settings)
+    for base in bases:
+        asked, later = questions_of(settings[base]), names[names.index(base) + 1 :]
+        same = [name for name in later if questions_of(settings[name]) == asked]
+        if same:
+            print(f"\nAgainst {base}, in points:\n")
+            lines = [[name, *difference_cells(settings[name], settings[base])] for name in same]
+            print_table(["setting", *CHOICES], lines)
+
+
 def main(argv: list[str]) -> int | None:
     """Prints the tables."""
     try:
@@ -192,28 +218,8 @@ def main(argv: list[str]) -> int | None:
     if GRID.value in TEXT_GRIDS:
         print_texts(settings)
         return None
-    lines = []
-    for name, rows in settings.items():
-        first = next(iter(rows.values()))
-        cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.3g} M", actions_cell(rows)]
-        lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
-    print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "actions"], lines)
-    counts = asked_of(next(iter(settings.values()))).counts
-    if not counts.all():
-        left = f"{sum(~counts):,} of {len(counts):,} questions"
-        print(f"\n{left} are left out: train has them in another base, with the same answer.")
-    names, is_test = list(settings), cells[0].split == "test"
-    for i, base in enumerate(names[:-1] if is_test else names[:1]):
-        # Only answers to the same questions are compared.
-        same = [
-            name
-            for name in names[i + 1 :]
-            if questions_of(settings[name]) == questions_of(settings[base])
-        ]
-        if same:
-            print(f"\nAgainst {base}, in points:\n")
-            lines = [[name, *difference_cells(settings[name], settings[base])] for name in same]
-            print_table(["setting", *CHOICES], lines)
+    print_accuracy(settings)
+    print_differences(settings, list(settings)[: None if cells[0].split == "test" else 1])
     if all("auc" in row["figures"] for rows in settings.values() for row in rows.values()):
         print_test_figures(settings)
     return None
