@@ -11,10 +11,8 @@ set -euo pipefail
 
 dry=
 run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
-if [[ "${1:-}" == --dry_run ]]; then
-  dry=1
-  shift
-fi
+[[ "${1:-}" != --dry_run ]] || { dry=1 && shift; }
+[[ " $*" != *" --dry_run"* ]] || { echo "launch/gke.sh: --dry_run goes first" >&2 && exit 2; }
 
 [[ " $*" == *" --workdir"* ]] || { echo "launch/gke.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 if [[ "${1:-}" != --here ]]; then

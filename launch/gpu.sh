@@ -10,10 +10,8 @@ set -euo pipefail
 
 dry=
 run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
-if [[ "${1:-}" == --dry_run ]]; then
-  dry=1
-  shift
-fi
+[[ "${1:-}" != --dry_run ]] || { dry=1 && shift; }
+[[ " $*" != *" --dry_run"* ]] || { echo "launch/gpu.sh: --dry_run goes first" >&2 && exit 2; }
 
 gpus=
 if [[ " $*" == *" --config.mesh."* ]]; then

@@ -18,10 +18,8 @@ set -euo pipefail
 
 dry=
 run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
-if [[ "${1:-}" == --dry_run ]]; then
-  dry=1
-  shift
-fi
+[[ "${1:-}" != --dry_run ]] || { dry=1 && shift; }
+[[ " $*" != *" --dry_run"* ]] || { echo "launch/slurm.sh: --dry_run goes first" >&2 && exit 2; }
 
 job="${SLURM_JOB_ID:-JOB}"
 if [[ -n "${SLURM_ARRAY_TASK_ID:-}" ]]; then

@@ -5,14 +5,15 @@
 #     --config=arithmetic --config.mesh.data=16 --workdir=/shared/run
 #
 # --dry_run prints every command and runs none. The work directory must be on a file system that all
-# hosts mount, such as Filestore. The same command goes on where a run stopped: it makes a slice that was
-# taken away again, and starts one that was stopped (which only slices of one host can be). It
-# costs money until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
+# hosts mount, such as Filestore. The same command goes on where a run stopped: it makes a slice anew that
+# was taken away, as those of SPOT=1 may be, and starts one of one host that was stopped. VERSION names
+# another image. It costs money until: gcloud compute tpus tpu-vm delete NAME --zone=ZONE
 set -euo pipefail
 
 dry=
 run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
 [[ "${1:-}" != --dry_run ]] || { dry=1 && shift; }
+[[ " $*" != *" --dry_run"* ]] || { echo "launch/tpu_pod.sh: --dry_run goes first" >&2 && exit 2; }
 cd "$(dirname "$0")/.."
 [[ " $*" == *" --workdir"* ]] || { echo "launch/tpu_pod.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 
@@ -23,9 +24,9 @@ if [[ "${1:-}" != --here ]]; then
   [[ -z "$dry" ]] || echo "$state" # that command
   [[ -z "$dry" && ! "$state" =~ PREEMPTED|TERMINATED ]] || { tpu delete --quiet && state=; }
   [[ -z "$dry" && "$state" != STOPPED ]] || tpu start
-  [[ -n "$state" ]] || tpu create --accelerator-type="$TYPE" --version="${VERSION:-tpu-ubuntu2204-base}"
-  # What git tracks or would: no .venv, no runs.
-  run bash -c 'git ls-files -z -co --exclude-standard | tar --null -T - -czf /tmp/sequencematch.tgz'
+  case "$TYPE" in v5lite*) os=v2-alpha-tpuv5-lite ;; v5p*) os=v2-alpha-tpuv5 ;; v6e*) os=v2-alpha-tpuv6e ;; *) os=tpu-ubuntu2204-base ;; esac
+  [[ -n "$state" ]] || tpu create --accelerator-type="$TYPE" --version="${VERSION:-$os}" ${SPOT:+--spot}
+  run bash -o pipefail -c 'git ls-files -z -co --exclude-standard | tar --null -T - -czf /tmp/sequencematch.tgz' # no .venv, no runs
   run gcloud compute tpus tpu-vm scp /tmp/sequencematch.tgz "$TPU": --zone="$ZONE" --worker=all
   tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && tar -xzf ../sequencematch.tgz &&
     pip install --user uv && python3 -m uv venv --allow-existing --python=3.12 .venv &&

@@ -48,6 +48,37 @@ def test_a_dry_run_prints_every_command_and_runs_none(script):
     assert asked.flags.resume and asked.flags.workdir == "/with a space/run"
 
 
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
+def test_a_dry_run_that_is_asked_for_at_the_end_starts_nothing(script, tools):
+    done = run(script, *FLAGS, "--dry_run", path=[tools], STATE="READY", CODE="0")
+    assert (done.returncode, done.stdout) == (2, "") and "goes first" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "kind, image",
+    [
+        ("v4-32", "tpu-ubuntu2204-base"),
+        ("v5litepod-16", "v2-alpha-tpuv5-lite"),
+        ("v5p-32", "v2-alpha-tpuv5"),
+        ("v6e-16", "v2-alpha-tpuv6e"),
+    ],
+)
+def test_a_slice_is_made_with_the_image_of_its_type(kind, image):
+    """cloud.google.com/tpu/docs/runtimes has the table."""
+    made = run(ROOT / "launch" / "tpu_pod.sh", "--dry_run", *FLAGS, TYPE=kind, SPOT="1").stdout
+    assert f"--version={image} --spot" in made
+
+
+def test_no_slice_is_given_an_archive_of_nothing(tools, tmp_path):
+    """Outside a git repository there is no list of files: the old tree would be trained on."""
+    copy = tmp_path / "launch"
+    copy.mkdir()
+    (copy / "tpu_pod.sh").write_text((ROOT / "launch" / "tpu_pod.sh").read_text())
+    (copy / "tpu_pod.sh").chmod(0o755)
+    done = run(copy / "tpu_pod.sh", *FLAGS, path=[tools], STATE="READY")
+    assert done.returncode and "scp" not in done.stdout and "ssh" not in done.stdout
+
+
 def test_flags_reach_the_hosts_as_they_are():
     """Through the quoting of a shell that starts another."""
     for name, flag in (("gke", "--command="), ("tpu_pod", "--command=")):
