@@ -124,6 +124,8 @@ def start(cluster: Cluster, seconds: int) -> None:
     at, n, i = cluster
     if i:
         find_coordinator(at, i, seconds)
+    elif at:
+        check_port(at)
     # Collectives between CPUs; on accelerators it plays no part.
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     console.keep_stdout_apart()
@@ -147,6 +149,19 @@ def start(cluster: Cluster, seconds: int) -> None:
         console.drop_native_output()  # Gloo tells of each connection, in pieces that tear other lines
         # Programs with collectives between processes wait for ever where they come from jax's cache.
         jax.config.update("jax_enable_compilation_cache", False)
+
+
+def check_port(address: str) -> None:
+    """Raises ValueError if the coordinator cannot listen at its port: jax would crash."""
+    port, dual = int(address.rpartition(":")[2]), socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
+    except OSError as error:
+        raise ValueError(
+            f"process 0 cannot listen at port {port} of --coordinator={address} "
+            f"({os.strerror(error.errno)}): stop what does, or name another port in all processes"
+        ) from error
 
 
 def find_coordinator(address: str, process: int, seconds: int) -> None:

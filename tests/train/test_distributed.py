@@ -1,5 +1,6 @@
 """Several processes: where they are named, and which rows each of them feeds."""
 
+import socket
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from sequencematch.train.distributed import (
     GONE,
     Cluster,
     check_cluster,
+    check_port,
     find_coordinator,
 )
 from tests.marks import stress
@@ -74,6 +76,14 @@ def test_a_missing_coordinator_is_said_with_its_address():
         ValueError, match=r"process 2 finds no coordinator at 127.0.0.1:9 after 1 s"
     ):
         find_coordinator("127.0.0.1:9", 2, seconds=1)
+
+
+def test_a_port_that_is_taken_is_said_before_jax_listens_there():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        with pytest.raises(ValueError, match=f"cannot listen at port .*{address} .*in use"):
+            check_port(address)
+    check_port(address)
 
 
 @pytest.mark.parametrize("processes", [stress(2), 4])
