@@ -14,12 +14,14 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from sequencematch.data.text import training_documents
+from sequencematch.setup.check import check_value
 from sequencematch.setup.defaults import defaults
+from sequencematch.setup.values import can_be_folder
 from sequencematch.storage.console import to_stderr, to_stdout
 from sequencematch.storage.files import expand, write
 
 SPECIALS = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
-KEYS = ("corpus", "divider", "dir")  # of config.data, that are texts
+KEYS = ("corpus", "divider", "dir", "seed", "test_share")  # of config.data
 LEAST = 256 + len(SPECIALS)  # every byte has an id
 
 
@@ -32,18 +34,20 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, help="the folder to make")
     parser.add_argument("--size", type=int, default=4096, help="number of ids")
     for key in KEYS:
-        parser.add_argument(f"--{key}", default=own[key], help=f"as config.data.{key}")
-    parser.add_argument("--seed", type=int, default=own.seed, help="as config.data.seed")
-    share = "as config.data.test_share"
-    parser.add_argument("--test_share", type=float, default=own.test_share, help=share)
+        same = f"as config.data.{key}"
+        parser.add_argument(f"--{key}", type=type(own[key]), default=own[key], help=same)
     asked = parser.parse_args(argv)
     out = expand(asked.out)
     try:
         if asked.size < LEAST:
             raise ValueError(f"--size={asked.size} must be {LEAST} at least: every byte has an id")
+        if not can_be_folder(str(out)):
+            raise ValueError(f"--out={out} must be a folder that exists or can be created")
         if (out / "tokenizer.json").exists():
             raise ValueError(f"--out={out} holds a tokenizer already: name another folder")
-        own.update({key: getattr(asked, key) for key in (*KEYS, "seed", "test_share")})
+        own.update({key: getattr(asked, key) for key in KEYS})
+        for key in KEYS:
+            check_value(f"data.{key}", own[key])
         tokenizer = train(training_documents(own), asked.size)
         save(tokenizer, out)
     except (ValueError, OSError) as error:

@@ -3,6 +3,7 @@
 import difflib
 import json
 import sys
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,8 @@ def prepare_scores(
         )
     if folder:
         records.read(folder)  # what is damaged there is told before any work
-    texts = {path: read_answers(expand(path), names) for path in files.split(",")}
+    contents = {path: read_file(path) for path in map(str.strip, files.split(","))}
+    texts = {path: read_answers(path, content, names) for path, content in contents.items()}
     for path, answers in texts.items():
         check_measurable(path, answers, names)
     model = Reference(reference) if reference else None
@@ -60,7 +62,9 @@ def prepare_scores(
 
     def show() -> None:
         for path, answers in texts.items():
-            found = {"file": path, "texts": len(answers)} | score(answers, names, model)
+            # So that figures of another content are not shown as of this one.
+            head = {"file": path, "checksum": f"{zlib.crc32(contents[path]):08x}"}
+            found = head | {"texts": len(answers)} | score(answers, names, model)
             with ignore_write_failures(sys.stdout):
                 print(json.dumps(found), flush=True)
             if folder:
@@ -100,7 +104,21 @@ def check_names(names: Sequence[str], reference: str | None) -> list[str]:
     return names
 
 
-def read_answers(path: Path, names: Sequence[str]) -> list[Answer]:
+def read_file(path: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+      ValueError, OSError: no file is named, or it cannot be read.
+    """
+    if not path:
+        raise ValueError("--files: one of the names is empty: write A.jsonl,B.jsonl")
+    try:
+        return expand(path).read_bytes()
+    except OSError as error:
+        raise OSError(f"--files: {path} cannot be read: {error.strerror}") from error
+
+
+def read_answers(path: str, content: bytes, names: Sequence[str]) -> list[Answer]:
     """The texts of a file, as answers.
 
     Each line has a "text"; a "prompt" that it follows; "references", a list, or "completion"; and
@@ -108,17 +126,13 @@ def read_answers(path: Path, names: Sequence[str]) -> list[Answer]:
 
     Raises:
       ValueError: a line is damaged or lacks what a metric needs, or there is none; names them.
-      OSError: the file cannot be read.
     """
     try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise OSError(f"--files: {path} cannot be read: {error.strerror}") from error
+        lines = content.decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ValueError(f"--files: {path} is not UTF-8: byte {error.start}") from error
-    needy = [name for name in names if name in NEED_REFERENCES]
     found = [
-        read_answer(parse_object(line, f"{path}:{n}"), f"{path}:{n}", needy)
+        read_answer(parse_object(line, f"{path}:{n}"), f"{path}:{n}", names)
         for n, line in enumerate(lines, 1)
         if line.strip()
     ]
@@ -149,8 +163,9 @@ def check_readable(path: str, answers: Sequence[Answer], model: Reference) -> No
             raise ValueError(f"--files: {path}, text {number}: {error}") from error
 
 
-def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> Answer:
-    """A line as an answer; `needy` are the metrics that compare it with references."""
+def read_answer(record: Mapping[str, Any], place: str, names: Sequence[str]) -> Answer:
+    """A line as an answer, which has what metrics of these names need."""
+    needy = [name for name in names if name in NEED_REFERENCES]
     text, prompt = record.get("text"), record.get("prompt", "")
     references = record.get("references", [record.get("completion", None)])
     if not isinstance(text, str) or not isinstance(prompt, str):
@@ -160,6 +175,8 @@ def read_answer(record: Mapping[str, Any], place: str, needy: Sequence[str]) -> 
     are_texts = isinstance(references, list) and all(isinstance(x, str) for x in references)
     if needy and not (references and are_texts):
         raise ValueError(f'{place}: {needy[0]} needs "references", a list of real texts')
+    if "accuracy" in names and not isinstance(record.get("right"), bool):
+        raise ValueError(f'{place}: accuracy needs "right", true or false')
     real = tuple(references) if are_texts and references else (text,)
     example = Example(prompt, real[0], real)
     right, finished = record.get("right") is True, record.get("finished", True) is True

@@ -109,11 +109,12 @@ def _json_texts(path: pathlib.Path) -> Iterator[str]:
     """Yields the "text" of each line."""
     for number, line in Lines(path).scan():
         try:
-            text = json.loads(line.decode("utf-8-sig")).get("text")
+            text = json.loads(line.decode("utf-8-sig"))["text"]
             text.encode()  # fails for half a surrogate pair, and for what is no text
-        except (ValueError, AttributeError, RecursionError) as cause:
+        except (ValueError, AttributeError, RecursionError, TypeError, KeyError) as cause:
+            why = f": {cause}" if isinstance(cause, ValueError) else ""
             raise ValueError(
-                f'{path}:{number}: expected {{"text": "..."}} in UTF-8 ({cause})'
+                f'{path}:{number}: expected {{"text": "..."}} in UTF-8{why}'
             ) from cause
         yield text
 

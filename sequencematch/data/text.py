@@ -13,10 +13,12 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 from sequencematch.data import prepared
 from sequencematch.data.corpora import Corpus, find_corpus
+from sequencematch.data.facts import describe
 from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
 from sequencematch.data.task import Example, Task
@@ -26,6 +28,7 @@ from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
 COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
+KEPT = ("splits", "characters")  # beside those counts
 _FORMAT = 3  # of the records
 _DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
 
@@ -61,12 +64,14 @@ def task(data: Any) -> Task:
             if not folder.exists():
                 _prepare(folder, corpus, make_tokenizer(()), data)
     facts = prepared.read_or_explain(folder, lambda: json.loads((folder / FACTS).read_text()))
+    # A file that lacks one of these is damaged, too.
+    found, characters = prepared.read_or_explain(folder, lambda: itemgetter(*KEPT)(facts))
     splits = {
-        name: open_windows(folder, found, getattr(data, name), data.seed)
-        for name, found in facts["splits"].items()
+        name: open_windows(folder, split, getattr(data, name), data.seed)
+        for name, split in found.items()
     }
     if data.tokenizer == "characters":
-        make_tokenizer = partial(CharTokenizer, facts["characters"])
+        make_tokenizer = partial(CharTokenizer, characters)
     told = {key: facts.get(key, 0) for key in COUNTED}
     return Task(corpus.name, splits, make_tokenizer, facts=told)
 
@@ -101,9 +106,9 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
         return TOKENIZERS[name], name
     folder = files.expand(name.removesuffix("tokenizer.json") or ".")
     if not (folder / "tokenizer.json").is_file():
+        kinds = ", ".join(TOKENIZERS)
         raise ValueError(
-            f"data.tokenizer={name!r} must be {', '.join(TOKENIZERS)}, or a folder with "
-            "tokenizer.json"
+            f"data.tokenizer={name!r} must be {kinds}, or a folder with tokenizer.json"
         )
     found = read_tokenizer(folder, ())
     # Without <bos> no prompt may be empty, so that documents are cut in another way.
@@ -118,9 +123,8 @@ def _check_separator(data: Any, make_tokenizer: Callable[..., Tokenizer]) -> Non
     if data.tokenizer == "characters":
         make_tokenizer = partial(CharTokenizer, f"a{data.separator}")
     tokenizer = make_tokenizer(())
-    begin, ids, within = (
-        encode_within(tokenizer, text) for text in ("a", data.separator, f"a{data.separator}a")
-    )
+    texts = ("a", data.separator, f"a{data.separator}a")
+    begin, ids, within = (encode_within(tokenizer, text) for text in texts)
     named = f"data.separator={data.separator!r} must be one ordinary token of {data.tokenizer}"
     if tokenizer.eos in ids:
         raise ValueError(f"{named}, and not <eos>, which ends an episode")
@@ -227,10 +231,11 @@ def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, 
         raise ValueError(f"the corpus {corpus.name} is empty: there is no text in it")
     missing = [split for split, size in sizes.items() if not size]
     if missing:
+        left_out = " ".join(describe({key: facts[key] for key in COUNTED[1:]}))
         raise ValueError(
             f"the corpus {corpus.name} has {facts['documents']} documents, and none of them gives an "
             f"example for {' and '.join(missing)}: name more files, cut them into more documents with "
-            "data.divider, raise data.test_share, or lower data.prompt"
+            f"data.divider, raise data.test_share, or lower data.prompt. {left_out}".rstrip()
         )
 
 

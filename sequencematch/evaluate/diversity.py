@@ -11,6 +11,7 @@ from itertools import chain
 import numpy as np
 
 Figures = dict[str, float | None]
+ENTROPIES = ("entropy_1", "entropy_2", "entropy_3", "entropy_4")  # of n-grams, by n
 _OVERLAP = 4  # characters of the n-grams that answers and references are compared by
 _WINDOW = 16  # words back in which a word is looked for
 
@@ -31,10 +32,10 @@ def ngram_entropy(texts: Sequence[str]) -> Figures:
     Zhang et al. 2018; SM reports such an entropy in its table 2, and does not say which n.
     """
     found: Figures = {}
-    for n in range(1, 5):
+    for n, name in enumerate(ENTROPIES, 1):
         counts = Counter(chain.from_iterable(ngrams(words_of(text), n) for text in texts))
         p = np.array([*counts.values()], float) / max(counts.total(), 1)
-        found[f"entropy_{n}"] = float(-(p * np.log(p)).sum()) if len(p) else None
+        found[name] = float(-(p * np.log(p)).sum()) if len(p) else None
     known = [x for x in found.values() if x is not None]
     return {"entropy": sum(known) / len(known) if known else None} | found
 

@@ -107,7 +107,7 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
 def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: Tokenizer) -> dict:
     """Returns how often edits are used, how often they remove errors, and how often that mends one.
 
-    A share of nothing is None; so is what is said of right and wrong where texts may go on in any way.
+    A share of nothing is None; so is all that is said of right and wrong where any text is right.
     The keys are those of summary.json.
     """
     counts = [
@@ -123,7 +123,7 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
         "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
         "deleted_wrong": _share(total.deleted_wrong, judged_deletions),
         "deleted_right": _share(total.deleted_right, judged_deletions),
-        "errors": total.errors,
+        "errors": None if task.is_open else total.errors,
         "errors_deleted": _share(total.errors_deleted, total.errors),
         "errors_mended": _share(total.errors_mended, total.errors),
     }

@@ -6,7 +6,7 @@ from functools import lru_cache
 from types import ModuleType
 
 _MOST = 200  # texts that are compared with each other: the work grows with their square
-_ROUGE = ("rouge1", "rouge2", "rougeL")
+ROUGE = ("rouge1", "rouge2", "rougeL")
 
 
 def bleu_and_chrf(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
@@ -34,15 +34,15 @@ def rouge(texts: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str
     pairs = zip(texts, references, strict=True)
     found = [_rouge_of_one(text, tuple(each)) for text, each in pairs]
     columns = zip(*found, strict=True)
-    return {name: sum(x) / len(found) for name, x in zip(_ROUGE, columns, strict=True)}
+    return {name: sum(x) / len(found) for name, x in zip(ROUGE, columns, strict=True)}
 
 
 @lru_cache(2**14)  # an interval asks for the same ones many times
 def _rouge_of_one(text: str, references: tuple[str, ...]) -> tuple[float, ...]:
-    """The F-measures of one text, in the order of `_ROUGE`."""
-    scorer = load_optional("rouge_score.rouge_scorer", "text").RougeScorer(_ROUGE)
+    """The F-measures of one text, in the order of `ROUGE`."""
+    scorer = load_optional("rouge_score.rouge_scorer", "text").RougeScorer(ROUGE)
     found = scorer.score_multi(references, text)
-    return tuple(found[name].fmeasure for name in _ROUGE)
+    return tuple(found[name].fmeasure for name in ROUGE)
 
 
 def self_bleu(texts: Sequence[str]) -> dict[str, float | None]:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from math import inf
 from typing import Any
 
 from sequencematch.data.task import Example, Task
@@ -32,6 +33,13 @@ def of_references(
         [answer.text for answer in answers], [example.references for example in examples]
     )
 
+
+# Name of a figure -> its least and its largest value, beyond which no interval reaches.
+RANGES = dict.fromkeys(("overlap", "diversity", "repetition", *likeness.ROUGE), (0.0, 1.0))
+RANGES |= dict.fromkeys(("bleu", "chrf"), (0.0, 100.0))
+RANGES |= dict.fromkeys(
+    ("entropy", *diversity.ENTROPIES, "zipf", "words", "characters"), (0.0, inf)
+)
 
 METRICS: dict[str, Metric] = {
     "accuracy": lambda examples, answers: accuracy(answers),
@@ -92,7 +100,12 @@ def figure_intervals(
     metrics: Sequence[Metric], answers: Sequence[Answer]
 ) -> dict[str, tuple[float, float]]:
     """Returns the 95 % interval over texts of each figure that is a fraction, by the jackknife."""
-    return jackknife(lambda which: measure(metrics, [answers[i] for i in which]), len(answers))
+    found = jackknife(lambda which: measure(metrics, [answers[i] for i in which]), len(answers))
+    return {name: _within(ends, RANGES.get(name)) for name, ends in found.items()}
+
+
+def _within(ends: tuple[float, float], whole: tuple[float, float] | None) -> tuple[float, float]:
+    return (max(ends[0], whole[0]), min(ends[1], whole[1])) if whole else ends
 
 
 def check_metrics(task: Task, metrics: Sequence[Metric], answer: Answer) -> None:

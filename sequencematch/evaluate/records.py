@@ -22,7 +22,7 @@ class RunFiles(NamedTuple):
       unreadable: number of lines that are no JSON object; a killed run may leave one.
       judged_by: the figure that the run is judged by.
       scores: lines of scores.jsonl, which --mode=score adds, those of one file as one; of a figure that
-        two of them give, the later.
+        two of them give, the later. Of a file that has changed since, those of its later content.
     """
 
     name: str
@@ -86,10 +86,11 @@ def _parse(line: str) -> object:
 
 
 def _by_file(scores: list[dict]) -> list[dict]:
-    """Joins the lines of each file, and their intervals."""
+    """Joins the lines of each file, and their intervals, as long as its content is the same."""
     found: dict[str, dict] = {}
     for line in scores:
         before = found.get(str(line.get("file")), {})
+        before = before if before.get("checksum") == line.get("checksum") else {}
         both = [x for each in (before, line) if isinstance(x := each.get("intervals"), dict)]
         intervals = {name: ends for each in both for name, ends in each.items()}
         found[str(line.get("file"))] = before | line | {"intervals": intervals}

@@ -29,16 +29,22 @@ def check_config(config: ConfigDict, relations: Relations = relations) -> None:
         if not is_like(default, given[key]):
             allowed = f", {RULES[key].allowed}" if key in RULES else ""
             raise ValueError(f"config.{key}={given[key]!r} must be {type_name(default)}{allowed}")
-    for key, rule in RULES.items():
-        if not rule.holds(given[key]):
-            values = given[key] if isinstance(given[key], list | tuple) else [given[key]]
-            unknown = (value for value in values if value not in rule.names)
-            near = next(filter(None, (suggest(value, rule.names) for value in unknown)), "")
-            raise ValueError(f"config.{key}={given[key]!r} must be {rule.allowed}{near}")
+    for key in RULES:
+        check_value(key, given[key])
     network_config(config, vocab_size=1)  # raises if heads do not divide the width
     for holds, message in relations(config):
         if not holds:
             raise ValueError(message)
+
+
+def check_value(key: str, value: Any) -> None:
+    """Raises ValueError for a value that the rule of its key does not allow."""
+    rule = RULES[key]
+    if not rule.holds(value):
+        values = value if isinstance(value, list | tuple) else [value]
+        unknown = (each for each in values if each not in rule.names)
+        near = next(filter(None, (suggest(each, rule.names) for each in unknown)), "")
+        raise ValueError(f"config.{key}={value!r} must be {rule.allowed}{near}")
 
 
 def check_keys(known: Mapping[str, Any], given: Mapping[str, Any]) -> None:

@@ -38,7 +38,13 @@ def test_it_gives_texts_back_and_cuts_them_into_windows(corpus, tmp_path, capsys
 
 @pytest.mark.parametrize(
     ("flags", "words"),
-    [(["--size=100"], "--size=100 must be 259"), (["--corpus=files:/nowhere"], "matches no file")],
+    [
+        (["--size=100"], "--size=100 must be 259"),
+        (["--corpus=files:/nowhere"], "matches no file"),
+        (["--divider=^("], "config.data.divider='^(' must be a regular expression"),
+        (["--test_share=2"], "config.data.test_share=2.0 must be in (0, 0.5]"),
+        (["--out=/dev/null/bpe"], "--out=/dev/null/bpe must be a folder"),
+    ],
 )
 def test_what_cannot_be_trained_is_refused(tmp_path, capsys, flags, words):
     assert bpe.main([f"--out={tmp_path}/bpe", *flags]) == 2

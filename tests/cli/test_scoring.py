@@ -7,11 +7,12 @@ import pytest
 from sequencematch.cli import scoring
 from sequencematch.cli.flags import parse_flags
 from sequencematch.cli.scoring import prepare_scores
+from sequencematch.evaluate import records
 from sequencematch.main import DONE, REFUSED, main
 
 LINES = [
-    {"prompt": "p", "text": "a b a b", "references": ["a b a b", "c"], "symbols": ["a"]},
-    {"text": "", "completion": "a"},
+    {"prompt": "p", "text": "a b a b", "references": ["a b a b", "c"], "right": False},
+    {"text": "", "completion": "a", "right": False, "symbols": []},
     {"text": "A c", "references": ["A c"], "right": True},
 ]
 
@@ -25,7 +26,7 @@ def path(tmp_path):
 
 def test_each_file_gets_a_line_with_the_figures_asked_for(path, tmp_path, capsys):
     other = tmp_path / "b.jsonl"
-    other.write_text('{"text": "x y z w"}\n')
+    other.write_text('{"text": "x y z w", "right": false}\n')
     files = f"--files={path},{other}"
     assert main(["", "--mode=score", files, "--metrics=repetition, length,accuracy"]) == DONE
     first, second = map(json.loads, capsys.readouterr().out.splitlines())
@@ -81,6 +82,32 @@ def test_a_text_that_the_model_cannot_read_is_refused_before_any_work(tmp_path, 
     path.write_text('{"text": "a", "completion": "b"}\n\n{"text": "\\ud800", "completion": "b"}')
     with pytest.raises(ValueError, match=f"--files: {path}, text 2: .*surrogates not allowed"):
         prepare_scores(str(path), "reference_perplexity", "model")
+
+
+def test_a_file_that_nobody_has_judged_has_no_accuracy(path, capsys):
+    for line in ({"text": "a"}, {"text": "a", "right": 1}):
+        path.write_text(json.dumps(line) + "\n")
+        assert main(["", "--mode=score", f"--files={path}", "--metrics=accuracy"]) == REFUSED
+        assert f'{path}:1: accuracy needs "right", true or false' in capsys.readouterr().err
+
+
+def test_a_file_of_no_name_is_refused_and_white_space_is_not(path, capsys):
+    assert main(["", "--mode=score", f"--files={path},", "--metrics=length"]) == REFUSED
+    assert "one of the names is empty" in capsys.readouterr().err
+    assert main(["", "--mode=score", f"--files= {path}", "--metrics=length"]) == DONE
+
+
+def test_figures_of_what_a_file_held_before_are_not_shown_as_of_now(path, tmp_path):
+    (tmp_path / "summary.json").write_text("{}")
+    asked = ["", "--mode=score", f"--files={path}", f"--workdir={tmp_path}"]
+    assert main([*asked, "--metrics=repetition"]) == DONE
+    path.write_text('{"text": "one more word than before"}\n')
+    assert main([*asked, "--metrics=length"]) == DONE
+    (line,) = records.read(tmp_path).scores
+    assert line["words"] == 5 and "repetition" not in line and "repetition" not in line["intervals"]
+    assert main([*asked, "--metrics=zipf"]) == DONE
+    (line,) = records.read(tmp_path).scores
+    assert {"words", "zipf"} <= line.keys()
 
 
 def test_the_mode_needs_files_and_metrics_and_others_take_none(capsys):

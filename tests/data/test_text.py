@@ -262,7 +262,7 @@ REFUSED = {
     "no data set": (dict(corpus="tfds:nothing/train"), "no such data set, or split, prepared in"),
     "too long prompts": (
         dict(prompt=5000),
-        "none of them gives an example for test and validation",
+        "none of them gives an example for test and validation.*no longer than a prompt",
     ),
 }
 
@@ -287,6 +287,25 @@ def test_a_wrong_byte_is_named_by_file_and_place(data, tmp_path):
         other.write_text(" \n")
     with pytest.raises(ValueError, match="is empty: there is no text in it"):
         load_task("text", data)
+
+
+@pytest.mark.parametrize("damaged", ["{}", "x"])
+def test_counts_that_cannot_be_read_are_said_with_their_folder(data, tmp_path, damaged):
+    load_task("text", data)
+    (facts,) = tmp_path.glob("prepared/text/*/facts.json")
+    facts.write_text(damaged)
+    with pytest.raises(OSError, match="cannot be read .*: move this folder away"):
+        load_task("text", data)
+
+
+@pytest.mark.parametrize("line", ['{"txt": "a"}', '["a"]', '{"text": 1}', '{"text": "\\ud800"}'])
+def test_a_line_without_a_text_is_named_in_words(data, tmp_path, line):
+    path = tmp_path / "a.jsonl"
+    path.write_text(f'{{"text": "a"}}\n{line}\n')
+    data.corpus = f"files:{path}"
+    with pytest.raises(ValueError, match=f'{path}:2: expected {{"text": "..."}} in UTF-8') as error:
+        load_task("text", data)
+    assert "NoneType" not in str(error.value) and "object" not in str(error.value)
 
 
 def test_a_full_disk_leaves_nothing_that_could_be_taken_for_complete(data, monkeypatch, tmp_path):

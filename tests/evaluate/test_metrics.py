@@ -1,7 +1,13 @@
 import pytest
 
 from sequencematch.evaluate.accuracy import accuracy
-from sequencematch.evaluate.metrics import check_metrics, measure, task_metrics
+from sequencematch.evaluate.metrics import (
+    METRICS,
+    check_metrics,
+    figure_intervals,
+    measure,
+    task_metrics,
+)
 from tests.evaluate.answers import TASK, answer
 
 ANSWERS = [answer("ab", "ab$", True), answer("ab", "ac<b$", True), answer("ab", "b<c")]
@@ -43,6 +49,17 @@ def test_metric_that_cannot_judge_is_refused_before_any_training(changes, messag
 def test_metric_of_any_figures_is_accepted():
     task = TASK._replace(metrics=("accuracy", count_actions), judged_by="actions")
     check_metrics(task, task_metrics(task), ANSWERS[0])
+
+
+def test_intervals_stay_where_figures_can_be():
+    """Of few texts that differ much t times the spread reaches beyond."""
+    texts = ["a b a b a b", "one two three four", "c", "d e f g h i"]
+    found = figure_intervals(
+        [METRICS[name] for name in ("diversity", "repetition", "entropy", "length")],
+        [ANSWERS[0]._replace(text=text) for text in texts],
+    )
+    assert found["repetition"][0] == 0 and found["diversity"][1] == 1
+    assert all(low >= 0 for low, _ in found.values()) and len(found) == 9
 
 
 def test_an_interval_is_of_what_the_task_is_judged_by():
