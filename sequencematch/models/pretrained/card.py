@@ -17,6 +17,23 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("$base"), ".")
 model.generation_config = GenerationConfig.from_pretrained(".")  # which ids are never chosen
 """
+# The end of generate.py for an adapter; that of a whole model is torch_loop.py's own.
+MAIN = 'if __name__ == "__main__":\n'
+MAIN_OF_ADAPTER = (
+    MAIN
+    + """\
+    from peft import PeftModel
+    from transformers import GenerationConfig
+
+    model = AutoModelForCausalLM.from_pretrained("$base")
+    if model.get_input_embeddings().num_embeddings < $rows:
+        model.resize_token_embeddings($rows)
+    model = PeftModel.from_pretrained(model, sys.argv[1])
+    model.generation_config = GenerationConfig.from_pretrained(sys.argv[1])
+    tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
+    print(tokenizer.decode(generate(model, tokenizer, sys.argv[2])[0]))
+"""
+)
 
 
 def card_files(
@@ -51,6 +68,8 @@ def card_files(
         told |= {"library": "peft" if adapter_of else "transformers", "load": load}
         return {"README.md": _fill(folder.joinpath("plain_card.md").read_text(), told)}
     loop = folder.joinpath("torch_loop.py").read_text()
+    if adapter_of:
+        loop = loop.partition(MAIN)[0] + _fill(MAIN_OF_ADAPTER, told)
     card = folder.joinpath("adapter_card.md" if adapter_of else "card.md").read_text()
     return {"README.md": _fill(card, told | {"loop": loop}), "generate.py": loop}
 

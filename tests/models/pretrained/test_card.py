@@ -19,6 +19,19 @@ def test_the_loop_pops_as_we_do():
     assert dict(zip(map(ast.literal_eval, table.keys), pops, strict=True)) == EDITS
 
 
+def test_the_loop_of_an_adapter_loads_its_base_with_rows_for_the_edits():
+    files = card_files("mine", ("<bkspc>",), 50, 49, {}, "/models/base")
+    loop = files["generate.py"]
+    assert (
+        ast.parse(loop)
+        and loop.count("__main__") == 1
+        and f"```python\n{loop}```" in files["README.md"]
+    )
+    for words in ('from_pretrained("/models/base")', "resize_token_embeddings(50)", "PeftModel"):
+        assert words in loop
+    assert loop.partition("if __name__")[0] == FILES["generate.py"].partition("if __name__")[0]
+
+
 def eval_power(node):
     """A number, or one to the power of another."""
     if isinstance(node, ast.BinOp):
