@@ -210,7 +210,10 @@ def prepare_reading(
 def check_alone(what: str) -> None:
     """Raises ValueError for what several processes cannot do together."""
     if jax.process_count() > 1:
-        raise ValueError(f"{what} is for a single process: start it once, with --cluster=none")
+        raise ValueError(
+            f"{what} is for a single process: start it once, with --cluster=none (and with "
+            "JAX_PLATFORMS=cpu on a host of a TPU slice)"
+        )
 
 
 def build_within_memory(

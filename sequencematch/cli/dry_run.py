@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sequencematch.data.facts import describe
 from sequencematch.models.config import TransformerConfig
+from sequencematch.models.lora import byte_count
 from sequencematch.models.pretrained.configs import transformer_config
 from sequencematch.models.pretrained.presets import PRESETS
 from sequencematch.models.sharding import path_name
@@ -25,6 +26,7 @@ from sequencematch.setup.recipe import describe_objective
 from sequencematch.storage.console import ignore_write_failures, to_stdout
 from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import hardware
+from sequencematch.train.mesh import describe_idle
 from sequencematch.train.plan import Batches, Phase, Plan
 
 FILES = (
@@ -87,6 +89,7 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "
         f"{c.mesh.model} for the model",
     )
+    yield from (("", sentence) for sentence in [describe_idle(parts.mesh)] if sentence)
     yield (
         "schedule",
         f"validation every {plan.evaluate_every:,} steps, a checkpoint every {plan.save_every:,}",
@@ -98,6 +101,8 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
 def describe_network(parts: Parts) -> Iterator[str]:
     """Yields one or two facts of the network in words."""
     c, count = parts.config, f"{parts.parameters:,} parameters"
+    if jax.tree.leaves(parts.frozen):
+        count += f" ({describe_trained(parts)})"
     if parts.task.network:
         yield f"{count}; {parts.slots} slots; the task's own: config.model plays no part"
         return
@@ -108,6 +113,15 @@ def describe_network(parts: Parts) -> Iterator[str]:
     )
     if c.model.preset:
         yield compare_vocabularies(c.model.preset, m)
+
+
+def describe_trained(parts: Parts) -> str:
+    """How many parameters are trained, and the bytes of both kinds; of a run with frozen ones."""
+    trained = byte_count(parts.like.params)
+    return (
+        f"{parts.trained_parameters:,} of them trained, {format_bytes(trained)}; frozen ones take "
+        f"{format_bytes(parts.parameter_bytes - trained)}"
+    )
 
 
 def compare_vocabularies(preset: str, network: TransformerConfig) -> str:

@@ -29,6 +29,7 @@ from sequencematch.storage.processes import is_first, wait_for_all
 from sequencematch.storage.provenance import hardware
 from sequencematch.storage.wandb_board import WandbBoard
 from sequencematch.train import loop
+from sequencematch.train.mesh import describe_idle
 from sequencematch.train.plan import Plan
 from sequencematch.train.profiling import Profiler, Traced, describe_past, describe_peak
 from sequencematch.train.state import TrainState
@@ -194,12 +195,14 @@ def estimated_step(parts: Parts) -> int:
 def announce(parts: Parts, folder: Path, step: int) -> None:
     """Prints what is about to be trained, and where."""
     frozen = jax.tree.leaves(parts.frozen)
-    trained = f" ({parts.trained_parameters:,} of them trained)" if frozen else ""
+    trained = f" ({dry_run.describe_trained(parts)})" if frozen else ""
     to_stdout(
         f"{parts.config.method} on {parts.task.name}: {parts.parameters:,} parameters{trained}, steps "
         f"{step} to "
         f"{parts.config.train.steps} on {hardware()}; writing to {folder}/"
     )
+    if idle := describe_idle(parts.mesh):
+        to_stdout(idle)
     if parts.task.network:
         to_stdout("the network is the task's own: config.model plays no part")
     for sentence in describe(parts.data.found):

@@ -53,7 +53,12 @@ class WandbBoard:
         self._sent = {(record["kind"], record["step"]) for record in sent}
         # Its own lines would be between ours; what the machine does meanwhile is not ours to send.
         quiet = wandb.Settings(
-            silent=True, console="off", disable_git=True, x_disable_stats=True, x_disable_meta=True
+            silent=True,
+            console="off",
+            disable_git=True,
+            init_timeout=30,
+            x_disable_stats=True,
+            x_disable_meta=True,
         )
         try:
             self._run = wandb.init(

@@ -28,7 +28,10 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
     available, needed = devices(), data * fsdp * model
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     if needed > len(available):
-        raise ValueError(f"{asked} needs {needed} devices, but jax finds {len(available)}")
+        raise ValueError(
+            f"{asked} needs {needed} devices, but jax finds {len(available)}: name another mesh, "
+            "such as --config.mesh.data=1 --config.mesh.fsdp=1 --config.mesh.model=1"
+        )
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
             f"this is one of {jax.process_count()} hosts of a TPU: start all, with --cluster=tpu"
@@ -44,6 +47,13 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
         raise ValueError(f"{asked}: {error}") from error
     # Auto: states and batches are placed where they enter and leave a step; XLA shards what is inside.
     return Mesh(placed, ("data", "fsdp", "model"), axis_types=(AxisType.Auto,) * 3)
+
+
+def describe_idle(mesh: Mesh) -> str:
+    """What is said of devices that a mesh does not use; "" where there are none."""
+    idle = len(devices()) - mesh.size
+    more = mesh.shape["data"] * len(devices()) // mesh.size
+    return f"{idle} devices stay idle; --config.mesh.data={more} takes them in" if idle else ""
 
 
 def arrange_devices(found: Sequence[Any], sizes: tuple[int, int, int]) -> np.ndarray:

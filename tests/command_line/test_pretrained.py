@@ -1,5 +1,7 @@
 """From a pretrained model to a finetuned one that others read, at toy size, with random weights."""
 
+import re
+
 import jax
 import numpy as np
 import pytest
@@ -49,7 +51,9 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     changes = {"data.path": pairs_file, "model.lora_rank": 2, "checkpoint.every": 3}
     whole, halves = tmp_path / "whole", tmp_path / "halves"
     assert run_command(*flags_of("pretrained.py:bc", directory, whole, **changes)) == 0
-    assert "of them trained" in capfd.readouterr().out
+    assert re.search(
+        r"of them trained, [\d.]+ .iB; frozen ones take [\d.]+ .iB", capfd.readouterr().out
+    )
     with event_at_step(4, crash), pytest.raises(Crash):
         run_command(*flags_of("pretrained.py:bc", directory, halves, **changes))
     assert run_command(f"--workdir={halves}", "--resume") == 0, capfd.readouterr().err

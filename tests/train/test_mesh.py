@@ -14,7 +14,7 @@ from sequencematch.models import attention
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import path_name
 from sequencematch.storage.checkpoint import Checkpoints
-from sequencematch.train.mesh import make_mesh
+from sequencematch.train.mesh import describe_idle, make_mesh
 from sequencematch.train.methods import METHODS
 from tests.marks import exhaustive, stress
 from tests.programs import collectives
@@ -323,7 +323,19 @@ def test_too_few_devices_are_a_one_line_error(sizes):
     data, fsdp, model = sizes
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     needed = f"{asked} needs {data * fsdp * model} devices, but jax finds 8"
-    assert str(raised.value) == needed
+    assert str(raised.value).startswith(
+        f"{needed}: name another mesh, such as --config.mesh.data=1 "
+    )
+
+
+def test_devices_that_a_mesh_leaves_idle_are_told():
+    if len(jax.devices()) != 8:
+        pytest.skip("the simulated ones are 8")
+    assert describe_idle(make_mesh(2, 1, 2)) == (
+        "4 devices stay idle; --config.mesh.data=4 takes them in"
+    )
+    assert describe_idle(make_mesh(3)) == "5 devices stay idle; --config.mesh.data=8 takes them in"
+    assert describe_idle(make_mesh(2, 2, 2)) == ""
 
 
 def test_one_host_of_a_tpu_alone_is_refused(monkeypatch):
