@@ -20,6 +20,7 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.models.pretrained.configs import family_of, read_config, transformer_config
 from sequencematch.models.pretrained.reader import open_weights, read_params
 from sequencematch.models.transformer import Transformer, parameter_shapes
+from sequencematch.storage.console import to_stderr
 from sequencematch.storage.files import expand
 from sequencematch.storage.fingerprint import fingerprints
 
@@ -65,7 +66,12 @@ class Reference:
         key = tuple(pairs)
         if key not in self._known:
             rows = self._read_rows(key)
-            self._known[key] = Reading(*map(np.stack, zip(*rows, strict=True)))
+            self._known[key] = found = Reading(*map(np.stack, zip(*rows, strict=True)))
+            if cut := int(found.cut.sum()):
+                to_stderr(
+                    f"{self.path} reads {self._context} tokens at most: of {cut} of {len(key)} texts "
+                    "it sees the beginning alone"
+                )
         self._known.move_to_end(key)
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)

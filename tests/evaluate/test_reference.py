@@ -110,13 +110,15 @@ def test_too_few_texts_for_mauve_are_refused_with_how_many_are_needed(reference,
         mauve.mauve(reference, [a.example for a in some], some)
 
 
-def test_texts_that_a_context_cannot_hold_are_counted(folder, monkeypatch):
+def test_texts_that_a_context_cannot_hold_are_counted_and_told(folder, monkeypatch, capsys):
     short = Reference(folder)
     whole = short.read(PAIRS)
     monkeypatch.setattr(short, "_context", 8)
     short._known.clear()
     read = short.read(PAIRS)
     assert (read.cut == (whole.counts > read.counts)).all() and 0 < read.cut.sum() < len(PAIRS)
+    told = f"of {read.cut.sum()} of {len(PAIRS)} texts it sees the beginning alone"
+    assert capsys.readouterr().err.count(told) == 1
 
 
 def test_texts_that_several_metrics_ask_for_are_read_once(reference, monkeypatch):
