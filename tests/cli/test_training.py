@@ -3,10 +3,12 @@
 from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from sequencematch.cli import training
 from sequencematch.data.checks import DataFacts
+from sequencematch.train.mesh import make_mesh
 from tests.setup.configs import valid_config_with
 
 FACTS = {"encoded_apart": 1234, "left_out": {"train": 4968}, "repeated_lines": 0}
@@ -19,6 +21,7 @@ def first_lines(changes, found, capsys):
         task=SimpleNamespace(name="copy", network=None),
         parameters=3,
         frozen={},
+        mesh=make_mesh(len(jax.devices())),
         data=DataFacts(0, {}, found, 0),
     )
     training.announce(parts, Path("run"), 0)
