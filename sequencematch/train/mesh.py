@@ -51,9 +51,10 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
 
 def describe_idle(mesh: Mesh) -> str:
     """What is said of devices that a mesh does not use; "" where there are none."""
-    idle = len(devices()) - mesh.size
-    more = mesh.shape["data"] * len(devices()) // mesh.size
-    return f"{idle} devices stay idle; --config.mesh.data={more} takes them in" if idle else ""
+    found, used = len(devices()), mesh.size
+    more = mesh.shape["data"] * found // used
+    told = f"{found - used} of {found} devices stay idle; --config.mesh.data={more} takes them in"
+    return told if used < found else ""
 
 
 def arrange_devices(found: Sequence[Any], sizes: tuple[int, int, int]) -> np.ndarray:

@@ -332,9 +332,11 @@ def test_devices_that_a_mesh_leaves_idle_are_told():
     if len(jax.devices()) != 8:
         pytest.skip("the simulated ones are 8")
     assert describe_idle(make_mesh(2, 1, 2)) == (
-        "4 devices stay idle; --config.mesh.data=4 takes them in"
+        "4 of 8 devices stay idle; --config.mesh.data=4 takes them in"
     )
-    assert describe_idle(make_mesh(3)) == "5 devices stay idle; --config.mesh.data=8 takes them in"
+    assert describe_idle(make_mesh(3)) == (
+        "5 of 8 devices stay idle; --config.mesh.data=8 takes them in"
+    )
     assert describe_idle(make_mesh(2, 2, 2)) == ""
 
 
