@@ -98,9 +98,9 @@ def noises(seeds: Iterable[int]) -> list[Cell]:
 
 
 def noise_levels(seeds: Iterable[int]) -> list[Cell]:
-    """The paper's first figure: accuracy against the level of noise, by method and kind of noise.
+    """Accuracy against the level of noise, as in the paper, by method and kind of noise.
 
-    Of its other levels `no_edits` has 0, and `noises`, with the same seeds, .1.
+    Of other levels `no_edits` has 0, and `noises`, with the same seeds, .1.
     """
     kinds, methods = tuple(KINDS)[:2], ("bc", "sequencematch")
     cells = []

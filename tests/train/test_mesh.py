@@ -323,9 +323,8 @@ def test_too_few_devices_are_a_one_line_error(sizes):
     data, fsdp, model = sizes
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     needed = f"{asked} needs {data * fsdp * model} devices, but jax finds 8"
-    assert str(raised.value).startswith(
-        f"{needed}: name another mesh, such as --config.mesh.data=1 "
-    )
+    one = "--config.mesh.data=1 --config.mesh.fsdp=1 --config.mesh.model=1"
+    assert str(raised.value) == f"{needed}: name another mesh, such as {one}"
 
 
 def test_devices_that_a_mesh_leaves_idle_are_told():
