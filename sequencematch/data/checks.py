@@ -160,6 +160,19 @@ def needed_room(
     return Room(*(a or b for a, b in zip(given, needed, strict=True)), room.slip, room.stop_at)
 
 
+def longest_examples(task: Task, surveys: Mapping[str, Survey]) -> str:
+    """Names the longest prompt and the longest completion of all splits, for messages."""
+
+    def longest(sizes: Mapping[str, Int[np.ndarray, " examples"]]) -> str:
+        split = max(sizes, key=lambda split: sizes[split].max(initial=0))
+        index = int(sizes[split].argmax())
+        return f"of {sizes[split][index]:,} tokens, is that of {example_name(task, split, index)}"
+
+    prompts = {split: survey.prompts for split, survey in surveys.items()}
+    answers = {split: survey.answers for split, survey in surveys.items()}
+    return f"The longest prompt, {longest(prompts)}; the longest completion, {longest(answers)}"
+
+
 def _drop_misfits(
     task: Task,
     surveys: Mapping[str, Survey],

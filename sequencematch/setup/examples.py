@@ -7,7 +7,13 @@ from pathlib import Path
 from ml_collections import ConfigDict
 
 from sequencematch.data import saved
-from sequencematch.data.checks import DataFacts, Room, check_examples, needed_room
+from sequencematch.data.checks import (
+    DataFacts,
+    Room,
+    check_examples,
+    longest_examples,
+    needed_room,
+)
 from sequencematch.data.episodes import clean_ids, encode_prompt
 from sequencematch.data.fields import WriteChat, write_turns
 from sequencematch.data.noise import Noise
@@ -40,11 +46,25 @@ def load_data(config: ConfigDict) -> tuple[Task, Tokenizer, DataFacts]:
     surveys, room = survey_examples(task, tokenizer), make_room(config)
     if not all(room.sizes.values()):
         room = needed_room(task, surveys, tokenizer, room, kept_with or noise, cut)
-        # Written down: a run keeps its sizes, and so does its config.json.
-        config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
-        check_config(config)  # a network with learned positions may have fewer
+        _set_sizes(config, room, longest_examples(task, surveys))
     data = check_examples(task, surveys, tokenizer, room, noise, cut, kept_with)
     return task._replace(splits=data.splits), tokenizer, data
+
+
+def _set_sizes(config: ConfigDict, room: Room, longest: str) -> None:
+    """Writes sizes down: a run keeps them, and so does its config.json.
+
+    Raises:
+      ValueError: a network with learned positions has fewer.
+    """
+    config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
+    try:
+        check_config(config)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}. {longest}. Set both sizes to what the network has room for; then "
+            "--config.data.long=drop leaves out what does not fit"
+        ) from error
 
 
 def task_data(config: ConfigDict) -> ConfigDict:

@@ -81,6 +81,23 @@ def test_sizes_of_dropped_examples_are_those_of_all_methods(tmp_path, method):
     assert len(load_data(config)[2].splits["train"]) == 280 and config.max_actions == 25
 
 
+def test_examples_that_are_longer_than_the_positions_of_a_network_are_named(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    lines = [{"prompt": f"{i:02}" * (600 * (i == 3) + 1), "completion": str(i)} for i in range(40)]
+    path.write_text("\n".join(map(json.dumps, lines)))
+    changes = {"task": "jsonl", "data.path": str(path), "model.preset": "gpt2", "method": "mle"}
+    changes |= {"data.train": 0, "data.validation": 5, "data.test": 5}
+    changes |= {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0}
+    expected = (
+        r"12.. .* 1024 positions.*longest prompt, of 1,203 tokens, is that of .*lines.jsonl:4 of "
+    )
+    with pytest.raises(ValueError, match=expected):
+        load_data(config_with(changes))
+    changes |= {"prompt_slots": 1000, "max_actions": 20, "evaluate.max_actions": 20}
+    _, _, data = load_data(config_with(changes | {"data.long": "drop"}))
+    assert sum(data.found["too_long"].values()) == 1
+
+
 @pytest.mark.parametrize("method", ["mle", "sequencematch"])
 def test_what_is_dropped_is_so_for_all_methods(tmp_path, method):
     path = tmp_path / "lines.jsonl"
