@@ -156,6 +156,7 @@ def load(
     folder: str | os.PathLike,
     checkpoint: str | int = NEWEST,
     mesh: Mapping[str, int] | None = None,
+    base: str | os.PathLike = "",
 ) -> Model:
     """Opens a checkpoint of a run.
 
@@ -164,11 +165,12 @@ def load(
         (a task of your own) is not opened.
       checkpoint: "newest" (sound) one, "best" by validation, or a step.
       mesh: devices along "data", "fsdp" and "model"; without it one device, whatever it was trained on.
+      base: where the pretrained model lies that the run began with, if that has moved.
 
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
-    parts, state = resume.open_run(expand(folder), str(checkpoint), mesh)
+    parts, state = resume.open_run(expand(folder), str(checkpoint), mesh, os.fspath(base))
     return Model(parts, parts.whole(state.params), int(state.step))
 
 

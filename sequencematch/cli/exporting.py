@@ -6,6 +6,7 @@ from flax import nnx
 
 from sequencematch.cli import resume
 from sequencematch.cli.choice import NEWEST
+from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.job import Job
 from sequencematch.models.lora import nf4_kernels
 from sequencematch.models.pretrained.writer import check_new
@@ -55,7 +56,7 @@ def check_base(parts: Parts) -> None:
     config.init = ""
     own = parts._replace(config=config)
     own = own.with_frozen(pretrained.read_parameters(own))
-    if resume.frozen_checksum(own) != resume.frozen_checksum(parts):
+    if frozen_checksum(own) != frozen_checksum(parts):
         raise ValueError(
             f"this run did not begin with the weights in {config.model.path}, but with those of "
             f"config.init={parts.config.init!r}: export the model, without --adapter"

@@ -3,7 +3,6 @@
 Anything that is not as it was when the run stopped is reported, or refused.
 """
 
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
 from sequencematch.cli.choice import NEWEST, find_step
+from sequencematch.cli.identity import check_model, frozen_checksum, network_facts
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
@@ -31,7 +31,6 @@ from sequencematch.setup.relations import width_relations
 from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
-from sequencematch.storage.fingerprint import fingerprints
 from sequencematch.storage.metrics_log import read_records
 from sequencematch.storage.provenance import changes, merge_provenance, provenance
 from sequencematch.train.optimizer import learning_rate
@@ -83,7 +82,7 @@ def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) ->
             f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
         )
     facts = {"name": name, "checksum": parts.data.checksum, "config": workdir.to_json(parts.config)}
-    facts |= {"format": FORMAT, "frozen": frozen_checksum(parts)}
+    facts |= {"format": FORMAT, "frozen": frozen_checksum(parts), "network": network_facts(parts)}
     is_done = step == parts.config.train.steps
     facts |= merge_provenance(saved, current_provenance(parts), is_done)
     state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
@@ -139,17 +138,24 @@ def report_longer_run(parts: Parts, restored: Restored) -> None:
 
 
 def open_run(
-    folder: Path, checkpoint: str = NEWEST, mesh: Mapping[str, int] | None = None
+    folder: Path, checkpoint: str = NEWEST, mesh: Mapping[str, int] | None = None, base: str = ""
 ) -> tuple[Parts, TrainState]:
     """The parts and a state of the run in a work directory, the newest sound one, to read only.
 
     It takes one device, or a mesh, whatever it was trained on. As on the command line, a run is refused
     if its config.json asks for Python code (a task of your own).
 
+    Args:
+      folder, checkpoint, mesh: the run, which of its states, and the devices along each axis.
+      base: where the pretrained model lies that it began with, if that has moved.
+
     Raises:
       ValueError, OSError: there is no run, or it cannot be opened; one line says why.
     """
     config = workdir.read_config(folder)["config"]
+    if base:
+        config.model.path = base
+        workdir.check_same(folder, config, workdir.FREE_TO_EVALUATE)
     config.mesh.update(dict.fromkeys(config.mesh, 1))
     check_config(config)
     # Nothing is trained there, so this mesh need not divide the batches of the run.
@@ -228,16 +234,6 @@ def fill_frozen(parts: Parts) -> Parts:
     return parts.with_frozen(first_parameters(parts, trained=False))
 
 
-def frozen_checksum(parts: Parts) -> int | None:
-    """Checksum of the parameters that are not trained; None where all are."""
-    if not all(isinstance(x, jax.Array) for x in jax.tree.leaves(parts.frozen)):
-        return None  # a dry run has shapes only
-    found = fingerprints(parts.frozen)
-    if not found:
-        return None
-    return zlib.crc32(repr(sorted((name, int(x)) for name, x in found.items())).encode())
-
-
 def check_initial_parameters(parts: Parts) -> None:
     """Checks what `initial_parameters` would read; of a pretrained model its names and shapes alone.
 
@@ -275,12 +271,7 @@ def restore(parts: Parts, folder: Path, checkpoint: str = NEWEST) -> Restored:
         workdir.check_data(folder, checksum, parts.data.checksum)
     with Checkpoints(folder) as checkpoints:
         restored = checkpoints.restore(parts.like, find_step(parts, folder, checkpoint))
-    if restored.facts.get("frozen") != frozen_checksum(parts):
-        raise ValueError(
-            f"the parameters that the run in {folder} does not train are not those that it began with: "
-            f"put back what config.init={parts.config.init!r} or "
-            f"config.model.path={parts.config.model.path!r} names"
-        )
+    check_model(parts, restored.facts, folder)
     missing = {*PROVENANCE, "seconds", "records"} - restored.facts.keys()
     if missing:
         raise ValueError(

@@ -16,9 +16,13 @@ from sequencematch.setup.newer_keys import add_newer_keys
 from sequencematch.storage import files
 from sequencematch.storage.processes import is_first
 
-# Where the data lie. What they are is known by their checksum.
-PLACES = tuple(
-    f"data.{key}" for key in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")
+# Where the data and the pretrained model lie. What they are is known by checksums.
+PLACES = (
+    *(
+        f"data.{key}"
+        for key in ("dir", "path", "validation_path", "test_path", "corpus", "tokenizer")
+    ),
+    "model.path",
 )
 
 # Keys, or prefixes of keys, that may differ from config.json when a run is evaluated again. They do not
@@ -132,6 +136,8 @@ def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
       free: prefixes of the keys that may differ.
     """
     theirs = read_config(folder)["config"]
+    if not (config.model.path and theirs.model.path):  # one of them begins with no model
+        free = tuple(prefix for prefix in free if prefix != "model.path")
     found = [d for d in differences(to_json(config), theirs) if not d.startswith(free)]
     if found:
         raise ValueError(

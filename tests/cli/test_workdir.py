@@ -177,7 +177,10 @@ def test_data_may_lie_elsewhere(tmp_path):
     config.data.path, config.data.dir = "/new/file.jsonl", "/new"
     for free in (workdir.FREE_TO_RESUME, workdir.FREE_TO_EVALUATE):
         workdir.check_same(tmp_path, config, free)
-    config.data.seed = 5
+    config.model.path = "/a/model"
+    with pytest.raises(ValueError, match="model.path: '' -> '/a/model'"):  # the run has none
+        workdir.check_same(tmp_path, config, workdir.FREE_TO_RESUME)
+    config.model.path, config.data.seed = "", 5
     with pytest.raises(ValueError, match=r"another configuration \(data.seed: 0 -> 5\)"):
         workdir.check_same(tmp_path, config, workdir.FREE_TO_RESUME)
 

@@ -1,6 +1,8 @@
 """From a pretrained model to a finetuned one that others read, at toy size, with random weights."""
 
+import json
 import re
+import shutil
 
 import jax
 import numpy as np
@@ -72,6 +74,7 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     sequencematch.load(whole).export(tmp_path / "same", adapter=True)
     assert {x.name for x in (tmp_path / "same").iterdir()} == {x.name for x in alone.iterdir()}
     assert_base_is_checked(whole)
+    assert_base_may_move(whole, directory, tmp_path / "elsewhere", capfd)
     assert_begins_with(alone, whole, {"model.lora_rank": 4, "model.lora_alpha": 3.0})
     assert_resumes_without(
         alone, flags_of("pretrained.py:bc", directory, tmp_path / "on", **changes)
@@ -101,6 +104,23 @@ def assert_base_is_checked(folder):
     other = parts._replace(frozen=jax.tree.map(lambda x: x + 1, parts.frozen))
     with pytest.raises(ValueError, match="did not begin with the weights in .*without --adapter"):
         exporting.check_base(other)
+
+
+def assert_base_may_move(folder, directory, elsewhere, capfd):
+    """A model is known by its weights and by what it computes, not by its place."""
+    model = sequencematch.load(folder, base=shutil.copytree(directory, elsewhere))
+    assert model.answer(["a"]) == sequencematch.load(folder).answer(["a"])
+    here = [
+        f"--workdir={folder}",
+        "--mode=sample",
+        "--prompt=a",
+        f"--config.model.path={elsewhere}",
+    ]
+    assert run_command(*here) == 0, capfd.readouterr().err
+    config = read_json(elsewhere / "config.json")
+    (elsewhere / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))
+    assert run_command(*here) == 2
+    assert "computes otherwise than the model that the run in" in capfd.readouterr().err
 
 
 def assert_begins_with(adapter, folder, changes):
