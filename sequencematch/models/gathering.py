@@ -84,6 +84,10 @@ def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
         # By ids first, also where they do not divide: else the gradients of logits were made whole.
         first, *_ = possibilities(path_name(path), TRANSFORMER)
         back = dict.fromkeys((spec(first, x.ndim, mesh.shape), stored))
+        if path_name(path).endswith("embedding"):
+            # What the tokens of a device give is added up there: else XLA would hand each the states of
+            # all tokens, to add up its columns.
+            back = dict.fromkeys((used, *back))
         return move(NamedSharding(mesh, used), tuple(NamedSharding(mesh, p) for p in back), x)
 
     return jax.tree_util.tree_map_with_path(whole, params)
