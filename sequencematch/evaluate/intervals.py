@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from math import sqrt
+from math import exp, log, sqrt
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -156,3 +156,19 @@ def jackknife(
             reach = float(stats.t.ppf(0.975, count - 1)) * spread
             found[name] = (value - reach, value + reach)
     return found
+
+
+def jackknife_of_logs(
+    measure: Callable[[Sequence[int]], Mapping[str, float | None]], n: int
+) -> dict[str, tuple[float, float]]:
+    """As `jackknife`, of logarithms of figures that are positive, as perplexities: so are its ends.
+
+    Args:
+      measure, n: as there; a figure is positive, or None.
+    """
+
+    def measure_logs(which: Sequence[int]) -> dict[str, float | None]:
+        return {name: None if x is None else log(x) for name, x in measure(which).items()}
+
+    found = jackknife(measure_logs, n)
+    return {name: (exp(low), exp(high)) for name, (low, high) in found.items()}

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
-from sequencematch.evaluate.intervals import jackknife
+from sequencematch.evaluate.intervals import jackknife_of_logs
 from sequencematch.evaluate.likeness import load_optional
 from sequencematch.evaluate.reference import Reading, Reference
 
@@ -134,7 +134,7 @@ def reference_perplexity(
         return {f"reference_perplexity{x}": v for x, v in zip(names, (*each, ratio), strict=True)}
 
     whole = range(len(answers))
-    return measure(whole) | {"intervals": jackknife(measure, len(whole))}
+    return measure(whole) | {"intervals": jackknife_of_logs(measure, len(whole))}
 
 
 def _perplexity(reading: Reading, which: list[int]) -> float | None:

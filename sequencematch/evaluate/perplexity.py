@@ -10,7 +10,7 @@ from flax import nnx
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.evaluate.intervals import jackknife
+from sequencematch.evaluate.intervals import jackknife, jackknife_of_logs
 from sequencematch.evaluate.values import Scorer
 
 
@@ -41,12 +41,14 @@ def perplexity(
     characters = np.array([len(example.completion) for example in examples])
 
     def measure(which: Sequence[int]) -> dict[str, float]:
-        total, n, length = (x[[*which]].sum() for x in (sums, counts, characters))
-        return {
-            "perplexity": math.exp(-total / max(n, 1)),
-            "nats_per_character": float(-total / max(length, 1)),
-        }
+        total, n = (x[[*which]].sum() for x in (sums, counts))
+        return {"perplexity": math.exp(-total / max(n, 1))}
 
-    whole = range(len(examples))
-    intervals = jackknife(measure, len(whole))
-    return measure(whole) | {"actions": int(counts.sum()), "intervals": intervals}
+    def measure_nats(which: Sequence[int]) -> dict[str, float]:
+        total, length = (x[[*which]].sum() for x in (sums, characters))
+        return {"nats_per_character": float(-total / max(length, 1))}
+
+    count = len(examples)
+    intervals = jackknife_of_logs(measure, count) | jackknife(measure_nats, count)
+    figures = measure(range(count)) | measure_nats(range(count))
+    return figures | {"actions": int(counts.sum()), "intervals": intervals}

@@ -6,6 +6,7 @@ from sequencematch.evaluate.intervals import (
     accuracy_interval,
     bootstrap_means,
     jackknife,
+    jackknife_of_logs,
     paired_difference,
     wilson,
 )
@@ -179,6 +180,20 @@ def test_the_jackknife_covers_a_mean_of_neighbours_that_are_alike():
         low, high = jackknife(lambda i, x=values: {"mean": float(x[[*i]].mean())}, 400)["mean"]
         covered.append(low <= 0 <= high)
     assert 0.91 <= np.mean(covered) <= 0.98
+
+
+def test_the_jackknife_of_logs_is_positive_and_that_of_one_over_it_is_its_mirror():
+    losses = np.random.default_rng(0).gamma(0.05, 60, 15)
+
+    def perplexities(which):
+        loss = losses[[*which]].mean()
+        return {"it": float(np.exp(loss)), "inverse": float(np.exp(-loss)), "none": None}
+
+    found = jackknife_of_logs(perplexities, 15)
+    mean = jackknife(lambda which: {"loss": float(losses[[*which]].mean())}, 15)["loss"]
+    assert found.keys() == {"it", "inverse"} and mean[0] < 0 < found["it"][0]
+    np.testing.assert_allclose(found["it"], np.exp(mean))
+    np.testing.assert_allclose(found["inverse"], 1 / np.exp(mean)[::-1])
 
 
 def test_nothing_is_known_of_one_member_or_of_what_is_no_float():
