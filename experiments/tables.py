@@ -164,9 +164,10 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
 def print_texts(settings: Mapping[str, Rows]) -> None:
     """Prints the figures of texts, and how well scores of texts go with their quality."""
     print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
-    if len(settings) > 1:
+    paired = [line for line in texts.difference_lines(settings) if any(line[2:])]
+    if paired:  # of two seeds and more
         print("\nAgainst sampled texts of the first setting, paired by seed:\n")
-        print_table(["difference", "seeds", *texts.COLUMNS], texts.difference_lines(settings))
+        print_table(["difference", "seeds", *texts.COLUMNS], paired)
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]
     print_table(header, texts.perplexity_lines(settings))

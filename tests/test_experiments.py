@@ -200,11 +200,16 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
 
 def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatch, capsys):
     monkeypatch.setattr(tables, "DRAW", SimpleNamespace(value=None))
-    tables.print_texts({"a": {0: text_row(1), 1: text_row(2)}, "b": {0: text_row(1)}})
+    both = {0: text_row(1), 1: text_row(2)}
+    tables.print_texts({"a": both, "b": both})
     blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
     printed = [block for block in blocks if block[0].startswith("|")]
     assert [len({line.count("|") for line in block}) for block in printed] == [1] * 4
     assert "| setting | return | reward_sum |" in printed[3]
+    tables.print_texts(
+        {"a": both, "b": {0: text_row(1)}}
+    )  # a difference of one run has no interval
+    assert "Against" not in capsys.readouterr().out
 
 
 def test_rank_correlation_does_not_change_under_rising_functions():
