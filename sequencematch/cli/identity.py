@@ -51,7 +51,7 @@ def check_model(parts: Parts, facts: Mapping[str, Any], folder: Path) -> None:
             "names, or name where it lies now"
         )
     ours, theirs = network_facts(parts), facts.get("network")
-    if ours is None or theirs is None:
+    if not config.model.path or ours is None or theirs is None:
         return
     # Versions may differ in what they know of a network.
     changed = differences(*({k: x[k] for k in ours.keys() & theirs.keys()} for x in (ours, theirs)))

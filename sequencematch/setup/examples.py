@@ -62,7 +62,7 @@ def _set_sizes(config: ConfigDict, room: Room, longest: str) -> None:
         check_config(config)
     except ValueError as error:
         raise ValueError(
-            f"{error}. {longest}. Set both sizes to what the network has room for; then "
+            f"{error}. {longest}. Set these sizes to what the network has room for; then "
             "--config.data.long=drop leaves out what does not fit"
         ) from error
 
