@@ -150,8 +150,10 @@ def _read_tokens(
 
     def read_row(row: tuple[jax.Array, jax.Array]) -> jax.Array:
         states, following = row
-        log_p = jax.nn.log_softmax(model.logits(states))
-        return jnp.take_along_axis(log_p, following[:, None], axis=1)[:, 0]
+        logits = model.logits(states)
+        chosen = jnp.take_along_axis(logits, following[:, None], axis=1)[:, 0]
+        # On a CPU log_softmax takes longer than the logits themselves: it writes another [T, V].
+        return chosen - jax.nn.logsumexp(logits, axis=1)
 
     # Row by row: logits of all would take gigabytes.
     log_probs = jax.lax.map(read_row, (hidden[:, :-1], tokens[:, 1:]))
