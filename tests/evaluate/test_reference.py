@@ -92,8 +92,9 @@ def test_perplexity_has_an_interval_over_texts_and_their_real_ones(reference):
         for i in range(5)
     ]
     low, high = found["intervals"][ratio]
-    reach = 2.776445 * np.sqrt(4 * np.var(without))  # Student's t of 4
-    assert (low, high) == pytest.approx((found[ratio] - reach, found[ratio] + reach), rel=1e-4)
+    reach = 2.776445 * np.sqrt(4 * np.var(np.log(without)))  # Student's t of 4
+    ends = np.exp(np.log(found[ratio]) + [-reach, reach])
+    assert (low, high) == pytest.approx(tuple(ends), rel=1e-4)
 
 
 def test_the_checksum_is_that_of_the_parameters(folder, reference, tmp_path):
