@@ -253,7 +253,7 @@ def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -
 
 
 def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
-    """Draws quality against diversity: a line for each setting, a point for each temperature.
+    """Draws quality against diversity: a point for each setting and temperature.
 
     A point is the mean over seeds.
     """
@@ -266,8 +266,10 @@ def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
             [np.mean([each[way][key] for each in figures]) for way in ways]
             for key in (COLUMNS[DIVERSITY], COLUMNS[QUALITY])
         )
-        axes.plot(x, y, marker="o", label=name)
+        # Only where temperatures lie between them, a line from greedy to sampled texts says something.
+        axes.plot(x, y, "o-" if len(ways) > 2 else "o", label=name)
         for way, *point in zip(ways, x, y, strict=True):
-            axes.annotate(way.removeprefix("temperature="), point, fontsize=7)
+            label, shift = way.removeprefix("temperature="), {"textcoords": "offset points"}
+            axes.annotate(label, point, xytext=(5, 3), fontsize=7, **shift)
     axes.legend(fontsize=8)
     return figure
