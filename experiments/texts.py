@@ -176,15 +176,23 @@ def rank_correlation(x: Sequence[float], y: Sequence[float]) -> float | None:
 
 
 def lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """Lines of the table: setting and way to answer, seeds, mean and deviation over seeds."""
+    """Lines of the table: setting and way to answer, seeds, figures as of `cell`."""
     found = []
     for name, rows in settings.items():
         figures = [row["figures"] for row in rows.values()]
         for choice in figures[0]:
             if choice not in ("perplexity", "rewards"):
-                cells = (spread([f[choice].get(key) for f in figures]) for key in COLUMNS.values())
+                cells = (cell([f[choice] for f in figures], key) for key in COLUMNS.values())
                 found.append([f"{name}, {choice}", str(len(figures)), *cells])
     return found
+
+
+def cell(figures: Sequence[Mapping[str, Any]], key: str) -> str:
+    """A figure's mean and deviation over runs; of one run its interval over texts, if it has one."""
+    first = figures[0]
+    if len(figures) > 1 or key not in first.get("intervals", {}):
+        return spread([each.get(key) for each in figures])
+    return "{:.3g} [{:.3g}, {:.3g}]".format(first[key], *first["intervals"][key])
 
 
 def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:

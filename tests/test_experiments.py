@@ -176,6 +176,9 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         lines["a, sampled"][column] == f"{(0.4 + 0.8) / 2:.3g} ± {np.std([0.4, 0.8], ddof=1):.2g}"
     )
     assert lines["a, real"][column] == "" and len(lines) == 6
+    once = [{"mauve": 0.4, "zipf": 1.0, "intervals": {"mauve": [0.31, 0.5]}}]
+    assert [texts.cell(once, key) for key in ("mauve", "zipf")] == ["0.4 [0.31, 0.5]", "1"]
+    assert texts.cell(2 * once, "mauve") == "0.4 ± 0"
     correlations = {line[0]: line[1:] for line in texts.correlation_lines(settings)}
     assert correlations["a, chrf, pooled"] == ["0.15 ± 0.071", ""]
     assert correlations["b, chrf, pooled"] == ["0.1", ""] and len(correlations) == 2 * 4
