@@ -261,11 +261,11 @@ def correlation_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -
 
 
 def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
-    """Draws quality against diversity: a point for each setting and temperature.
+    """Draws quality against diversity: a point for each setting and temperature, the mean over seeds.
 
-    A point is the mean over seeds.
+    Settings with temperatures between greedy and sampled texts have a line through them, and labels.
     """
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.add_subplot(xlabel=f"{DIVERSITY} (less is more diverse)", ylabel=QUALITY)
     for name, rows in settings.items():
         figures = [row["figures"] for row in rows.values()]
@@ -274,10 +274,10 @@ def draw(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> Figure:
             [np.mean([each[way][key] for each in figures]) for way in ways]
             for key in (COLUMNS[DIVERSITY], COLUMNS[QUALITY])
         )
-        # Only where temperatures lie between them, a line from greedy to sampled texts says something.
-        axes.plot(x, y, "o-" if len(ways) > 2 else "o", label=name)
+        is_curve = len(ways) > 2
+        axes.plot(x, y, "o-" if is_curve else "o", label=name)
         for way, *point in zip(ways, x, y, strict=True):
-            label, shift = way.removeprefix("temperature="), {"textcoords": "offset points"}
-            axes.annotate(label, point, xytext=(5, 3), fontsize=7, **shift)
-    axes.legend(fontsize=8)
+            label = way.removeprefix("temperature=") if is_curve else ""
+            axes.annotate(label, point, (5, 3), textcoords="offset points", fontsize=7)
+    figure.legend(fontsize=8, loc="outside right upper")
     return figure

@@ -209,9 +209,8 @@ def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatc
     printed = [block for block in blocks if block[0].startswith("|")]
     assert [len({line.count("|") for line in block}) for block in printed] == [1] * 4
     assert "| setting | return | reward_sum |" in printed[3]
-    tables.print_texts(
-        {"a": both, "b": {0: text_row(1)}}
-    )  # a difference of one run has no interval
+    # A difference of one run has no interval.
+    tables.print_texts({"a": both, "b": {0: text_row(1)}})
     assert "Against" not in capsys.readouterr().out
 
 

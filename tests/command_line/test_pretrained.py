@@ -58,7 +58,9 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     )
     with event_at_step(4, crash), pytest.raises(Crash):
         run_command(*flags_of("pretrained.py:bc", directory, halves, **changes))
-    assert run_command(f"--workdir={halves}", "--resume") == 0, capfd.readouterr().err
+    moved = shutil.copytree(directory, tmp_path / "base")
+    resumed = [f"--workdir={halves}", "--resume", f"--config.model.path={moved}"]
+    assert run_command(*resumed) == 0, capfd.readouterr().err
     assert records(halves / "metrics.jsonl") == records(whole / "metrics.jsonl")
     _, state = resume.open_run(whole)
     paths = [jax.tree_util.keystr(p) for p, _ in jax.tree_util.tree_leaves_with_path(state)]
@@ -110,12 +112,8 @@ def assert_base_may_move(folder, directory, elsewhere, capfd):
     """A model is known by its weights and by what it computes, not by its place."""
     model = sequencematch.load(folder, base=shutil.copytree(directory, elsewhere))
     assert model.answer(["a"]) == sequencematch.load(folder).answer(["a"])
-    here = [
-        f"--workdir={folder}",
-        "--mode=sample",
-        "--prompt=a",
-        f"--config.model.path={elsewhere}",
-    ]
+    flag = f"--config.model.path={elsewhere}"
+    here = [f"--workdir={folder}", "--mode=sample", "--prompt=a", flag]
     assert run_command(*here) == 0, capfd.readouterr().err
     config = read_json(elsewhere / "config.json")
     (elsewhere / "config.json").write_text(json.dumps(config | {"rms_norm_eps": 0.1}))

@@ -52,7 +52,8 @@ def compile_gradient(config, mesh):
 )
 def test_each_device_has_the_logits_of_its_ids_and_the_states_of_its_rows_alone(ids, tied, mesh):
     """Also of rows that are embeddings, and of a number of ids that does not divide."""
-    config = TransformerConfig(ids, layers=1, d_model=32, heads=4, kv_heads=4, d_ff=64, tied=tied)
+    more = {"tied": tied} if tied else {"positions": "learned", "context": 32}
+    config = TransformerConfig(ids, layers=1, d_model=32, heads=4, kv_heads=4, d_ff=64, **more)
     one, (program, shardings, of_rows) = (
         compile_gradient(config, make_mesh(*sizes)) for sizes in ((1, 1, 1), mesh)
     )
