@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from sequencematch.core.types import Visibility
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.layers import linear, norm, rope_frequencies, rotate
+from sequencematch.models.lora import apply_all
 
 # Queries whose scores exist at once in chunked attention. Small enough that those of a batch are no
 # more than its other activations, large enough for fast products of matrices.
@@ -163,7 +164,7 @@ class Attention(nnx.Module):
         """
         (B, T, _), N = x.shape, self.config.head_dim
         tell = POSITIONS[self.config.positions]
-        q, k, v = (y(x).reshape(B, T, -1, N) for y in (self.query, self.key, self.value))
+        q, k, v = (y.reshape(B, T, -1, N) for y in apply_all([self.query, self.key, self.value], x))
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = (tell(y, visibility.positions, self.config) for y in (q, k))

@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 import qwix
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int
 
 from sequencematch.models import nf4
 from sequencematch.models.config import MLPS, RopeScaling, TransformerConfig
-from sequencematch.models.lora import BASES, LowRankLinear
+from sequencematch.models.lora import BASES, PRODUCT, LowRankLinear, apply_all
 
 
 def linear(
@@ -37,7 +38,7 @@ def linear(
     # Standard deviation 1/sqrt(inputs): outputs have about the variance of the inputs.
     draw = nnx.initializers.normal(inputs**-0.5)
     has_adapter = bool(path) and config.lora.adapts(path)
-    make = partial(LowRankLinear, lora=config.lora) if has_adapter else nnx.Linear
+    make = partial(LowRankLinear, lora=config.lora) if has_adapter else NamedLinear
     return make(
         inputs,
         outputs,
@@ -50,6 +51,13 @@ def linear(
         preferred_element_type=result and jnp.dtype(result),
         rngs=rngs,
     )
+
+
+class NamedLinear(nnx.Linear):
+    """y = x W + b; an `nnx.Linear` whose y has a name, as that of a `LowRankLinear`."""
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
+        return checkpoint_name(super().__call__(x), PRODUCT)
 
 
 def cast(arrays: tuple, *, dtype: Any) -> tuple:
@@ -193,4 +201,5 @@ class FeedForward(nnx.Module):
     def __call__(self, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:
         if self.gate is None:
             return self.down(self.activate(self.up(x)))
-        return self.down(self.activate(self.gate(x)) * self.up(x))
+        gate, up = apply_all([self.gate, self.up], x)
+        return self.down(self.activate(gate) * up)

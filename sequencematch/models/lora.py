@@ -6,13 +6,14 @@ Trees of parameters are those of a `Transformer`. An adapter stands beside the k
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import qwix
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float
 
 from sequencematch.models import nf4
@@ -20,6 +21,7 @@ from sequencematch.models.config import Lora
 from sequencematch.models.sharding import path_name
 
 ADAPTER = r"/lora_[ab]$"  # found in the paths of an adapter's parameters
+PRODUCT = "product"  # what linear maps put out has this name, for `transformer.REMAT`
 
 # What the kernels of the blocks' linear maps are, beneath adapters -> how one in floats becomes such.
 BASES: dict[str, Callable[[Array], Any]] = {
@@ -44,12 +46,28 @@ class LowRankLinear(nnx.Linear):
         self.lora_b = nnx.Param(jnp.zeros((lora.rank, outputs), jnp.float32))
         self.scale = lora.scale
 
-    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B F"]:
-        a, b = (p[...].astype(self.dtype) for p in (self.lora_a, self.lora_b))
-        # One axis of rows, as in `layers.flat_dot_general`.
-        low = x.reshape(-1, x.shape[-1]).astype(self.dtype) @ a
-        y = super().__call__(x)
-        return y + (self.scale * low @ b).reshape(y.shape)
+    def __call__(
+        self, x: Float[Array, "*B D"], low: Float[Array, "rows r"] | None = None
+    ) -> Float[Array, "*B F"]:
+        """y; `low` is x A, if it is there already."""
+        low = times_a([self], x)[0] if low is None else low
+        y, b = super().__call__(x), self.lora_b[...].astype(self.dtype)
+        return checkpoint_name(y + (self.scale * low @ b).reshape(y.shape), PRODUCT)
+
+
+def times_a(maps: Sequence[LowRankLinear], x: Float[Array, "*B D"]) -> list[Float[Array, "rows r"]]:
+    """x A for each of some maps of one x, by one product: r columns alone are slow to multiply."""
+    a = jnp.concatenate([m.lora_a[...].astype(m.dtype) for m in maps], axis=1)
+    # One axis of rows, as in `layers.flat_dot_general`.
+    low = x.reshape(-1, x.shape[-1]).astype(a.dtype) @ a
+    return jnp.split(checkpoint_name(low, PRODUCT), len(maps), axis=1)
+
+
+def apply_all(maps: Sequence[nnx.Linear], x: Float[Array, "*B D"]) -> list[Float[Array, "*B F"]]:
+    """What linear maps, with or without adapters, make of one x."""
+    adapted = [m for m in maps if isinstance(m, LowRankLinear)]
+    lows = iter(times_a(adapted, x) if adapted else ())
+    return [m(x, next(lows)) if isinstance(m, LowRankLinear) else m(x) for m in maps]
 
 
 def adapt(params: nnx.State, adapters: nnx.State, lora: Lora) -> nnx.State:

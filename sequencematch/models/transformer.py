@@ -24,6 +24,7 @@ from sequencematch.models.gathering import (
     put_together,
 )
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
+from sequencematch.models.lora import PRODUCT
 from sequencematch.models.network import Network
 
 # The most layers that one iteration of the loop over them runs. More is faster on CPUs, but compiles
@@ -38,7 +39,7 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
     "none": lambda layer: layer,
     "products": partial(
         jax.checkpoint,
-        policy=jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        policy=jax.checkpoint_policies.save_only_these_names(PRODUCT),
         prevent_cse=False,
     ),
     "full": jax.checkpoint,

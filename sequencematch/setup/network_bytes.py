@@ -76,12 +76,12 @@ def product_bytes(network: TransformerConfig) -> int:
     """Bytes of the input of a layer and of its products with weights, for each slot.
 
     In the activations' dtype: D of the input, what each linear map puts out but the last, which no
-    gradient needs, and the same and the rank for each adapter.
+    gradient needs, and the rank of each adapter.
     """
     n, width = network, network.d_model
     for path, (_, outer) in network.linears.items():
         output = 0 if path.endswith("down") else outer
-        width += output + (n.lora.rank + output) * n.lora.adapts(path)
+        width += output + n.lora.rank * n.lora.adapts(path)
     return ACTIVATION[n.dtype] * width
 
 
