@@ -6,9 +6,10 @@
 Prints how fast the directory is imported, what a step of training takes (full finetuning, LoRA with
 r = 16 in all linear maps of the blocks, QLoRA alike) and its peak memory by the compiler's account. The
 step: AdamW on the likelihood of 8 rows of 64 tokens at all of them, float32. Where torch, transformers
-and PEFT are installed (the extra parity, on Python 3.11) each step is timed against theirs, in two
-processes that take turns, so that a machine that slows down for a while affects both. The ratio is the
-median of the ratios of the turns.
+and PEFT are installed (the extra parity, on Python 3.11) each step is timed against theirs, in
+processes that take turns, so that a machine that slows down for a while affects all. Ratios are medians
+of the ratios of the turns. How far XLA can go is measured too: its products with the kernels of the
+base alone, those of one pass forward and of one backward.
 """
 
 import subprocess
@@ -38,7 +39,7 @@ from sequencematch.train.plan import peak_bytes
 
 MODEL = flags.DEFINE_string("model", DIRECTORY, "The directory of a model.")
 TURNS = flags.DEFINE_integer("turns", 12, "How often each step is timed.", lower_bound=1)
-SIDE = flags.DEFINE_string("side", None, "KIND/ours or KIND/torch: what a child process times.")
+SIDE = flags.DEFINE_string("side", None, "KIND/ours, /torch or /products: what a child times.")
 
 ROWS, SLOTS, RATE = 8, 64, 1e-4
 KINDS = {"full": Lora(), "lora": Lora(16, 16.0), "qlora": Lora(16, 16.0, base="nf4")}
@@ -78,7 +79,7 @@ def compile_ours(kind: str, folder: Path) -> tuple[jax.stages.Compiled, list]:
     def step(trained, moments, frozen, tokens):
         def loss(trained):
             network = nnx.merge(graph, nnx.merge_state(trained, frozen))
-            logits = network.logits(network.hidden(tokens, visibility))[:, :-1]
+            logits = network.logits(network.hidden(tokens, visibility)[:, :-1])
             return optax.softmax_cross_entropy_with_integer_labels(logits, tokens[:, 1:]).mean()
 
         value, gradients = jax.value_and_grad(loss)(trained)
@@ -130,10 +131,28 @@ def torch_step(kind: str, folder: Path) -> Step:
     return step
 
 
+def products_step(kind: str, folder: Path) -> Step:
+    """The products that every step has, x W and then y W^T for each kernel, a matrix of its own."""
+    _, params = read_base(folder)
+    stacks = [x for path, x in nnx.to_flat_state(params) if path[-1] == "kernel"]
+    kernels = [kernel for stack in stacks for kernel in stack[...]]
+    head = params["embedding"]["embedding"][...].T
+    inputs = {n: jnp.ones((ROWS * SLOTS, n)) for n in {x.shape[0] for x in (*kernels, head)}}
+
+    @jax.jit
+    def multiply(kernels: list, inputs: dict) -> dict:
+        for kernel in kernels:
+            x = inputs[kernel.shape[0]]
+            inputs = inputs | {kernel.shape[0]: (x @ kernel) @ kernel.T}
+        return inputs
+
+    return lambda: float(multiply([*kernels, head], inputs)[head.shape[0]][0, 0])
+
+
 def serve(side: str, folder: Path) -> None:
     """A child process: times a step for each line of its input, and prints the seconds."""
     kind, maker = side.split("/")
-    step = {"ours": our_step, "torch": torch_step}[maker](kind, folder)
+    step = {"ours": our_step, "torch": torch_step, "products": products_step}[maker](kind, folder)
     print(f"{step()} {step()}", flush=True)  # the first compiles; losses show that sides agree
     for _ in sys.stdin:
         began = time.perf_counter()
@@ -185,17 +204,17 @@ def main(argv: list[str]) -> int | None:
     has_torch = bool(find_spec("torch") and find_spec("transformers") and find_spec("peft"))
     for kind in KINDS:
         in_torch = has_torch and kind in IN_TORCH
-        sides = [f"{kind}/{maker}" for maker in ("ours", *["torch"] * in_torch)]
+        sides = [f"{kind}/{maker}" for maker in ("ours", "products", *["torch"] * in_torch)]
         losses, seconds = take_turns(sides, folder)
         peak = peak_bytes(compile_ours(kind, folder)[0])
         line = f"{kind:<6} {np.median(seconds[0]):.2f} s a step, peak {peak / 2**20:,.0f} MiB"
-        if in_torch:
-            ratio = np.quantile(seconds[1] / seconds[0], (0.25, 0.5, 0.75))
+        for side, taken in zip(sides[1:], seconds[1:], strict=True):
+            ratio = np.quantile(taken / seconds[0], (0.25, 0.5, 0.75))
             line += (
-                f"; torch {np.median(seconds[1]):.2f} s, {ratio[1]:.2f} x ours "
+                f"; {side.split('/')[1]} {np.median(taken):.2f} s, {ratio[1]:.2f} x ours "
                 f"[{ratio[0]:.2f}, {ratio[2]:.2f}]"
             )
-        print(f"{line}; losses {' | '.join(losses)}", flush=True)
+        print(f"{line}; losses {' | '.join([losses[0], *losses[2:]])}", flush=True)
     return None
 
 
