@@ -20,13 +20,11 @@ from sequencematch.models.lora import merge
 from sequencematch.models.pretrained.families import (
     EDITS,
     EMBEDDING,
-    HEAD,
     Stored,
     layout,
     leaves_by_path,
 )
-from sequencematch.models.pretrained.reader import mean_row
-from sequencematch.models.pretrained.writer import fetch, make_directory
+from sequencematch.models.pretrained.writer import edit_rows, fetch, make_directory
 from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -130,16 +128,12 @@ def _factors(stored: Stored, leaves: Mapping[str, Any]) -> tuple[np.ndarray, np.
 
 def _edit_rows(params: nnx.State, family: str, lora: Lora) -> dict[str, np.ndarray]:
     """The rows of edits in each table of tokens, by the table's module."""
-    leaves, found = leaves_by_path(params), {}
-    for name, stored in _layout(params, family, lora).items():
-        if stored.has_vocabulary and EDITS in leaves:
-            edits = fetch(leaves[EDITS], None).T
-            if stored.paths != (HEAD,) and HEAD in leaves:
-                # No edit is fed to the network.
-                mean = mean_row(fetch(leaves[EMBEDDING], None))
-                edits = np.repeat(mean[None], len(edits), axis=0)
-            found[name.removesuffix(".weight")] = edits
-    return found
+    leaves = leaves_by_path(params)
+    return {
+        name.removesuffix(".weight"): edit_rows(stored, leaves)
+        for name, stored in _layout(params, family, lora).items()
+        if stored.has_vocabulary and EDITS in leaves
+    }
 
 
 def _suffix(module: str) -> str:

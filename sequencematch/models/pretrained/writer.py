@@ -24,7 +24,14 @@ from safetensors.numpy import save_file
 from sequencematch.models.config import Lora
 from sequencematch.models.lora import merge, merge_kernel, nf4_kernels
 from sequencematch.models.pretrained.configs import stored_dtype
-from sequencematch.models.pretrained.families import EDITS, HEAD, Stored, layout, leaves_by_path
+from sequencematch.models.pretrained.families import (
+    EDITS,
+    EMBEDDING,
+    HEAD,
+    Stored,
+    layout,
+    leaves_by_path,
+)
 from sequencematch.models.pretrained.reader import INDEX, Weights, find_tensors, mean_row
 from sequencematch.storage.files import expand
 from sequencematch.storage.files import write as write_text
@@ -180,10 +187,16 @@ def tensor_rows(
     whole = whole.T if stored.transpose else whole
     if not stored.has_vocabulary or EDITS not in leaves:
         return [whole, spare] if stored.has_vocabulary else [whole]
-    edits = fetch(leaves[EDITS], None).T
-    if stored.paths != (HEAD,) and HEAD in leaves:
-        edits = np.repeat(mean_row(whole)[None], len(edits), axis=0)
+    edits = edit_rows(stored, leaves)
     return [whole, edits, spare[len(edits) :]]
+
+
+def edit_rows(stored: Stored, leaves: Mapping[str, Any]) -> np.ndarray:
+    """The rows of edits in a table of tokens: those trained, or of an untied embedding its mean."""
+    edits = fetch(leaves[EDITS], None).T
+    if stored.paths == (HEAD,) or HEAD not in leaves:
+        return edits
+    return np.repeat(mean_row(fetch(leaves[EMBEDDING], None))[None], len(edits), axis=0)
 
 
 def fetch_merged(
