@@ -137,7 +137,7 @@ def products_step(kind: str, folder: Path) -> Step:
     stacks = [x for path, x in nnx.to_flat_state(params) if path[-1] == "kernel"]
     kernels = [kernel for stack in stacks for kernel in stack[...]]
     head = params["embedding"]["embedding"][...].T
-    inputs = {n: jnp.ones((ROWS * SLOTS, n)) for n in {x.shape[0] for x in (*kernels, head)}}
+    inputs = {n: jnp.zeros((ROWS * SLOTS, n)) for n in {x.shape[0] for x in (*kernels, head)}}
 
     @jax.jit
     def multiply(kernels: list, inputs: dict) -> dict:
