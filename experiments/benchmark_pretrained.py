@@ -8,7 +8,7 @@ r = 16 in all linear maps of the blocks, QLoRA alike) and its peak memory by the
 step: AdamW on the likelihood of 8 rows of 64 tokens at all of them, float32. Where torch, transformers
 and PEFT are installed (the extra parity, on Python 3.11) each step is timed against theirs, in
 processes that take turns, so that a machine that slows down for a while affects all. Ratios are medians
-of the ratios of the turns. How far XLA can go is measured too: its products with the kernels of the
+of the ratios of the turns. The floor of a step is timed too: XLA's products with the kernels of the
 base alone, those of one pass forward and of one backward.
 """
 
@@ -39,7 +39,9 @@ from sequencematch.train.plan import peak_bytes
 
 MODEL = flags.DEFINE_string("model", DIRECTORY, "The directory of a model.")
 TURNS = flags.DEFINE_integer("turns", 12, "How often each step is timed.", lower_bound=1)
-SIDE = flags.DEFINE_string("side", None, "KIND/ours, /torch or /products: what a child times.")
+SIDE = flags.DEFINE_string(
+    "side", None, "KIND/ours, KIND/torch or KIND/products: what a child process times."
+)
 
 ROWS, SLOTS, RATE = 8, 64, 1e-4
 KINDS = {"full": Lora(), "lora": Lora(16, 16.0), "qlora": Lora(16, 16.0, base="nf4")}

@@ -56,7 +56,7 @@ class LowRankLinear(nnx.Linear):
 
 
 def times_a(maps: Sequence[LowRankLinear], x: Float[Array, "*B D"]) -> list[Float[Array, "rows r"]]:
-    """x A for each of some maps of one x, by one product: r columns alone are slow to multiply."""
+    """x A for each of some maps of one x, by one product that reads x once."""
     a = jnp.concatenate([m.lora_a[...].astype(m.dtype) for m in maps], axis=1)
     # One axis of rows, as in `layers.flat_dot_general`.
     low = x.reshape(-1, x.shape[-1]).astype(a.dtype) @ a

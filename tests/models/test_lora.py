@@ -111,6 +111,25 @@ def test_adapters_that_begin_leave_the_base_bit_equal():
         np.testing.assert_array_equal(logits, plain[name], err_msg=name)
 
 
+def test_maps_of_one_input_put_out_what_each_does_alone_by_one_product_with_all_their_a():
+    """Also where a map between them has no adapter."""
+    query, value, up = (
+        lora.LowRankLinear(8, width, lora=Lora(3), rngs=nnx.Rngs(width, lora=width))
+        for width in (6, 4, 5)
+    )
+    rng = np.random.default_rng(0)
+    for each in (query, value, up):
+        each.lora_b[...] = jnp.asarray(rng.normal(size=each.lora_b.shape), jnp.float32)
+    maps = [query, nnx.Linear(8, 7, rngs=nnx.Rngs(0)), value, up]
+    x = jnp.asarray(rng.normal(size=(2, 5, 8)), jnp.float32)
+    for found, each in zip(lora.apply_all(maps, x), maps, strict=True):
+        np.testing.assert_allclose(found, each(x), rtol=1e-5, atol=1e-5)
+    jaxpr = jax.make_jaxpr(lambda x: lora.apply_all(maps, x))(x)
+    products = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "dot_general"]
+    # One with all A, one with each B, one with each kernel.
+    assert len(products) == 1 + 3 + 4
+
+
 @cases
 def test_adapters_are_where_the_pattern_is_found(case):
     adapters = CASES[case]
