@@ -40,8 +40,9 @@ def first_edit_rows(
         hidden = readout.states(model, trajectories)
         return hidden, readout.action_values(model, pushes, hidden, trajectories).v
 
-    hidden, values, valid = fetch((*read(model, trajectories), trajectories.valid))
-    return edit_rows(hidden[valid], values[valid], eta, int(is_edit.sum()), ridge)
+    hidden, values, t = fetch((*read(model, trajectories), trajectories))
+    is_decision = np.arange(hidden.shape[1]) < (t.end - t.start)[:, None]
+    return edit_rows(hidden[is_decision], values[t.valid], eta, int(is_edit.sum()), ridge)
 
 
 def edit_rows(

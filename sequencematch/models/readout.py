@@ -1,7 +1,7 @@
 """From a network and trajectories to what the losses need: a few numbers per step.
 
-Axes: B batch, T slots, D model, V vocabulary. No array over the vocabulary is larger than 64 MiB on a
-device, forward or backward, but the head itself: its states are read in chunks.
+Axes: B batch, T slots, S states from `start` on, D model, V vocabulary. No array over the vocabulary is
+larger than 64 MiB on a device, forward or backward, but the head itself: states are read in chunks.
 """
 
 from collections.abc import Callable
@@ -9,7 +9,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core import likelihood, reductions
 from sequencematch.core.mdp import Mdp
@@ -24,25 +24,42 @@ def chunk_size(vocab_size: int, devices: int = 1) -> int:
     return max(1, LOGIT_BYTES * devices // (4 * vocab_size))
 
 
-def states(model: Network, trajectories: Trajectory) -> Float[Array, "B T D"]:
-    """Hidden states that represent s_t at each time t: hidden[state[t]] of one pass, [B, T, D].
+def states(
+    model: Network, trajectories: Trajectory, max_actions: int | None = None
+) -> Float[Array, "B S D"]:
+    """Hidden states that represent s_t at the times t = start + i: hidden[state[t]] of one pass.
 
     After an edit the text is one that was there before, and so is its representation: it is looked up,
     not computed again (docs/mathematics.md, section 5).
+
+    Args:
+      model: the network.
+      trajectories: a batch of T slots.
+      max_actions: no row takes more decisions; S = max_actions + 1, since s_N has a value, too. By
+        default S = T. States behind `end` represent nothing.
     """
+    T = trajectories.tokens.shape[1]
+    S = T if max_actions is None else min(T, max_actions + 1)
     hidden = model.hidden(trajectories.tokens, trajectories.visibility)
-    return jnp.take_along_axis(hidden, trajectories.state[..., None], axis=1)
+    slots = jnp.take_along_axis(trajectories.state, _times(trajectories, S), axis=1)
+    return jnp.take_along_axis(hidden, slots[..., None], axis=1)
+
+
+def _times(trajectories: Trajectory, states: int) -> Int[Array, "B S"]:
+    """start + i; the last slot's where there is no such time."""
+    time = trajectories.start[:, None] + jnp.arange(states)
+    return jnp.minimum(time, trajectories.tokens.shape[1] - 1)
 
 
 def action_values(
-    model: Network, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
+    model: Network, mdp: Mdp, hidden: Float[Array, "B S D"], trajectories: Trajectory
 ) -> Values:
-    """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t) of every state, `start` to `end`.
+    """Q(s_t, a_t) = l(a_t|s_t) and V(s_t) = logsumexp_a l(a|s_t), [B, T], from `start` to `end`.
 
     Args:
       model: the network; its head is applied here.
       mdp: gives the legal actions.
-      hidden: [B, T, D], from `states`.
+      hidden: [B, S, D], from `states`.
       trajectories: give the labels a_t.
     """
 
@@ -54,25 +71,27 @@ def action_values(
 
 
 def log_unlikelihood(
-    model: Network, mdp: Mdp, hidden: Float[Array, "B T D"], trajectories: Trajectory
+    model: Network, mdp: Mdp, hidden: Float[Array, "B S D"], trajectories: Trajectory
 ) -> Float[Array, "B T"]:
     """sum_c log(1 - pi(c|s_t)) over the distinct legal tokens c of the text s_t but the label, [B, T].
 
     Args:
       model: the network; its head is applied here.
       mdp: gives the legal actions.
-      hidden: [B, T, D], from `states`.
+      hidden: [B, S, D], from `states`.
       trajectories: give texts and labels.
     """
 
     def read(hidden: Array, time: Array, actions: Array, rows: tuple) -> Array:
-        def penalty(logits: Array, actions: Array, t: Trajectory, first: Array) -> Array:
+        def penalty(
+            logits: Array, time: Array, actions: Array, t: Trajectory, first: Array
+        ) -> Array:
             now, slot = time[:, None], jnp.arange(first.shape[0])
             text = (slot <= now) & (now < t.visible_until) & first
             return likelihood.log_unlikelihood(logits, actions, text, t.tokens, mdp.legal)
 
         # checkpoint: arrays over the text's slots are cheaper to compute again than to store.
-        return jax.vmap(jax.checkpoint(penalty))(model.logits(hidden), actions, *rows)
+        return jax.vmap(jax.checkpoint(penalty))(model.logits(hidden), time, actions, *rows)
 
     first = jax.vmap(lambda t: likelihood.first_occurrences(mdp, t))(trajectories)
     rows = (trajectories, first)
@@ -83,45 +102,56 @@ def map_states(
     read: Callable,
     model: Network,
     mdp: Mdp,
-    hidden: Float[Array, "B T D"],
+    hidden: Float[Array, "B S D"],
     trajectories: Trajectory,
-    *steps: Array | np.ndarray,
+    *steps: Int[Array | np.ndarray, "B T"],
     rows: object = None,
 ):
     """Reads all states, in chunks of times and, if the batch is larger than a chunk, of rows.
 
-    An episode may have up to T - 1 decisions, whatever config.max_actions is: noise adds some, and a
-    short prompt leaves room for them. So no fixed number of states is enough. Instead, times at which
-    no row of the batch is between its `start` and its `end` are skipped when the program runs.
+    Rows take fewer decisions than there is room for. In a chunk of states that no row of the batch has,
+    nothing is computed when the program runs.
 
     Args:
-      read: (hidden [b, c, D], time [c], *steps [b, c, ...], rows) -> arrays [b, c, ...], which must not
+      read: (hidden [b, c, D], time [b, c], *steps [b, c], rows) -> arrays [b, c, ...], which must not
         mix states; `rows` is left out if it is None.
       model: the network that is read. One whose rows several devices share says so by its `devices`.
       mdp: gives V.
-      hidden: [B, T, D], from `states`.
-      trajectories: say which states there are; the result is 0 at chunks that have none.
-      *steps: arrays [B, T, ...] that are cut as `hidden` is.
+      hidden: [B, S, D], from `states`.
+      trajectories: say which states there are.
+      *steps: what `read` is told of each time.
       rows: arrays [B, ...], for all states of a row.
+
+    Returns:
+      Arrays [B, T, ...], 0 at times that have no state in `hidden` and in chunks that have none.
     """
-    time, devices = jnp.arange(hidden.shape[1]), getattr(model, "devices", 1)
+    T, S, devices = trajectories.tokens.shape[1], hidden.shape[1], getattr(model, "devices", 1)
     size = chunk_size(mdp.legal.shape[0], devices)
-    start, end = trajectories.start[:, None], trajectories.end[:, None]
-    is_state = jnp.any((start <= time) & (time <= end), axis=0)
+    is_state = jnp.arange(S) <= jnp.max(trajectories.end - trajectories.start)
+    time = _times(trajectories, S)
+    steps = [jnp.take_along_axis(jnp.asarray(x), time, axis=1) for x in steps]
 
     def read_rows(steps: tuple, rows: object):
-        def read_times(time: Array, *steps: Array):
-            hidden, *others = (x.swapaxes(0, 1) for x in steps)
-            out = read(hidden, time, *others, *(() if rows is None else (rows,)))
+        def read_times(*steps: Array):
+            steps = (x.swapaxes(0, 1) for x in steps)
+            out = read(*steps, *(() if rows is None else (rows,)))
             return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
-        by_time = (time, *(x.swapaxes(0, 1) for x in steps))
+        by_time = [x.swapaxes(0, 1) for x in steps]
         at_once = max(1, size // steps[0].shape[0])
         out = map_in_chunks(read_times, *by_time, size=at_once, used=is_state)
         return jax.tree.map(lambda y: y.swapaxes(0, 1), out)
 
-    steps = tuple(map(jnp.asarray, steps))  # labels may be numpy arrays
-    return map_in_chunks(read_rows, (hidden, *steps), rows, size=size, spread=devices)
+    found = map_in_chunks(read_rows, (hidden, time, *steps), rows, size=size, spread=devices)
+    number = jnp.arange(T) - trajectories.start[:, None]  # of the state at each time
+    there = (number >= 0) & (number < S)
+
+    def by_time(y: Array) -> Array:
+        axes = (..., *[None] * (y.ndim - 2))
+        at = jnp.clip(number, 0, S - 1)[axes]
+        return jnp.where(there[axes], jnp.take_along_axis(y, at, axis=1), 0)
+
+    return jax.tree.map(by_time, found)
 
 
 def map_in_chunks(

@@ -108,7 +108,7 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
     # New parameters and moments stand beside the old ones until it is known that they are finite.
     update = 4 * trained  # with the gradients
     step = cast_bytes(network) // (model * c.mesh.fsdp) + gathered_bytes(c, network, 2)
-    step += activation_bytes(network, rows, T) // model
+    step += activation_bytes(network, rows, T, states=c.max_actions + 1) // model
     keys = NETWORK if update > step else (*batches, *SLOTS, *NETWORK)
     learning = Part("gradients and activations", update + step, keys)
     evaluation = estimate_evaluation(c, vocab_size)

@@ -33,7 +33,9 @@ def replay_bytes(capacity: int, slots: int) -> int:
     return capacity * (slots * (5 * FLOAT + 2 * BOOL) + 3 * FLOAT + BOOL)
 
 
-def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
+def activation_bytes(
+    network: TransformerConfig, rows: int, slots: int, states: int | None = None
+) -> int:
     """Bytes of the forward pass that the backward pass reads, before the compiler optimises.
 
     For each slot, a layer stores
@@ -46,7 +48,7 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     Chunked attention stores no scores: those of one chunk of queries exist at a time.
     With another model.remat than "none" a layer stores what `STORED` says, and the rest exists for one
     layer at a time.
-    The head stores the logits of one chunk of states at a time.
+    The head stores the logits of one chunk of states at a time; a row has `states`, or its slots.
     """
     n, a = network, ACTIVATION[network.dtype]
     heads = (n.heads + n.kv_heads) * n.head_dim
@@ -63,7 +65,8 @@ def activation_bytes(network: TransformerConfig, rows: int, slots: int) -> int:
     stored = STORED.get(n.remat)
     layers = n.layers * layer if stored is None else n.layers * stored(n) + layer
     around = 4 * FLOAT * n.d_model
-    logits = (2 * FLOAT + BOOL) * n.vocab_size * min(rows * slots, chunk_size(n.vocab_size))
+    at_once = min(rows * (states or slots), chunk_size(n.vocab_size))
+    logits = (2 * FLOAT + BOOL) * n.vocab_size * at_once
     return rows * slots * (layers + shared + around) + logits
 
 

@@ -84,7 +84,7 @@ def unlikelihood_step(
         expert = expert_trajectories(recipe, state, rows)
         model = recipe.network(params)
         # One pass through the network; both terms of the loss are read from its hidden states.
-        hidden = readout.states(model, expert)
+        hidden = readout.states(model, expert, recipe.max_actions)
         values = readout.action_values(model, recipe.mdp, hidden, expert)
         repeated = readout.log_unlikelihood(model, recipe.mdp, hidden, expert)
         bc = behavioural_cloning(values, expert)
@@ -155,7 +155,7 @@ def refresh(
 def action_values(recipe: Recipe, params: nnx.State, trajectories: Trajectory) -> Values:
     """Q(s_t, a_t) and V(s_t) of every step of a batch, [B, T]."""
     model = recipe.network(params)
-    hidden = readout.states(model, trajectories)
+    hidden = readout.states(model, trajectories, recipe.max_actions)
     return readout.action_values(model, recipe.mdp, hidden, trajectories)
 
 
@@ -184,12 +184,12 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
 
     def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
         # A key for each row and time: draws do not depend on how the batch is divided.
-        fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)), (0, None))
+        fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
         keys = fold_in(jax.vmap(jax.random.fold_in, (None, 0))(key, row), time)
         choose = jax.vmap(jax.vmap(partial(draw_wrong_token, recipe.mdp)))
         return choose(model.logits(hidden), right, keys)
 
-    hidden = readout.states(model, expert)
+    hidden = readout.states(model, expert, recipe.max_actions)
     z = readout.map_states(
         draw, model, recipe.mdp, hidden, expert, expert.actions, rows=rows.number
     )

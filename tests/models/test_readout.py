@@ -118,7 +118,15 @@ class Head:
     hidden = prefill = decode = logits
 
 
-def values_and_gradients(trajectories):
+class Table(Head):
+    """Has its hidden states, too, whatever the tokens are."""
+
+    def __init__(self, kernel, states):
+        super().__init__(kernel)
+        self.hidden = lambda tokens, visibility: states
+
+
+def values_and_gradients(trajectories, max_actions=None):
     """Q, V and the penalties of unlikelihood, 0 where there is no state; gradients of a sum of them."""
     time = np.arange(SLOTS)
     start, end = (np.asarray(x)[:, None] for x in (trajectories.start, trajectories.end))
@@ -127,17 +135,18 @@ def values_and_gradients(trajectories):
     @jax.jit
     @partial(jax.value_and_grad, argnums=(0, 1), has_aux=True)
     def read(hidden, kernel):
-        values = readout.action_values(Head(kernel), MDP, hidden, trajectories)
-        unlikely = readout.log_unlikelihood(Head(kernel), MDP, hidden, trajectories)
+        model = Table(kernel, hidden)
+        there = readout.states(model, trajectories, max_actions)
+        values = readout.action_values(model, MDP, there, trajectories)
+        unlikely = readout.log_unlikelihood(model, MDP, there, trajectories)
         found = [jnp.where(is_state, x, 0.0) for x in (*values, unlikely)]
         return sum(jnp.sum(x**2) for x in found), found
 
-    key = jax.random.split(jax.random.key(2))
-    hidden, kernel = (
-        jax.random.normal(k, s) for k, s in zip(key, ((6, SLOTS, 8), (8, V)), strict=True)
-    )
+    key, shapes = jax.random.split(jax.random.key(2)), ((*trajectories.tokens.shape, 8), (8, V))
+    hidden, kernel = (jax.random.normal(k, s) for k, s in zip(key, shapes, strict=True))
     (_, found), gradients = read(hidden, kernel)
-    return hidden @ kernel, [*found, *gradients]
+    at_states = jnp.take_along_axis(hidden @ kernel, trajectories.state[..., None], axis=1)
+    return at_states, [*found, *gradients]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +172,25 @@ def test_values_are_those_of_all_logits(trajectories, whole):
         there = slice(int(start), int(end) + 1)
         np.testing.assert_allclose(found_q[row, there], q[row, there], atol=1e-4)
         np.testing.assert_allclose(found_v[row, there], v[row, there], atol=1e-4)
+
+
+def test_states_beyond_the_limit_on_decisions_are_not_read(trajectories, whole):
+    """Values and gradients are as of all T states; logits are computed of max_actions + 1 a row."""
+    few = jax.tree.map(lambda x: x[np.arange(6) % 3 > 0], trajectories)  # at most 3 decisions
+    assert int(jnp.max(few.end - few.start)) == 3
+    for a, b in zip(values_and_gradients(few, 3)[1], values_and_gradients(few)[1], strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+    def read(kernel, hidden):
+        model = Table(kernel, hidden)
+        there = readout.states(model, few, 3)
+        return readout.action_values(model, MDP, there, few)
+
+    program = jax.jit(read).lower(jnp.ones((3, V)), jnp.ones((4, SLOTS, 3))).compile().as_text()
+    states = [
+        math.prod(map(int, n.split(","))) for n in re.findall(rf"f32\[([\d,]+),{V}\]", program)
+    ]
+    assert max(states) == 4 * (3 + 1)
 
 
 # Memory.
