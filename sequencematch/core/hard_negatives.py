@@ -33,7 +33,8 @@ def draw_wrong_token(
       key: a random key.
     """
     allowed = jnp.asarray(mdp.ordinary) & (jnp.arange(logits.shape[0]) != right)
-    return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf))
+    # "high": by default what is less likely than 2^-23 is never drawn.
+    return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf), mode="high")
 
 
 def replace_wrong_tokens(mdp: Mdp, trajectory: Trajectory, z: Int[Array, " T"]) -> Trajectory:

@@ -15,6 +15,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from sequencematch.core.mdp import EVERYTHING, Mdp
 from sequencematch.rollout.truncation import TRUNCATIONS
 
+BLOCK = 512  # logits that a draw chooses among at once
+
 
 class Decoding(NamedTuple):
     """A way to choose actions.
@@ -121,12 +123,22 @@ def _pick(
 
 
 def draw(key: PRNGKeyArray, logits: Float[Array, " V"]) -> Int[Array, ""]:
-    """A draw from softmax(logits): that of `jax.random.categorical`, in less time.
+    """A draw from softmax(logits), of however unlikely an id.
 
-    XLA for CPUs puts noise that is used once into the argmax, and draws it one number at a time. Used
-    twice, it is stored first: of 49,152 logits a draw then takes half as long.
+    Of many logits a block of neighbours is drawn first, by its logsumexp, then one of the block. So
+    noise is drawn for V / BLOCK + BLOCK numbers, not for V: for 64 rows of 49,153 logits in a ninth of
+    the time.
     """
-    noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype)
+    V = logits.shape[0]
+    if V > BLOCK:
+        blocks = jnp.pad(logits, (0, -V % BLOCK), constant_values=-jnp.inf).reshape(-1, BLOCK)
+        which, inside = jax.random.split(key)
+        block = draw(which, jax.nn.logsumexp(blocks, axis=1))
+        return block * BLOCK + draw(inside, blocks[block])
+    # "high": by default Gumbel noise ends at 15.9, and what is less likely than 2^-23 is never drawn.
+    noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
+    # XLA for CPUs puts noise that is used once into the argmax, and draws it one number at a time. Used
+    # twice, it is stored first, which takes half as long.
     return jnp.argmax(noisy == jnp.max(noisy))
 
 

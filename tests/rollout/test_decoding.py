@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from sequencematch.rollout.decoding import Decoding, choose, draw
+from sequencematch.rollout.decoding import BLOCK, Decoding, choose, draw
 from tests.goodness_of_fit import assert_counts_fit
 from tests.marks import stress
 from tests.rollout.samples import (
@@ -77,8 +77,29 @@ def assert_drawn(decoding, expected, banned=()):
 def test_a_draw_is_that_of_the_library():
     keys = jax.random.split(jax.random.key(3), len(LOGITS))
     for logits in (LOGITS, np.full_like(LOGITS, -np.inf)):
-        expected = jax.vmap(jax.random.categorical)(keys, logits)
+        expected = jax.vmap(partial(jax.random.categorical, mode="high"))(keys, logits)
         np.testing.assert_array_equal(jax.vmap(draw)(keys, logits), expected)
+
+
+def test_draws_of_many_logits_follow_them():
+    """Of three blocks, the last not full: each block, and, of the ids of all blocks, each remainder."""
+    logits = np.random.default_rng(4).normal(size=3 * BLOCK - 9).astype(np.float32)
+    keys = jax.random.split(jax.random.key(5), COUNT)
+    found, ids = jax.vmap(draw, (0, None))(keys, jnp.asarray(logits)), np.arange(len(logits))
+    p = np.exp(logits.astype(np.float64))
+    for kinds in (ids // BLOCK, ids % 97):
+        expected = np.bincount(kinds, p / p.sum())
+        assert_counts_fit(np.bincount(kinds[found], minlength=len(expected)), expected)
+
+
+def test_what_is_hardly_ever_drawn_is_drawn():
+    """40,000 ids of probability below 2^-23 have .4 % together."""
+    logits = jnp.full(40_001, -16.2).at[7].set(0.0)
+    keys = jax.random.split(jax.random.key(6), COUNT)
+    rare = np.sum(np.asarray(jax.vmap(draw, (0, None))(keys, logits)) != 7)
+    p = 40_000 * math.exp(-16.2)
+    assert p / 40_000 < 2**-23
+    assert_counts_fit([COUNT - rare, rare], [1 / (1 + p), p / (1 + p)])
 
 
 P = policy(LOGITS[0])

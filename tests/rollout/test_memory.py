@@ -99,10 +99,9 @@ def draws():
     def draw(row, decision):
         key = jax.random.fold_in(jax.random.fold_in(jax.random.key(KEY), row), decision)
         whether, which = jax.random.split(key)
-        of_edits = jnp.stack(
-            [jnp.pad(jax.random.gumbel(which, n), (0, 4 - n)) for n in range(1, 5)]
-        )
-        return jax.random.uniform(whether), jax.random.gumbel(which, V), of_edits
+        noise = partial(jax.random.gumbel, which, mode="high")
+        of_edits = jnp.stack([jnp.pad(noise(n), (0, 4 - n)) for n in range(1, 5)])
+        return jax.random.uniform(whether), noise(V), of_edits
 
     every = jax.vmap(jax.vmap(draw, (None, 0)), (0, None))(jnp.arange(ROWS), jnp.arange(ACTIONS))
     return [list(zip(*row, strict=True)) for row in zip(*(x.tolist() for x in every), strict=True)]
