@@ -24,7 +24,7 @@ def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
 def draw_wrong_token(
     mdp: Mdp, logits: Float[Array, " V"], right: Int[Array, ""], key: PRNGKeyArray
 ) -> Int[Array, ""]:
-    """Draws z ~ pi(.|s), restricted to the ordinary tokens other than the right action.
+    """Draws z ~ pi(.|s), however unlikely (mode="high"), of the ordinary tokens but the right one.
 
     Args:
       mdp: the decision process.
@@ -33,7 +33,6 @@ def draw_wrong_token(
       key: a random key.
     """
     allowed = jnp.asarray(mdp.ordinary) & (jnp.arange(logits.shape[0]) != right)
-    # "high": by default what is less likely than 2^-23 is never drawn.
     return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf), mode="high")
 
 

@@ -144,7 +144,7 @@ def load(folder: Path, judge: Judge, edits: tuple[str, ...]) -> SavedTask:
         confusable, name = [*map(int, record["confusable"])], str(record["name"])
         checksum, found = int(record["checksum"]), dict(record["facts"])
         is_sound = tokenizer.fingerprint == record["fingerprint"]
-        is_sound &= {*confusable} <= {*range(tokenizer.vocab_size)}
+        is_sound &= {*confusable} <= {*tokenizer.ordinary}
         is_same_text = zlib.crc32(text.encode()) == record["questions"]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error})") from error

@@ -53,16 +53,33 @@ def survey_examples(task: Task, tokenizer: Tokenizer) -> dict[str, Survey]:
     """Reads all examples once; returns what is found of each split.
 
     Raises:
-      ValueError: an example teaches nothing or has a text without ids.
+      ValueError: an example teaches nothing or has a text without ids, or noise would push what is no
+        token of a text.
     """
     # Ids count too, which another alphabet or another order changes, and what noise is drawn from.
     drawn = sorted(set(task.confusable(tokenizer)))
+    _check_noise(task, tokenizer, drawn)
     checksum = zlib.crc32(repr((tokenizer.fingerprint, drawn)).encode())
     surveys: dict[str, Survey] = {}
     for split in task.splits:
         surveys[split] = _recall_or_survey(task, split, tokenizer, checksum)
         checksum = surveys[split].checksum
     return surveys
+
+
+def _check_noise(task: Task, tokenizer: Tokenizer, drawn: Sequence[int]) -> None:
+    """Raises ValueError unless texts are made of ordinary ids alone, and what noise pushes too."""
+    special = {tokenizer.bos, tokenizer.eos, tokenizer.pad, *tokenizer.pops} & {*tokenizer.ordinary}
+    if special:
+        raise ValueError(
+            f"{task.name}: the tokenizer's `ordinary` ids hold {sorted(special)}, which begin, end or "
+            "fill up texts, or edit them"
+        )
+    if strange := {*drawn} - {*tokenizer.ordinary}:
+        raise ValueError(
+            f"{task.name}: `confusable` gives ids {sorted(strange)}, which are not among the "
+            "tokenizer's `ordinary` ones"
+        )
 
 
 def _recall_or_survey(task: Task, split: str, tokenizer: Tokenizer, checksum: int) -> Survey:

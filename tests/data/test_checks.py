@@ -201,6 +201,25 @@ def test_ids_that_no_decision_can_take_are_refused(example, message):
     refuse(message, example, Beyond(("a",)))
 
 
+def test_noise_that_would_push_what_is_no_token_of_a_text_is_refused():
+    """Edits would pop, and `<eos>` end what goes on."""
+    every = TASK._replace(confusable=lambda tokenizer: range(tokenizer.vocab_size))
+    special = {*range(TOKENIZER.vocab_size)} - {*TOKENIZER.ordinary}
+    assert f"`confusable` gives ids {sorted(special)}, which are not among" in error_of(every)
+
+
+class Careless(Subwords):
+    """Says that all its ids are ordinary."""
+
+    ordinary = property(lambda self: range(self.vocab_size))
+
+
+def test_ordinary_ids_hold_no_special_ones():
+    refuse(
+        "`ordinary` ids hold .*, which begin, end or fill up", Example("a", "a"), Careless(("a",))
+    )
+
+
 def test_examples_that_are_encoded_without_their_prompt_are_counted():
     tokenizer = Subwords(("=", "1", "2", "=1"))
     examples = [Example("2=", "1"), Example("2=", "2"), Example("1=", "12"), Example("1", "=1")]
