@@ -14,12 +14,19 @@ def check_rows(cells: Sequence[Cell], rows: Sequence[Mapping[str, Any]], grid: s
     for found in rows:
         cell = known.get((found["name"], found["seed"]), {})
         had = Cell._field_defaults | found  # older rows lack some keys
-        if other := [key for key, value in cell.items() if had[key] != value]:
+        if other := [each for key in cell for each in differences(key, had[key], cell[key])]:
             raise ValueError(
-                f"results/{grid}.jsonl: the row of {found['name']}, seed {found['seed']} was made "
-                f"with other {' and '.join(other)} than the grid has now: move it away, or rename its "
-                "setting"
+                f"results/{grid}.jsonl: the row of {found['name']}, seed {found['seed']} was made with "
+                f"{', '.join(other)}: move the row away, or rename its setting"
             )
+
+
+def differences(name: str, was: Any, now: Any) -> list[str]:
+    """What of a setting has changed; of a mapping each key."""
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        keys = dict.fromkeys((*was, *now))
+        return [each for key in keys for each in differences(key, was.get(key), now.get(key))]
+    return [] if was == now else [f"{name}={was!r}, and the grid has {now!r}"]
 
 
 def next_cells(cells: Sequence[Cell], accuracies: Mapping[tuple[str, int], float]) -> list[Cell]:

@@ -19,8 +19,9 @@ from absl import app, flags
 from experiments import texts
 from experiments.asked import Rows, asked_of, questions_of
 from experiments.cells import read_rows
-from experiments.figures import unpack
+from experiments.figures import unpack, unpack_numbers
 from experiments.grids import GRIDS, TEXT_GRIDS
+from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 from sequencematch.evaluate.wrong_starts import LENGTHS
@@ -98,13 +99,19 @@ def of_each_run(ours: np.ndarray, theirs: np.ndarray) -> str:
 
 
 def wrong_start_cells(rows: Rows, choice: str) -> list[str]:
-    """Accuracy and its interval after 1, 2, ... wrong tokens; nothing for a method without edits."""
+    """Number of questions, and accuracy on them after 0, 1, 2, ... wrong tokens, with its interval.
+
+    Nothing for a method without edits.
+    """
     starts = [row["figures"].get("wrong_starts", {}).get(choice) for row in rows.values()]
     if not all(starts):  # newer rows have those of greedy answers alone
         return []
-    counts, groups = (x[: starts[0][0]["n"]] for x in asked_of(rows))  # of the first questions
-    lengths = [stack(each)[:, counts] for each in zip(*starts, strict=True)]
-    return [share(table, groups[counts]) for table in lengths]
+    first = starts[0][0]["n"]  # questions, the first of all
+    counts, groups = (x[:first] for x in asked_of(rows))
+    whole = stack([row["figures"][choice] for row in rows.values()])[:, :first]
+    lengths = [whole, *map(stack, zip(*starts, strict=True))]
+    cells = [share(table[:, counts], groups[counts]) for table in lengths]
+    return [f"{counts.sum():,}", *cells]
 
 
 # Column -> key of the figures of edits.
@@ -130,12 +137,33 @@ def edit_cells(rows: Rows) -> list[str]:
 
 def auc_cells(rows: Rows, kind: str) -> list[str]:
     """Mean over runs of the area under the ROC curve, of each score of answers."""
-    cells, found = [], [row["figures"]["auc"] for row in rows.values()]
+    counts = asked_of(rows).counts
+    cells, found = [], [areas(row["figures"], counts) for row in rows.values()]
     for score in found[0]:
         # There is none where all answers of a run are right, or all are wrong.
         known = [auc[score][kind] for auc in found if auc[score][kind] is not None]
         cells.append(f"{np.mean(known):.2f}" if known else "")
     return cells
+
+
+def areas(figures: Mapping[str, Any], counts: np.ndarray) -> dict[str, dict[str, float | None]]:
+    """The areas of each score, over answers to questions that count.
+
+    Args:
+      figures: those of a row, with its draws if some questions do not count.
+      counts: bool[N], whether each question does.
+    """
+    if counts.all():
+        return figures["auc"]
+    draws = figures["draws"]
+    question = np.arange(draws["n"]) // draws["samples"]
+    kept = counts[question]
+    right, question = unpack(draws["right"], draws["n"])[kept], question[kept]
+    columns = {name: unpack_numbers(x, "<f4")[kept] for name, x in draws["scores"].items()}
+    return {
+        name: {"pooled": auc(x, right), "within": auc_within(x, right, question)}
+        for name, x in columns.items()
+    }
 
 
 def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
@@ -146,14 +174,17 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 def print_test_figures(settings: Mapping[str, Rows]) -> None:
     """Prints what is measured on test questions alone."""
-    print("\nWhat edits do, of greedy answers:\n")
+    print(
+        "\nWhat edits do, of greedy answers to all questions, also of those that are left out above:\n"
+    )
     lines = [[name, *edit_cells(rows)] for name, rows in settings.items()]
     print_table(["setting", *EDITS], lines)
     for choice in VALIDATED:
         lines = [[name, *wrong_start_cells(rows, choice)] for name, rows in settings.items()]
         if any(line[1:] for line in lines):
             print(f"\nRight after so many wrong tokens at the start, {choice}:\n")
-            print_table(["setting", *map(str, LENGTHS)], [line for line in lines if line[1:]])
+            header = ["setting", "questions", *map(str, (0, *LENGTHS))]
+            print_table(header, [line for line in lines if line[1:]])
     scores = list(next(iter(settings.values())).values())[0]["figures"]["auc"]
     for kind in ("pooled", "within"):
         print(f"\nArea under the ROC curve of correctness, {kind}:\n")

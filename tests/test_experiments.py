@@ -35,6 +35,7 @@ from experiments.grids import GRIDS
 from experiments.order import check_rows, next_cells
 from sequencematch.cli.results import policy_draws
 from sequencematch.data.task import Example, Task
+from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.check import check_config
@@ -109,7 +110,8 @@ def test_a_row_of_other_settings_is_not_taken_for_a_cells():
     cells = [Cell("a", "bc", 0, "test", {"data.entropy": (2.0, 4.0)})]
     found = json.loads(json.dumps(cells[0]._asdict()))
     check_rows(cells, [found, found | {"name": "of another time"}], "grid")
-    with pytest.raises(ValueError, match="row of a, seed 0 was made with other changes"):
+    words = r"row of a, seed 0 was made with data.entropy=\[1.0, 3.0\], and the grid has \[2.0, 4.0\]: move"
+    with pytest.raises(ValueError, match=words):
         check_rows(cells, [found | {"changes": {"data.entropy": [1.0, 3.0]}}], "grid")
 
 
@@ -212,6 +214,23 @@ def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatc
     # A difference of one run has no interval.
     tables.print_texts({"a": both, "b": {0: text_row(1)}})
     assert "Against" not in capsys.readouterr().out
+
+
+def test_areas_are_of_the_questions_that_count():
+    """Equal to those that were kept where all count; of the others no answer matters."""
+    rng, counts = np.random.default_rng(0), np.arange(8) != 5
+    scores, right = rng.normal(size=32).astype(np.float32), rng.random(32) < 0.5
+
+    def figures(scores):
+        each = {"n": 32, "samples": 4, "right": pack(right)}
+        return {"draws": each | {"scores": {"return": pack_numbers(scores, "<f4")}}, "auc": "kept"}
+
+    others = counts[np.arange(32) // 4]
+    assert tables.areas(figures(scores), np.ones(8, bool)) == "kept"
+    found = tables.areas(figures(scores), counts)["return"]
+    assert found["pooled"] == auc(scores[others], right[others])
+    assert found == tables.areas(figures(np.where(others, scores, 99)), counts)["return"]
+    assert found["within"] == auc_within(scores[others], right[others], np.arange(32)[others] // 4)
 
 
 def test_rank_correlation_does_not_change_under_rising_functions():
