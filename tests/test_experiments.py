@@ -110,7 +110,7 @@ def test_a_row_of_other_settings_is_not_taken_for_a_cells():
     cells = [Cell("a", "bc", 0, "test", {"data.entropy": (2.0, 4.0)})]
     found = json.loads(json.dumps(cells[0]._asdict()))
     check_rows(cells, [found, found | {"name": "of another time"}], "grid")
-    words = r"row of a, seed 0 was made with data.entropy=\[1.0, 3.0\], and the grid has \[2.0, 4.0\]: move"
+    words = r"seed 0 was made with data.entropy=\[1.0, 3.0\], and the grid has \[2.0, 4.0\]: move"
     with pytest.raises(ValueError, match=words):
         check_rows(cells, [found | {"changes": {"data.entropy": [1.0, 3.0]}}], "grid")
 
