@@ -104,12 +104,16 @@ class Model:
             self._scorers[rows] = make_scorer(parts)
         return list(self._scorers[rows].score(self._params, prompts, actions))
 
-    def export(self, out: str | os.PathLike, adapter: bool = False) -> None:
+    def export(
+        self, out: str | os.PathLike, adapter: bool = False, dtype: str | None = None
+    ) -> None:
         """Writes the model as a directory that transformers reads, a model card and a loop beside it.
 
         Args:
           out: the directory; it must not exist, or be empty.
           adapter: write the adapters and the rows of edits alone, as PEFT reads them.
+          dtype: what weights of a model are stored in; by default that of the model it began with, to
+            which they are rounded. "float32" keeps them as they were trained.
 
         Raises:
           ValueError, OSError: the run did not begin with a pretrained model, or has no adapters, or it
@@ -117,7 +121,8 @@ class Model:
         """
         if adapter:
             exporting.check_base(self._parts)
-        exporting.export(self._parts, self._params, self.step, expand(out), adapter)
+        path = expand(out).absolute()
+        exporting.export(self._parts, self._params, self.step, path, adapter, dtype)
 
     def _actions(self, mdp: Mdp, prompt: str, answer: str | Sequence[str]) -> list[int]:
         """The ids of an answer's actions, once they are known to be possible."""

@@ -199,7 +199,8 @@ def prepare_reading(
         return evaluation.prepare_evaluation_apart(parts, call, asked.data, checkpoint)
     if asked.mode == "export":
         check_alone("--mode=export")
-        return exporting.prepare_export(parts, call.folder, asked.out, checkpoint, asked.adapter)
+        how = (asked.out, checkpoint, asked.adapter, asked.dtype)
+        return exporting.prepare_export(parts, call.folder, *how)
     if is_single:
         check_alone("--prompt")
         return sampling.prepare_answer(parts, call.folder, asked.prompt, checkpoint)

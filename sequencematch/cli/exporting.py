@@ -9,6 +9,7 @@ from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.job import Job
 from sequencematch.models.lora import nf4_kernels
+from sequencematch.models.pretrained.configs import read_config, stored_dtype
 from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
@@ -18,7 +19,12 @@ from sequencematch.storage.files import expand
 
 
 def prepare_export(
-    parts: Parts, folder: Path, out: str, checkpoint: str = NEWEST, adapter: bool = False
+    parts: Parts,
+    folder: Path,
+    out: str,
+    checkpoint: str = NEWEST,
+    adapter: bool = False,
+    dtype: str | None = None,
 ) -> Job:
     """Restores a checkpoint, the newest sound one; the job writes it as a model directory.
 
@@ -28,24 +34,36 @@ def prepare_export(
       out: the directory to write.
       checkpoint: which one.
       adapter: whether the adapters are written alone.
+      dtype: what the weights of a model are stored in; None for that of the model it began with.
 
     Raises:
-      ValueError, OSError: the run cannot be opened, did not begin with a pretrained model, or the
-        directory holds something.
+      ValueError, OSError: the run cannot be opened, did not begin with a pretrained model, has no
+        adapters to write alone, or the directory holds something.
     """
     pretrained.tokenizer_of(parts)
+    pretrained.check_parameters(parts)
     check_new(expand(out))
+    if adapter:
+        pretrained.check_adapter(parts)
     state = resume.restore(parts, folder, checkpoint).state
     if adapter:
         check_base(parts)
 
     def write() -> None:
         params, step = parts.whole(state.params), int(state.step)
-        export(parts, params, step, out, adapter)
+        export(parts, params, step, expand(out).absolute(), adapter, dtype)
         what = "adapters, as PEFT reads them," if adapter else "model"
         to_stdout(f"{out}/ holds the {what} of step {step:,}; its README.md says how to use it")
+        if rounded := {} if adapter else rounded_weights(parts, dtype):
+            to_stdout(f"weights: {rounded['weights']}; --dtype=float32 keeps them as they are")
 
     return Job(write)
+
+
+def rounded_weights(parts: Parts, dtype: str | None) -> dict[str, str]:
+    """What a model card says of weights that are stored with fewer bits than they were trained with."""
+    stored = dtype or stored_dtype(read_config(parts.config.model.path))
+    return {"weights": f"rounded to {stored} after training"} if stored != "float32" else {}
 
 
 def check_base(parts: Parts) -> None:
@@ -64,7 +82,12 @@ def check_base(parts: Parts) -> None:
 
 
 def export(
-    parts: Parts, params: nnx.State, step: int, out: str | Path, adapter: bool = False
+    parts: Parts,
+    params: nnx.State,
+    step: int,
+    out: str | Path,
+    adapter: bool = False,
+    dtype: str | None = None,
 ) -> None:
     """Writes a model directory, or an adapter's, with what its card tells of the run.
 
@@ -83,5 +106,7 @@ def export(
         facts["noise"] = kind if kind == "none" else f"{kind}, {eta} a token"
     if adapter and nf4_kernels(parts.whole(parts.like.params)):
         facts["trained on"] = "a base in 4 bits (NF4); on the same base in floats its logits differ"
-    write = pretrained.export_adapter if adapter else pretrained.export
-    write(parts, params, out, facts)
+    if adapter:
+        pretrained.export_adapter(parts, params, out, facts)
+    else:
+        pretrained.export(parts, params, out, facts | rounded_weights(parts, dtype), dtype)

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict, config_flags
 
 from sequencematch.cli import cluster
 from sequencematch.cli.configuration import choose_config, join_config
-from sequencematch.rollout.decodings import decoding_fault, parse_decoding
+from sequencematch.models.pretrained.configs import DTYPES
+from sequencematch.rollout.decodings import TINY, decoding_fault, parse_decoding
 from sequencematch.storage.files import expand
 
 LONGEST = 100  # characters of a flag name
@@ -33,7 +34,7 @@ MODES = {
     **dict.fromkeys(("files", "metrics", "reference"), ("score",)),
     "checkpoint": ("evaluate", "sample", "export"),
     "out": ("sample", "export"),
-    "adapter": ("export",),
+    **dict.fromkeys(("adapter", "dtype"), ("export",)),
     **dict.fromkeys(("prompt", "prompts", "num", "samples", "temperature", "decode"), ("sample",)),
 }
 
@@ -70,6 +71,13 @@ def define_flags(values: flags.FlagValues) -> None:
     )
     flags.DEFINE_bool(
         "adapter", False, "Export the adapters alone, as PEFT reads them.", flag_values=values
+    )
+    flags.DEFINE_enum(
+        "dtype",
+        None,
+        DTYPES,
+        "What an exported model is stored in; default as the model that it began with.",
+        flag_values=values,
     )
     for name, text in TEXTS.items():
         flags.DEFINE_string(name, None, text, flag_values=values)
@@ -144,6 +152,8 @@ def check_modes(values: flags.FlagValues) -> None:
             raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")
     if values.mode == "export" and not values.out:
         raise ValueError("--mode=export needs --out=DIR, a new directory")
+    if values.adapter and values.dtype:
+        raise ValueError("--dtype is of a whole model, and --adapter writes none: leave one out")
     if values.mode == "score" and not (values.files and values.metrics):
         raise ValueError("--mode=score needs --files=A.jsonl,B.jsonl and --metrics=NAME,NAME")
     if values.mode == "sample":
@@ -153,9 +163,10 @@ def check_modes(values: flags.FlagValues) -> None:
                 '--mode=sample needs one of --prompt="...", --prompts=FILE and --num=N, not '
                 f"{' and '.join(asked) or 'none of them'}"
             )
-    if values.temperature is not None and not 0 < values.temperature < math.inf:
+    if values.temperature is not None and not TINY <= values.temperature < math.inf:
         raise ValueError(
-            f"--temperature={values.temperature} must be > 0; leave it out for greedy answers"
+            f"--temperature={values.temperature} must be > 0, as a float32; leave it out for greedy "
+            "answers"
         )
     if values.decode and not decoding_fault(values.decode):
         check_draws(values.decode, values.temperature, values.samples)

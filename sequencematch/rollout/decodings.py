@@ -4,19 +4,23 @@ import math
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
+import numpy as np
+
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.rollout.truncation import TRUNCATIONS
 
 NAMED = ("greedy", "sampled", "unedited")
 
+TINY = float(np.finfo(np.float32).tiny)  # what is smaller may be 0 where it is used
+
 # What a name is made of -> what its value may be, in words, and whether it is.
 VALUES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
-    "temperature": ("> 0", lambda x: 0 < x < math.inf),
+    "temperature": ("> 0, as a float32", lambda x: TINY <= x < math.inf),
     "top_k": ("a whole number >= 1", lambda x: x >= 1 and x % 1 == 0),
-    "top_p": ("in (0, 1]", lambda x: 0 < x <= 1),
+    "top_p": ("in (0, 1], as a float32", lambda x: TINY <= x <= 1),
     "min_p": ("in [0, 1]", lambda x: 0 <= x <= 1),
-    "typical": ("in (0, 1)", lambda x: 0 < x < 1),
-    "repetition": ("> 0", lambda x: 0 < x < math.inf),
+    "typical": ("in (0, 1), as a float32", lambda x: TINY <= x < 1),
+    "repetition": ("> 0, as a float32", lambda x: TINY <= x < math.inf),
     "contrastive": ("in [0, 1]", lambda x: 0 <= x <= 1),
     "best_of": ("a whole number in [1, 1000]", lambda x: 1 <= x <= 1000 and x % 1 == 0),
 }

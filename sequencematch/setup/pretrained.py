@@ -161,7 +161,13 @@ def compute_alike(ours: Parts, theirs: Parts) -> bool:
     return function_of(first) == function_of(second)
 
 
-def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str, str]) -> None:
+def export(
+    parts: Parts,
+    params: nnx.State,
+    out: str | Path,
+    facts: Mapping[str, str],
+    dtype: str | None = None,
+) -> None:
     """Writes a finetuned model as a directory that transformers reads, with its tokenizer.
 
     A method without edits leaves the rows of edits untrained: neither weights nor tokenizer have them.
@@ -171,6 +177,7 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
       params: all parameters of the network; adapters are merged into what they adapt.
       out: the directory; it must not exist, or be empty.
       facts: what the model card tells of the run.
+      dtype: what weights are stored in; None for that of the model in `config.model.path`.
 
     Raises:
       ValueError, OSError: the run did not begin with a pretrained model, or it cannot be written.
@@ -181,7 +188,8 @@ def export(parts: Parts, params: nnx.State, out: str | Path, facts: Mapping[str,
     spare = spare_rows(open_weights(path), family, parts.base)
     files = files_beside(tokenizer, spare, Path(out).name, facts)
     adapters = adapters if adapters.rank else None
-    write_model(out, params, family, config, lora=adapters, spare=spare, files=files)
+    how = dict(lora=adapters, dtype=dtype, spare=spare, files=files)
+    write_model(out, params, family, config, **how)
 
 
 def export_adapter(
@@ -191,7 +199,19 @@ def export_adapter(
 
     Args, Raises: as of `export`; also if the run has no adapters, or trained other parameters, too.
     """
+    check_adapter(parts)
     config, (tokenizer, params) = parts.config, with_learnt_edits(parts, params)
+    # It is read from the adapter's directory, by libraries that know no ~.
+    base = str(expand(config.model.path).absolute())
+    family = family_of(read_config(base))
+    spare = spare_rows(open_weights(base), family, parts.base)
+    files = files_beside(tokenizer, spare, Path(out).name, facts, adapter_of=base)
+    write_adapter(out, params, family, lora_config(config), base, files)
+
+
+def check_adapter(parts: Parts) -> None:
+    """Raises ValueError if a run has no adapters, or trained other parameters, too."""
+    config = parts.config
     if not config.model.lora_rank:
         raise ValueError("this run has no adapters: export the model, without --adapter")
     if config.train.unfrozen:
@@ -199,12 +219,6 @@ def export_adapter(
             f"this run trained more than adapters (config.train.unfrozen={config.train.unfrozen!r}): "
             "export the model, without --adapter"
         )
-    # It is read from the adapter's directory, by libraries that know no ~.
-    base = str(expand(config.model.path).absolute())
-    family = family_of(read_config(base))
-    spare = spare_rows(open_weights(base), family, parts.base)
-    files = files_beside(tokenizer, spare, Path(out).name, facts, adapter_of=base)
-    write_adapter(out, params, family, lora_config(config), base, files)
 
 
 def files_beside(

@@ -28,7 +28,7 @@ def flags_of(name, directory, folder, **changes):
 
 
 @pytest.mark.stress
-def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
+def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd, monkeypatch):
     folder, out = tmp_path / "run", tmp_path / "mine"
     flags = flags_of("pretrained.py:bc", directory, folder, **{"data.path": pairs_file})
     assert run_command(*flags) == 0, capfd.readouterr().err
@@ -44,6 +44,12 @@ def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd):
     assert read_json(out / "config.json")["vocab_size"] == read_tokenizer(directory).vocab_size
     assert run_command(*here, "--mode=export", f"--out={out}") == 2
     assert "is not empty" in capfd.readouterr().err
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    assert run_command(*here, "--mode=export", "--adapter", "--out=.") == 2
+    assert "this run has no adapters" in capfd.readouterr().err
+    assert run_command(*here, "--mode=export", "--out=.") == 0, capfd.readouterr().err
+    assert (tmp_path / "empty" / "config.json").is_file()
 
 
 @pytest.mark.stress

@@ -76,6 +76,7 @@ def test_many_answers_are_those_of_the_evaluation_and_go_on_where_they_stopped(
         (["--num=0"], ["num"]),
         (["--num=2", "--prompt=abc>"], ["one of", "--prompt and --num"]),
         (["--num=2", "--temperature=0"], ["--temperature=0.0 must be > 0", "greedy"]),
+        (["--num=2", "--temperature=1e-50"], ["--temperature=1e-50 must be > 0, as a float32"]),
         (
             ["--num=2", "--decode=greedy", "--temperature=0.7"],
             ["--temperature=0.7 plays no part in --decode=greedy"],

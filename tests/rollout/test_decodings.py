@@ -30,6 +30,8 @@ FAULTS = {
     "top_p=2": "top_p=2 must be in (0, 1]",
     "top_k=2.5": "top_k=2.5 must be a whole number >= 1",
     "temperature=nan": "temperature=nan must be > 0",
+    "temperature=1e-46": "temperature=1e-46 must be > 0, as a float32",
+    "top_k=4,top_p=1e-50": "top_p=1e-50 must be in (0, 1], as a float32",
     "min_p": "min_p= must be in [0, 1]",
     "top_k=4,top_k=2": "top_k is there twice",
     "contrastive=0.6": "needs top_k",

@@ -8,6 +8,7 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
+from sequencematch.cli import exporting
 from sequencematch.core.types import Visibility
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
@@ -90,6 +91,29 @@ def test_export_and_import_are_inverse(parts, params, spellings, tmp_path):
     config = json.loads((out / "config.json").read_text())
     assert config["vocab_size"] == parts.tokenizer.own_size + SPARE == parts.tokenizer.vocab_size
     assert "# mine\n" in (out / "README.md").read_text()
+
+
+def test_what_is_exported_is_rounded_to_the_models_own_dtype_or_not(directory, spellings, tmp_path):
+    """And the card says so."""
+    folder, config = tmp_path / "base", json.loads((directory / "config.json").read_text())
+    tiny.write(tokenizer_folders.byte_level(folder), config | {"dtype": "bfloat16"})
+    parts = parts_of(folder, spellings)
+    trained = jax.tree.map(lambda x: x * 1.001, pretrained.read_parameters(parts))
+    for dtype, kind in ((None, jax.numpy.bfloat16), ("float32", jax.numpy.float32)):
+        out = tmp_path / str(dtype)
+        exporting.export(parts, trained, 1, out, dtype=dtype)
+        assert ("rounded to bfloat16" in (out / "README.md").read_text()) == (dtype is None)
+        found = leaves_by_path(pretrained.read_parameters(parts_of(out, spellings)))
+        for path, x in leaves_by_path(trained).items():
+            np.testing.assert_array_equal(found[path], x.astype(kind), err_msg=path)
+
+
+def test_adapters_alone_are_of_a_run_that_trained_no_more(directory, spellings):
+    with pytest.raises(ValueError, match="has no adapters: export the model"):
+        pretrained.check_adapter(parts_of(directory, spellings))
+    more = {"model.lora_rank": 2, "train.unfrozen": "norm"}
+    with pytest.raises(ValueError, match="trained more than adapters"):
+        pretrained.check_adapter(parts_of(directory, spellings, **more))
 
 
 def test_a_method_without_edits_reads_the_same_model(directory, parts, params, spellings):

@@ -88,7 +88,7 @@ def make_directory(out: str | Path) -> Iterator[Path]:
     Raises:
       ValueError, OSError: there is one that holds something, or it cannot be written.
     """
-    out = expand(out)
+    out = expand(out).absolute()  # "." has no name
     check_new(out)
     unfinished = out.with_name(f".{out.name}.{os.getpid()}")
     unfinished.mkdir(parents=True)
