@@ -191,7 +191,7 @@ def prepare_reading(
         (asked.samples, asked.temperature, asked.out, asked.decode)
     )
     estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
-    parts = resume.fill_frozen(build_within_memory(config, estimate, source))
+    parts = resume.fill_frozen(build_within_memory(config, estimate, source), call.folder)
     resume.report_loaded_data(config, call.folder)
     if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:
         return evaluation.prepare_evaluation(parts, call)

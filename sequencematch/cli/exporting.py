@@ -6,6 +6,7 @@ from flax import nnx
 
 from sequencematch.cli import resume
 from sequencematch.cli.choice import NEWEST
+from sequencematch.cli.frozen import with_models_own
 from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.job import Job
 from sequencematch.models.lora import nf4_kernels
@@ -68,16 +69,14 @@ def rounded_weights(parts: Parts, dtype: str | None) -> dict[str, str]:
 
 def check_base(parts: Parts) -> None:
     """Raises ValueError if what is not trained is another run's, and not of the model that is named."""
-    if not parts.config.init.startswith(resume.RUN_PREFIX):
+    config = parts.config
+    if not config.init.startswith(resume.RUN_PREFIX):
         return
-    config = parts.config.copy_and_resolve_references()
-    config.init = ""
-    own = parts._replace(config=config)
-    own = own.with_frozen(pretrained.read_parameters(own))
-    if frozen_checksum(own) != frozen_checksum(parts):
+    own = with_models_own(parts)
+    if own is None or frozen_checksum(own) != frozen_checksum(parts):
         raise ValueError(
             f"this run did not begin with the weights in {config.model.path}, but with those of "
-            f"config.init={parts.config.init!r}: export the model, without --adapter"
+            f"config.init={config.init!r}: export the model, without --adapter"
         )
 
 

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import workdir
 from sequencematch.cli.choice import NEWEST, find_step
+from sequencematch.cli.frozen import with_kept, with_models_own
 from sequencematch.cli.identity import check_model, frozen_checksum, network_facts
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
@@ -164,7 +165,7 @@ def open_run(
     source = task_folder(config, folder)
     if source is None:
         check_harmless(config.task, task_data(config), defaults().data)
-    parts = fill_frozen(build(config, source))
+    parts = fill_frozen(build(config, source), folder)
     report_loaded_data(config, folder)
     return parts, restore(parts, folder, checkpoint).state
 
@@ -227,13 +228,22 @@ def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     return parts.draw() if found is None else found
 
 
-def fill_frozen(parts: Parts) -> Parts:
+def fill_frozen(parts: Parts, folder: Path) -> Parts:
     """The parts with arrays for the parameters that are not trained, which no checkpoint has.
 
-    They are what the run began with. Raises ValueError, OSError as `initial_parameters`.
+    They are what the run in the folder began with: the copy that it keeps, or else what its model
+    directory has or the seed gives. Runs of older versions that began with another read it again.
+
+    Raises:
+      ValueError, OSError: as of `initial_parameters`, or the copy cannot be read.
     """
     if not jax.tree.leaves(parts.frozen):
         return parts
+    if (found := with_kept(parts, folder)) is not None:
+        return found
+    own = with_models_own(parts) if parts.config.init else None
+    if own is not None and frozen_checksum(own) == workdir.read_config(folder)["frozen"]:
+        return own
     return parts.with_frozen(first_parameters(parts, trained=False))
 
 

@@ -12,6 +12,7 @@ from flax import nnx
 from sequencematch.cli import dry_run, results, resume, workdir
 from sequencematch.cli.choice import best_checkpoint
 from sequencematch.cli.cluster import check_agreement, check_shared
+from sequencematch.cli.frozen import keep_frozen
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.resume import StartingPoint
 from sequencematch.data.facts import describe
@@ -51,7 +52,7 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
     first = None if has_run else resume.initial_parameters(parts)
-    parts = resume.fill_frozen(parts) if first is None else parts.with_frozen(first)
+    parts = resume.fill_frozen(parts, call.folder) if first is None else parts.with_frozen(first)
     start = open_run(parts, call, has_run)
     for sentence in describe_past(traced, 0 if start.state is None else int(start.state.step)):
         to_stderr(sentence)
@@ -74,6 +75,8 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
     check_shared(folder)
     start = resume.find_starting_point(parts, folder, call.name, has_run)
     wait_for_all("read")
+    if not has_run:
+        keep_frozen(parts, folder)
     if is_first():
         workdir.write_json(folder / workdir.CONFIG, start.facts)
         # After config.json, which marks a run: a resumed run writes what a kill has left out.
@@ -159,7 +162,7 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     folder = call.folder
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
-    parts = resume.fill_frozen(parts) if has_run else parts
+    parts = resume.fill_frozen(parts, folder) if has_run else parts
     state = resume.find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
         resume.check_initial_parameters(parts)

@@ -37,9 +37,9 @@ FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb
 # Sizes that were settled when the run began, if its configuration had 0.
 SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
 
-LOCK, CONFIG = "lock", "config.json"
-SUBFOLDERS = ("checkpoints", "damaged", "tensorboard", "profile", "wandb")
-LEFTOVERS = {LOCK, CONFIG + ".tmp"}  # of a run that was killed before it wrote config.json
+LOCK, CONFIG, FROZEN = "lock", "config.json", "frozen"
+SUBFOLDERS = ("checkpoints", "damaged", "tensorboard", "profile", "wandb", FROZEN)
+LEFTOVERS = {LOCK, CONFIG + ".tmp", FROZEN}  # of a run that was killed before it wrote config.json
 
 
 def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:
@@ -213,7 +213,7 @@ def read_config(folder: Path) -> dict[str, Any]:
             raise TypeError("its configuration is not an object")
         config = ConfigDict(add_newer_keys(record["config"]))
         facts = {"name": record["name"]} | {
-            key: record.get(key) for key in ("checksum", "revision")
+            key: record.get(key) for key in ("checksum", "revision", "frozen")
         }
         version = record.get("versions", {}).get("sequencematch")
         record = facts | {"config": config, "format": record.get("format", 1), "version": version}

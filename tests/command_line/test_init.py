@@ -31,9 +31,10 @@ def test_starts_from_the_parameters_and_counts_anew(tiny_flags, finished_run, tm
 
 
 @pytest.mark.stress
-def test_what_is_not_trained_stays_that_of_the_other_run_and_is_read_from_there(
+def test_what_is_not_trained_stays_that_of_the_other_run_whatever_becomes_of_it(
     tiny_flags, finished_run, crashed_run, tmp_path, capfd
 ):
+    """The run keeps a copy: the other may go on, or go away. One of before has none."""
     source, folder = shutil.copytree(finished_run, tmp_path / "source"), tmp_path / "run"
     more = [f"--config.init=run:{source}", "--config.train.frozen=embedding|blocks"]
     more += ["--config.method=bc"]  # one step to compile
@@ -44,9 +45,13 @@ def test_what_is_not_trained_stays_that_of_the_other_run_and_is_read_from_there(
     jax.tree.map(np.testing.assert_array_equal, ours.frozen, frozen)
     assert jax.tree.structure(after.params) == jax.tree.structure(trained)
     assert not np.array_equal(after.params["head"]["kernel"], trained["head"]["kernel"])
-    # A run of the same sizes with other parameters.
     shutil.rmtree(source)
+    assert run_command(f"--workdir={folder}", "--mode=evaluate") == 0, capfd.readouterr().err
+    longer = [f"--workdir={folder}", "--resume", "--config.train.steps=8"]
+    assert run_command(*longer) == 0, capfd.readouterr().err
+    # A run of the same sizes with other parameters.
     shutil.copytree(crashed_run, source)
+    shutil.rmtree(folder / "frozen")
     assert run_command(f"--workdir={folder}", "--mode=evaluate") == 2
     assert "not those that it began with: put back what config.init=" in capfd.readouterr().err
 

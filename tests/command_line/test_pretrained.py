@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -87,6 +88,9 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert_resumes_without(
         alone, flags_of("pretrained.py:bc", directory, tmp_path / "on", **changes)
     )
+    assert_needs_no_other_run(
+        whole, flags_of("pretrained.py:bc", directory, tmp_path / "next", **changes)
+    )
     with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
         assert_begins_with(alone, whole, {"model.lora_rank": 1})
     with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
@@ -101,6 +105,15 @@ def assert_resumes_without(adapter, flags):
     adapter.rename(moved)
     assert run_command(flags[-1], "--resume") == 0
     moved.rename(adapter)
+
+
+def assert_needs_no_other_run(folder, flags):
+    """A run that goes on with the adapters of another has the base from its directory."""
+    other = shutil.copytree(folder, folder.with_name("other"))
+    assert run_command(*flags, f"--config.init=run:{other}") == 0
+    shutil.rmtree(other)
+    assert run_command(flags[-1], "--mode=sample", "--prompt=a") == 0
+    assert not (Path(flags[-1].removeprefix("--workdir=")) / "frozen").exists()
 
 
 def assert_base_is_checked(folder):
