@@ -15,6 +15,7 @@ from sequencematch.evaluate.generate import Generator
 from sequencematch.evaluate.values import Scorer, Scores
 from sequencematch.rollout.decodings import NAMED
 from sequencematch.setup.build import Parts
+from sequencematch.setup.examples import chats_of
 from sequencematch.setup.judges import configured_decodings, make_generator, make_scorer
 from sequencematch.storage.files import expand
 
@@ -54,7 +55,7 @@ class Model:
 
         Args:
           prompts: texts that the task's tokenizer has ids for, at most `prompt_slots` tokens each with
-            `<bos>`.
+            `<bos>`. Of a run on chats these are whole prompts, as `chat` writes them.
           decode: "greedy", "sampled", or, of a run with edits, "unedited": greedy without edits; or
             any other name of `rollout.decodings`, such as "top_p=0.95".
             Draws depend on the run's seed and on a prompt's place in the list, so a prompt that is
@@ -81,6 +82,17 @@ class Model:
             Answer(text(actions), symbols(actions), is_finished(actions))
             for actions in generator.actions(self._params, prompts, decode)
         ]
+
+    def chat(self, turns: Sequence[Mapping[str, str]]) -> str:
+        """The prompt of a chat, such as [{"role": "user", "content": "..."}], as the run learnt it.
+
+        Raises:
+          ValueError: the run did not learn from chats, or its model's template refuses these.
+        """
+        write_chat = chats_of(self.config, self._parts.tokenizer)
+        if write_chat is None:
+            raise ValueError("this run did not learn from chats (data.fields='messages')")
+        return write_chat(turns)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str | Sequence[str]]) -> list[Scores]:
         """Values V and Q, implied rewards and log-probabilities of the actions of given answers.

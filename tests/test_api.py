@@ -119,6 +119,7 @@ def test_scores_do_not_depend_on_the_batch(model):
         (lambda m: m.score(["abc>"], [[]]), "needs an action"),
         (lambda m: m.score(["abc>"], ["a" * 9]), "at most evaluate.max_actions=8 fit"),
         (lambda m: m.score(["abcabc>"], ["a"]), "is too long"),
+        (lambda m: m.chat([{"role": "user", "content": "a"}]), "did not learn from chats"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(model, call, words):

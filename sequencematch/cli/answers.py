@@ -17,11 +17,13 @@ from rich.progress import Progress
 
 from sequencematch.cli import resume
 from sequencematch.cli.job import Call, Job
+from sequencematch.cli.prompts import read_prompts, user_prompt
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Generator
 from sequencematch.setup.build import Parts
+from sequencematch.setup.examples import chats_of
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
 from sequencematch.storage.files import expand
@@ -116,10 +118,11 @@ def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
     Raises:
       ValueError, OSError: there are not so many, or the file cannot be read.
     """
+    write_chat = chats_of(parts.config, parts.tokenizer)
     if request.prompt is not None:
-        return [without_answer(request.prompt)]
+        return [without_answer(user_prompt(request.prompt, write_chat))]
     if request.prompts is not None:
-        return [*map(without_answer, read_prompts(expand(request.prompts)))]
+        return [*map(without_answer, read_prompts(expand(request.prompts), write_chat))]
     test = parts.task.splits["test"]
     if request.num > len(test):
         raise ValueError(f"--num={request.num}: the run has only {len(test)} test questions")
@@ -129,31 +132,6 @@ def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
 def without_answer(prompt: str) -> Example:
     """A prompt without a right answer."""
     return Example(prompt, "")
-
-
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: of each JSON line its "prompt" if it ends in .jsonl, else each line.
-
-    Raises:
-      ValueError: a line has no prompt, or there is none; names file and line.
-      OSError: the file cannot be read.
-    """
-    try:
-        lines = path.read_bytes().decode("utf-8-sig").split("\n")
-    except OSError as error:
-        raise OSError(f"--prompts={path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"--prompts={path} is not UTF-8: {error.reason}") from error
-    numbered = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
-    if not numbered:
-        raise ValueError(f"--prompts={path} has no prompts")
-    if path.suffix != ".jsonl":
-        return [line for _, line in numbered]
-    prompts = [parse_object(line, f"{path}:{n}").get("prompt") for n, line in numbered]
-    for (n, _), prompt in zip(numbered, prompts, strict=True):
-        if not isinstance(prompt, str):
-            raise ValueError(f'{path}:{n}: expected {{"prompt": "..."}}')
-    return prompts
 
 
 def settings_checksum(parts: Parts) -> str:

@@ -15,6 +15,7 @@ from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
 from sequencematch.setup.defaults import has_edits
+from sequencematch.setup.examples import chats_of
 from sequencematch.storage.console import to_stdout
 from sequencematch.storage.files import expand
 
@@ -103,6 +104,8 @@ def export(
     if has_edits(config):
         kind, eta = config.noise.kind, config.noise.eta
         facts["noise"] = kind if kind == "none" else f"{kind}, {eta} a token"
+    if chats_of(config, parts.tokenizer):
+        facts["prompts"] = "chats, as the tokenizer's chat template writes them"
     if adapter and nf4_kernels(parts.whole(parts.like.params)):
         facts["trained on"] = "a base in 4 bits (NF4); on the same base in floats its logits differ"
     if adapter:

@@ -10,11 +10,13 @@ from rich.text import Text
 
 from sequencematch.cli import resume
 from sequencematch.cli.job import Job
+from sequencematch.cli.prompts import user_prompt
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.evaluate.generate import deletion_flags, surviving_text
 from sequencematch.evaluate.trace_section import MARKS
 from sequencematch.rollout import stream
 from sequencematch.setup.build import Parts
+from sequencematch.setup.examples import chats_of
 from sequencematch.setup.judges import answer_actions, configured_decodings
 from sequencematch.storage.console import ignore_write_failures
 
@@ -25,7 +27,8 @@ def prepare_answer(parts: Parts, folder: Path, question: str, checkpoint: str) -
     Raises:
       ValueError, OSError: the run cannot be opened, or the prompt does not fit.
     """
-    prompt, start = encode_prompt(parts.tokenizer, question, parts.config.prompt_slots)
+    text = user_prompt(question, chats_of(parts.config, parts.tokenizer))
+    prompt, start = encode_prompt(parts.tokenizer, text, parts.config.prompt_slots)
     state = resume.restore(parts, folder, checkpoint).state
     actions = stream.actions(
         parts.recipe.graph,

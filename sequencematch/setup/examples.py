@@ -80,6 +80,12 @@ def chat_writer(tokenizer: Tokenizer) -> WriteChat:
     return tokenizer.chat_prompt if has_template else write_turns
 
 
+def chats_of(config: ConfigDict, tokenizer: Tokenizer) -> WriteChat | None:
+    """What writes the prompts of a run that learns from chats; None of another run."""
+    learns = config.task == "jsonl" and config.data.fields == "messages"
+    return chat_writer(tokenizer) if learns else None
+
+
 def make_room(config: ConfigDict) -> Room:
     """What examples must fit into."""
     # A slip is one wrong token and the edit that takes it back. What is dropped is so for all methods.

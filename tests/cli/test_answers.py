@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from sequencematch.cli.answers import count_answers, open_output, read_prompts, settings_checksum
+from sequencematch.cli.answers import count_answers, open_output, settings_checksum
 from tests.setup.configs import valid_config_with
 
 HEADS = [{"prompt": "é", "sample": i, "step": 5, "temperature": None} for i in range(3)]
@@ -13,37 +13,6 @@ HEADS = [{"prompt": "é", "sample": i, "step": 5, "temperature": None} for i in 
 
 def line(head):
     return json.dumps({**head, "text": "x"}).encode() + b"\n"
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "prompts"),
-    [
-        ("p.txt", "a b \n\n\u2028c\r\n", ["a b ", "\u2028c"]),
-        ("p", '{"prompt": "a"}', ['{"prompt": "a"}']),
-        ("p.jsonl", '{"prompt": "a\\n"}\n\n{"prompt": "", "id": 3}\n', ["a\n", ""]),
-    ],
-)
-def test_prompts_are_lines_or_the_prompts_of_json_lines(tmp_path, name, text, prompts):
-    path = tmp_path / name
-    path.write_text(text, newline="")
-    assert read_prompts(path) == prompts
-
-
-@pytest.mark.parametrize(
-    ("data", "words"),
-    [
-        (b"\n", "has no prompts"),
-        (b"\xff\xfe", "is not UTF-8"),
-        (b'{"prompt": "a"}\n{"question": "b"}', ":2: expected"),
-        (b"a", ":1 is not JSON"),
-    ],
-)
-def test_a_file_without_prompts_is_refused(tmp_path, data, words):
-    path = tmp_path / "p.jsonl"
-    path.write_bytes(data)
-    with pytest.raises(ValueError, match=words) as refusal:
-        read_prompts(path)
-    assert str(path) in str(refusal.value) and len(str(refusal.value).splitlines()) == 1
 
 
 @pytest.mark.parametrize("whole", range(4))

@@ -7,7 +7,7 @@ import pytest
 from sequencematch.data.saved import read_questions
 from sequencematch.data.tasks import check_harmless, load_task
 from sequencematch.setup.defaults import defaults
-from sequencematch.setup.examples import chat_writer, load_data, task_data
+from sequencematch.setup.examples import chat_writer, chats_of, load_data, task_data
 from tests.data import tokenizer_folders
 from tests.models.pretrained import tiny
 from tests.setup.configs import config_with, valid_config_with
@@ -44,6 +44,10 @@ def test_chats_are_written_by_the_models_template_where_there_is_one(config, tmp
     questions.write_text(json.dumps({"messages": TURNS}))
     (question,) = read_questions(questions, "messages", chat_writer(tokenizer))
     assert (question.prompt, question.completion) == ("[user]2+2?[answer]", "4")
+    # Those who ask are read as the chats were.
+    assert chats_of(config, tokenizer)(TURNS[:1]) == question.prompt
+    config.data.fields = "question"
+    assert chats_of(config, tokenizer) is None
 
 
 def test_turns_that_a_template_refuses_are_named_by_their_line(config, tmp_path):

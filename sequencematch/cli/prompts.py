@@ -1,0 +1,52 @@
+"""What is asked of a run: texts, or what users say in chats."""
+
+from pathlib import Path
+
+from sequencematch.data.fields import WriteChat
+from sequencematch.data.saved import parse_object
+
+
+def user_prompt(text: str, write_chat: WriteChat | None) -> str:
+    """The prompt of what a user says: of a run on chats as its chats are written, else the text."""
+    return write_chat([{"role": "user", "content": text}]) if write_chat else text
+
+
+def read_prompts(path: Path, write_chat: WriteChat | None = None) -> list[str]:
+    """The prompts of a file: of each JSON line its "prompt" if it ends in .jsonl, else each line.
+
+    Args:
+      path: the file.
+      write_chat: of a run on chats, what writes them: a line of text is what a user says, and a JSON
+        line may have "messages" instead, the turns so far. "prompt" is the whole prompt in any case.
+
+    Raises:
+      ValueError: a line has no prompt, or there is none; names file and line.
+      OSError: the file cannot be read.
+    """
+    try:
+        lines = path.read_bytes().decode("utf-8-sig").split("\n")
+    except OSError as error:
+        raise OSError(f"--prompts={path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--prompts={path} is not UTF-8: {error.reason}") from error
+    numbered = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise ValueError(f"--prompts={path} has no prompts")
+    if path.suffix != ".jsonl":
+        return [user_prompt(line, write_chat) for _, line in numbered]
+    return [_prompt_of(line, f"{path}:{n}", write_chat) for n, line in numbered]
+
+
+def _prompt_of(line: str, place: str, write_chat: WriteChat | None) -> str:
+    """The prompt of a JSON line."""
+    record = parse_object(line, place)
+    if write_chat and "messages" in record:
+        try:
+            return write_chat(record["messages"])
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{place}: its messages are no turns of a chat ({error})") from error
+    prompt = record.get("prompt")
+    if not isinstance(prompt, str):
+        chat = ' or {"messages": [...]}' if write_chat else ""
+        raise ValueError(f'{place}: expected {{"prompt": "..."}}{chat}')
+    return prompt
