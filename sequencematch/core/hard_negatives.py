@@ -2,13 +2,12 @@
 
 Which wrong token is pushed changes neither the stack, nor the mask, nor the states. So an episode
 first carries placeholders. One gradient-free pass gives l(.|s_t) at its wrong steps, where s_t holds
-clean text only. `draw_wrong_token` then draws a token for each of them, and `replace_wrong_tokens`
+clean text only. By `wrong_logits` a token is then drawn for each of them, and `replace_wrong_tokens`
 puts it into the trajectory. docs/mathematics.md, section 6, says why `noise.run` must be 0.
 """
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory
@@ -21,19 +20,16 @@ def wrong_steps(mdp: Mdp, trajectory: Trajectory) -> Bool[Array, " T"]:
     return trajectory.valid & jnp.asarray(mdp.ordinary)[executed] & (executed != trajectory.actions)
 
 
-def draw_wrong_token(
-    mdp: Mdp, logits: Float[Array, " V"], right: Int[Array, ""], key: PRNGKeyArray
-) -> Int[Array, ""]:
-    """Draws z ~ pi(.|s), however unlikely (mode="high"), of the ordinary tokens but the right one.
+def wrong_logits(mdp: Mdp, logits: Float[Array, " V"], right: Int[Array, ""]) -> Float[Array, " V"]:
+    """Logits of z ~ pi(.|s), restricted to the ordinary tokens other than the right action.
 
     Args:
       mdp: the decision process.
       logits: float32[V], l(.|s).
       right: int32, id of the right action.
-      key: a random key.
     """
     allowed = jnp.asarray(mdp.ordinary) & (jnp.arange(logits.shape[0]) != right)
-    return jax.random.categorical(key, jnp.where(allowed, logits, -jnp.inf), mode="high")
+    return jnp.where(allowed, logits, -jnp.inf)
 
 
 def replace_wrong_tokens(mdp: Mdp, trajectory: Trajectory, z: Int[Array, " T"]) -> Trajectory:

@@ -11,8 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Key
 
-from sequencematch.core.hard_negatives import draw_wrong_token
+from sequencematch.core.hard_negatives import wrong_logits
 from sequencematch.core.mdp import Mdp
+from sequencematch.rollout.decoding import draw
 
 
 class RolloutNoise(NamedTuple):
@@ -66,6 +67,6 @@ def disturb(
         is_wrong = (pops[action] == 0) & jax.random.bernoulli(begins, noise.eta)
         is_wrong |= before & jax.random.bernoulli(continues, noise.run)
         scores = logits if noise.wrong is None else jnp.where(noise.wrong, 0.0, -jnp.inf)
-        return jnp.where(is_wrong, draw_wrong_token(mdp, scores, action, which), action)
+        return jnp.where(is_wrong, draw(which, wrong_logits(mdp, scores, action)), action)
 
     return jax.vmap(execute)(logits, chosen, before, keys)

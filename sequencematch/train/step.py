@@ -12,7 +12,7 @@ import optax
 from flax import nnx
 from jaxtyping import Array, Int
 
-from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
+from sequencematch.core.hard_negatives import replace_wrong_tokens, wrong_logits
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.likelihood import behavioural_cloning, unlikelihood
 from sequencematch.core.objective import sequencematch
@@ -21,6 +21,7 @@ from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode, Trajectory, Values
 from sequencematch.models import readout
 from sequencematch.rollout import replay, sampler
+from sequencematch.rollout.decoding import draw
 from sequencematch.train import guard
 from sequencematch.train.accumulation import Loss, accumulate_gradients
 from sequencematch.train.state import Recipe, TrainState
@@ -182,16 +183,18 @@ def expert_trajectories(recipe: Recipe, state: TrainState, rows: Rows) -> Trajec
     # only, so it is the same as after they are replaced. No gradient: a loss has its own parameters.
     model = recipe.network(state.params)
 
-    def draw(hidden: Array, time: Array, right: Array, row: Array) -> Array:
+    def draw_wrong(logits: Array, right: Array, key: Array) -> Array:
+        return draw(key, wrong_logits(recipe.mdp, logits, right))
+
+    def read(hidden: Array, time: Array, right: Array, row: Array) -> Array:
         # A key for each row and time: draws do not depend on how the batch is divided.
         fold_in = jax.vmap(jax.vmap(jax.random.fold_in, (None, 0)))
         keys = fold_in(jax.vmap(jax.random.fold_in, (None, 0))(key, row), time)
-        choose = jax.vmap(jax.vmap(partial(draw_wrong_token, recipe.mdp)))
-        return choose(model.logits(hidden), right, keys)
+        return jax.vmap(jax.vmap(draw_wrong))(model.logits(hidden), right, keys)
 
     hidden = readout.states(model, expert, recipe.max_actions)
     z = readout.map_states(
-        draw, model, recipe.mdp, hidden, expert, expert.actions, rows=rows.number
+        read, model, recipe.mdp, hidden, expert, expert.actions, rows=rows.number
     )
     return jax.vmap(partial(replace_wrong_tokens, recipe.mdp))(expert, z)
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from sequencematch.core import hard_negatives, mdp
-from sequencematch.core.hard_negatives import draw_wrong_token, replace_wrong_tokens
+from sequencematch.core.hard_negatives import replace_wrong_tokens, wrong_logits
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.noise import add_noise, fix_by_popping
+from sequencematch.rollout import decoding
 from tests import oracles
 from tests.goodness_of_fit import assert_counts_fit
 
@@ -71,7 +72,7 @@ def replace(trajectories, z):
 
 @jax.jit
 def draw(logits, right, keys):
-    return jax.vmap(partial(draw_wrong_token, MDP), (None, None, 0))(logits, right, keys)
+    return jax.vmap(decoding.draw, (0, None))(keys, wrong_logits(MDP, logits, right))
 
 
 def draw_many(logits, right, count=4000):

@@ -113,7 +113,7 @@ def test_prompt_is_never_popped(model, prompts):
             np.testing.assert_array_equal(now.v[inside], then.v[inside])
     assert empty > ROWS
     # The final depth is that of the stack machine.
-    for row, (prompt, actions) in enumerate(rows(to_numpy(sampler._episodes(MDP, generation)))):
+    for row, (prompt, actions) in enumerate(rows(to_numpy(sampler.episodes(MDP, generation)))):
         assert generation.depth[row] == len(oracles.texts(prompt, actions, EDITS)[-1]) - 1
 
 
