@@ -9,8 +9,9 @@ from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.frozen import with_models_own
 from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.job import Job
+from sequencematch.cli.workdir import RUN_PREFIX
 from sequencematch.models.lora import nf4_kernels
-from sequencematch.models.pretrained.configs import read_config, stored_dtype
+from sequencematch.models.pretrained.configs import DTYPES, read_config, stored_dtype
 from sequencematch.models.pretrained.writer import check_new
 from sequencematch.setup import pretrained
 from sequencematch.setup.build import Parts
@@ -56,8 +57,9 @@ def prepare_export(
         export(parts, params, step, expand(out).absolute(), adapter, dtype)
         what = "adapters, as PEFT reads them," if adapter else "model"
         to_stdout(f"{out}/ holds the {what} of step {step:,}; its README.md says how to use it")
-        if rounded := {} if adapter else rounded_weights(parts, dtype):
-            to_stdout(f"weights: {rounded['weights']}; --dtype=float32 keeps them as they are")
+        if not adapter:
+            for what, how in rounded_weights(parts, dtype).items():
+                to_stdout(f"{what}: {how}; --dtype=float32 keeps them as they are")
 
     return Job(write)
 
@@ -71,7 +73,7 @@ def rounded_weights(parts: Parts, dtype: str | None) -> dict[str, str]:
 def check_base(parts: Parts) -> None:
     """Raises ValueError if what is not trained is another run's, and not of the model that is named."""
     config = parts.config
-    if not config.init.startswith(resume.RUN_PREFIX):
+    if not config.init.startswith(RUN_PREFIX):
         return
     own = with_models_own(parts)
     if own is None or frozen_checksum(own) != frozen_checksum(parts):
@@ -92,8 +94,12 @@ def export(
     """Writes a model directory, or an adapter's, with what its card tells of the run.
 
     Raises:
-      ValueError, OSError: as of `pretrained.export`.
+      ValueError, OSError: as of `pretrained.export`, or there is no such dtype.
     """
+    if dtype not in (None, *DTYPES) or (adapter and dtype):
+        raise ValueError(
+            f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and goes with a model"
+        )
     config = parts.config
     facts = {
         "finetuned from": Path(config.model.path).name,

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 from flax import nnx
-from jaxtyping import Array, Int32
+from jaxtyping import Int32
 
 from sequencematch.cli.identity import frozen_checksum
-from sequencematch.cli.workdir import FROZEN
+from sequencematch.cli.workdir import FROZEN, RUN_PREFIX, read_config
 from sequencematch.setup.build import Parts
 from sequencematch.setup.pretrained import read_parameters
 from sequencematch.storage.checkpoint import Checkpoints
+from sequencematch.storage.files import expand
 from sequencematch.storage.processes import is_first, wait_for_all
 
 
@@ -28,7 +29,7 @@ class Frozen(NamedTuple):
       params: the parameters that are not trained.
     """
 
-    step: Int32[Array, ""] | jax.ShapeDtypeStruct
+    step: Int32[np.ndarray, ""]  # of no device: each process has it
     params: nnx.State
 
 
@@ -46,6 +47,23 @@ def with_models_own(parts: Parts) -> Parts | None:
     return parts.with_frozen(params)
 
 
+def is_models_own(parts: Parts) -> bool:
+    """Whether `config.model.path` has what is not trained.
+
+    Raises:
+      ValueError, OSError: the model cannot be read.
+    """
+    config, checksum = parts.config, frozen_checksum(parts)
+    if config.model.path and config.init.startswith(RUN_PREFIX):
+        other = read_config(expand(config.init.removeprefix(RUN_PREFIX)))
+        theirs = other["config"]
+        # Then that run has it from there. It is not read again: for a while it would be there twice.
+        if (theirs.init, theirs.model.path, other["frozen"]) == ("", config.model.path, checksum):
+            return True
+    own = with_models_own(parts)
+    return own is not None and frozen_checksum(own) == checksum
+
+
 def keep_frozen(parts: Parts, folder: Path) -> None:
     """Saves what is not trained in the folder of a new run, unless the run's start can be made again.
 
@@ -56,14 +74,13 @@ def keep_frozen(parts: Parts, folder: Path) -> None:
     """
     if not (parts.config.init and jax.tree.leaves(parts.frozen)):
         return
-    own = with_models_own(parts)
-    if own is not None and frozen_checksum(own) == frozen_checksum(parts):
+    if is_models_own(parts):
         return
     if is_first():  # of a start that was killed
         shutil.rmtree(folder / FROZEN, ignore_errors=True)
     wait_for_all("ready to keep what is frozen")
     with Checkpoints(folder / FROZEN, keep=1) as kept:
-        kept.save(Frozen(jnp.zeros((), jnp.int32), parts.frozen), {})
+        kept.save(Frozen(np.zeros((), np.int32), parts.frozen), {})
 
 
 def with_kept(parts: Parts, folder: Path) -> Parts | None:
@@ -75,5 +92,5 @@ def with_kept(parts: Parts, folder: Path) -> Parts | None:
     if not (folder / FROZEN).is_dir():
         return None
     with Checkpoints(folder / FROZEN) as kept:
-        like = Frozen(jnp.zeros((), jnp.int32), parts.frozen)
+        like = Frozen(np.zeros((), np.int32), parts.frozen)
         return parts._replace(frozen=kept.restore(like).state.params)

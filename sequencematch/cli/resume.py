@@ -37,7 +37,6 @@ from sequencematch.storage.provenance import changes, merge_provenance, provenan
 from sequencematch.train.optimizer import learning_rate
 from sequencematch.train.state import FORMAT, TrainState
 
-RUN_PREFIX = "run:"
 # Facts in a checkpoint that say what made it.
 PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
 
@@ -195,9 +194,9 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
       ValueError, OSError: that run cannot be opened, or has another tokenizer or network; or the model
         cannot be read.
     """
-    if not parts.config.init.startswith(RUN_PREFIX):
+    if not parts.config.init.startswith(workdir.RUN_PREFIX):
         return read_parameters(parts, trained) if parts.config.model.path else None
-    folder = files.expand(parts.config.init.removeprefix(RUN_PREFIX))
+    folder = files.expand(parts.config.init.removeprefix(workdir.RUN_PREFIX))
     theirs, state = open_run(folder, mesh=parts.config.mesh)
     if theirs.tokenizer.fingerprint != parts.tokenizer.fingerprint:
         raise ValueError(

@@ -37,6 +37,7 @@ FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb
 # Sizes that were settled when the run began, if its configuration had 0.
 SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
 
+RUN_PREFIX = "run:"  # of `config.init`, before the folder of another run
 LOCK, CONFIG, FROZEN = "lock", "config.json", "frozen"
 SUBFOLDERS = ("checkpoints", "damaged", "tensorboard", "profile", "wandb", FROZEN)
 LEFTOVERS = {LOCK, CONFIG + ".tmp", FROZEN}  # of a run that was killed before it wrote config.json

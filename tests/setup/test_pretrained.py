@@ -108,6 +108,13 @@ def test_what_is_exported_is_rounded_to_the_models_own_dtype_or_not(directory, s
             np.testing.assert_array_equal(found[path], x.astype(kind), err_msg=path)
 
 
+@pytest.mark.parametrize("how", [{"dtype": "int8"}, {"dtype": "float32", "adapter": True}])
+def test_only_a_model_is_stored_in_a_dtype_that_there_is(parts, params, tmp_path, how):
+    with pytest.raises(ValueError, match="must be one of float32, bfloat16, float16"):
+        exporting.export(parts, params, 1, tmp_path / "out", **how)
+    assert not (tmp_path / "out").exists()
+
+
 def test_adapters_alone_are_of_a_run_that_trained_no_more(directory, spellings):
     with pytest.raises(ValueError, match="has no adapters: export the model"):
         pretrained.check_adapter(parts_of(directory, spellings))
