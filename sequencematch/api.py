@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 
 from sequencematch.cli import exporting, resume
 from sequencematch.cli.choice import NEWEST
+from sequencematch.cli.prompts import chat_prompt
 from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import answer_ids, encode_prompt
 from sequencematch.evaluate.generate import Generator
@@ -87,12 +88,13 @@ class Model:
         """The prompt of a chat, such as [{"role": "user", "content": "..."}], as the run learnt it.
 
         Raises:
-          ValueError: the run did not learn from chats, or its model's template refuses these.
+          ValueError: the run did not learn from chats, these are none, or its model's template
+            refuses them.
         """
         write_chat = chats_of(self.config, self._parts.tokenizer)
         if write_chat is None:
             raise ValueError("this run did not learn from chats (data.fields='messages')")
-        return write_chat(turns)
+        return chat_prompt(turns, write_chat)
 
     def score(self, prompts: Sequence[str], answers: Sequence[str | Sequence[str]]) -> list[Scores]:
         """Values V and Q, implied rewards and log-probabilities of the actions of given answers.

@@ -3,7 +3,6 @@
 A run that begins with another, or with an adapter, would else need its folder for ever, unchanged.
 """
 
-import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +13,12 @@ from jaxtyping import Int32
 
 from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.workdir import FROZEN, RUN_PREFIX, read_config
+from sequencematch.models.lora import ADAPTER
+from sequencematch.models.pretrained.families import EDITS
 from sequencematch.setup.build import Parts
-from sequencematch.setup.pretrained import read_parameters
+from sequencematch.setup.pretrained import freezes, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.files import expand
-from sequencematch.storage.processes import is_first, wait_for_all
 
 
 class Frozen(NamedTuple):
@@ -34,12 +34,14 @@ class Frozen(NamedTuple):
 
 
 def with_models_own(parts: Parts) -> Parts | None:
-    """The parts with what `config.model.path` has of what is not trained; None if there is no model.
+    """The parts with what `config.model.path` has of what is not trained.
+
+    None if there is no model, or if adapters or rows of edits are not trained: they are no model's own.
 
     Raises:
       ValueError, OSError: the model cannot be read.
     """
-    if not parts.config.model.path:
+    if not parts.config.model.path or freezes(parts, f"{ADAPTER}|^{EDITS}"):
         return None
     config = parts.config.copy_and_resolve_references()
     config.init = ""
@@ -54,31 +56,30 @@ def is_models_own(parts: Parts) -> bool:
       ValueError, OSError: the model cannot be read.
     """
     config, checksum = parts.config, frozen_checksum(parts)
-    if config.model.path and config.init.startswith(RUN_PREFIX):
-        other = read_config(expand(config.init.removeprefix(RUN_PREFIX)))
-        theirs = other["config"]
-        # Then that run has it from there. It is not read again: for a while it would be there twice.
-        if (theirs.init, theirs.model.path, other["frozen"]) == ("", config.model.path, checksum):
-            return True
+    if not config.model.path or freezes(parts, f"{ADAPTER}|^{EDITS}"):
+        return False
+    if not config.init.startswith(RUN_PREFIX):
+        return True  # an adapter brings nothing else
+    other = read_config(expand(config.init.removeprefix(RUN_PREFIX)))
+    theirs = other["config"]
+    # Then that run has it from there. It is not read again: for a while it would be there twice.
+    if (theirs.init, theirs.model.path, other["frozen"]) == ("", config.model.path, checksum):
+        return True
     own = with_models_own(parts)
     return own is not None and frozen_checksum(own) == checksum
 
 
 def keep_frozen(parts: Parts, folder: Path) -> None:
-    """Saves what is not trained in the folder of a new run, unless the run's start can be made again.
+    """Saves what is not trained in the folder of a run that begins, unless its model has it.
 
-    It can where nothing but a model directory and the seed decide it.
+    Nothing is saved of a run that begins with neither another nor an adapter: its model and its seed
+    decide all.
 
     Raises:
       ValueError, OSError: the model cannot be read, or the copy not be written.
     """
-    if not (parts.config.init and jax.tree.leaves(parts.frozen)):
+    if not (parts.config.init and jax.tree.leaves(parts.frozen)) or is_models_own(parts):
         return
-    if is_models_own(parts):
-        return
-    if is_first():  # of a start that was killed
-        shutil.rmtree(folder / FROZEN, ignore_errors=True)
-    wait_for_all("ready to keep what is frozen")
     with Checkpoints(folder / FROZEN, keep=1) as kept:
         kept.save(Frozen(np.zeros((), np.int32), parts.frozen), {})
 
@@ -92,5 +93,7 @@ def with_kept(parts: Parts, folder: Path) -> Parts | None:
     if not (folder / FROZEN).is_dir():
         return None
     with Checkpoints(folder / FROZEN) as kept:
+        if kept.is_empty():  # a start that was killed, and has no checkpoint either
+            return None
         like = Frozen(np.zeros((), np.int32), parts.frozen)
         return parts._replace(frozen=kept.restore(like).state.params)

@@ -1,9 +1,28 @@
 """What is asked of a run: texts, or what users say in chats."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from sequencematch.data.fields import WriteChat
 from sequencematch.data.saved import parse_object
+
+
+def chat_prompt(turns: Any, write_chat: WriteChat) -> str:
+    """The prompt of a chat.
+
+    Raises:
+      ValueError: these are no turns, or the template refuses them.
+    """
+    if not (isinstance(turns, Sequence) and turns and all(map(_is_turn, turns))):
+        raise ValueError('a chat must be a list of turns {"role": "...", "content": "..."}')
+    return write_chat(turns)
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, Mapping) and all(
+        isinstance(turn.get(key), str) for key in ("role", "content")
+    )
 
 
 def user_prompt(text: str, write_chat: WriteChat | None) -> str:
@@ -42,9 +61,9 @@ def _prompt_of(line: str, place: str, write_chat: WriteChat | None) -> str:
     record = parse_object(line, place)
     if write_chat and "messages" in record:
         try:
-            return write_chat(record["messages"])
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{place}: its messages are no turns of a chat ({error})") from error
+            return chat_prompt(record["messages"], write_chat)
+        except ValueError as error:
+            raise ValueError(f"{place}: {error}") from error
     prompt = record.get("prompt")
     if not isinstance(prompt, str):
         chat = ' or {"messages": [...]}' if write_chat else ""

@@ -75,8 +75,6 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
     check_shared(folder)
     start = resume.find_starting_point(parts, folder, call.name, has_run)
     wait_for_all("read")
-    if not has_run:
-        keep_frozen(parts, folder)
     if is_first():
         workdir.write_json(folder / workdir.CONFIG, start.facts)
         # After config.json, which marks a run: a resumed run writes what a kill has left out.
@@ -110,6 +108,8 @@ def train(
     to_stdout(describe_peak(plan.phases[-1].flops, parts.mesh.devices.flat[0].device_kind))
     # New parameters are drawn only now: it takes seconds, and the run has said what it does.
     first = parts.draw() if start.state is None and first is None else first
+    if start.state is None:
+        keep_frozen(parts, folder)
     state, generator = start.state or parts.begin(parts.split(first)[0]), make_generator(parts)
     raise_if_asked = call.stop_requests.raise_if_asked
     # Other processes than the first keep no records: theirs are thrown away.

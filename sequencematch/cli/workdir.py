@@ -40,7 +40,7 @@ SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
 RUN_PREFIX = "run:"  # of `config.init`, before the folder of another run
 LOCK, CONFIG, FROZEN = "lock", "config.json", "frozen"
 SUBFOLDERS = ("checkpoints", "damaged", "tensorboard", "profile", "wandb", FROZEN)
-LEFTOVERS = {LOCK, CONFIG + ".tmp", FROZEN}  # of a run that was killed before it wrote config.json
+LEFTOVERS = {LOCK, CONFIG + ".tmp"}  # of a run that was killed before it wrote config.json
 
 
 def check_free(folder: Path, config: ConfigDict, resume: bool) -> bool:

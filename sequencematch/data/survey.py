@@ -68,7 +68,7 @@ def survey_examples(task: Task, tokenizer: Tokenizer) -> dict[str, Survey]:
 
 
 def _check_noise(task: Task, tokenizer: Tokenizer, drawn: Sequence[int]) -> None:
-    """Raises ValueError unless texts are made of ordinary ids alone, and what noise pushes too."""
+    """Raises ValueError for ordinary ids that are special, or ids to push that are not ordinary."""
     special = {tokenizer.bos, tokenizer.eos, tokenizer.pad, *tokenizer.pops} & {*tokenizer.ordinary}
     if special:
         raise ValueError(

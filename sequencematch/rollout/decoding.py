@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from sequencematch.core.mdp import EVERYTHING, Mdp
 from sequencematch.rollout.truncation import TRUNCATIONS
 
-BLOCK = 512  # logits that a draw chooses among at once
+BLOCK = 512  # most logits that a draw chooses among at once
 
 
 class Decoding(NamedTuple):
@@ -131,10 +131,12 @@ def draw(key: PRNGKeyArray, logits: Float[Array, " V"]) -> Int[Array, ""]:
     """
     V = logits.shape[0]
     if V > BLOCK:
-        blocks = jnp.pad(logits, (0, -V % BLOCK), constant_values=-jnp.inf).reshape(-1, BLOCK)
+        n = -(-V // BLOCK)
+        size = -(-V // n)  # as equal as can be, for the least padding
+        blocks = jnp.pad(logits, (0, n * size - V), constant_values=-jnp.inf).reshape(n, size)
         which, inside = jax.random.split(key)
         block = draw(which, jax.nn.logsumexp(blocks, axis=1))
-        return block * BLOCK + draw(inside, blocks[block])
+        return block * size + draw(inside, blocks[block])
     # "high": by default Gumbel noise ends at 15.9, and what is less likely than 2^-23 is never drawn.
     noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
     # XLA for CPUs puts noise that is used once into the argmax, and draws it one number at a time. Used

@@ -56,13 +56,13 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     family = family_of(read_config(path))
     base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
     params = parts.adapt(base)
-    if parts.config.init and (trained or _freezes(parts, f"{lora.ADAPTER}|^{EDITS}")):
+    if parts.config.init and (trained or freezes(parts, f"{lora.ADAPTER}|^{EDITS}")):
         adapters = read_adapters(parts)
         params, saved = insert_adapters(params, adapters), saved or EDITS in adapters
     return params if saved else fit_new_edits(parts, params, trained)
 
 
-def _freezes(parts: Parts, pattern: str) -> bool:
+def freezes(parts: Parts, pattern: str) -> bool:
     """Whether a parameter whose path has a pattern is not trained."""
     frozen = jax.tree_util.tree_leaves_with_path(parts.frozen)
     return any(re.search(pattern, path_name(path)) for path, _ in frozen)
@@ -130,7 +130,7 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     Raises:
       ValueError: the rows are frozen: they would stay as they are fitted, and no checkpoint has them.
     """
-    is_frozen = _freezes(parts, f"^{EDITS}")
+    is_frozen = freezes(parts, f"^{EDITS}")
     begins = "train" in parts.task.splits and (trained or is_frozen)
     if not (has_edits(parts.config) and begins):
         return params

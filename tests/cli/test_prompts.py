@@ -53,8 +53,10 @@ def test_what_is_said_to_a_run_on_chats_is_a_users_turn(tmp_path):
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ('{"messages": "5 + 3"}', "its messages are no turns of a chat"),
-        ('{"messages": [{"content": "5 + 3"}]}', "its messages are no turns of a chat"),
+        ('{"messages": "5 + 3"}', "a chat must be a list of turns"),
+        ('{"messages": []}', "a chat must be a list of turns"),
+        ('{"messages": [{"content": "5 + 3"}]}', "a chat must be a list of turns"),
+        ('{"messages": [{"role": "user", "content": ["5"]}]}', "a chat must be a list of turns"),
         ('{"question": "5 + 3"}', 'expected {"prompt": "..."} or {"messages": [...]}'),
     ],
 )

@@ -88,9 +88,9 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     assert_resumes_without(
         alone, flags_of("pretrained.py:bc", directory, tmp_path / "on", **changes)
     )
-    assert_needs_no_other_run(
-        whole, flags_of("pretrained.py:bc", directory, tmp_path / "next", **changes)
-    )
+    for name, more in {"next": {}, "last": {"train.frozen": "lora_a|^edits", "seed": 5}}.items():
+        flags = flags_of("pretrained.py:bc", directory, tmp_path / name, **changes, **more)
+        assert_needs_no_other_run(whole, flags, keeps=bool(more))
     with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
         assert_begins_with(alone, whole, {"model.lora_rank": 1})
     with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
@@ -107,13 +107,13 @@ def assert_resumes_without(adapter, flags):
     moved.rename(adapter)
 
 
-def assert_needs_no_other_run(folder, flags):
-    """A run that goes on with the adapters of another has the base from its directory."""
+def assert_needs_no_other_run(folder, flags, keeps):
+    """A run that goes on with the adapters of another keeps what the model's directory has not."""
     other = shutil.copytree(folder, folder.with_name("other"))
     assert run_command(*flags, f"--config.init=run:{other}") == 0
     shutil.rmtree(other)
     assert run_command(flags[-1], "--mode=sample", "--prompt=a") == 0
-    assert not (Path(flags[-1].removeprefix("--workdir=")) / "frozen").exists()
+    assert (Path(flags[-1].removeprefix("--workdir=")) / "frozen").exists() == keeps
 
 
 def assert_base_is_checked(folder):

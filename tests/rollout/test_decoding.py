@@ -82,8 +82,8 @@ def test_a_draw_is_that_of_the_library():
 
 
 def test_draws_of_many_logits_follow_them():
-    """Of three blocks, the last not full: each block, and, of the ids of all blocks, each remainder."""
-    logits = np.random.default_rng(4).normal(size=3 * BLOCK - 9).astype(np.float32)
+    """Of three blocks, the last not full: each third, and, of the ids of all blocks, each remainder."""
+    logits = np.random.default_rng(4).normal(size=3 * BLOCK - 8).astype(np.float32)
     keys = jax.random.split(jax.random.key(5), COUNT)
     found, ids = jax.vmap(draw, (0, None))(keys, jnp.asarray(logits)), np.arange(len(logits))
     p = np.exp(logits.astype(np.float64))
