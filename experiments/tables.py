@@ -141,7 +141,7 @@ def auc_cells(rows: Rows, kind: str) -> list[str]:
     cells, found = [], [areas(row["figures"], counts) for row in rows.values()]
     for score in found[0]:
         # There is none where all answers of a run are right, or all are wrong.
-        known = [auc[score][kind] for auc in found if auc[score][kind] is not None]
+        known = [each[score][kind] for each in found if each[score][kind] is not None]
         cells.append(f"{np.mean(known):.2f}" if known else "")
     return cells
 
@@ -174,9 +174,7 @@ def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
 
 def print_test_figures(settings: Mapping[str, Rows]) -> None:
     """Prints what is measured on test questions alone."""
-    print(
-        "\nWhat edits do, of greedy answers to all questions, also of those that are left out above:\n"
-    )
+    print("\nWhat edits do, of greedy answers to all questions:\n")
     lines = [[name, *edit_cells(rows)] for name, rows in settings.items()]
     print_table(["setting", *EDITS], lines)
     for choice in VALIDATED:

@@ -210,9 +210,8 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
             f"config.init={parts.config.init!r}: that run has a network of other sizes, or that "
             f"computes otherwise: set config.model to {workdir.to_json(theirs.config)['model']}"
         )
-    found = jax.tree.map(
-        lambda x, y: x.astype(y.dtype), found, like
-    )  # model.lora_base may be another
+    # config.model.lora_base may be another.
+    found = jax.tree.map(lambda x, y: x.astype(y.dtype), found, like)
     found = jax.device_put(found, where(like))
     knows_edits = has_edits(theirs.config) or parts.task.network
     return found if knows_edits else fit_new_edits(parts, found, trained)

@@ -2,7 +2,7 @@
 
 Which wrong token is pushed changes neither the stack, nor the mask, nor the states. So an episode
 first carries placeholders. One gradient-free pass gives l(.|s_t) at its wrong steps, where s_t holds
-clean text only. By `wrong_logits` a token is then drawn for each of them, and `replace_wrong_tokens`
+clean text only. A token is then drawn for each of them by `wrong_logits`, and `replace_wrong_tokens`
 puts it into the trajectory. docs/mathematics.md, section 6, says why `noise.run` must be 0.
 """
 

@@ -76,9 +76,13 @@ def log_unlikelihood(
       legal: bool[V], the action set; other ids are no candidates.
     """
     logits = legal_logits(logits, legal)
-    # Looked up by id: no other array than the logits has an axis V.
-    log_pi = logits[:, tokens] - jax.nn.logsumexp(logits, axis=-1, keepdims=True)
+    v, likeliest = jax.nn.logsumexp(logits, axis=-1), jnp.argmax(logits, axis=-1)
+    # 1 - p of the likeliest is the sum of the others' p: its own, near 1, would lose it.
+    is_likeliest = jnp.arange(logits.shape[-1]) == likeliest[:, None]
+    rest = jax.nn.logsumexp(logits, axis=-1, where=~is_likeliest) - v
+    # Looked up by id, since all others have p <= 1/2.
+    log_pi = logits[:, tokens] - v[:, None]
     counts = candidates & jnp.asarray(legal)[tokens] & (tokens != actions[:, None])
-    # log(1 - p) from log p, bounded away from p = 1, where it and its gradient are infinite.
-    log_pi = jnp.where(counts, jnp.minimum(log_pi, -1e-6), -1.0)
-    return jnp.sum(jnp.where(counts, jnp.log(-jnp.expm1(log_pi)), 0.0), axis=-1)
+    others = counts & (tokens != likeliest[:, None])
+    found = jnp.where(others, jnp.log1p(-jnp.exp(jnp.where(others, log_pi, -1.0))), rest[:, None])
+    return jnp.sum(jnp.where(counts, found, 0.0), axis=-1)

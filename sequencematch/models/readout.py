@@ -146,12 +146,12 @@ def map_states(
     number = jnp.arange(T) - trajectories.start[:, None]  # of the state at each time
     there = (number >= 0) & (number < S)
 
-    def by_time(y: Array) -> Array:
+    def put_at_times(y: Array) -> Array:
         axes = (..., *[None] * (y.ndim - 2))
         at = jnp.clip(number, 0, S - 1)[axes]
         return jnp.where(there[axes], jnp.take_along_axis(y, at, axis=1), 0)
 
-    return jax.tree.map(by_time, found)
+    return jax.tree.map(put_at_times, found)
 
 
 def map_in_chunks(

@@ -126,8 +126,7 @@ def draw(key: PRNGKeyArray, logits: Float[Array, " V"]) -> Int[Array, ""]:
     """A draw from softmax(logits), of however unlikely an id.
 
     Of many logits a block of neighbours is drawn first, by its logsumexp, then one of the block. So
-    noise is drawn for V / BLOCK + BLOCK numbers, not for V: for 64 rows of 49,153 logits in a ninth of
-    the time.
+    there is noise for V / BLOCK + BLOCK numbers, not for V, and drawing it takes most of the time.
     """
     V = logits.shape[0]
     if V > BLOCK:
@@ -140,7 +139,7 @@ def draw(key: PRNGKeyArray, logits: Float[Array, " V"]) -> Int[Array, ""]:
     # "high": by default Gumbel noise ends at 15.9, and what is less likely than 2^-23 is never drawn.
     noisy = logits + jax.random.gumbel(key, logits.shape, logits.dtype, mode="high")
     # XLA for CPUs puts noise that is used once into the argmax, and draws it one number at a time. Used
-    # twice, it is stored first, which takes half as long.
+    # twice, it is stored first, which takes less time.
     return jnp.argmax(noisy == jnp.max(noisy))
 
 

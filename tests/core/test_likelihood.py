@@ -1,10 +1,12 @@
 """Behavioural cloning and unlikelihood against loops, and their limits."""
 
+import math
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from sequencematch.core import likelihood, mdp, reductions
@@ -168,6 +170,22 @@ def test_unlikelihood_without_candidates_equals_cloning():
     np.testing.assert_allclose(
         unlikelihood(EXPERT.logits, seen, same), bc(EXPERT.logits, same), rtol=1e-6
     )
+
+
+@pytest.mark.parametrize("gap", [0.0, 12.0, 30.0])
+def test_unlikelihood_of_a_token_that_is_all_but_certain(gap):
+    """log(1 - p) = log n - log(n + e^gap) over n others alike, with gradient -p in its logit."""
+    legal, n = np.ones(9, bool), 8
+    logits = jnp.zeros((1, 9)).at[0, 4].set(gap)
+
+    def penalty(logits):
+        return log_unlikelihood(logits, jnp.array([5]), jnp.array([[True]]), jnp.array([4]), legal)[
+            0
+        ]
+
+    value, slope = jax.value_and_grad(penalty)(logits)
+    np.testing.assert_allclose(value, math.log(n) - math.log(n + math.exp(gap)), rtol=1e-5)
+    np.testing.assert_allclose(slope[0, 4], -math.exp(gap) / (n + math.exp(gap)), rtol=1e-5)
 
 
 def test_unlikelihood_is_finite_at_extreme_logits():

@@ -20,7 +20,7 @@ def torch_model(config: dict) -> torch.nn.Module:
     model = kind(kind.config_class(**config)).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(torch.tensor(tiny.values(name, tuple(parameter.shape))))
+            parameter.copy_(torch.tensor(tiny.values(name, tuple(parameter.shape), config)))
     return model
 
 
