@@ -91,6 +91,11 @@ def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_pa
     for name, more in {"next": {}, "last": {"train.frozen": "lora_a|^edits", "seed": 5}}.items():
         flags = flags_of("pretrained.py:bc", directory, tmp_path / name, **changes, **more)
         assert_needs_no_other_run(whole, flags, keeps=bool(more))
+    config = resume.open_run(whole)[0].config.copy_and_resolve_references()
+    config.init, config.model.lora_base = f"run:{whole}", "bfloat16"
+    half = build(config)
+    kernels = jax.tree.leaves(half.with_frozen(resume.initial_parameters(half)).frozen["blocks"])
+    assert {x.dtype.name for x in kernels if x.ndim == 3} == {"bfloat16"}
     with pytest.raises(ValueError, match="has rank 2: set config.model.lora_rank=2"):
         assert_begins_with(alone, whole, {"model.lora_rank": 1})
     with pytest.raises(ValueError, match="adapts blocks/attention/query.*: name them, too"):
