@@ -10,7 +10,6 @@ from functools import partial
 from typing import TypeVar
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -91,11 +90,6 @@ def put_together(mesh: Mesh, params: T, dtype: str | None = None) -> T:
         return move(NamedSharding(mesh, used), tuple(NamedSharding(mesh, p) for p in back), x)
 
     return jax.tree_util.tree_map_with_path(whole, params)
-
-
-def is_not_put_together(primitive: jax.extend.core.Primitive, *_: object, **__: object) -> bool:
-    """A policy of `jax.checkpoint`: all is stored but parameters that have been put together."""
-    return primitive.name != "sharding_constraint"
 
 
 def divide_rows(mesh: Mesh, x: Float[Array, "B T D"]) -> Float[Array, "B T D"]:

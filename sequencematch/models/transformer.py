@@ -17,12 +17,7 @@ from jaxtyping import Array, Float, Int
 from sequencematch.core.types import Visibility
 from sequencematch.models.attention import Attention, KeyValues
 from sequencematch.models.config import TransformerConfig
-from sequencematch.models.gathering import (
-    append,
-    divide_rows,
-    is_not_put_together,
-    put_together,
-)
+from sequencematch.models.gathering import append, divide_rows, put_together
 from sequencematch.models.layers import FeedForward, flat_dot_general, linear, norm, table
 from sequencematch.models.lora import PRODUCT
 from sequencematch.models.network import Network
@@ -44,6 +39,15 @@ REMAT: dict[str, Callable[[Callable], Callable]] = {
     ),
     "full": jax.checkpoint,
 }
+
+
+def remat_on(remat: str, fsdp: int) -> str:
+    """What becomes of a layer whose parameters `fsdp` devices share: "none" is "products" there.
+
+    Else each would keep all layers' parameters whole for the backward pass. A checkpoint around the
+    layer that leaves out these alone would undo those within it: of chunks, and of kernels in 4 bits.
+    """
+    return "products" if remat == "none" and fsdp > 1 else remat
 
 
 Cache = list[KeyValues]
@@ -141,10 +145,10 @@ class Transformer(nnx.Module):
             own, params = self._together((own, params))
             return self._divide(nnx.merge(graph, own, params)(x, visibility)[0]), None
 
-        layer, unroll = REMAT[self.config.remat](layer), unrolled_layers(self.config)
-        if self.mesh is not None and self.mesh.shape["fsdp"] > 1:
-            # One layer's at a time, and again in the backward pass.
-            layer, unroll = jax.checkpoint(layer, policy=is_not_put_together, prevent_cse=False), 1
+        fsdp = self.mesh.shape["fsdp"] if self.mesh else 1
+        layer = REMAT[remat_on(self.config.remat, fsdp)](layer)
+        # Of layers that are put together, one at a time.
+        unroll = 1 if fsdp > 1 else unrolled_layers(self.config)
         x, layers = self._embed(tokens, visibility), jnp.arange(self.config.layers)
         x, _ = jax.lax.scan(layer, x, (layers, params), unroll=unroll)
         return self.norm(x)

@@ -9,6 +9,7 @@ those of one layer exist whole at a time (`models/gathering.py`).
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import cache
 from math import prod
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from sequencematch.models.attention import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
-from sequencematch.models.transformer import parameter_shapes
+from sequencematch.models.transformer import parameter_shapes, remat_on
 from sequencematch.setup.defaults import defaults, flatten, mesh_size, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes
 from sequencematch.setup.network_bytes import (
@@ -151,7 +152,8 @@ def network_sizes(config: ConfigDict, vocab_size: int) -> TransformerConfig:
     """
     is_known = config.model.path or config.model.preset
     edits = min(len(set(config.edits)), vocab_size - 1) if is_known else 0
-    return network_config(config, vocab_size, edits)
+    sizes = network_config(config, vocab_size, edits)
+    return replace(sizes, remat=remat_on(sizes.remat, config.mesh.fsdp))
 
 
 def state_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:

@@ -1,5 +1,7 @@
 """A network computes on a mesh what it computes on one device, and no device has all logits."""
 
+from collections import Counter
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,14 +9,54 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.types import Visibility
-from sequencematch.models.config import TransformerConfig
+from sequencematch.models.config import Lora, TransformerConfig
 from sequencematch.models.sharding import state_shardings
 from sequencematch.models.transformer import Transformer, with_whole_ends
 from sequencematch.train.mesh import batch_sharding, make_mesh
+from sequencematch.train.state import split_parameters
 from tests.marks import exhaustive
 from tests.programs import COLLECTIVES, collectives
 
 ROWS, SLOTS = 4, 24
+MESHES = (1, 1, 1), (1, 2, 1)
+
+def residuals(mesh, slots, lora, **changes):
+    """(dtype, elements) of each array that a network's backward pass keeps of its forward pass."""
+    sizes = dict(layers=3, d_model=64, heads=4, kv_heads=4, d_ff=128, lora=lora)
+    config = TransformerConfig(50, **sizes, **changes)
+    graph, params = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), mesh)))
+    trained, frozen = split_parameters("^(?!.*lora_)" if lora.rank else "", params)
+    positions = jnp.broadcast_to(jnp.arange(slots), (ROWS, slots))
+    visibility = Visibility(positions, positions, jnp.full((ROWS, slots), slots))
+
+    def pull_back(trained, frozen):
+        hidden = lambda p: nnx.merge(graph, p, frozen).hidden(positions % 50, visibility)  # noqa: E731
+        return jax.vjp(hidden, trained)[1]
+
+    kept = jax.tree.leaves(jax.eval_shape(pull_back, trained, frozen))
+    return Counter((str(x.dtype), x.size) for x in kept)
+
+
+@pytest.mark.parametrize(
+    ("slots", "lora", "changes"),
+    [
+        (24, Lora(), dict(remat="products")),
+        (24, Lora(), dict(remat="full")),
+        (24, Lora(4, base="nf4"), dict(remat="products")),
+        (24, Lora(4, base="nf4"), dict(remat="full")),
+        (400, Lora(), dict(remat="products", attention="chunked")),
+    ],
+)
+def test_devices_that_share_parameters_keep_no_more_for_the_backward_pass(slots, lora, changes):
+    """Neither kernels in 4 bits as floats, nor the scores of more than a chunk of queries."""
+    one, shared = (residuals(make_mesh(*mesh), slots, lora, **changes) for mesh in MESHES)
+    assert one == shared
+
+
+def test_where_parameters_are_shared_all_is_kept_but_what_products_are_made_into():
+    """Else the parameters of all layers would be kept as they were put together."""
+    found = [residuals(make_mesh(1, 2, 1), 24, Lora(), remat=name) for name in ("none", "products")]
+    assert found[0] == found[1] != residuals(make_mesh(1, 1, 1), 24, Lora(), remat="none")
 
 
 def compile_gradient(config, mesh):
