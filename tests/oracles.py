@@ -209,7 +209,7 @@ class Goal(NamedTuple):
 
     Attributes:
       terminal: "learned" or "zero", V(s_N) of a finished trajectory.
-      bound: V(s_{t+1}) in a reward is clipped to +- this.
+      bound: V(s_{t+1}) in rewards and in C is clipped to +- this.
       skip: whether the expert's C is over its imitated steps only.
     """
 
@@ -239,9 +239,11 @@ class Goal(NamedTuple):
 
     def reward(self, case: Case, time: int) -> float:
         """r_t = l(a_t|s_t) - gamma V(s_{t+1})."""
-        following = self.value(case, time + 1)
-        following = min(max(following, -self.bound), self.bound)
-        return case.q(time) - self.gamma * following
+        return case.q(time) - self.gamma * self.next_value(case, time)
+
+    def next_value(self, case: Case, time: int) -> float:
+        """V(s_{t+1}) as r_t and C read it."""
+        return min(max(self.value(case, time + 1), -self.bound), self.bound)
 
     def phi(self, x: float) -> float:
         return phi(self.divergence, x, self.t_max)
@@ -253,7 +255,7 @@ def cost(goal: Goal, case: Case, imitated_only: bool = False) -> float:
     c = goal.kappa(case, end) * goal.value(case, end)
     for t in case.decisions:
         if case.imitate[t] or not imitated_only:
-            difference = goal.value(case, t) - goal.gamma * goal.value(case, t + 1)
+            difference = goal.value(case, t) - goal.gamma * goal.next_value(case, t)
             c += goal.kappa(case, t) * difference
     return c
 

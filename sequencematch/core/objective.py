@@ -45,7 +45,7 @@ class Weighting(NamedTuple):
     Attributes:
       kappa: (gamma, decisions since the start) -> weight.
       cost: (objective, values, trajectory) -> C(tau).
-      telescopes: whether C(tau) = V(s_0) for any trajectory, so that w has no effect.
+      telescopes: whether the sum of C(tau) over all decisions is V(s_0), so that w has no effect.
     """
 
     kappa: Callable[[float, Array], Array]
@@ -61,6 +61,8 @@ def weights(objective: "Objective", trajectory: Trajectory) -> Float[Array, " T"
 
 def start_value(objective: "Objective", values: Values, trajectory: Trajectory) -> Float[Array, ""]:
     """C(tau) = V(s_0), to which the sum in `summed_differences` telescopes under discounted weights."""
+    if objective.next_value is not pass_gradient:  # then the sum has other slopes
+        return summed_differences(objective, values, trajectory)
     return values.v[trajectory.start]
 
 
@@ -76,16 +78,16 @@ def imitated_differences(
 ) -> Float[Array, ""]:
     """C(tau_E) as in `summed_differences`, but over the imitated steps only.
 
-    For objectives that skip noise steps. A skipped step leads to a state that the expert's action
-    would not have led to. If C counted a step that the sum of rewards leaves out, raising V there
-    would raise J.
+    For objectives that skip noise steps. A skipped step leads to a state to which the expert's action
+    does not lead. If C counted a step that the rewards leave out, raising V there would raise J.
     """
     return _cost(objective, values, trajectory, trajectory.imitate)
 
 
 def _cost(objective: "Objective", values: Values, trajectory: Trajectory, counted: Array) -> Array:
     kappa = weights(objective, trajectory)
-    differences = temporal_differences(values, trajectory, objective.gamma)
+    # V(s_{t+1}) as r_t reads it: else raising it would raise J, whatever the data hold.
+    differences = temporal_differences(values, trajectory, objective.gamma, objective.next_value)
     summed = reductions.total(kappa * differences, counted)
     return summed + kappa[trajectory.end] * values.v[trajectory.end]
 
@@ -110,7 +112,7 @@ class Objective(NamedTuple):
       policy_weight: w in [0, 1], the share of C on the policy's trajectories, unless C telescopes.
       weighting: a value of `WEIGHTINGS`, or one of them through `without_noise_steps`.
       terminal: the network's V(s_N) -> that of a finished trajectory; a value of `TERMINALS`.
-      next_value: what r_t reads V(s_{t+1}) through, as `recovered_rewards` takes it.
+      next_value: what r_t and C read V(s_{t+1}) through, as `recovered_rewards` takes it.
       t_max: largest slope of phi: ratios rho_pi/rho_E above it are treated as t_max.
     """
 
@@ -183,10 +185,8 @@ def expert_objective(
 ) -> Float[Array, ""]:
     """The expert's part of J: sum_t kappa_t phi(alpha r_t)/alpha + kappa_N B(s_N) - (1-w) C(tau).
 
-    Where C telescopes, all of it is taken here: w = 0 (`Objective.policy_share`).
-
     The sum is over the imitated steps. B(s_N) is `absorbing_reward` if `<eos>` ended the trajectory,
-    and V(s_N) if it was cut.
+    and V(s_N) if it was cut. Where C telescopes all of it is taken here (`Objective.policy_share`).
 
     Args:
       objective: the choices that define J.

@@ -82,7 +82,7 @@ def recovered_return(values: Values, trajectory: Trajectory, gamma: ArrayLike) -
 
 
 def temporal_differences(
-    values: Values, trajectory: Trajectory, gamma: ArrayLike
+    values: Values, trajectory: Trajectory, gamma: ArrayLike, next_value: ValueMap = pass_gradient
 ) -> Float[Array, " T"]:
-    """V(s_t) - gamma V(s_{t+1}) at each decision; 0 elsewhere."""
-    return jnp.where(trajectory.valid, values.v - gamma * jnp.roll(values.v, -1), 0.0)
+    """V(s_t) - gamma V(s_{t+1}) at each decision, arguments as of `recovered_rewards`; 0 elsewhere."""
+    return recovered_rewards(values._replace(q=values.v), trajectory, gamma, next_value)

@@ -63,7 +63,8 @@ def disturb(
     pops = jnp.asarray(mdp.pops)
 
     def execute(logits: Array, action: Array, before: Array, key: Key[Array, ""]) -> Array:
-        begins, continues, which = (jax.random.fold_in(key, i) for i in range(1, 4))
+        # The action was drawn with the first two that a key is split into.
+        begins, continues, which = jax.random.split(jax.random.fold_in(key, 2), 3)
         is_wrong = (pops[action] == 0) & jax.random.bernoulli(begins, noise.eta)
         is_wrong |= before & jax.random.bernoulli(continues, noise.run)
         scores = logits if noise.wrong is None else jnp.where(noise.wrong, 0.0, -jnp.inf)

@@ -13,7 +13,7 @@ from sequencematch.core.objective import (
     policy_objective,
     summed_differences,
 )
-from sequencematch.core.rewards import stop_gradient
+from sequencematch.core.rewards import bound_value, stop_gradient
 from tests import oracles
 from tests.core.batches import (
     BKSPC,
@@ -71,10 +71,11 @@ def test_skip_ignores_a_constant_added_at_a_noised_state(weighting):
     assert paid > 10
 
 
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("name", ["chi2", *map(stress, ["le_cam", "reverse_kl"])])
-def test_stop_gradient_removes_only_the_slope_of_the_next_value(name):
-    """The value is the same; dJ/dV(s_{t+1}) loses -gamma kappa_t phi'(alpha r_t)."""
-    goal = oracles.Goal(name, "discounted", 0.3, 0.8, 0.0)
+def test_stop_gradient_removes_only_the_slopes_of_the_next_value(name, weighting):
+    """The value is the same; dJ/dV(s_{t+1}) loses gamma kappa_t (1 - phi'(alpha r_t)), of C and of r."""
+    goal = oracles.Goal(name, weighting, 0.3, 0.8, 0.0)
     still = objective_of(goal)._replace(next_value=stop_gradient)
     slope_of_phi = jax.grad(objective_of(goal).phi)
 
@@ -88,14 +89,32 @@ def test_stop_gradient_removes_only_the_slope_of_the_next_value(name):
         return tuple(of_values)
 
     (value, slopes), (same, stopped) = values_and_slopes(*read(*EXPERT.arrays))
-    np.testing.assert_array_equal(value, same)
+    np.testing.assert_allclose(value, same, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(slopes.q, stopped.q, atol=1e-6)
     for row, case in enumerate(CASES[0]):
         missing = np.zeros(SLOTS)
         for t in case.decisions:
             x = goal.alpha * case.reward(t, goal.gamma)
-            missing[t + 1] = -goal.gamma * goal.kappa(case, t) * float(slope_of_phi(x))
+            # A label that is not imitated is in C alone.
+            phi = float(slope_of_phi(x)) if case.imitate[t] else 0.0
+            missing[t + 1] = goal.gamma * goal.kappa(case, t) * (1 - phi)
         np.testing.assert_allclose((slopes.v - stopped.v)[row], missing, atol=1e-5)
+
+
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
+@pytest.mark.parametrize("next_value", [stop_gradient, bound_value(20.0, 0.8), lambda v: 0 * v])
+def test_however_the_next_value_is_read_the_limit_is_likelihood(next_value, weighting):
+    """As alpha vanishes dJ = sum_t kappa_t (dQ_t - dV_t): each state's softmax stays normalised."""
+    goal = oracles.Goal("chi2_mixture", weighting, 1e-6, 0.8, 0.0, skip=True)
+    objective = objective_of(goal)._replace(next_value=next_value)
+    part = jax.vmap(jax.grad(lambda v, t: expert_objective(objective, v, t)))
+    slopes = jax.jit(part)(*read(*EXPERT.arrays))
+    for row, case in enumerate(CASES[0]):
+        kappa = np.zeros(SLOTS)
+        for t in case.decisions:
+            kappa[t] = goal.kappa(case, t) * case.imitate[t]
+        np.testing.assert_allclose(slopes.q[row], kappa, atol=1e-4)
+        np.testing.assert_allclose(slopes.v[row], -kappa, atol=1e-4)
 
 
 def test_bound_that_no_value_reaches_changes_no_gradient():

@@ -13,6 +13,7 @@ from flax import nnx
 from sequencematch.core import mdp
 from sequencematch.data.noise import add_noise, make_fix
 from sequencematch.rollout import sampler
+from sequencematch.rollout.decoding import BLOCK, Decoding, choose, draw
 from sequencematch.rollout.noise import RolloutNoise, disturb
 from tests.goodness_of_fit import assert_counts_fit
 from tests.rollout.samples import (
@@ -156,3 +157,25 @@ def test_wrong_tokens_of_the_policy_are_drawn_from_it():
         np.bincount(drawn, minlength=12)[others],
         np.exp(logits)[others] / np.exp(logits)[others].sum(),
     )
+
+
+@pytest.mark.parametrize("decoding", [None, Decoding(threshold=None, temperature=1.0)])
+def test_whether_an_action_goes_wrong_does_not_depend_on_which_it_is(decoding):
+    """Nor where V is so large that an action is drawn in two steps, of a block and within it."""
+    many = mdp.make(4 * BLOCK, eos=1, pad=2, never=[2], edits={})
+    likely = [0, BLOCK, BLOCK + 1, 4 * BLOCK - 1]
+    logits = jnp.full(4 * BLOCK, -jnp.inf).at[jnp.asarray(likely)].set(0.0)
+    noise = RolloutNoise(0.3, 0.0, np.isin(np.arange(4 * BLOCK), [5, 6]))
+
+    @jax.jit
+    @jax.vmap
+    def act(key):
+        banned = jnp.zeros(4 * BLOCK, bool)
+        chosen = choose(decoding, many, logits, banned, key) if decoding else draw(key, logits)
+        row = (x[None] for x in (logits, chosen, jnp.zeros((), bool), key))
+        return chosen, disturb(noise, many, *row)[0]
+
+    chosen, done = map(np.asarray, act(jax.random.split(jax.random.key(0), 8_000)))
+    cells = Counter((likely.index(a), bool(a != b)) for a, b in zip(chosen, done, strict=True))
+    table = [cells[i, wrong] for i in range(4) for wrong in (False, True)]
+    assert_counts_fit(table, [0.25 * p for _ in likely for p in (0.7, 0.3)])

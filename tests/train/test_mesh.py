@@ -188,8 +188,11 @@ def test_the_work_and_the_memory_of_a_device_fall_with_the_axes(step_on, mesh, m
 
 @pytest.mark.stress
 @pytest.mark.parametrize("mesh", MESHES)
-def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
-    """Forward and backward, one layer at a time; the ends once. The layers are in a loop."""
+def test_a_pass_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
+    """Forward and backward, one layer at a time; the ends once a step. The layers are in a loop.
+
+    A step has two passes: of the data and of the samples.
+    """
     found = step_on(mesh, model__layers=3)
     V, cuts = found.run.parts.tokenizer.vocab_size, axes(mesh, "")
     everywhere = [
@@ -207,7 +210,7 @@ def test_a_step_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
         shape = (1, *x.shape[1:]) if is_stacked else x.shape
         used = NamedSharding(x.sharding.mesh, where_computed(path, shape, cuts))
         if used.spec != x.sharding.spec:
-            expected[used.shard_shape(shape)] += 2 if is_stacked else 1
+            expected[used.shard_shape(shape)] += 4 if is_stacked else 1
     gathered = Counter(s for dtype, s in collectives(found.program, "all-gather") if dtype == "f32")
     # Embedded tokens, of which `model` has divided D.
     rows = tuple(x.shape for x in found.run.episodes[0])[0]
