@@ -5,7 +5,8 @@
 One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds
 and questions (two-way bootstrap; questions about the same numbers are drawn together). Then the
 paired difference of each setting to the first, by seed and question; of test questions, to every
-other. A difference is claimed only where its interval excludes zero. Of test questions also: answers
+other. A difference is claimed only where its interval excludes zero; of few runs p, by Student's t over
+them, says whether another seed might show another. Of test questions also: answers
 after wrong starts, and how well scores of answers tell right ones from wrong ones.
 """
 
@@ -83,8 +84,9 @@ def difference_cells(rows: Rows, base: Rows) -> list[str]:
         both = [right(each, seeds, choice) for each in (rows, base)]
         found = paired_difference(*both, groups=groups_of(rows))
         points = [f"{100 * x:+.1f}" for x in (found.mean, found.low, found.high)]
-        whole = f"{points[0]} [{points[1]}, {points[2]}], p = {found.p_value:.2g}"
-        cells.append(whole + of_each_run(*both))
+        whole = f"{points[0]} [{points[1]}, {points[2]}]"
+        over_runs = "" if found.p_value is None else f", p = {found.p_value:.2g}"
+        cells.append(whole + over_runs + of_each_run(*both))
     return cells
 
 

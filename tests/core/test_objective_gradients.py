@@ -74,7 +74,7 @@ def test_skip_ignores_a_constant_added_at_a_noised_state(weighting):
 @pytest.mark.parametrize("weighting", WEIGHTINGS)
 @pytest.mark.parametrize("name", ["chi2", *map(stress, ["le_cam", "reverse_kl"])])
 def test_stop_gradient_removes_only_the_slopes_of_the_next_value(name, weighting):
-    """The value is the same; dJ/dV(s_{t+1}) loses gamma kappa_t (1 - phi'(alpha r_t)), of C and of r."""
+    """The value is the same; dJ/dV(s_{t+1}) loses gamma kappa_t (1 - phi'(alpha r_t)): of C, of r."""
     goal = oracles.Goal(name, weighting, 0.3, 0.8, 0.0)
     still = objective_of(goal)._replace(next_value=stop_gradient)
     slope_of_phi = jax.grad(objective_of(goal).phi)

@@ -20,6 +20,7 @@ from tests.programs import COLLECTIVES, collectives
 ROWS, SLOTS = 4, 24
 MESHES = (1, 1, 1), (1, 2, 1)
 
+
 def residuals(mesh, slots, lora, **changes):
     """(dtype, elements) of each array that a network's backward pass keeps of its forward pass."""
     sizes = dict(layers=3, d_model=64, heads=4, kv_heads=4, d_ff=128, lora=lora)
