@@ -3,10 +3,12 @@
 A run that begins with another, or with an adapter, would else need its folder for ever, unchanged.
 """
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Int32
@@ -19,6 +21,7 @@ from sequencematch.setup.build import Parts
 from sequencematch.setup.pretrained import freezes, read_parameters
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.files import expand
+from sequencematch.storage.processes import is_first, wait_for_all
 
 
 class Frozen(NamedTuple):
@@ -80,8 +83,12 @@ def keep_frozen(parts: Parts, folder: Path) -> None:
     """
     if not (parts.config.init and jax.tree.leaves(parts.frozen)) or is_models_own(parts):
         return
+    wait_for_all("ready to keep what is not trained")
+    if is_first():  # what a start that was killed has left may be another
+        shutil.rmtree(folder / FROZEN, ignore_errors=True)
+    wait_for_all("room to keep it")
     with Checkpoints(folder / FROZEN, keep=1) as kept:
-        kept.save(Frozen(np.zeros((), np.int32), parts.frozen), {})
+        kept.save(Frozen(np.zeros((), np.int32), in_whole_bytes(parts.frozen)), {})
 
 
 def with_kept(parts: Parts, folder: Path) -> Parts | None:
@@ -95,5 +102,19 @@ def with_kept(parts: Parts, folder: Path) -> Parts | None:
     with Checkpoints(folder / FROZEN) as kept:
         if kept.is_empty():  # a start that was killed, and has no checkpoint either
             return None
-        like = Frozen(np.zeros((), np.int32), parts.frozen)
-        return parts._replace(frozen=kept.restore(like).state.params)
+        like = Frozen(np.zeros((), np.int32), in_whole_bytes(parts.frozen))
+        found = kept.restore(like).state.params
+        return parts._replace(
+            frozen=jax.tree.map(lambda x, y: x.astype(y.dtype), found, parts.frozen)
+        )
+
+
+def in_whole_bytes(params: nnx.State) -> nnx.State:
+    """Parameters, or their shapes, with a byte for each number of 4 bits: files have no such type."""
+
+    def widen(x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
+        if x.dtype != jnp.uint4:
+            return x
+        return x.update(dtype=jnp.uint8) if hasattr(x, "update") else x.astype(jnp.uint8)
+
+    return jax.tree.map(widen, params)

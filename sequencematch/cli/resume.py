@@ -1,11 +1,8 @@
-"""Finds where to resume a run: the newest sound state, its records and its provenance.
+"""Opens runs: their parameters, those that they began with, and their states."""
 
-Anything that is not as it was when the run stopped is reported, or refused.
-"""
-
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +12,7 @@ from ml_collections import ConfigDict
 from sequencematch.cli import workdir
 from sequencematch.cli.choice import NEWEST, find_step
 from sequencematch.cli.frozen import with_kept, with_models_own
-from sequencematch.cli.identity import check_model, frozen_checksum, network_facts
+from sequencematch.cli.identity import check_model, frozen_checksum
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup.build import Parts, build
 from sequencematch.setup.check import check_config
@@ -32,109 +29,11 @@ from sequencematch.setup.relations import width_relations
 from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
-from sequencematch.storage.metrics_log import read_records
-from sequencematch.storage.provenance import changes, merge_provenance, provenance
-from sequencematch.train.optimizer import learning_rate
+from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import FORMAT, TrainState
 
 # Facts in a checkpoint that say what made it.
 PROVENANCE = ("name", "checksum", "versions", "settings", "revision", "hardware", "mesh", "earlier")
-
-
-class StartingPoint(NamedTuple):
-    """The point from which a run is trained.
-
-    Attributes:
-      state: the restored state; None to start at step 0.
-      records: records of the metrics log up to that state.
-      seconds: time that the run has taken so far.
-      spent: where it went, as of `loop.Recorder`; nothing of a run that was begun without measuring.
-      damaged_steps: steps of newer, damaged checkpoints, which are to be moved away.
-      facts: name, configuration and provenance, for config.json and the next checkpoints.
-    """
-
-    state: TrainState | None
-    records: list[dict]
-    seconds: float
-    spent: Mapping[str, float]
-    damaged_steps: Sequence[int]
-    facts: dict[str, Any]
-
-
-def find_starting_point(parts: Parts, folder: Path, name: str, has_run: bool) -> StartingPoint:
-    """The newest sound state of the run in a work directory, or step 0 if there is none.
-
-    Args:
-      parts: the parts of the run, as configured now.
-      folder: the work directory, which no other process writes into.
-      name: name of the configuration.
-      has_run: whether the folder holds a run to resume.
-
-    Raises:
-      ValueError, OSError: the run cannot be resumed.
-    """
-    restored = restore_for_training(parts, folder) if has_run else None
-    saved: Mapping[str, Any] = restored.facts if restored else {"seconds": 0.0, "records": 0}
-    step = int(restored.state.step) if restored else 0
-    records = read_records(folder, step) if restored else []
-    if len(records) < saved["records"]:
-        to_stderr(
-            f"metrics.jsonl has {len(records)} of {saved['records']} records: the others are lost"
-        )
-    facts = {"name": name, "checksum": parts.data.checksum, "config": workdir.to_json(parts.config)}
-    facts |= {"format": FORMAT, "frozen": frozen_checksum(parts), "network": network_facts(parts)}
-    is_done = step == parts.config.train.steps
-    facts |= merge_provenance(saved, current_provenance(parts), is_done)
-    state, damaged = (restored.state, tuple(restored.damaged)) if restored else (None, ())
-    # The validation of a step runs after its save, so its record may have the later time.
-    times = [saved["seconds"], *(record.get("seconds") for record in records)]
-    seconds = max(x for x in times if isinstance(x, float))
-    spent = saved.get("spent", {})  # older versions did not measure it
-    return StartingPoint(state, records, seconds, spent, damaged, facts)
-
-
-def restore_for_training(parts: Parts, folder: Path) -> Restored | None:
-    """The newest sound state; None if none was ever saved. Reports a change of provenance.
-
-    Raises:
-      ValueError: the data are others than those trained on; checkpoints were saved but are gone, and
-        starting over would overwrite the rest of the run; or the run cannot continue from them.
-      OSError: a checkpoint cannot be read.
-    """
-    checksum = workdir.read_config(folder)["checksum"]
-    if checksum is not None:
-        workdir.check_data(folder, checksum, parts.data.checksum)
-    with Checkpoints(folder) as checkpoints:
-        if checkpoints.all_lost():
-            raise ValueError(
-                f"the run in {folder} has saved checkpoints, but they are gone: put them back, or "
-                "start again in another --workdir"
-            )
-        if checkpoints.is_empty():
-            to_stderr(f"no checkpoint in {checkpoints.folder} yet: starting at step 0")
-            return None
-    restored = restore(parts, folder)
-    changed = changes(restored.facts, current_provenance(parts))
-    if changed:
-        to_stderr(
-            f"the run was saved in another environment ({'; '.join(changed)}): it may not continue "
-            "bit for bit"
-        )
-    report_longer_run(parts, restored)
-    return restored
-
-
-def report_longer_run(parts: Parts, restored: Restored) -> None:
-    """Prints what changes where a run is resumed with more steps than it was saved with."""
-    step, config = int(restored.state.step), parts.config
-    before, now = restored.facts["config"]["train"]["steps"], config.train.steps
-    if before != now:
-        peak = config.optimizer.learning_rate
-        old, new = (float(learning_rate(config.optimizer, n, peak)(step)) for n in (before, now))
-        to_stderr(
-            f"train.steps is raised from {before} to {now}: after step {step} the learning rate goes "
-            f"from {old:.3g} to {new:.3g}, and with beta follows the schedule of a run of {now} steps"
-        )
 
 
 def open_run(
@@ -224,6 +123,27 @@ def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     """
     found = initial_parameters(parts, trained)
     return parts.draw() if found is None else found
+
+
+def begin(parts: Parts) -> tuple[Parts, nnx.State | None]:
+    """The parts of a run that begins, with what it does not train, and the parameters that it trains.
+
+    The latter are None where all are trained and drawn. What is not trained is in memory once.
+
+    Raises:
+      ValueError, OSError: as of `initial_parameters`.
+    """
+    found = (first_parameters if jax.tree.leaves(parts.frozen) else initial_parameters)(parts)
+    if found is None:
+        return parts, None
+    trained, frozen = parts.split(found)
+    return parts._replace(frozen=frozen), trained
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the run in a folder has had a checkpoint; else it begins anew."""
+    with Checkpoints(folder) as checkpoints:
+        return not checkpoints.is_empty() or checkpoints.all_lost()
 
 
 def fill_frozen(parts: Parts, folder: Path) -> Parts:

@@ -14,7 +14,7 @@ from sequencematch.cli.choice import best_checkpoint
 from sequencematch.cli.cluster import check_agreement, check_shared
 from sequencematch.cli.frozen import keep_frozen
 from sequencematch.cli.job import Call, Job
-from sequencematch.cli.resume import StartingPoint
+from sequencematch.cli.starting_point import StartingPoint, find_starting_point
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
@@ -51,15 +51,15 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     check_agreement(call.folder, has_run, parts.data.checksum)
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
-    first = None if has_run else resume.initial_parameters(parts)
-    parts = resume.fill_frozen(parts, call.folder) if first is None else parts.with_frozen(first)
+    if has_run and resume.has_begun(call.folder):
+        parts, trained = resume.fill_frozen(parts, call.folder), None
+    else:
+        parts, trained = resume.begin(parts)
     start = open_run(parts, call, has_run)
     for sentence in describe_past(traced, 0 if start.state is None else int(start.state.step)):
         to_stderr(sentence)
-    if start.state is None and first is None:
-        first = resume.initial_parameters(parts)
     profiler = Profiler(call.folder / "profile", traced)
-    return Job(lambda: train(parts, call, data, start, first, profiler), "continue with --resume")
+    return Job(lambda: train(parts, call, data, start, trained, profiler), "continue with --resume")
 
 
 def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
@@ -73,7 +73,7 @@ def open_run(parts: Parts, call: Call, has_run: bool) -> StartingPoint:
         has_run = workdir.check_free(folder, parts.config, resume=has_run)
     wait_for_all("locked")
     check_shared(folder)
-    start = resume.find_starting_point(parts, folder, call.name, has_run)
+    start = find_starting_point(parts, folder, call.name, has_run)
     wait_for_all("read")
     if is_first():
         workdir.write_json(folder / workdir.CONFIG, start.facts)
@@ -91,7 +91,7 @@ def train(
     call: Call,
     data: tuple,
     start: StartingPoint,
-    first: nnx.State | None,
+    trained: nnx.State | None,
     profiler: Profiler,
 ) -> None:
     """Trains to the end of the plan, evaluates the test set and writes the results.
@@ -100,17 +100,17 @@ def train(
       parts, call: the run.
       data: batches of episodes and of prompts.
       start: where to begin.
-      first: all parameters at step 0, if they were read; needed only there.
+      trained: what is trained, at step 0; None where a checkpoint has it, or all is to be drawn.
       profiler: traces what is asked for.
     """
     folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
     announce(parts, folder, 0 if start.state is None else int(start.state.step))
     to_stdout(describe_peak(plan.phases[-1].flops, parts.mesh.devices.flat[0].device_kind))
     # New parameters are drawn only now: it takes seconds, and the run has said what it does.
-    first = parts.draw() if start.state is None and first is None else first
     if start.state is None:
         keep_frozen(parts, folder)
-    state, generator = start.state or parts.begin(parts.split(first)[0]), make_generator(parts)
+    state = start.state or (parts.initial() if trained is None else parts.begin(trained))
+    generator = make_generator(parts)
     raise_if_asked = call.stop_requests.raise_if_asked
     # Other processes than the first keep no records: theirs are thrown away.
     own = folder if is_first() else Path(call.resources.enter_context(TemporaryDirectory()))
@@ -163,7 +163,7 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
     parts = resume.fill_frozen(parts, folder) if has_run else parts
-    state = resume.find_starting_point(parts, folder, call.name, has_run).state
+    state = find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
         resume.check_initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)

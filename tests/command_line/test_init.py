@@ -8,10 +8,10 @@ import pytest
 
 from sequencematch.cli import resume
 from sequencematch.models.pretrained.families import EDITS, leaves_by_path
-from sequencematch.setup.build import build
-from tests.command_line.command import read_json, records, run_command
+from sequencematch.setup.build import Parts, build
+from tests.command_line.command import event_at_step, read_json, records, run_command
 from tests.marks import stress
-from tests.train.runs import STEPS
+from tests.train.runs import STEPS, Crash, crash
 
 
 @pytest.mark.stress
@@ -54,6 +54,46 @@ def test_what_is_not_trained_stays_that_of_the_other_run_whatever_becomes_of_it(
     shutil.rmtree(folder / "frozen")
     assert run_command(f"--workdir={folder}", "--mode=evaluate") == 2
     assert "not those that it began with: put back what config.init=" in capfd.readouterr().err
+
+
+@pytest.mark.stress
+def test_what_is_not_trained_may_be_in_4_bits(tiny_flags, tmp_path, capfd):
+    """The copy has a byte for each, since files have no such type."""
+    source, folder = tmp_path / "source", tmp_path / "run"
+    sizes = {"d_model": 64, "d_ff": 64, "lora_rank": 2, "lora_base": "nf4"}
+    flags = [*tiny_flags, *(f"--config.model.{key}={value}" for key, value in sizes.items())]
+    flags += ["--config.method=bc", "--config.train.steps=6"]
+    assert run_command(*flags, f"--workdir={source}") == 0, capfd.readouterr().err
+    more = [f"--config.init=run:{source}", "--config.seed=9", f"--workdir={folder}"]
+    assert run_command(*flags, *more) == 0, capfd.readouterr().err
+    theirs, ours = (resume.open_run(each)[0].frozen for each in (source, folder))
+    jax.tree.map(np.testing.assert_array_equal, theirs, ours)
+    assert "uint4" in {x.dtype.name for x in jax.tree.leaves(ours)}
+    shutil.rmtree(source)
+    longer = [f"--workdir={folder}", "--resume", "--config.train.steps=8"]
+    assert run_command(*longer) == 0, capfd.readouterr().err
+
+
+@pytest.mark.stress
+def test_what_is_not_trained_is_made_once_also_where_nothing_was_saved(
+    tiny_flags, tmp_path, monkeypatch
+):
+    """A base of gigabytes is in memory once."""
+    made, make = [], resume.first_parameters
+
+    def note(parts):
+        made.append(parts)
+        return make(parts)
+
+    monkeypatch.setattr(resume, "first_parameters", note)
+    flags = [*tiny_flags, "--config.model.lora_rank=2", "--config.method=bc"]
+    flags += ["--config.train.steps=6", f"--workdir={tmp_path / 'run'}"]
+    with event_at_step(1, crash), pytest.raises(Crash):
+        run_command(*flags)
+    assert len(made) == 1
+    monkeypatch.setattr(Parts, "initial", None)
+    assert run_command(*flags, "--resume") == 0
+    assert len(made) == 2
 
 
 def test_edits_that_the_other_run_has_not_taught_begin_as_on_a_pretrained_model(

@@ -178,13 +178,13 @@ def test_changed_data_are_refused(tiny_flags, assert_refused, tmp_path, pairs_fi
 def test_time_continues_from_the_last_record(finished_run, tmp_path, monkeypatch):
     """The last validation ran after its step was saved, so the checkpoint has an earlier time."""
     folder, seconds = shutil.copytree(finished_run, tmp_path / "run"), []
-    find_starting_point = resume.find_starting_point
+    find_starting_point = training.find_starting_point
 
     def note_seconds(*args):
         seconds.append(find_starting_point(*args).seconds)
         return find_starting_point(*args)
 
-    monkeypatch.setattr(resume, "find_starting_point", note_seconds)
+    monkeypatch.setattr(training, "find_starting_point", note_seconds)
     assert run_command(f"--workdir={folder}", "--resume") == 0
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["kind"] == "validation" and seconds == [last["seconds"]]
