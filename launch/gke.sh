@@ -27,4 +27,4 @@ if [[ "${1:-}" != --here ]]; then
   exit
 fi
 shift
-run exec python -m sequencematch.main --resume "$@"
+run exec python -m sequencematch.main --resume --wait=1800 "$@" # slices come one after another

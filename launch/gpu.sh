@@ -19,7 +19,9 @@ if [[ " $*" == *" --config.mesh."* ]]; then
 elif [[ -n "${CUDA_VISIBLE_DEVICES:-}" ]]; then
   gpus=$(tr ',' '\n' <<<"$CUDA_VISIBLE_DEVICES" | wc -l)
 elif command -v nvidia-smi >/dev/null; then
-  gpus=$(nvidia-smi --list-gpus | wc -l)
+  if ! found=$(nvidia-smi --list-gpus) || ! gpus=$(grep -c ^GPU <<<"$found"); then
+    echo "launch/gpu.sh: nvidia-smi lists no GPU: $found" >&2 && exit 2
+  fi
 elif [[ -n "$dry" ]]; then
   gpus=1
 else

@@ -4,6 +4,7 @@ import os
 import shlex
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -35,7 +36,7 @@ from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
-from sequencematch.storage.processes import DONE, INTERRUPTED, REFUSED, STOPPED
+from sequencematch.storage.processes import CRASHED, DONE, INTERRUPTED, REFUSED, STOPPED
 from sequencematch.storage.provenance import devices
 from sequencematch.storage.wandb_board import check_installed
 from sequencematch.train import distributed
@@ -248,7 +249,13 @@ def run() -> None:
     sys.unraisablehook = report_unraisable
     open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # any answer can be printed in any locale
-    code = main(sys.argv)
+    try:
+        code = main(sys.argv)
+    except Exception:  # a bug: show where, before jax tells of the other processes
+        if not distributed.leave(CRASHED, waits=False):
+            raise
+        traceback.print_exc()
+        os._exit(CRASHED)
     if distributed.leave(code, waits=code != STOPPED) or code == INTERRUPTED:
         # Imports and native threads may have been cut short, and crash in Python's normal shutdown.
         os._exit(code)

@@ -143,6 +143,15 @@ def test_a_batch_is_divided_among_the_gpus_that_may_be_used(tools, visible, coun
     assert f"--config.mesh.data={count} --config=arithmetic" in done.stdout
 
 
+@pytest.mark.parametrize("said", ["echo NVIDIA-SMI has failed; exit 9", "echo No devices"])
+def test_without_a_gpu_it_says_what_is_wrong(tools, said):
+    (tools / "nvidia-smi").write_text(f"#!/usr/bin/env bash\n{said}")
+    done = run(ROOT / "launch" / "gpu.sh", *FLAGS, path=[tools])
+    said = said.removeprefix("echo ").partition(";")[0]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"launch/gpu.sh: nvidia-smi lists no GPU: {said}\n"
+
+
 def test_a_mesh_that_is_named_is_left_as_it_is(tools):
     done = run(ROOT / "launch" / "gpu.sh", *FLAGS, "--config.mesh.fsdp=2", path=[tools], CODE="0")
     assert "mesh.fsdp=2" in done.stdout and "mesh.data" not in done.stdout

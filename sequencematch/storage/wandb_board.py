@@ -3,7 +3,7 @@
 import importlib.util
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,8 @@ class WandbBoard:
             console="off",
             disable_git=True,
             init_timeout=30,
+            finish_timeout=60,  # by default it waits for a network for ever
+            finish_timeout_raises=True,
             x_disable_stats=True,
             x_disable_meta=True,
         )
@@ -85,13 +87,16 @@ class WandbBoard:
         """
         if self._run is None or (record["kind"], record["step"]) in self._sent:
             return
-        try:
-            self._run.log({"step": record["step"], **numbers(record)})
-        except Exception as error:  # of its service, of any type
-            to_stderr(f"W&B has failed ({error}): metrics.jsonl goes on without it")
-            self._run = None
+        self._try(lambda: self._run.log({"step": record["step"], **numbers(record)}))
 
     def close(self) -> None:
-        """Sends what is left."""
+        """Sends what is left, as far as that takes no longer than a minute; prints if W&B fails."""
         if self._run is not None:
-            self._run.finish()
+            self._try(self._run.finish)
+
+    def _try(self, send: Callable[[], None]) -> None:
+        try:
+            send()
+        except Exception as error:  # of its service, of any type
+            to_stderr(f"W&B has failed ({error}): metrics.jsonl has all, and goes on without it")
+            self._run = None

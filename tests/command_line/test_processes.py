@@ -214,6 +214,24 @@ def test_when_the_first_refuses_the_other_stops(several_flags, tmp_path):
     assert second == 3 and len(lines) == 1 and "another process of this run has" in lines[0]
 
 
+@pytest.mark.stress
+def test_a_bug_in_one_process_is_shown_there_and_the_other_says_that_it_is_gone(
+    several_flags, tmp_path, monkeypatch
+):
+    broken = """
+import sys
+if "--process=1" in sys.orig_argv:
+    from sequencematch.cli import training
+    training.train = None
+"""
+    (tmp_path / "sitecustomize.py").write_text(broken)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    (first, _, lines), (second, _, shown) = wait(start(tmp_path / "run", 2, several_flags))
+    assert first == 3 and len(lines) == 1 and "another process of this run has" in lines[0]
+    assert second == 1 and "TypeError: 'NoneType' object is not callable" in shown
+    assert "another process" not in shown
+
+
 def test_a_missing_coordinator_is_refused_in_one_line(tiny_flags, tmp_path, assert_refused):
     several = ["--coordinator=127.0.0.1:9", "--processes=2", "--process=1", "--wait=1"]
     words = ["process 1 finds no coordinator at 127.0.0.1:9", "--coordinator"]

@@ -95,7 +95,30 @@ def test_a_run_goes_on_where_the_board_fails(tmp_path, capsys):
         for record in RECORDS:
             log.write(record)
     assert len(read_records(tmp_path, 9)) == 5
-    assert capsys.readouterr().err.count("metrics.jsonl goes on without it") == 1
+    assert capsys.readouterr().err.count("goes on without it") == 1
+
+
+class Failing:
+    """A run at W&B that takes no data and does not end."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def log(self, _):
+        pass
+
+    def finish(self):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [BrokenPipeError(32, "Broken pipe"), TimeoutError(), KeyError(1)])
+def test_a_board_that_cannot_be_closed_does_not_end_the_run(tmp_path, capsys, error):
+    board = object.__new__(WandbBoard)
+    board._run, board._sent = Failing(error), set()
+    with MetricsLog(tmp_path, (), [board]) as log:
+        for record in RECORDS:
+            log.write(record)
+    assert "W&B has failed (" in capsys.readouterr().err
 
 
 def test_a_missing_package_is_refused_where_it_is_needed(monkeypatch):

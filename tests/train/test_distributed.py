@@ -40,6 +40,7 @@ FOUND = [
             ("r[1-2]n[03-04],x", "r1n03"),
         ]
     ),
+    (SLURM | {"SLURM_STEP_NODELIST": "n1", "SLURM_STEP_NUM_TASKS": "1"}, None),  # of salloc
     ({"TPU_WORKER_HOSTNAMES": "one"}, None),
     ({"TPU_WORKER_HOSTNAMES": "one,two"}, Cluster()),
     ({"TPU_PROCESS_ADDRESSES": "one:1,two:1", "TPU_WORKER_HOSTNAMES": "one"}, Cluster()),
