@@ -22,6 +22,9 @@ from sequencematch.data.progress import tell_progress
 
 _PACKED = b"\x1f\x8b"  # what compressed files begin with
 _STRETCH = 2**24  # bytes of a file, whole pages
+LONGEST = (
+    2**26
+)  # bytes of a document of a text file; it takes some ten times as many while it is read
 # Folders of the standard library that are not part of what it documents.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
@@ -124,19 +127,26 @@ def _plain_texts(path: pathlib.Path, divider: re.Pattern[bytes] | None) -> Itera
     size = path.stat().st_size
     if not size:
         return
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-        if content[:2] == _PACKED:
-            raise ValueError(f"{path} is compressed: unpack it (only .jsonl.gz is read as it is)")
-        begins = (match.start() for match in divider.finditer(content)) if divider else iter(())
-        what, share = f"reading {path}", lambda _: content.tell() / size
-        dropped = 0
-        for end in tell_progress(_ends(begins, size), what, share):
-            begin = content.tell()
-            yield _decode(content.read(end - begin), path, begin)
-            # What has been read need not stay in memory: a corpus may be larger than that.
-            while end - dropped >= _STRETCH:
-                content.madvise(mmap.MADV_DONTNEED, dropped, _STRETCH)
-                dropped += _STRETCH
+    # Not closed before its last user is gone: matches hold it, and an error would be lost in theirs.
+    with path.open("rb") as file:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if content[:2] == _PACKED:
+        raise ValueError(f"{path} is compressed: unpack it (only .jsonl.gz is read as it is)")
+    begins = (match.start() for match in divider.finditer(content)) if divider else iter(())
+    what, share = f"reading {path}", lambda _: content.tell() / size
+    dropped = 0
+    for end in tell_progress(_ends(begins, size), what, share):
+        begin = content.tell()
+        if end - begin > LONGEST:
+            raise ValueError(
+                f"{path} has a document of {end - begin:,} bytes from byte {begin}, and one may have "
+                f"{LONGEST:,}, as it is in memory whole: say with data.divider where documents begin"
+            )
+        yield _decode(content.read(end - begin), path, begin)
+        # What has been read need not stay in memory: a corpus may be larger than that.
+        while end - dropped >= _STRETCH:
+            content.madvise(mmap.MADV_DONTNEED, dropped, _STRETCH)
+            dropped += _STRETCH
 
 
 def _ends(begins: Iterator[int], size: int) -> Iterator[int]:

@@ -142,6 +142,24 @@ def test_files_are_cut_where_a_document_begins(data, tmp_path):
     assert found == [f"= {i} =\n{document.strip()}" for i, document in enumerate(DOCUMENTS)]
 
 
+def test_a_divider_may_have_any_character(data, tmp_path):
+    path = tmp_path / "all.text"
+    path.write_text("\u2014 one\n\u2013 two\n- three\n\u2014 four\n", encoding="utf-8")
+    data.update(corpus=f"files:{path}", divider="^(\u2014|\u2013) ")
+    found = [*corpora.find_corpus(data).documents()]
+    assert found == ["\u2014 one", "\u2013 two\n- three", "\u2014 four"]
+
+
+def test_a_document_that_would_fill_the_memory_is_refused(data, tmp_path, monkeypatch):
+    path = tmp_path / "all.text"
+    path.write_text("= 1 =\nshort\n= 2 =\n" + "long " * 10)
+    monkeypatch.setattr(corpora, "LONGEST", 40)
+    for divider, begin in (("^= ", 12), ("", 0)):
+        data.update(corpus=f"files:{path}", divider=divider)
+        with pytest.raises(ValueError, match=f"all.text has a document of .* from byte {begin},"):
+            list(corpora.find_corpus(data).documents())
+
+
 @pytest.mark.parametrize("packed", [False, True])
 def test_json_lines_have_a_text_each(data, tmp_path, packed):
     lines = "".join(json.dumps({"text": x, "id": 1}) + "\n" for x in DOCUMENTS).encode()
@@ -277,10 +295,12 @@ def test_what_cannot_be_read_is_refused_and_leaves_nothing(data, case, tmp_path)
     assert not [*tmp_path.glob("prepared/text/*/*")]
 
 
-def test_a_wrong_byte_is_named_by_file_and_place(data, tmp_path):
+@pytest.mark.parametrize("divider", ["", "^b"])
+def test_a_wrong_byte_is_named_by_file_and_place(data, tmp_path, divider):
     path = tmp_path / "050.txt"
-    path.write_bytes(b"abc\xff")
-    with pytest.raises(ValueError, match=f"{path} is not UTF-8: byte 3 is 0xff"):
+    path.write_bytes(b"abc\nb\xff\nb\nb")
+    data.divider = divider
+    with pytest.raises(ValueError, match=f"{path} is not UTF-8: byte 5 is 0xff"):
         load_task("text", data)
     path.write_text("")
     for other in tmp_path.glob("*.txt"):
