@@ -11,6 +11,7 @@ from typing import Any
 from sequencematch.cli.job import Job
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
+from sequencematch.data.tokenizer import EDITS
 from sequencematch.evaluate import records
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.mauve import MODEL_METRICS, check_mauve
@@ -22,7 +23,7 @@ from sequencematch.storage.files import expand, write
 
 # Those that compare with real texts.
 NEED_REFERENCES = {"overlap", "bleu", "rouge", *MODEL_METRICS}
-# Accuracy has an interval of its own, and that of Self-BLEU would take twenty times as long.
+# Accuracy has an interval of its own; that of Self-BLEU would take twenty times as long.
 WITHOUT_INTERVALS = {"accuracy", "self_bleu"}
 
 
@@ -76,8 +77,10 @@ def prepare_scores(
 def keep(found: Mapping[str, Any], folder: Path) -> None:
     """Adds a line to scores.jsonl of a run, and makes its report anew."""
     path = folder / "scores.jsonl"
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write(path, before + json.dumps(found) + "\n")
+    # What is damaged stays so, and is counted in the report: the new line is one of its own.
+    before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    between = "" if before.endswith("\n") or not before else "\n"
+    write(path, before + between + json.dumps(found) + "\n")
     write_report(folder)
 
 
@@ -121,8 +124,8 @@ def read_file(path: str) -> bytes:
 def read_answers(path: str, content: bytes, names: Sequence[str]) -> list[Answer]:
     """The texts of a file, as answers.
 
-    Each line has a "text"; a "prompt" that it follows; "references", a list, or "completion"; and
-    "right", if somebody has judged it.
+    Each line has a "text"; a "prompt" that it follows; "references", a list, or "completion"; "right",
+    if somebody has judged it; and "symbols", the actions that have made it, where they are known.
 
     Raises:
       ValueError: a line is damaged or lacks what a metric needs, or there is none; names them.
@@ -177,10 +180,17 @@ def read_answer(record: Mapping[str, Any], place: str, names: Sequence[str]) -> 
         raise ValueError(f'{place}: {needy[0]} needs "references", a list of real texts')
     if "accuracy" in names and not isinstance(record.get("right"), bool):
         raise ValueError(f'{place}: accuracy needs "right", true or false')
+    symbols = record.get("symbols")
+    are_symbols = isinstance(symbols, list) and all(isinstance(x, str) for x in symbols)
+    if "edits" in names and not are_symbols:
+        raise ValueError(
+            f'{place}: edits needs "symbols", the actions of the text, as --mode=sample writes them'
+        )
     real = tuple(references) if are_texts and references else (text,)
     example = Example(prompt, real[0], real)
     right, finished = record.get("right") is True, record.get("finished", True) is True
-    return Answer(example, [], text, right, finished, taken=0)
+    edits = sum(symbol in EDITS for symbol in symbols) if are_symbols else None
+    return Answer(example, [], text, right, finished, 0, edits)
 
 
 def score(
@@ -197,6 +207,7 @@ def score(
         else:
             figures = measure([METRICS[name]], answers)
             if name == "accuracy":  # a file does not say what an answer has cost
+                intervals["accuracy"] = figures.pop("low"), figures.pop("high")
                 del figures["length"]
             if name not in WITHOUT_INTERVALS:
                 intervals |= figure_intervals([METRICS[name]], answers)

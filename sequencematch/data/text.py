@@ -9,7 +9,6 @@ import json
 import pathlib
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -147,8 +146,9 @@ def _prepare(folder: pathlib.Path, corpus: Corpus, tokenizer: Tokenizer, data: A
     """Writes a folder under another name, which it loses when all is on disk."""
     console.to_stdout(f"preparing the texts in {folder}, once")
     # The lock is held, and whoever takes it removes what a killed process has left.
-    unfinished = pathlib.Path(tempfile.mkdtemp(prefix="incomplete.", dir=folder.parent))
+    unfinished = folder.with_name(f"incomplete.{folder.name}")
     try:
+        unfinished.mkdir()
         facts = _write_windows(unfinished, corpus, tokenizer, data)
         files.write(unfinished / FACTS, json.dumps(facts, indent=2) + "\n")
         unfinished.rename(folder)

@@ -29,7 +29,8 @@ def ngrams(symbols: Sequence, n: int) -> Iterable[tuple]:
 def ngram_entropy(texts: Sequence[str]) -> Figures:
     """Entropy H_n = -Σ p log p, in nats, of the word n-grams of all texts, and their mean, n = 1 to 4.
 
-    Zhang et al. 2018; SM reports such an entropy in its table 2, and does not say which n.
+    Zhang et al. 2018; SM reports such an entropy in its table 2, and does not say which n. There is no
+    mean where no text has four words.
     """
     found: Figures = {}
     for n, name in enumerate(ENTROPIES, 1):
@@ -37,7 +38,8 @@ def ngram_entropy(texts: Sequence[str]) -> Figures:
         p = np.array([*counts.values()], float) / max(counts.total(), 1)
         found[name] = float(-(p * np.log(p)).sum()) if len(p) else None
     known = [x for x in found.values() if x is not None]
-    return {"entropy": sum(known) / len(known) if known else None} | found
+    whole = sum(known) / len(ENTROPIES) if len(known) == len(ENTROPIES) else None
+    return {"entropy": whole} | found
 
 
 def diversity(texts: Sequence[str]) -> Figures:

@@ -115,7 +115,7 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
         for a in answers
     ]
     total = Edits(*map(sum, zip(*counts, strict=True)))
-    used = [sum(bool(mdp.pops[action]) for action in a.actions) for a in answers]
+    used = [a.edits for a in answers]
     judged_deletions = 0 if task.is_open else total.deletions
     return {
         "answers": sum(n > 0 for n in used) / len(answers),
@@ -137,11 +137,10 @@ def text_costs(mdp: Mdp, answers: Sequence[Answer]) -> dict[str, float]:
     """
     n = len(answers)
     left = [surviving_text(mdp, a.actions) for a in answers]
-    edits = sum(bool(mdp.pops[action]) for a in answers for action in a.actions)
     return {
         "tokens": sum(token != mdp.eos for text in left for token in text) / n,
         "actions": sum(a.taken for a in answers) / n,
-        "edit_actions": edits / n,
+        "edit_actions": sum(a.edits for a in answers) / n,
         "unfinished": sum(not a.finished for a in answers),
     }
 

@@ -64,6 +64,7 @@ class Answer(NamedTuple):
       right: whether it came to an end and the task accepts the text.
       finished: whether it came to an end: by `<eos>`, or at the length at which answers stop.
       taken: actions that it has cost: its own, or those of all draws of which it was chosen.
+      edits: how many of its own actions are edits; None where that is not known, as of a bare text.
     """
 
     example: Example
@@ -72,6 +73,7 @@ class Answer(NamedTuple):
     right: bool
     finished: bool
     taken: int
+    edits: int | None = None
 
 
 class Generator:
@@ -145,7 +147,8 @@ class Generator:
         for example, (actions, taken) in zip(examples, found, strict=True):
             text, finished = self.text(actions), self.is_finished(actions)
             right = finished and self.task.check(example, text)
-            yield Answer(example, actions, text, right, finished, taken)
+            edits = sum(bool(self.mdp.pops[action]) for action in actions)
+            yield Answer(example, actions, text, right, finished, taken, edits)
 
     def text(self, actions: Sequence[int]) -> str:
         """What an answer leaves."""

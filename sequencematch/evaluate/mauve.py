@@ -117,7 +117,7 @@ def text_deviation(p: np.ndarray, q: np.ndarray, n: int) -> float:
 def reference_perplexity(
     reference: Reference, examples: Sequence[Example], answers: Sequence[Answer]
 ) -> dict:
-    """Perplexity under another model of the answers' texts and of the real ones, and their ratio.
+    """Perplexity under another model of the answers' texts and of the real ones, their ratio, its name.
 
     exp(-Σ log p / Σ tokens) over all texts after their prompts. Near the real texts' is good; far below
     is dull, far above is odd. Of texts that its context cannot hold the beginning counts. The intervals
@@ -134,7 +134,10 @@ def reference_perplexity(
         return {f"reference_perplexity{x}": v for x, v in zip(names, (*each, ratio), strict=True)}
 
     whole = range(len(answers))
-    return measure(whole) | {"intervals": jackknife_of_logs(measure, len(whole))}
+    made_with = {"texts": len(whole), "cut": int(real.cut.sum() + made.cut.sum())}
+    made_with |= {"model": reference.path.name, "checksum": reference.checksum}
+    intervals = jackknife_of_logs(measure, len(whole))
+    return measure(whole) | {"intervals": intervals, "reference_perplexity_made_with": made_with}
 
 
 def _perplexity(reading: Reading, which: list[int]) -> float | None:

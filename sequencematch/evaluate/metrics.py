@@ -25,6 +25,18 @@ def _overlap(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[
     return diversity.overlap([a.text for a in answers], [e.completion for e in examples])
 
 
+def count_edits(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[str, Any]:
+    """Mean number of edits among the actions of a text, and the share of texts with one.
+
+    None where it is not known of a text what it was made by.
+    """
+    counts = [answer.edits for answer in answers]
+    if None in counts:
+        return {"edit_actions": None, "edited_texts": None}
+    n = len(counts)
+    return {"edit_actions": sum(counts) / n, "edited_texts": sum(c > 0 for c in counts) / n}
+
+
 def of_references(
     measure: Callable[[Sequence[str], Sequence[Sequence[str]]], Mapping[str, Any]],
 ) -> Metric:
@@ -35,10 +47,11 @@ def of_references(
 
 
 # Name of a figure -> its least and its largest value, beyond which no interval reaches.
-RANGES = dict.fromkeys(("overlap", "diversity", "repetition", *likeness.ROUGE), (0.0, 1.0))
+SHARES = ("overlap", "diversity", "repetition", "edited_texts", *likeness.ROUGE)
+RANGES = dict.fromkeys(SHARES, (0.0, 1.0))
 RANGES |= dict.fromkeys(("bleu", "chrf"), (0.0, 100.0))
 RANGES |= dict.fromkeys(
-    ("entropy", *diversity.ENTROPIES, "zipf", "words", "characters"), (0.0, inf)
+    ("entropy", *diversity.ENTROPIES, "zipf", "words", "characters", "edit_actions"), (0.0, inf)
 )
 
 METRICS: dict[str, Metric] = {
@@ -49,6 +62,7 @@ METRICS: dict[str, Metric] = {
     "repetition": of_texts(diversity.repetition),
     "zipf": of_texts(diversity.zipf),
     "length": of_texts(diversity.length),
+    "edits": count_edits,
     "bleu": of_references(likeness.bleu_and_chrf),
     "rouge": of_references(likeness.rouge),
     "self_bleu": of_texts(likeness.self_bleu),

@@ -48,7 +48,7 @@ class Reference:
         shapes = parameter_shapes(sizes)
         self._params = read_params(open_weights(self.path), family_of(config), shapes)
         graph, _ = nnx.split(nnx.eval_shape(lambda: Transformer(sizes, nnx.Rngs(0))))
-        self._context = sizes.context if sizes.positions == "learned" else None
+        self._context = sizes.context or None  # further positions were never trained
         self._call = jax.jit(partial(_read_tokens, graph))
         self._known: OrderedDict[tuple[Pair, ...], Reading] = OrderedDict()
 

@@ -40,6 +40,7 @@ REAL = (
 SCORED = (
     ("texts", "Texts", "Number in the file.", count),
     ("accuracy", "Accuracy", "Share of right answers.", figure),
+    ("edited_texts", "Texts with edits", "Share of them.", figure),
     ("mauve", "MAUVE", "Area under the divergence curve, mean of five k-means seeds.", decimal),
     ("mauve_deviation", "MAUVE, deviation", "Over the seeds of k-means.", decimal),
     ("reference_perplexity", "Perplexity under a model", "Of the texts.", decimal),
@@ -53,6 +54,11 @@ SCORED = (
     ("self_bleu", "Self-BLEU", "Of each text with the others; high where all are alike.", decimal),
     *ROWS,
 )
+# What says how figures were made, and the figures' title.
+MADE_WITH = {
+    "mauve_made_with": "MAUVE",
+    "reference_perplexity_made_with": "Perplexity under a model",
+}
 
 
 def texts(run: RunFiles) -> str:
@@ -75,9 +81,12 @@ def file_scores(run: RunFiles) -> str:
     drawn = divergence_figure(curves)
     note = ""
     for name, line in files.items():
-        if made := object_at(line, "mauve_made_with"):
-            facts = ", ".join(f"{key} {value}" for key, value in made.items())
-            note += f'<p class="small">MAUVE of {escape(name)} was made with {escape(facts)}.</p>'
+        for key, title in MADE_WITH.items():
+            if made := object_at(line, key):
+                facts = ", ".join(f"{fact} {value}" for fact, value in made.items())
+                note += (
+                    f'<p class="small">{title} of {escape(name)} was made with {escape(facts)}.</p>'
+                )
     panels = f'<div class="panels">{drawn}</div>' * bool(drawn)
     return section("Scores of text files", _table(SCORED, files) + note + panels)
 

@@ -20,7 +20,7 @@ VALUES: Mapping[str, tuple[str, Callable[[float], bool]]] = {
     "top_p": ("in (0, 1], as a float32", lambda x: TINY <= x <= 1),
     "min_p": ("in [0, 1]", lambda x: 0 <= x <= 1),
     "typical": ("in (0, 1), as a float32", lambda x: TINY <= x < 1),
-    "repetition": ("> 0, as a float32", lambda x: TINY <= x < math.inf),
+    "repetition": ("in [0.01, 100]", lambda x: 0.01 <= x <= 100),
     "contrastive": ("in [0, 1]", lambda x: 0 <= x <= 1),
     "best_of": ("a whole number in [1, 1000]", lambda x: 1 <= x <= 1000 and x % 1 == 0),
 }

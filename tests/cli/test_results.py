@@ -7,6 +7,7 @@ from sequencematch.cli import results
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.values import Scores
+from tests.evaluate.answers import MDP, TASK, TOKENIZER, answer
 
 EXAMPLES = [Example(f"{i}=", str(i)) for i in range(3)]
 
@@ -20,8 +21,8 @@ class OddDraws:
             yield Answer(example, [draw], "", draw % 2 == 1, True, 1)
 
     def score_answers(self, params, answers):
-        for answer in answers:
-            ones = np.full(1, 5.0 * answer.right + len(answer.example.prompt))
+        for each in answers:
+            ones = np.full(1, 5.0 * each.right + len(each.example.prompt))
             yield Scores(np.zeros(2), ones, ones, ones, ones[0])
 
 
@@ -46,3 +47,37 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
     assert len(checked) == 2 * 4 * count  # of answers, and of their scores
     assert found["log_likelihood"] == {"pooled": 1.0, "within": 1.0}
     assert found["value_end"] == {"pooled": 0.5, "within": 0.5}
+
+
+class SomeCut:
+    """Texts of which the limit on actions has cut every second one."""
+
+    decodings = ("sampled",)
+
+    def answers(self, params, examples, choice):
+        for i, example in enumerate(examples):
+            yield answer("b", "ab$" if i % 2 else "ab<", right=bool(i % 2))._replace(
+                example=example
+            )
+
+    def score_answers(self, params, answers):
+        for i, each in enumerate(answers):
+            yield Scores(*[np.full(len(each.actions), float(i))] * 4, float(i))
+
+
+@pytest.mark.parametrize("is_open", [False, True])
+def test_texts_that_may_go_on_in_any_way_are_neither_right_nor_wrong(monkeypatch, is_open):
+    monkeypatch.setattr(results, "make_scorer", lambda parts: SomeCut())
+    monkeypatch.setattr(results, "real_text_figures", lambda *_: {})
+    monkeypatch.setattr(results, "policy_auc", lambda *_: {})
+    parts = SimpleNamespace(
+        config=SimpleNamespace(evaluate=SimpleNamespace(traces=0)),
+        task=TASK._replace(is_open=is_open),
+        tokenizer=TOKENIZER,
+        metrics=[],
+        recipe=SimpleNamespace(mdp=MDP),
+    )
+    test, _ = results.evaluate_test_set(parts, None, lambda: None, SomeCut())
+    found = test["sampled"]["return"]
+    assert {x is None for x in found.values()} == {is_open}
+    assert is_open == ("unfinished" in test["sampled"])

@@ -8,6 +8,7 @@ from sequencematch.cli import scoring
 from sequencematch.cli.flags import parse_flags
 from sequencematch.cli.scoring import prepare_scores
 from sequencematch.evaluate import records
+from sequencematch.evaluate.intervals import wilson
 from sequencematch.main import DONE, REFUSED, main
 
 LINES = [
@@ -33,8 +34,9 @@ def test_each_file_gets_a_line_with_the_figures_asked_for(path, tmp_path, capsys
     assert first["file"] == str(path) and first["texts"] == 3
     assert first["repetition"] == 2 / 6 and first["empty_texts"] == 1 and first["right"] == 1
     assert (second["repetition"], second["words"]) == (0.0, 4.0)
-    assert set(first["intervals"]) == {"repetition", "words", "characters"}
-    assert "intervals" not in second  # one text says nothing of others
+    assert set(first["intervals"]) == {"repetition", "words", "characters", "accuracy"}
+    assert first["intervals"]["accuracy"] == [*wilson(1, 3)] and "low" not in first
+    assert set(second["intervals"]) == {"accuracy"}  # one text says nothing of others
     assert main(["", "--mode=score", f"--files={path}", "--metrics=overlap"]) == DONE
     assert json.loads(capsys.readouterr().out)["overlap"] == 1.0
 
@@ -49,6 +51,7 @@ REFUSALS = {
     "no file": ("{path}x", "length", None, "cannot be read: No such file"),
     "no JSON": ("{bad}", "length", None, "bad.jsonl:2 is not JSON"),
     "no references": ("{plain}", "length,bleu", None, 'plain.jsonl:1: bleu needs "references"'),
+    "no actions": ("{path}", "edits", None, 'a.jsonl:1: edits needs "symbols", the actions'),
     "no text": ("{other}", "length", None, 'other.jsonl:1: expected {{"text": "..."}}'),
     "empty": ("{empty}", "length", None, "empty.jsonl has no texts"),
 }
@@ -89,6 +92,27 @@ def test_a_file_that_nobody_has_judged_has_no_accuracy(path, capsys):
         path.write_text(json.dumps(line) + "\n")
         assert main(["", "--mode=score", f"--files={path}", "--metrics=accuracy"]) == REFUSED
         assert f'{path}:1: accuracy needs "right", true or false' in capsys.readouterr().err
+
+
+def test_edits_are_counted_among_the_actions_of_each_text(path, capsys):
+    symbols = [["a", "<bkspc>", "b", "<reset>"], ["a", "<eos>"], []]
+    lines = [{"text": "b", "symbols": each} for each in symbols]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert main(["", "--mode=score", f"--files={path}", "--metrics=edits"]) == DONE
+    found = json.loads(capsys.readouterr().out)
+    assert (found["edit_actions"], found["edited_texts"]) == (2 / 3, 1 / 3)
+    assert set(found["intervals"]) == {"edit_actions", "edited_texts"}
+
+
+@pytest.mark.parametrize("damaged", [b'{"file": "\xff"}\n', b'{"file": "whole"}', b'{"fi'])
+def test_scores_are_added_to_a_damaged_file(path, tmp_path, damaged):
+    (tmp_path / "summary.json").write_text("{}")
+    (tmp_path / "scores.jsonl").write_bytes(damaged)
+    asked = ["", "--mode=score", f"--files={path}", f"--workdir={tmp_path}", "--metrics=length"]
+    assert main(asked) == DONE
+    first, second = (tmp_path / "scores.jsonl").read_text().splitlines()
+    assert first == damaged.decode(errors="replace").rstrip("\n")
+    assert json.loads(second)["file"] == str(path)
 
 
 def test_a_file_of_no_name_is_refused_and_white_space_is_not(path, capsys):

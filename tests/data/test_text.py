@@ -3,6 +3,7 @@
 import errno
 import gzip
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -293,6 +294,19 @@ def test_what_cannot_be_read_is_refused_and_leaves_nothing(data, case, tmp_path)
         load_task("text", data)
     assert "\n" not in str(error.value)
     assert not [*tmp_path.glob("prepared/text/*/*")]
+
+
+def test_what_is_prepared_can_be_read_by_whom_the_umask_allows(data, tmp_path):
+    before = os.umask(0o022)
+    try:
+        load_task("text", data)
+    finally:
+        os.umask(before)
+    (folder,) = (tmp_path / "prepared" / "text").glob("*-window*")
+    assert {oct(path.stat().st_mode & 0o777) for path in (folder, *folder.glob("*.json"))} == {
+        "0o755",
+        "0o644",
+    }
 
 
 @pytest.mark.parametrize("divider", ["", "^b"])

@@ -24,7 +24,7 @@ def ids(text):
 
 
 def answer(completion, actions, right=False):
-    text = TOKENIZER.decode(surviving_text(MDP, ids(actions)))
-    return Answer(
-        Example("a>", completion), ids(actions), text, right, actions.endswith("$"), len(actions)
-    )
+    taken, edits = ids(actions), sum(a in POPS for a in ids(actions))
+    text = TOKENIZER.decode(surviving_text(MDP, taken))
+    is_finished = actions.endswith("$")
+    return Answer(Example("a>", completion), taken, text, right, is_finished, len(taken), edits)

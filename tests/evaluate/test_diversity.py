@@ -24,7 +24,8 @@ def test_entropy_is_of_the_ngrams_of_all_texts():
     assert found["entropy_2"] == pytest.approx(-sum(p * math.log(p) for p in pairs))
     assert found["entropy_3"] == pytest.approx(math.log(2)) and found["entropy_4"] == 0
     assert found["entropy"] == pytest.approx(sum(found[f"entropy_{n}"] for n in range(1, 5)) / 4)
-    assert diversity.ngram_entropy([""])["entropy"] is None
+    few = diversity.ngram_entropy(["", "a b"])  # a mean of some would not be comparable
+    assert few["entropy"] is None and few["entropy_1"] == pytest.approx(math.log(2))
 
 
 def test_diversity_is_the_product_of_distinct_shares_of_each_text():

@@ -206,4 +206,6 @@ def test_answer_is_right_if_its_surviving_text_is_and_eos_ended_it(
     monkeypatch.setattr(generate.search, "answer", lambda *_, **__: answers)
     # A generator of its own: it is traced with what stands in for the sampler.
     (found,) = make.__wrapped__(1).answers(params, [Example("ab>", "ab")], "greedy")
-    assert found == Answer(Example("ab>", "ab"), ids(actions), text, right, finished, len(actions))
+    taken, edits = len(actions), actions.count("<")
+    expected = Example("ab>", "ab"), ids(actions), text, right, finished, taken, edits
+    assert found == Answer(*expected)

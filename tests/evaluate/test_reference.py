@@ -14,6 +14,7 @@ from sequencematch.evaluate import mauve
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.reference import Reference, round_length
 from sequencematch.models.pretrained import configs
+from tests.data import tokenizer_folders
 from tests.evaluate.model_folder import write_model
 from tests.models.pretrained import tiny
 
@@ -111,12 +112,17 @@ def test_too_few_texts_for_mauve_are_refused_with_how_many_are_needed(reference,
         mauve.mauve(reference, [a.example for a in some], some)
 
 
-def test_texts_that_a_context_cannot_hold_are_counted_and_told(folder, monkeypatch, capsys):
-    short = Reference(folder)
-    whole = short.read(PAIRS)
-    monkeypatch.setattr(short, "_context", 8)
-    short._known.clear()
-    read = short.read(PAIRS)
+def test_texts_that_a_context_cannot_hold_are_counted_and_told(tmp_path, capsys):
+    """Rotary positions reach further, but those were never trained."""
+
+    def read_within(context):
+        folder = tmp_path / str(context)
+        folder.mkdir()
+        size = read_tokenizer(tokenizer_folders.byte_level(folder), ()).own_size
+        sizes = {"vocab_size": size, "eos_token_id": 0, "max_position_embeddings": context}
+        return Reference(tiny.write(folder, tiny.CASES["llama, scaled"] | sizes)).read(PAIRS)
+
+    whole, read = map(read_within, (96, 8))
     assert (read.cut == (whole.counts > read.counts)).all() and 0 < read.cut.sum() < len(PAIRS)
     told = f"of {read.cut.sum()} of {len(PAIRS)} texts it sees the beginning alone"
     assert capsys.readouterr().err.count(told) == 1
