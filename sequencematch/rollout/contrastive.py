@@ -21,7 +21,8 @@ def contrastive_scores(
 ) -> Float[Array, "B V"]:
     """(1-α) π(v|s) - α max_j cos(h_v, h_j) of the likeliest tokens v, -inf of all others.
 
-    h_j are the hidden states of the tokens of prompt and text, h_v that of v if it were pushed.
+    h_j are the hidden states of the tokens of prompt and text, h_v that of v if it were pushed. π is
+    among the tokens that may be written: the probability of edits is no part of it.
 
     Args:
       model: the policy.
