@@ -5,8 +5,8 @@
 One line for each setting: accuracy by way of decoding, over all seeds, with an interval over seeds
 and questions (two-way bootstrap; questions about the same numbers are drawn together). Then the
 paired difference of each setting to the first, by seed and question; of test questions, to every
-other. A difference is claimed only where its interval excludes zero; of few runs p, by Student's t over
-them, says whether another seed might show another. Of test questions also: answers
+other. A difference is claimed only where its interval excludes zero. Of three runs and more, p is by
+Student's t over them: whether other seeds might show no difference. Of test questions also: answers
 after wrong starts, and how well scores of answers tell right ones from wrong ones.
 """
 

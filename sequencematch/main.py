@@ -75,8 +75,9 @@ Modes:
 
 Hosts: each runs the same command, and the processes find each other by --cluster (docs/scaling.md).
 
-Exit codes; all but 0 come with one line on stderr that says why:
+Exit codes; all but 0 and 1 come with one line on stderr that says why:
   0   Done.
+  1   A bug of this package, or of a task of your own: with a traceback, and no line.
   2   Refused: the command cannot be carried out as given. Nothing was changed.
   3   Stopped: the disk or memory is full, steps were not finite, or another process of the run is
       gone. Checkpoints are intact.
@@ -251,7 +252,7 @@ def run() -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # any answer can be printed in any locale
     try:
         code = main(sys.argv)
-    except Exception:  # a bug: show where, before jax tells of the other processes
+    except Exception:  # a bug: in Python's own end jax would say that another process is at fault
         if not distributed.leave(CRASHED, waits=False):
             raise
         traceback.print_exc()

@@ -81,12 +81,11 @@ def keep_frozen(parts: Parts, folder: Path) -> None:
     Raises:
       ValueError, OSError: the model cannot be read, or the copy not be written.
     """
+    if is_first() and (folder / FROZEN).is_dir():  # of a start that was killed: it may be another
+        shutil.rmtree(folder / FROZEN)
+    wait_for_all("removed")
     if not (parts.config.init and jax.tree.leaves(parts.frozen)) or is_models_own(parts):
         return
-    wait_for_all("ready to keep what is not trained")
-    if is_first():  # what a start that was killed has left may be another
-        shutil.rmtree(folder / FROZEN, ignore_errors=True)
-    wait_for_all("room to keep it")
     with Checkpoints(folder / FROZEN, keep=1) as kept:
         kept.save(Frozen(np.zeros((), np.int32), in_whole_bytes(parts.frozen)), {})
 

@@ -29,6 +29,7 @@ from sequencematch.setup.relations import width_relations
 from sequencematch.storage import files
 from sequencematch.storage.checkpoint import Checkpoints, Restored
 from sequencematch.storage.console import to_stderr
+from sequencematch.storage.processes import first_finds
 from sequencematch.storage.provenance import provenance
 from sequencematch.train.state import FORMAT, TrainState
 
@@ -125,7 +126,7 @@ def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     return parts.draw() if found is None else found
 
 
-def begin(parts: Parts) -> tuple[Parts, nnx.State | None]:
+def first_arrays(parts: Parts) -> tuple[Parts, nnx.State | None]:
     """The parts of a run that begins, with what it does not train, and the parameters that it trains.
 
     The latter are None where all are trained and drawn. What is not trained is in memory once.
@@ -140,10 +141,10 @@ def begin(parts: Parts) -> tuple[Parts, nnx.State | None]:
     return parts._replace(frozen=frozen), trained
 
 
-def has_begun(folder: Path) -> bool:
-    """Whether the run in a folder has had a checkpoint; else it begins anew."""
+def has_checkpoint(folder: Path) -> bool:
+    """Whether the run in a folder has or had a checkpoint; else it begins anew. All processes ask."""
     with Checkpoints(folder) as checkpoints:
-        return not checkpoints.is_empty() or checkpoints.all_lost()
+        return first_finds(not checkpoints.is_empty() or checkpoints.all_lost())
 
 
 def fill_frozen(parts: Parts, folder: Path) -> Parts:

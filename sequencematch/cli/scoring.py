@@ -77,7 +77,7 @@ def prepare_scores(
 def keep(found: Mapping[str, Any], folder: Path) -> None:
     """Adds a line to scores.jsonl of a run, and makes its report anew."""
     path = folder / "scores.jsonl"
-    # What is damaged stays so, and is counted in the report: the new line is one of its own.
+    # What is damaged is counted in the report; the new line is one of its own in any case.
     before = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
     between = "" if before.endswith("\n") or not before else "\n"
     write(path, before + between + json.dumps(found) + "\n")

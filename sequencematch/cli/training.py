@@ -51,10 +51,10 @@ def prepare_training(parts: Parts, call: Call, has_run: bool, traced: Traced) ->
     check_agreement(call.folder, has_run, parts.data.checksum)
     data = training_data(parts)
     # What cannot be read is refused before the folder exists.
-    if has_run and resume.has_begun(call.folder):
+    if has_run and resume.has_checkpoint(call.folder):
         parts, trained = resume.fill_frozen(parts, call.folder), None
     else:
-        parts, trained = resume.begin(parts)
+        parts, trained = resume.first_arrays(parts)
     start = open_run(parts, call, has_run)
     for sentence in describe_past(traced, 0 if start.state is None else int(start.state.step)):
         to_stderr(sentence)
@@ -106,9 +106,9 @@ def train(
     folder, keep, plan = call.folder, parts.config.checkpoint, make_plan(parts)
     announce(parts, folder, 0 if start.state is None else int(start.state.step))
     to_stdout(describe_peak(plan.phases[-1].flops, parts.mesh.devices.flat[0].device_kind))
-    # New parameters are drawn only now: it takes seconds, and the run has said what it does.
     if start.state is None:
         keep_frozen(parts, folder)
+    # If all are trained, new ones are drawn only now: the run has said what it does meanwhile.
     state = start.state or (parts.initial() if trained is None else parts.begin(trained))
     generator = make_generator(parts)
     raise_if_asked = call.stop_requests.raise_if_asked
@@ -162,7 +162,8 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     folder = call.folder
     if (folder / workdir.LOCK).is_file():  # locking would create the file, and nothing may change
         call.resources.enter_context(workdir.lock(folder))
-    parts = resume.fill_frozen(parts, folder) if has_run else parts
+    if has_run and resume.has_checkpoint(folder):
+        parts = resume.fill_frozen(parts, folder)
     state = find_starting_point(parts, folder, call.name, has_run).state
     if state is None:
         resume.check_initial_parameters(parts)

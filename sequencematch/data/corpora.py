@@ -22,9 +22,8 @@ from sequencematch.data.progress import tell_progress
 
 _PACKED = b"\x1f\x8b"  # what compressed files begin with
 _STRETCH = 2**24  # bytes of a file, whole pages
-LONGEST = (
-    2**26
-)  # bytes of a document of a text file; it takes some ten times as many while it is read
+# Bytes of a document of a text file. It takes some ten times as many while it is read.
+LONGEST = 2**26
 # Folders of the standard library that are not part of what it documents.
 _LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test"}
 
@@ -99,13 +98,29 @@ def text_files(pattern: str, data: Any) -> Corpus:
 
 
 def _documents_of_files(paths: list[pathlib.Path], divider: str) -> Iterator[str]:
-    pattern = re.compile(divider.encode(), re.MULTILINE) if divider else None
+    pattern = compile_divider(divider) if divider else None
     what, share = f"reading {len(paths):,} files", lambda done: done / len(paths)
     for path in tell_progress(paths, what, share):
         is_lines = path.name.endswith((".jsonl", ".jsonl.gz"))
         for text in _json_texts(path) if is_lines else _plain_texts(path, pattern):
             if stripped := text.strip():
                 yield stripped
+
+
+def compile_divider(divider: str) -> re.Pattern[bytes]:
+    """The regular expression, of bytes, since a file may be too large to be decoded first.
+
+    Raises:
+      ValueError: a class holds a character of several bytes, of which it would match each, or a count
+        follows one, of which it would concern the last byte.
+    """
+    plain = re.sub(r"\\.", "", divider)  # without what is escaped
+    if re.search(r"\[[^]]*[^\0-\x7f]|[^\0-\x7f][?*+{]", plain):
+        raise ValueError(
+            f"data.divider={divider!r} is matched with bytes: beyond ASCII write (a|b) for [ab], and "
+            "(a)? for a?"
+        )
+    return re.compile(divider.encode(), re.MULTILINE)
 
 
 def _json_texts(path: pathlib.Path) -> Iterator[str]:

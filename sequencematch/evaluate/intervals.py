@@ -95,8 +95,9 @@ def accuracy_interval(
     By Wilson's formula for one run without groups, and where all answers are right or all are wrong,
     over questions or their groups, which says nothing of other seeds; else the percentiles of
     `bootstrap_means`. Few seeds show little of how seeds differ: where that is all of the uncertainty,
-    the interval of three covers the truth in some 75 % of cases, that of five in 85 %. Where it is
-    chance, as in drawn answers, intervals are wider than they need be.
+    the interval of three covers the truth in some 75 % of cases, that of five in 85 %. Where draws
+    decide most, as in sampled answers, intervals are wider than they need be; where few answers are
+    right, or few wrong, too narrow, and narrower than those of none.
 
     Args:
       right: bool[S, N], whether run s answered question q rightly.

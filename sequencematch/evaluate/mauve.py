@@ -117,11 +117,11 @@ def text_deviation(p: np.ndarray, q: np.ndarray, n: int) -> float:
 def reference_perplexity(
     reference: Reference, examples: Sequence[Example], answers: Sequence[Answer]
 ) -> dict:
-    """Perplexity under another model of the answers' texts and of the real ones, their ratio, its name.
+    """Perplexity under another model of the answers' texts and of the real ones, and what made it.
 
-    exp(-Σ log p / Σ tokens) over all texts after their prompts. Near the real texts' is good; far below
-    is dull, far above is odd. Of texts that its context cannot hold the beginning counts. The intervals
-    are over texts, each left out with its real one.
+    exp(-Σ log p / Σ tokens) over all texts after their prompts, and the ratio. Near the real texts' is
+    good; far below is dull, far above is odd. Of texts that its context cannot hold the beginning
+    counts. The intervals are over texts, each left out with its real one.
     """
     # The real ones first: of what is read, they are asked for again.
     real = reference.read([(e.prompt, e.completion) for e in examples])

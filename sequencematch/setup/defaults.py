@@ -106,7 +106,7 @@ def defaults() -> ConfigDict:
                 policy_weight=0.0,  # w, share of C on the policy's samples; no effect if "discounted"
                 weighting="discounted",  # or "uniform": like transitions drawn from a buffer
                 terminal="learned",  # V(s_N) of a finished text; or "zero", as in IQ-Learn
-                next_value="flowing",  # or "stopped": no gradient through V(s') in the reward
+                next_value="flowing",  # or "stopped": no gradient through V(s') in r and C
                 bound=False,  # clip V(s') to +-4/(alpha (1-gamma)), as LS-IQ does
                 t_max=100.0,  # largest slope of phi, and so the largest density ratio
                 td_weight=0.0025,  # lambda of method=iql_offline; its alpha is 4 lambda

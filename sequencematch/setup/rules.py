@@ -72,10 +72,7 @@ RULES: dict[str, Rule] = {
     "data.fields": one_of(LAYOUTS),
     "data.long": one_of(LONG),
     "data.corpus": Rule("stdlib, files:GLOB or tfds:NAME[/SPLIT]", is_path),
-    "data.divider": Rule(
-        "a regular expression, with (—|–) for [—–] and (—)? for —?: it is of bytes",
-        is_pattern_of_bytes,
-    ),
+    "data.divider": Rule("a regular expression, of bytes", is_pattern_of_bytes),
     "data.tokenizer": Rule("characters, bytes, or a folder", is_path),
     "data.separator": Rule("a text, or ''", lambda x: x == x.encode(errors="ignore").decode()),
     "data.window": Rule("0 or in [8, 2**31)", lambda x: x == 0 or 8 <= x < 2**31),

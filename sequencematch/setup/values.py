@@ -81,13 +81,12 @@ def is_pattern(text: str) -> bool:
 
 
 def is_pattern_of_bytes(text: str) -> bool:
-    """Whether a string means the same as a regular expression of texts and, in UTF-8, of bytes."""
+    """Whether a string, in UTF-8, is a regular expression of bytes."""
     try:
         re.compile(text.encode(), re.MULTILINE)
     except (re.error, OverflowError, RecursionError, UnicodeEncodeError):
         return False
-    # Of a character beyond ASCII a class holds each byte, and a count concerns the last one.
-    return not re.search(r"\[[^]]*[^\0-\x7f]|[^\0-\x7f][?*+{]", text)
+    return True
 
 
 def is_start(text: str) -> bool:

@@ -1,6 +1,6 @@
 """The metrics of a run in Weights & Biases, beside TensorBoard's."""
 
-import importlib.util
+import importlib.metadata
 import json
 import secrets
 from collections.abc import Callable, Mapping, Sequence
@@ -11,16 +11,26 @@ from sequencematch.storage import files
 from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import numbers, read_records
 
+LEAST = (0, 27)  # the first that gives up on a network
 ID = "wandb.json"  # in the work directory: the run at W&B that it belongs to
 
 
 def check_installed(project: str) -> None:
     """Raises ValueError if a project is named and there is no package to write to it with."""
-    if project and importlib.util.find_spec("wandb") is None:
+    if project and installed_version() < LEAST:
         raise ValueError(
-            f"config.wandb={project!r} needs the package wandb: pip install 'sequencematch[wandb]', or "
-            "leave it out with --config.wandb="
+            f"config.wandb={project!r} needs the package wandb, {LEAST[0]}.{LEAST[1]} or newer: pip "
+            "install 'sequencematch[wandb]', or leave it out with --config.wandb="
         )
+
+
+def installed_version() -> tuple[int, int]:
+    """The first two numbers of wandb's version; zeros if it is not installed."""
+    try:
+        major, minor, *_ = importlib.metadata.version("wandb").split(".")
+    except importlib.metadata.PackageNotFoundError:
+        return 0, 0
+    return int(major), int(minor)
 
 
 class WandbBoard:

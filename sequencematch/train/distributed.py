@@ -46,8 +46,8 @@ def slurm_cluster(environment: Mapping[str, str]) -> Cluster | None:
     """The tasks of a SLURM step, if there are several; the port follows from the job's number."""
     e = environment
     # Of the step: a shell that salloc opens is one of a single task, in a job of many.
-    tasks = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in e else "SLURM_NTASKS"
-    tasks, job = (whole_number(e, name) for name in (tasks, "SLURM_JOB_ID"))
+    count = "SLURM_STEP_NUM_TASKS" if "SLURM_STEP_NUM_TASKS" in e else "SLURM_NTASKS"
+    tasks, job = (whole_number(e, name) for name in (count, "SLURM_JOB_ID"))
     if (tasks or 1) < 2 or not {"SLURM_PROCID", "SLURM_STEP_NODELIST"} <= e.keys():
         return None
     # r[1-2]n[07-12,20],other: the first is r1n07

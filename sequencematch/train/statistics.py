@@ -70,21 +70,22 @@ def describe(values: Values, trajectories: Trajectory, objective: Objective) -> 
     """Mean and extremes of V, Q and the implied reward r, and size of the temporal differences.
 
     All as J has them (`objective.read_values`): r_t = Q(s_t, a_t) - gamma V(s_{t+1}), and the
-    differences are V(s_t) - gamma V(s_{t+1}). V is over all states, the last one included; the others
-    are over the decisions. `reward/capped` is the share of rewards below the floor, where phi is a line
-    of slope t_max.
+    differences are V(s_t) - gamma V(s_{t+1}), with V(s_{t+1}) read through `next_value`. V is over all
+    states, the last one included; the others are over the decisions. `reward/capped` is the share of
+    rewards below the floor, where phi is a line of slope t_max.
 
     Args:
       values: Q and V of the batch, [B, T].
       trajectories: the batch, fields [B, ...].
       objective: J.
     """
-    gamma, floor = objective.gamma, objective.divergence.floor(objective.t_max)
+    floor = objective.divergence.floor(objective.t_max)
     values, reward = jax.vmap(partial(read_values, objective))(values, trajectories)
     valid = trajectories.valid
     # V(s_N) is read by the loss, though nothing is decided there.
     reached = valid | (jnp.arange(valid.shape[1]) == trajectories.end[:, None])
-    difference = jax.vmap(temporal_differences, (0, 0, None))(values, trajectories, gamma)
+    how = dict(gamma=objective.gamma, next_value=objective.next_value)
+    difference = jax.vmap(partial(temporal_differences, **how))(values, trajectories)
     start = jnp.take_along_axis(values.v, trajectories.start[:, None], axis=1)
     return {
         **_spread("value", values.v, reached),

@@ -57,6 +57,26 @@ def test_what_is_not_trained_stays_that_of_the_other_run_whatever_becomes_of_it(
 
 
 @pytest.mark.stress
+def test_what_a_start_that_was_killed_has_kept_is_not_used(
+    tiny_flags, finished_run, crashed_run, tmp_path, capfd
+):
+    """The other run has gone on meanwhile, and the run begins with what that is now."""
+    source, folder = shutil.copytree(finished_run, tmp_path / "source"), tmp_path / "run"
+    flags = [*tiny_flags, f"--config.init=run:{source}", "--config.train.frozen=embedding|blocks"]
+    flags += ["--config.method=bc", "--config.train.steps=6", f"--workdir={folder}"]
+    with event_at_step(1, crash), pytest.raises(Crash):
+        run_command(*flags)
+    assert (folder / "frozen").is_dir()
+    shutil.rmtree(source)
+    shutil.copytree(crashed_run, source)
+    assert run_command(*flags, "--resume") == 0, capfd.readouterr().err
+    theirs, state = resume.open_run(source)
+    ours, _ = resume.open_run(folder)
+    expected = ours.split(theirs.whole(state.params))[1]
+    jax.tree.map(np.testing.assert_array_equal, ours.frozen, expected)
+
+
+@pytest.mark.stress
 def test_what_is_not_trained_may_be_in_4_bits(tiny_flags, tmp_path, capfd):
     """The copy has a byte for each, since files have no such type."""
     source, folder = tmp_path / "source", tmp_path / "run"

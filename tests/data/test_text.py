@@ -146,9 +146,16 @@ def test_files_are_cut_where_a_document_begins(data, tmp_path):
 def test_a_divider_may_have_any_character(data, tmp_path):
     path = tmp_path / "all.text"
     path.write_text("\u2014 one\n\u2013 two\n- three\n\u2014 four\n", encoding="utf-8")
-    data.update(corpus=f"files:{path}", divider="^(\u2014|\u2013) ")
+    data.update(corpus=f"files:{path}", divider="^(\u2014|\u2013) |^\\[\u2014")
     found = [*corpora.find_corpus(data).documents()]
     assert found == ["\u2014 one", "\u2013 two\n- three", "\u2014 four"]
+
+
+@pytest.mark.parametrize("divider", ["^[\u2014\u2013] ", "^\u2014? ", "^[a\u2014]"])
+def test_a_divider_that_means_something_else_in_bytes_is_refused(data, divider):
+    data.divider = divider
+    with pytest.raises(ValueError, match=r"is matched with bytes: beyond ASCII write \(a\|b\)"):
+        load_task("text", data)
 
 
 def test_a_document_that_would_fill_the_memory_is_refused(data, tmp_path, monkeypatch):

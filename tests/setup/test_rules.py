@@ -39,7 +39,7 @@ REFUSED = {
     "data.fields": [*NAMES, "chat"],
     "data.long": [*NAMES, "cut"],
     "data.corpus": ["files:a\0b"],
-    "data.divider": ["([", r"^\u00a7", "^[\u2014\u2013] ", "^\u2014? "],
+    "data.divider": ["([", r"^\u00a7"],
     "data.tokenizer": ["a\0b", "~nobody-of-this-name"],
     "data.separator": ["\ud800"],
     "data.window": [-1, 7, 2**31],

@@ -123,7 +123,8 @@ def test_a_board_that_cannot_be_closed_does_not_end_the_run(tmp_path, capsys, er
 
 def test_a_missing_package_is_refused_where_it_is_needed(monkeypatch):
     check_installed("project")
-    monkeypatch.setattr(wandb_board.importlib.util, "find_spec", lambda name: None)
-    check_installed("")
-    with pytest.raises(ValueError, match=r"config.wandb='p' needs the package wandb: pip install"):
-        check_installed("p")
+    for version in ((0, 0), (0, 26)):
+        monkeypatch.setattr(wandb_board, "installed_version", lambda version=version: version)
+        check_installed("")
+        with pytest.raises(ValueError, match=r"'p' needs the package wandb, 0.27 or newer: pip"):
+            check_installed("p")
