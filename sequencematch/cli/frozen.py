@@ -114,6 +114,7 @@ def in_whole_bytes(params: nnx.State) -> nnx.State:
     def widen(x: jax.Array | jax.ShapeDtypeStruct) -> jax.Array | jax.ShapeDtypeStruct:
         if x.dtype != jnp.uint4:
             return x
-        return x.update(dtype=jnp.uint8) if hasattr(x, "update") else x.astype(jnp.uint8)
+        is_shape = isinstance(x, jax.ShapeDtypeStruct)
+        return x.update(dtype=jnp.uint8) if is_shape else x.astype(jnp.uint8)
 
     return jax.tree.map(widen, params)

@@ -89,7 +89,9 @@ def test_stop_gradient_removes_only_the_slopes_of_the_next_value(name, weighting
         return tuple(of_values)
 
     (value, slopes), (same, stopped) = values_and_slopes(*read(*EXPERT.arrays))
-    np.testing.assert_allclose(value, same, rtol=1e-5, atol=1e-5)
+    # Where C telescopes it is V(s_0) itself only if V(s_{t+1}) is read as it is.
+    rounding = 1e-5 * WEIGHTINGS[weighting].telescopes
+    np.testing.assert_allclose(value, same, rtol=rounding, atol=rounding)
     np.testing.assert_allclose(slopes.q, stopped.q, atol=1e-6)
     for row, case in enumerate(CASES[0]):
         missing = np.zeros(SLOTS)

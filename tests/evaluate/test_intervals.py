@@ -142,11 +142,11 @@ def test_too_few_runs_have_no_p_value_nor_such_without_spread(differences):
 
 def test_paired_difference_is_that_of_pairs_and_changes_its_sign():
     rng = np.random.default_rng(4)
-    theirs = draw_answers(rng, 3, 400, 0.3, 2.0)
+    theirs = draw_answers(rng, 6, 400, 0.3, 2.0)
     better = theirs | (rng.random(theirs.shape) < 0.1)  # a few more are right, none fewer
     found = paired_difference(better, theirs)
     assert found.mean == pytest.approx(better.mean() - theirs.mean())
-    assert 0 < found.low < found.mean < found.high and found.p_value < 0.05
+    assert 0 < found.low < found.mean < found.high and found.p_value < 0.001
     # The two intervals overlap: only in pairs is the difference seen.
     assert accuracy_interval(better)[0] < accuracy_interval(theirs)[1]
     turned = paired_difference(theirs, better)
