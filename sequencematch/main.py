@@ -158,6 +158,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     if asked.mode != "train":
         workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
         source = resume.task_folder(config, folder)
+        if source:
+            workdir.check_own_questions(folder, config)
     # A work directory may come from somebody else, so its config.json must not run code.
     if not is_named and source is None:
         check_harmless(config.task, task_data(config), defaults().data)

@@ -3,13 +3,17 @@
 import re
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.main import main
+from sequencematch.setup.build import training_data
 from sequencematch.train.methods import METHODS
-from sequencematch.train.step import STEPS
+from sequencematch.train.step import STEPS, expert_trajectories, number_rows
 from tests.marks import exhaustive, stress
+from tests.train.traces import build_small
 
 PAGE = (Path(__file__).parents[1] / "docs" / "extending.md").read_text()
 EXAMPLES = re.findall(
@@ -84,3 +88,22 @@ def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     assert code == 0, capfd.readouterr().err
     folder = Path(re.search(r"--workdir=(\S+)", flags)[1])
     assert (folder / "report.html").is_file()
+
+
+def test_the_smoothed_likelihood_is_that_of_a_loop(spellings):
+    """At each decision all logits are of its own text, wherever in its row the answer begins."""
+    exec(next(code for name, code, _ in EXAMPLES if name == "smoothing.py"), found := {})
+    parts = build_small(spellings, {"method": "bc"})
+    recipe, state = parts.recipe, parts.initial()
+    batch = jax.device_put(training_data(parts)[0][0])
+    expert = expert_trajectories(recipe, state, number_rows(batch))
+    model = recipe.network(state.params)
+    logits = np.asarray(model.logits(model.hidden(expert.tokens, expert.visibility)), float)
+    losses, legal = [], np.asarray(recipe.mdp.legal)
+    for row, time in zip(*np.nonzero(np.asarray(expert.imitate)), strict=True):
+        here = logits[row, expert.state[row, time]][legal]
+        log_probs = here - np.log(np.exp(here).sum())
+        label = log_probs[np.cumsum(legal)[expert.actions[row, time]] - 1]
+        losses.append(-0.8 * label - 0.2 * log_probs.mean())
+    metrics = found["smoothing_step"](recipe, state, batch, epsilon=0.2)[1]
+    assert float(metrics["bc"]) == pytest.approx(np.mean(losses), rel=1e-5)

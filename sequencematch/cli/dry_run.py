@@ -21,8 +21,8 @@ from sequencematch.models.sharding import path_name
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts
 from sequencematch.setup.defaults import mesh_size, network_config
+from sequencematch.setup.effects import describe_effects
 from sequencematch.setup.machine import available_bytes, format_bytes
-from sequencematch.setup.recipe import describe_objective
 from sequencematch.storage.console import ignore_write_failures, to_stdout
 from sequencematch.storage.processes import is_first
 from sequencematch.storage.provenance import hardware
@@ -83,7 +83,7 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
     yield "data", f"{', '.join(sizes)}; {parts.tokenizer.vocab_size} symbols; {data_origin(c)}"
     yield from (("", sentence) for sentence in describe(parts.data.found))
     yield from zip(("network", ""), describe_network(parts), strict=False)
-    yield from (("objective", sentence) for sentence in describe_objective(c))
+    yield from (("note", sentence) for sentence in describe_effects(c))
     yield (
         "devices",
         f"{hardware()}; mesh of {c.mesh.data} for data x {c.mesh.fsdp} for fsdp x "

@@ -34,7 +34,7 @@ _T = TypeVar("_T")
 def validation_figures(
     parts: Parts, generator: Generator, raise_if_asked: Callable[[], None], state: TrainState
 ) -> dict[str, float]:
-    """What the run is judged by, on the first validation examples, by way of decoding.
+    """What the run is judged by, on validation examples spread over all, by way of decoding.
 
     NAME/CHOICE, and its interval NAME/CHOICE_low and NAME/CHOICE_high if the task's metrics give one.
 
@@ -44,8 +44,10 @@ def validation_figures(
       raise_if_asked: called between answers; raises Interrupted if the run was asked to stop.
       state: the train state to validate.
     """
-    examples = parts.task.splits["validation"]
-    examples = [examples[i] for i in range(min(parts.config.evaluate.examples, len(examples)))]
+    known = parts.task.splits["validation"]
+    # Not the first ones: a file may be in order of difficulty, and texts are in that of their corpus.
+    count = min(parts.config.evaluate.examples, len(known))
+    examples = [known[i * len(known) // count] for i in range(count)]
     figures, name = {}, parts.task.judged_by
     params = parts.whole(state.params)
     for choice in VALIDATED:
@@ -209,7 +211,8 @@ def policy_draws(
 ) -> tuple[list[Scores], list[Answer], list[int]]:
     """(Scores, answer, number of its question) of several answers to each question.
 
-    They are drawn from the policy itself, whatever the configuration says of answers.
+    They are drawn from the policy itself, whatever the configuration says of decoding; they end as all
+    answers do, so that in windows of text no action is `<eos>`. Scores are of all actions, with it.
     """
     c, examples = parts.config.evaluate, parts.task.splits["test"]
     questions = [i for i in range(min(c.examples, len(examples))) for _ in range(c.samples)]

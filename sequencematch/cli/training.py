@@ -19,9 +19,9 @@ from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
 from sequencematch.setup.defaults import network_config
+from sequencematch.setup.effects import describe_effects
 from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
-from sequencematch.setup.recipe import describe_objective
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.checkpoint_folder import set_aside
 from sequencematch.storage.console import to_stderr, to_stdout
@@ -224,5 +224,5 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
             f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
             f"pretrained on {network.context} at most"
         )
-    for sentence in describe_objective(parts.config):
+    for sentence in describe_effects(parts.config):
         to_stdout(sentence)

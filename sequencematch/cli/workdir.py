@@ -147,6 +147,17 @@ def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
         )
 
 
+def check_own_questions(folder: Path, config: ConfigDict) -> None:
+    """Raises ValueError if `config` names data other than those whose questions the folder keeps."""
+    ours, theirs = flatten(config), flatten(read_config(folder)["config"])
+    for key in (f"data.{name}" for name in ("path", "validation_path", "test_path", "corpus")):
+        if ours[key] and ours[key] != theirs[key]:
+            raise ValueError(
+                f"config.{key}={ours[key]!r}: the run in {folder} asks the questions that it keeps, so "
+                "leave this out, and name others by --data=FILE"
+            )
+
+
 def check_not_shorter(folder: Path, config: ConfigDict) -> None:
     """Raises ValueError if the run in the folder is to end earlier than it was begun to."""
     steps = read_config(folder)["config"].train.steps

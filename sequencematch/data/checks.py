@@ -127,8 +127,11 @@ def check_examples(
     if faults or (kept_with is None and any(map(len, misfits.values()))):
         faults += _describe_misfits(task, surveys, room, ends.enough)
         raise ValueError("; ".join(faults))
-    apart = sum(survey.apart for survey in surveys.values())
-    found = {"too_long": too_long, "ends_lost": ends.share, "encoded_apart": apart}
+    apart, changed = (
+        sum(getattr(x, key) for x in surveys.values()) for key in ("apart", "changed")
+    )
+    found = {"too_long": too_long, "ends_lost": ends.share}
+    found |= {"encoded_apart": apart, "changed_completions": changed}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
     checksum = list(surveys.values())[-1].checksum
     return DataFacts(checksum, splits, {**task.facts, **found}, nbytes)

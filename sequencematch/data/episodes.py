@@ -9,7 +9,7 @@ from jaxtyping import Int
 from sequencematch.core.types import Episode
 from sequencematch.data.noise import Decisions
 from sequencematch.data.task import Example
-from sequencematch.data.tokenizer import Tokenizer, encode_within
+from sequencematch.data.tokenizer import Tokenizer, encode_within, quote
 
 
 class Prompts(NamedTuple):
@@ -35,13 +35,13 @@ def prompt_ids(tokenizer: Tokenizer, text: str, limit: int | None = None) -> lis
     ids = [*([] if tokenizer.bos is None else [tokenizer.bos]), *tokenizer.encode(text)]
     if not ids:
         raise ValueError(
-            f"prompt {text!r} has no tokens, and the tokenizer no <bos>: the first decision is taken "
-            "after a token, so name a prompt"
+            f"prompt {quote(text)} has no tokens, and the tokenizer no <bos>: the first decision is "
+            "taken after a token, so name a prompt"
         )
     if limit is not None and len(ids) > limit:
         own = "" if tokenizer.bos is None else ", <bos> included"
         raise ValueError(
-            f"prompt {text!r} is too long: {len(ids)} tokens{own}, at most {limit} fit"
+            f"prompt {quote(text)} is too long: {len(ids)} tokens{own}, at most {limit} fit"
         )
     return ids
 

@@ -19,11 +19,14 @@ SENTENCES = {
     "repeated_documents": "Documents that repeat an earlier one but for case and white space, left "
     "out: {}.",
     "special_documents": "Documents that spell a special token of the tokenizer, left out: {}.",
+    "foreign_documents": "Documents with characters that the tokenizer has no ids for, left out: {}.",
     "short_documents": "Documents of test and validation no longer than a prompt (data.prompt), left "
     "out: {}.",
     "empty_completions": "Lines with an empty completion: {}.",
     "ends_lost": "Share of the training texts that lose their <eos>, because noise makes them longer "
     "than max_actions: {}.",
+    "changed_completions": "Completions that the tokenizer changes (it may lower case, or compose "
+    "accents), so that no answer equals them: {}.",
     "encoded_apart": "Examples of which the tokenizer would join prompt and completion, so that the "
     "completion is encoded without its prompt: {}.",
 }

@@ -49,11 +49,21 @@ def _read_messages(write_chat: WriteChat, record: Mapping[str, Any]) -> Pair | N
     turns = record.get("messages")
     if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
         return None
-    pairs = [_texts(turn.get("role"), turn.get("content")) for turn in turns]
-    last = max((i for i, pair in enumerate(pairs) if pair and pair[0] == "assistant"), default=None)
-    if last is None or None in pairs:
+    if _turn_fault(turns):
         return None
-    return write_chat(turns[:last]), pairs[last][1]
+    last = max(i for i, turn in enumerate(turns) if turn["role"] == "assistant")
+    return write_chat(turns[:last]), turns[last]["content"]
+
+
+def _turn_fault(turns: Sequence[Mapping[str, Any]]) -> str:
+    """What is wrong with the turns of a chat; "" if nothing is."""
+    for number, turn in enumerate(turns, 1):
+        for key in ("role", "content"):
+            if not isinstance(turn.get(key), str):
+                kind = _KINDS[type(turn[key])] if key in turn else "none"
+                return f'turn {number} has no text as its "{key}" ({kind})'
+    has_answer = any(turn["role"] == "assistant" for turn in turns)
+    return "" if has_answer else 'no turn has the role "assistant"'
 
 
 def _unread_of(keys: Collection[str], record: Mapping[str, Any]) -> Iterable[str]:
@@ -118,6 +128,9 @@ def explain_misfit(record: Any, fields: str) -> str:
     found = [f'"{key[:_LETTERS]}" ({_KINDS[type(value)]})' for key, value in record.items()]
     more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
     keys = f"the keys {', '.join(found[:_SHOWN])}{more}" if found else "no keys"
+    turns = record.get("messages")
+    if fields == "messages" and isinstance(turns, list) and all(isinstance(x, dict) for x in turns):
+        return f"{expected}: {_turn_fault(turns)}"
     reads = [name for name, layout in LAYOUTS.items() if layout.read(record) is not None]
     advice = "; " + " or ".join(f"data.fields={name}" for name in reads) + " reads it"
     return f"{expected}, found {keys}{advice if reads else ''}"

@@ -1,7 +1,7 @@
 """Data sets of the PyPI package reasoning-gym, with prompts and answers that a small network can read.
 
 How their entries become examples is in `gym_sets`. The examples are stored in
-`<data.dir>/gym/<parameters>/1.0.0`: some of the generators take a fifth of a second for a question.
+`<data.dir>/gym/<parameters>/<version>`: some of the generators take a fifth of a second for a question.
 """
 
 import hashlib
@@ -30,7 +30,7 @@ _STRETCH = 20_000  # entries of one object of the package; one of its generators
 class Gym(prepared.Texts, skip_registration=True):
     """Disjoint splits of the distinct questions of one data set."""
 
-    VERSION = tfds.core.Version("1.0.1")
+    VERSION = tfds.core.Version("1.0.2")
 
 
 def task(name: str, data: Any) -> Task:

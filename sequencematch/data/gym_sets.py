@@ -57,11 +57,27 @@ def _numbers(example: Example) -> Hashable:
     return tuple(sorted(example.prompt.split("=")[0].split()))
 
 
+def _value(example: Example) -> Hashable:
+    """The number to convert, whatever base it is in."""
+    digits, bases = example.prompt.split()
+    return int(digits, int(bases.split(":")[0]))
+
+
+def _least_turn(example: Example) -> Hashable:
+    """The matrix, of its four turns the least."""
+    turns = [tuple(example.prompt.split()[0].split("/"))]
+    while len(turns) < 4:
+        turns.append(tuple("".join(column) for column in zip(*turns[-1][::-1], strict=True)))
+    return min(turns)
+
+
 _EXPRESSIONS = {"rules": lambda source: gym_rules.EXPRESSIONS, "twin_key": _numbers}
 
 DATA_SETS = {
     "base_conversion": DataSet(
-        lambda m: f"{m['source_repr']} {m['source_base']}:{m['target_base']}>", _answer
+        lambda m: f"{m['source_repr']} {m['source_base']}:{m['target_base']}>",
+        _answer,
+        twin_key=_value,
     ),
     "basic_arithmetic": DataSet(_expression, _answer, {"max_terms": 4, "max_digits": 2}),
     "chain_sum": DataSet(_expression, _answer, {"max_terms": 4, "max_digits": 2}),
@@ -103,7 +119,7 @@ DATA_SETS = {
         lambda m: f"{_rows(m['matrix'])} {m['num_rotations']}>",
         lambda m: _rows(m["solution"]),
         {"max_n": 3},
-        twin_key=lambda example: example.prompt.split()[0],  # however often it is turned
+        twin_key=_least_turn,
     ),
     "simple_equations": DataSet(
         lambda m: f"{m['equation'].replace(' ', '')},{m['variable']}=", _answer, {"max_terms": 3}

@@ -118,7 +118,7 @@ def task(data: Any, write_chat: WriteChat = write_turns) -> Task:
         `fields`, a key of `LAYOUTS`; `seed`; and numbers of distinct prompts: `validation` and `test`,
         and `train`, each at most, for a split with a file of its own; there 0 takes all. The held-out
         prompts are drawn first, so they do not depend on `train`. `split` is not read: what makes
-        two prompts twins is known of arithmetic only.
+        two prompts of a file twins is not known.
       write_chat: writes the prompts of chats, for fields="messages".
 
     Raises:

@@ -152,8 +152,8 @@ def load(folder: Path, judge: Judge, edits: tuple[str, ...]) -> SavedTask:
         if not sound:
             raise ValueError(f"{file} is not what the run has saved: put it back")
     splits: dict[str, list[Example]] = {split: [] for split in ASKED}
-    for split, example in _parse_questions(text, questions):
-        splits[split].append(example)
+    for record, example in _parse_questions(text, questions):
+        splits[record["split"]].append(example)
     task = Task(
         name,
         splits,
@@ -212,19 +212,17 @@ def read_questions(
 
 def _parse_questions(
     text: str, path: Path, layout: Layout = LAYOUTS["prompt"], fields: str = "prompt"
-) -> Iterator[tuple[str, Example]]:
-    """Yields (split, example) of each line that is not empty; "test" where no split is named."""
+) -> Iterator[tuple[dict[str, Any], Example]]:
+    """Yields (object, example) of each line that is not empty."""
     # Not splitlines: a JSON string may contain U+2028 and other characters that it splits at.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             record = parse_object(line, f"{path}:{number}")
-            yield _parse_question(record, f"{path}:{number}", layout, fields)
+            yield record, _parse_question(record, f"{path}:{number}", layout, fields)
 
 
-def _parse_question(
-    record: Mapping[str, Any], place: str, layout: Layout, fields: str
-) -> tuple[str, Example]:
-    split, references = record.get("split", "test"), record.get("references", [])
+def _parse_question(record: Mapping[str, Any], place: str, layout: Layout, fields: str) -> Example:
+    references = record.get("references", [])
     try:
         texts = layout.read(record) or LAYOUTS["prompt"].read(record)
     except ValueError as error:
@@ -233,9 +231,7 @@ def _parse_question(
         raise ValueError(f"{place}: {explain_misfit(record, fields)}")
     if not isinstance(references, list) or not _are_texts([*texts, *references]):
         raise ValueError(f'{place}: "references" must be a list of texts, and all texts UTF-8')
-    if split not in ASKED:
-        raise ValueError(f"{place}: split={split!r} must be one of {', '.join(ASKED)}")
-    return split, Example(*texts, tuple(references), record.get("cut") is True)
+    return Example(*texts, tuple(references), record.get("cut") is True)
 
 
 def _are_texts(values: Iterable[Any]) -> bool:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from sequencematch.data import tokenizer_files as files
 from sequencematch.data.chat import chat_prompt
 from sequencematch.data.ids import Ids
-from sequencematch.data.tokenizer import EDITS, check_ids, ids_of
+from sequencematch.data.tokenizer import EDITS, check_ids, ids_of, quote
 from sequencematch.storage.files import expand, write
 
 
@@ -112,6 +112,12 @@ class SubwordTokenizer:
         parts = (type(self).__name__, self.bos, self.eos, self.pad, self._names)
         return zlib.crc32(repr(parts).encode(), zlib.crc32(self.source.encode()))
 
+    def lost_characters(self, text: str) -> list[str]:
+        """The characters of a text that have no ids."""
+        if not text.encode().translate(None, self._found_bytes):
+            return []
+        return sorted(c for c in set(text) if not self._lost_bytes.isdisjoint(c.encode()))
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, as the first after `<bos>`.
 
@@ -130,12 +136,11 @@ class SubwordTokenizer:
 
     def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
         try:
-            lost = text.encode().translate(None, self._found_bytes)
+            unknown = self.lost_characters(text)
         except UnicodeEncodeError as cause:
-            raise ValueError(f"{text!r} is no text: {cause}") from None
-        if lost:
-            unknown = sorted(c for c in set(text) if not self._lost_bytes.isdisjoint(c.encode()))
-            raise ValueError(f"the model has no ids for the characters {unknown} of {text!r}")
+            raise ValueError(f"{quote(text)} is no text: {cause}") from None
+        if unknown:
+            raise ValueError(f"the model has no ids for the characters {unknown} of {quote(text)}")
         return tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -14,10 +14,9 @@ from jaxtyping import Bool, Int
 from sequencematch.data.episodes import answer_ids, prompt_ids
 from sequencematch.data.progress import tell_progress
 from sequencematch.data.task import Example, Task, example_bytes
-from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.data.tokenizer import Tokenizer, quote
 
-_LETTERS = 60  # of a prompt in messages
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 
 
 class Survey(NamedTuple):
@@ -28,6 +27,7 @@ class Survey(NamedTuple):
       answers: decisions that each completion takes, with its `<eos>`.
       is_cut: whether a completion has none.
       apart: number of examples whose completion is encoded without its prompt (`AnswerIds`).
+      changed: number of completions that their ids do not spell; of open texts none is looked for.
       nbytes: bytes of all examples.
       checksum: of all splits up to this one.
     """
@@ -36,6 +36,7 @@ class Survey(NamedTuple):
     answers: Int[np.ndarray, " examples"]
     is_cut: Bool[np.ndarray, " examples"]
     apart: int
+    changed: int
     nbytes: int
     checksum: int
 
@@ -103,7 +104,8 @@ def _recall_or_survey(task: Task, split: str, tokenizer: Tokenizer, checksum: in
 def _survey(task: Task, split: str, tokenizer: Tokenizer, checksum: int) -> Survey:
     examples = task.splits[split]
     allowed = (frozenset(range(tokenizer.vocab_size)), frozenset(tokenizer.ordinary))
-    prompts, answers, is_cut, apart, nbytes = array("i"), array("i"), array("b"), 0, 0
+    prompts, answers, is_cut = array("i"), array("i"), array("b")
+    apart = changed = nbytes = 0
     seen: set[int] = set()
     what, count = f"checking {task.name}, {split}", len(examples)
     for i in tell_progress(range(count), what, lambda done: done / count):
@@ -127,8 +129,9 @@ def _survey(task: Task, split: str, tokenizer: Tokenizer, checksum: int) -> Surv
         answers.append(needed)
         is_cut.append(example.cut)
         apart, nbytes = apart + answer.is_apart, nbytes + example_bytes(example)
+        changed += not task.is_open and tokenizer.decode(answer.ids) != example.completion
     sizes = (np.asarray(prompts), np.asarray(answers), np.asarray(is_cut, bool))
-    return Survey(*sizes, apart, nbytes, checksum)
+    return Survey(*sizes, apart, changed, nbytes, checksum)
 
 
 def _unseen_references(example: Example, seen: set[int]) -> Sequence[str]:
@@ -171,6 +174,4 @@ def example_name(task: Task, split: str, index: int) -> str:
     """An example in messages: its place, if that is known, and the beginning of its prompt."""
     examples = task.splits[split]
     place = getattr(examples, "place", "example {}".format)(index)
-    prompt = examples[index].prompt
-    shown = repr(prompt if len(prompt) <= _LETTERS else prompt[:_LETTERS] + "...")
-    return f"{place} of {split}, {shown}"
+    return f"{place} of {split}, {quote(examples[index].prompt)}"

@@ -4,10 +4,8 @@ The windows lie in `<data.dir>/text/<name>`, in array_record files that are read
 """
 
 import hashlib
-import itertools
 import json
 import pathlib
-import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,19 +15,18 @@ from typing import Any
 
 from sequencematch.data import prepared
 from sequencematch.data.corpora import Corpus, find_corpus
+from sequencematch.data.documents import COUNTED, distinct, groups, plain_documents, shares
 from sequencematch.data.facts import describe
 from sequencematch.data.shards import Shards, open_windows
-from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
+from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
 from sequencematch.data.windows import Starts, Stream, cut_windows, open_questions, starts_of
 from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
-COUNTED = ("documents", "repeated_documents", "special_documents", "short_documents")
 KEPT = ("splits", "characters")  # beside those counts
-_FORMAT = 3  # of the records
-_DOCUMENTS, _CHARACTERS = 1000, 2**20  # that are encoded at once
+_FORMAT = 4  # of the records
 
 
 def task(data: Any) -> Task:
@@ -83,13 +80,8 @@ def is_prepared(data: Any) -> bool:
 def training_documents(data: Any) -> Iterator[str]:
     """Yields the documents that `task` trains on, each once."""
     corpus = find_corpus(data)
-    chosen = _distinct(corpus.documents(), data, dict.fromkeys(COUNTED, 0))
+    chosen = distinct(corpus.documents(), data, dict.fromkeys(COUNTED, 0))
     return (document for split, document in chosen if split == "train")
-
-
-def shares(data: Any) -> dict[str, float]:
-    """The share of the documents that each split has; train has what is left."""
-    return {"test": data.test_share, "validation": data.test_share / 2, "train": 1.0}
 
 
 TOKENIZERS = {"characters": partial(CharTokenizer, ""), "bytes": ByteTokenizer}
@@ -176,9 +168,9 @@ def _write_windows(
     how = (data.window, data.prompt, int(tokenizer.bos is None))
     stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
-    documents = _distinct(corpus.documents(), data, facts)
-    groups = _groups(_without_specials(documents, tokenizer, facts))
-    for group, begin_lists in _encode_ahead(groups, starts):
+    documents = distinct(corpus.documents(), data, facts)
+    plain = plain_documents(documents, tokenizer, facts)
+    for group, begin_lists in _encode_ahead(groups(plain), starts):
         characters |= {*"".join(text for _, text in group)} if needs_alphabet else set()
         for (split, text), begins in zip(group, begin_lists, strict=True):
             if split != "train":
@@ -237,64 +229,3 @@ def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, 
             f"example for {' and '.join(missing)}: name more files, cut them into more documents with "
             f"data.divider, raise data.test_share, or lower data.prompt. {left_out}".rstrip()
         )
-
-
-def _distinct(
-    documents: Iterable[str], data: Any, facts: dict[str, int]
-) -> Iterator[tuple[str, str]]:
-    """Yields (split, document), of documents that are equal but for case and white space the first.
-
-    Args:
-      documents: in the order of the corpus.
-      data: has `seed` and `test_share` of the split, which a hash of the text decides.
-      facts: counts of documents, to be raised.
-    """
-    seen: set[int] = set()
-    for document in documents:
-        plain = " ".join(document.lower().split())
-        digest = hashlib.blake2b(f"{data.seed} {plain}".encode(), digest_size=16).digest()
-        number, place = int.from_bytes(digest[:8], "big"), int.from_bytes(digest[8:], "big")
-        facts["documents"] += 1
-        if number in seen:
-            facts["repeated_documents"] += 1
-            continue
-        seen.add(number)
-        yield _split_at(place / 2**64, shares(data)), document
-
-
-def _without_specials(
-    documents: Iterable[tuple[str, str]], tokenizer: Tokenizer, facts: dict[str, int]
-) -> Iterator[tuple[str, str]]:
-    """Yields the documents that spell no special token of a model, such as <filename>.
-
-    They would be encoded with it, and it is no token of a text.
-    """
-    if not isinstance(tokenizer, SubwordTokenizer):
-        yield from documents  # elsewhere every text is a text
-        return
-    special = sorted({*range(tokenizer.vocab_size)} - {*tokenizer.ordinary})
-    pattern = re.compile("|".join(map(re.escape, tokenizer.symbols(special))))
-    for split, document in documents:
-        if pattern.search(document):
-            facts["special_documents"] += 1
-        else:
-            yield split, document
-
-
-def _split_at(place: float, shares: Mapping[str, float]) -> str:
-    """The split that has a place in [0, 1]."""
-    ends = zip(shares, itertools.accumulate(shares.values()), strict=True)
-    return next(split for split, end in ends if place < end)
-
-
-def _groups(documents: Iterable[tuple[str, str]]) -> Iterator[list[tuple[str, str]]]:
-    """Yields documents in groups that are neither many nor long."""
-    group, size = [], 0
-    for each in documents:
-        group.append(each)
-        size += len(each[1])
-        if len(group) == _DOCUMENTS or size > _CHARACTERS:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group

@@ -14,6 +14,7 @@ from sequencematch.core.mdp import EVERYTHING
 # Edit action -> how many tokens it pops.
 EDITS: Mapping[str, int] = {"<bkspc>": 1, "<bkspc2>": 2, "<bkspc4>": 4, "<reset>": EVERYTHING}
 
+_LETTERS = 60  # of a text in messages
 _SPECIALS = ("<pad>", "<bos>", "<eos>")
 
 
@@ -123,6 +124,11 @@ def ids_of(symbols: Iterable[str], ids: Mapping[str, int], allowed: str) -> list
     return [ids[symbol] for symbol in symbols]
 
 
+def quote(text: str) -> str:
+    """A text in messages: the beginning of a long one."""
+    return repr(text if len(text) <= _LETTERS else text[:_LETTERS] + "...")
+
+
 class _Table:
     """Ids by a list of symbols: special tokens first, then what texts are made of, then the edits.
 
@@ -210,7 +216,7 @@ class CharTokenizer(_Table):
             unknown = "".join(sorted(set(text) - set(self._units)))
             known = "".join(self._units)
             raise ValueError(
-                f"characters {unknown!r} of {text!r} are not in the alphabet {known!r}"
+                f"characters {unknown!r} of {quote(text)} are not in the alphabet {known!r}"
             ) from None
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -244,7 +250,7 @@ class ByteTokenizer(_Table):
         try:
             return [b + first for b in text.encode()]
         except UnicodeEncodeError as cause:
-            raise ValueError(f"{text!r} is no text: {cause}") from None
+            raise ValueError(f"{quote(text)} is no text: {cause}") from None
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of the ids; special tokens and edits are skipped.

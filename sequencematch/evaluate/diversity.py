@@ -1,6 +1,7 @@
 """What texts are like as a set: how varied they are, how much they repeat, how long they are.
 
-Words are what white space separates, in lower case. A figure of nothing is None.
+Words are what white space separates, in lower case. A figure of nothing is None, but
+for the overlap, which is 0.
 """
 
 import math
@@ -36,7 +37,7 @@ def ngram_entropy(texts: Sequence[str]) -> Figures:
     for n, name in enumerate(ENTROPIES, 1):
         counts = Counter(chain.from_iterable(ngrams(words_of(text), n) for text in texts))
         p = np.array([*counts.values()], float) / max(counts.total(), 1)
-        found[name] = float(-(p * np.log(p)).sum()) if len(p) else None
+        found[name] = float(0.0 - (p * np.log(p)).sum()) if len(p) else None
     known = [x for x in found.values() if x is not None]
     whole = sum(known) / len(ENTROPIES) if len(known) == len(ENTROPIES) else None
     return {"entropy": whole} | found
@@ -73,7 +74,7 @@ def zipf(texts: Sequence[str]) -> Figures:
     if len(counts) < 2:
         return {"zipf": None}
     slope, _ = np.polyfit(np.log(np.arange(1, len(counts) + 1)), np.log(counts), 1)
-    return {"zipf": float(-slope)}
+    return {"zipf": float(0.0 - slope)}
 
 
 def length(texts: Sequence[str]) -> Figures:

@@ -43,15 +43,15 @@ def possible_texts(task: Task, tokenizer: Tokenizer, mdp: Mdp, example: Example)
     Where a task cannot say so (`Task.possible`), the references are taken for the only right answers: a
     text is compared with the nearest of them, the one with the longest common prefix.
     """
+    if task.is_open:
+        return lambda text: True
+
     if task.possible is None:
         encode = partial(answer_ids, tokenizer, example.prompt)
         end = [] if example.cut else [mdp.eos]
         references = [[*encode(text).ids, *end] for text in example.references]
         # If any reference begins with the text, the nearest does. What follows a cut one is unknown.
         return lambda text: any(text[: len(r)] == r[: len(text)] for r in references)
-
-    if task.is_open:
-        return lambda text: True
 
     def is_possible(text: list[int]) -> bool:
         is_right = task.check if text[-1:] == [mdp.eos] else task.possible
@@ -131,6 +131,8 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
 
 def text_costs(mdp: Mdp, answers: Sequence[Answer]) -> dict[str, float]:
     """Returns what texts took: means of surviving tokens, actions and edits, and how many were cut.
+
+    Actions are those of all draws of which a text was chosen, tokens and edits its own.
 
     A text is cut, and counts as unfinished, where the limit on actions came before its end. An `<eos>`
     is among the actions and not among the tokens.

@@ -92,12 +92,12 @@ def accuracy_interval(
 ) -> tuple[float, float]:
     """Interval of the mean accuracy of the method, over its seeds and over questions.
 
-    By Wilson's formula for one run without groups, and where all answers are right or all are wrong,
-    over questions or their groups, which says nothing of other seeds; else the percentiles of
-    `bootstrap_means`. Few seeds show little of how seeds differ: where that is all of the uncertainty,
-    the interval of three covers the truth in some 75 % of cases, that of five in 85 %. Where draws
-    decide most, as in sampled answers, intervals are wider than they need be; where few answers are
-    right, or few wrong, too narrow, and narrower than those of none.
+    By Wilson's formula for one run without groups, or with a single one, and where all answers are
+    right or all are wrong, over questions or their groups, which says nothing of other seeds; else the
+    percentiles of `bootstrap_means`. Few seeds show little of how seeds differ: where that is all of
+    the uncertainty, the interval of three covers the truth in some 75 % of cases, that of five in 85 %.
+    Where draws decide most, as in sampled answers, intervals are wider than they need be; where few
+    answers are right, or few wrong, too narrow, and narrower than those of none.
 
     Args:
       right: bool[S, N], whether run s answered question q rightly.
@@ -105,8 +105,8 @@ def accuracy_interval(
     """
     right = np.asarray(right, bool)
     are_alike = right.all() or not right.any()  # where nothing is drawn, there is no spread
-    if are_alike or (len(right) == 1 and groups is None):
-        n = right.shape[1] if groups is None else len({*groups})
+    n = right.shape[1] if groups is None else len({*groups})
+    if are_alike or (len(right) == 1 and (groups is None or n == 1)):
         return wilson(round(right.mean() * n), n)
     low, high = np.quantile(bootstrap_means(right, seed, groups=groups), (0.025, 0.975))
     return float(low), float(high)

@@ -48,12 +48,14 @@ def _rouge_of_one(text: str, references: tuple[str, ...]) -> tuple[float, ...]:
 def self_bleu(texts: Sequence[str]) -> dict[str, float | None]:
     """Mean BLEU of each text with all others as references (Zhu et al. 2018): high where all are alike.
 
-    Of more than 200 texts, 200 are taken evenly. None for fewer than two.
+    Texts without a word are left out: they are like no other. Of more than 200, 200 are taken evenly.
+    None for fewer than two.
 
     Raises:
       ValueError: sacrebleu is not installed.
     """
     sacrebleu = load_optional("sacrebleu", "text")
+    texts = [text for text in texts if text.split()]
     count = min(len(texts), _MOST)
     chosen = [texts[i * len(texts) // count] for i in range(count)]
     if count < 2:

@@ -17,6 +17,7 @@ from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.intervals import jackknife_of_logs
 from sequencematch.evaluate.likeness import load_optional
+from sequencematch.evaluate.perplexity import exp_or_none
 from sequencematch.evaluate.reference import Reading, Reference
 
 SEEDS, SCALE = 5, 5.0  # of k-means; c of the divergence curve
@@ -142,7 +143,7 @@ def reference_perplexity(
 
 def _perplexity(reading: Reading, which: list[int]) -> float | None:
     count = reading.counts[which].sum()
-    return float(np.exp(-reading.log_likelihoods[which].sum() / count)) if count else None
+    return exp_or_none(-reading.log_likelihoods[which].sum() / count) if count else None
 
 
 # Name -> (another model, examples, an answer to each) -> figures, and their "intervals" of 95 %.

@@ -25,7 +25,7 @@ def _overlap(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[
     return diversity.overlap([a.text for a in answers], [e.completion for e in examples])
 
 
-def count_edits(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[str, Any]:
+def edit_figures(examples: Sequence[Example], answers: Sequence[Answer]) -> Mapping[str, Any]:
     """Mean number of edits among the actions of a text, and the share of texts with one.
 
     None where it is not known of a text what it was made by.
@@ -62,7 +62,7 @@ METRICS: dict[str, Metric] = {
     "repetition": of_texts(diversity.repetition),
     "zipf": of_texts(diversity.zipf),
     "length": of_texts(diversity.length),
-    "edits": count_edits,
+    "edits": edit_figures,
     "bleu": of_references(likeness.bleu_and_chrf),
     "rouge": of_references(likeness.rouge),
     "self_bleu": of_texts(likeness.self_bleu),
@@ -72,7 +72,8 @@ METRICS: dict[str, Metric] = {
 def task_metrics(task: Task) -> list[Metric]:
     """Returns the metrics of a task; its own functions are taken as they are.
 
-    `low` and `high` are the interval of what it is judged by, so that of accuracy may be left out.
+    `low` and `high` are the interval of what it is judged by, so those of a metric by another name are
+    left out.
 
     Raises:
       ValueError: a name is not in `METRICS`.
@@ -84,16 +85,17 @@ def task_metrics(task: Task) -> list[Metric]:
                 f"task {task.name!r} has no metric {name!r}: did you mean {near!r}? Allowed: "
                 f"{', '.join(METRICS)}, or functions of (examples, answers)"
             )
-    known = {name: partial(_with_interval_of, task.judged_by, METRICS[name]) for name in METRICS}
+    known = {
+        name: metric if name == task.judged_by else partial(_without_interval, metric)
+        for name, metric in METRICS.items()
+    }
     return [known[m] if isinstance(m, str) else m for m in task.metrics]
 
 
-def _with_interval_of(
-    judged_by: str, metric: Metric, examples: Sequence[Example], answers: Sequence[Answer]
+def _without_interval(
+    metric: Metric, examples: Sequence[Example], answers: Sequence[Answer]
 ) -> Mapping[str, Any]:
     found = metric(examples, answers)
-    if judged_by in found:
-        return found
     return {name: x for name, x in found.items() if name not in ("low", "high")}
 
 

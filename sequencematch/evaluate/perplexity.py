@@ -1,6 +1,7 @@
 """How likely real text is to the model itself."""
 
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,13 @@ from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.intervals import jackknife, jackknife_of_logs
 from sequencematch.evaluate.values import Scorer
+
+_MOST_NATS = math.log(sys.float_info.max)
+
+
+def exp_or_none(nats: float) -> float | None:
+    """e^nats; None where that is no number, as of a network that has diverged."""
+    return math.exp(nats) if nats < _MOST_NATS else None
 
 
 def perplexity(
@@ -30,8 +38,8 @@ def perplexity(
       examples: real texts; at least one.
 
     Returns:
-      perplexity; nats_per_character, which compares models of different tokenizers; N, as actions; and
-      the intervals of the first two, over texts.
+      perplexity, None where it is too large for a number; nats_per_character, which compares models of
+      different tokenizers; N, as actions; and the intervals of the first two, over texts.
     """
     legal = scorer.mdp.legal
     actions = [[i for i in clean_ids(tokenizer, x) if legal[i]] for x in examples]
@@ -40,9 +48,9 @@ def perplexity(
     counts = np.array([*map(len, actions)])
     characters = np.array([len(example.completion) for example in examples])
 
-    def measure(which: Sequence[int]) -> dict[str, float]:
+    def measure(which: Sequence[int]) -> dict[str, float | None]:
         total, n = (x[[*which]].sum() for x in (sums, counts))
-        return {"perplexity": math.exp(-total / max(n, 1))}
+        return {"perplexity": exp_or_none(-total / max(n, 1))}
 
     def measure_nats(which: Sequence[int]) -> dict[str, float]:
         total, length = (x[[*which]].sum() for x in (sums, characters))

@@ -48,7 +48,8 @@ def count(value: object) -> str:
 
 def decimal(value: object) -> str:
     """Returns a number such as 0.91, or a dash if it is not a number."""
-    return "–" if math.isnan(finite_or_nan(value)) else f"{finite_or_nan(value):.2f}"
+    number = round(finite_or_nan(value), 2) + 0.0  # which is no minus zero
+    return "–" if math.isnan(number) else f"{number:.2f}"
 
 
 def figure(value: object) -> str:

@@ -28,7 +28,12 @@ ROWS = (
     ("words", "Words", "Mean number in a text.", decimal),
     ("tokens", "Tokens", "Mean number that survives in a text.", count),
     ("edit_actions", "Edits", "Mean number of edit actions in a text.", decimal),
-    ("actions", "Actions", "Mean number in a text, edits and <eos> included.", count),
+    (
+        "actions",
+        "Actions",
+        "Mean number that a text took, with edits, <eos> and all draws.",
+        count,
+    ),
     ("unfinished", "Cut texts", "Number that the limit on actions cut before their end.", count),
     ("empty_texts", "Empty texts", "Number of texts without a word.", count),
 )

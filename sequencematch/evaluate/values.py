@@ -125,17 +125,19 @@ def _cut(scores: Scores, row: int, start: int, end: int) -> Scores:
 def correlation(returns: np.ndarray, right: Sequence[bool]) -> dict[str, float | None]:
     """Returns Spearman's correlation of return and correctness, and the mean return of each kind.
 
-    All are None if every answer is right, or every one wrong: there is nothing to correlate.
+    All are None if every answer is right, or every one wrong: there is nothing to correlate. So is the
+    correlation of returns that are all equal, and the p-value of fewer than three.
     """
     right = np.asarray(right)
     if right.all() or not right.any():
         return {"spearman": None, "p_value": None, "right": None, "wrong": None}
     from scipy import stats  # only here: it takes a second, which every command would wait for
 
-    result = stats.spearmanr(returns, right)
+    varies = np.ptp(returns) > 0
+    result = stats.spearmanr(returns, right) if varies else None
     return {
-        "spearman": float(result.statistic),
-        "p_value": float(result.pvalue),
+        "spearman": float(result.statistic) if varies else None,
+        "p_value": float(result.pvalue) if varies and len(right) > 2 else None,
         "right": float(returns[right].mean()),
         "wrong": float(returns[~right].mean()),
     }

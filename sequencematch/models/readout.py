@@ -29,6 +29,8 @@ def states(
 ) -> Float[Array, "B S D"]:
     """Hidden states that represent s_t at the times t = start + i: hidden[state[t]] of one pass.
 
+    Their place is the number i of a decision; `map_states` reads them into places t, as of all else.
+
     After an edit the text is one that was there before, and so is its representation: it is looked up,
     not computed again (docs/mathematics.md, section 5).
 

@@ -63,7 +63,7 @@ def disturb(
     pops = jnp.asarray(mdp.pops)
 
     def execute(logits: Array, action: Array, before: Array, key: Key[Array, ""]) -> Array:
-        # The action was drawn with split(key), which is fold_in(key, 0) and fold_in(key, 1).
+        # The action was drawn with the key, or with its split: fold_in(key, 0) and fold_in(key, 1).
         begins, continues, which = jax.random.split(jax.random.fold_in(key, 2), 3)
         is_wrong = (pops[action] == 0) & jax.random.bernoulli(begins, noise.eta)
         is_wrong |= before & jax.random.bernoulli(continues, noise.run)

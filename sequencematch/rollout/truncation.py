@@ -20,7 +20,8 @@ def top_p(logits: Float[Array, " V"], p: float) -> Bool[Array, " V"]:
     order = jnp.argsort(-logits)
     probabilities = jax.nn.softmax(logits)[order]
     above = jnp.cumsum(probabilities) - probabilities  # the mass of all that is likelier
-    return jnp.zeros(logits.shape, bool).at[order].set(above < p)
+    # The sum reaches 1 before the unlikeliest by rounding.
+    return jnp.zeros(logits.shape, bool).at[order].set((above < p) | (p >= 1))
 
 
 def min_p(logits: Float[Array, " V"], p: float) -> Bool[Array, " V"]:

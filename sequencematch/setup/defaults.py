@@ -28,7 +28,7 @@ def defaults() -> ConfigDict:
                 module="arithmetic__add_or_sub_in_base",
                 bases=(10,),  # number bases, in 2..16; () for all, or for modules without bases
                 entropy=(2.0, 5.0),  # range of log10 of the number of operand pairs
-                train=20_000,  # questions at most; of task="jsonl" 0 takes all
+                train=20_000,  # questions at most; of task="jsonl" and "text" 0 takes all
                 validation=500,
                 test=500,
                 seed=0,
@@ -41,7 +41,7 @@ def defaults() -> ConfigDict:
                 long="refuse",  # examples that do not fit; or "drop" them, from every split
                 corpus="stdlib",  # of task="text": docstrings; or "files:GLOB", "tfds:NAME/SPLIT"
                 divider="",  # regular expression where documents begin in its files; "": one a file
-                tokenizer="characters",  # or "bytes", or a folder with a tokenizer.json
+                tokenizer="characters",  # of it; or "bytes", or a folder with a tokenizer.json
                 separator="",  # one token, between documents that windows may cross; "": none crosses
                 window=256,  # tokens that a window of text learns, <eos> included; 0: whole documents
                 prompt=32,  # tokens before a window, its prompt

@@ -21,7 +21,7 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tasks import JUDGES, load_task
-from sequencematch.data.tokenizer import Tokenizer
+from sequencematch.data.tokenizer import Tokenizer, quote
 from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import has_edits
 
@@ -117,17 +117,22 @@ def load_saved(config: ConfigDict, folder: Path) -> tuple[Task, Tokenizer, DataF
     kept = saved.load(folder, JUDGES[config.task](config.data), edits)
     tokenizer = kept.task.tokenizer(edits)
     for examples in kept.task.splits.values():
-        check_questions(config, tokenizer, examples)
+        check_questions(config, kept.task, tokenizer, examples)
     return kept.task, tokenizer, DataFacts(kept.checksum, kept.task.splits, kept.facts, 0)
 
 
 def check_questions(
-    config: ConfigDict, tokenizer: Tokenizer, examples: Sequence[Example], source: str = ""
+    config: ConfigDict,
+    task: Task,
+    tokenizer: Tokenizer,
+    examples: Sequence[Example],
+    source: str = "",
 ) -> None:
-    """Checks that questions can be asked, and that their completions fit into an answer.
+    """Checks that questions can be asked and judged, and that their completions fit into an answer.
 
     Args:
       config: the configuration.
+      task: judges the answers.
       tokenizer: encodes them.
       examples: the questions.
       source: what to call the file that they come from.
@@ -142,11 +147,27 @@ def check_questions(
             needed = len(clean_ids(tokenizer, example))
         except ValueError as error:
             raise ValueError(f"{source}question {i}: {error}") from error
+        if fault := _judging_fault(task, example):
+            raise ValueError(
+                f"{source}question {i}, {quote(example.prompt)}, is none of the task {task.name}: its "
+                f"answers cannot be judged ({fault})"
+            )
         if needed > limit:
             raise ValueError(
                 f"config.evaluate.max_actions={limit} is too small: {source}question {i}, "
-                f"{example.prompt!r}, needs {needed}"
+                f"{quote(example.prompt)}, needs {needed}"
             )
+
+
+def _judging_fault(task: Task, example: Example) -> str:
+    """How a task fails to judge answers to a question that is none of its own; "" if it does not."""
+    try:
+        task.check(example, "")
+        if task.possible:
+            task.possible(example, "")
+    except Exception as cause:  # the rules of some task, or of your own
+        return f"{type(cause).__name__}: {cause}"
+    return ""
 
 
 def keeps_task(config: ConfigDict, folder: Path) -> bool:

@@ -1,7 +1,5 @@
 """What a training step closes over: the decision process, the objective, the optimiser."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import optax
 from flax import nnx
@@ -63,32 +61,6 @@ def make_objective(config: ConfigDict, settings: Settings) -> Objective:
         next_value=next_value,
         t_max=c.t_max,
     )
-
-
-def describe_objective(config: ConfigDict) -> Iterator[str]:
-    """Yields which keys of objective and samples have no effect, or another than they may seem to."""
-    method, configured = METHODS[config.method], config.objective
-    decided = {k: x for k, x in method.objective(configured).items() if configured[k] != x}
-    if decided:
-        what = ", ".join(f"objective.{name}={x!r}" for name, x in decided.items())
-        yield f"method={config.method} takes {what}, whatever the configuration has"
-    if configured.bound and method.matches:
-        divergence = effective_objective(config).divergence
-        if divergence != "chi2_mixture":
-            yield (
-                "objective.bound=True clips V(s') at the bound of chi2_mixture's rewards; those of "
-                f"{divergence} may be larger"
-            )
-    weight, objective = configured.policy_weight, make_objective(config, make_settings(config))
-    if method.matches and weight > 0 and objective.policy_share == 0:
-        yield (
-            f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
-            "all of it is taken on the data"
-        )
-    if config.rollout.noise and not draws_samples(config):
-        yield "rollout.noise=True has no effect: no samples are drawn"
-    elif config.rollout.noise and not has_noise(config):
-        yield "rollout.noise=True has no effect: the data have no noise"
 
 
 def has_noise(config: ConfigDict) -> bool:

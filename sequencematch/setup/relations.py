@@ -34,12 +34,17 @@ def relations(config: ConfigDict) -> Iterator[tuple[bool, str]]:
 
 
 def _data_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
-    has_files = c.task == "jsonl" or ":" in c.task
+    is_own, has_files = ":" in c.task, c.task == "jsonl" or ":" in c.task
+    yield (
+        c.data.train > 0 or is_own or c.task in ("jsonl", "text"),
+        f"config.data.train=0 takes all of task='jsonl' and 'text' alone: task={c.task!r} makes as "
+        "many as it is asked for, so name a number",
+    )
     for split in ("validation", "test"):
+        file = f", or a file as config.data.{split}_path, of which 0 takes all" if has_files else ""
         yield (
             c.data[split] > 0 or (has_files and c.data[f"{split}_path"] != ""),
-            f"config.data.{split}=0 takes all questions of config.data.{split}_path, which is '': name "
-            "a file, or a number of questions",
+            f"config.data.{split}=0 asks no question: name a number{file}",
         )
     yield (
         not c.data.separator or c.data.window > 0,

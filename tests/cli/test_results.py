@@ -49,6 +49,23 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
     assert found["value_end"] == {"pooled": 0.5, "within": 0.5}
 
 
+@pytest.mark.parametrize(("limit", "asked"), [(1, "0"), (2, "05"), (3, "036"), (50, "0123456789")])
+def test_validation_asks_examples_from_all_over(monkeypatch, limit, asked):
+    """The first ones may be the easy ones, or all of one article."""
+    examples, drawn = [Example(f"{i}", str(i)) for i in range(10)], OddDraws()
+    monkeypatch.setattr(results, "measure", lambda metrics, answers: {"accuracy": len(answers)})
+    parts = SimpleNamespace(
+        config=SimpleNamespace(evaluate=SimpleNamespace(examples=limit)),
+        task=SimpleNamespace(splits={"validation": examples}, judged_by="accuracy"),
+        whole=lambda params: params,
+        metrics=[],
+    )
+    state = SimpleNamespace(params=None)
+    found = results.validation_figures(parts, drawn, lambda: None, state)
+    assert "".join(prompt for prompt, _ in drawn.asked) == asked
+    assert found["accuracy/greedy"] == len(asked)
+
+
 class SomeCut:
     """Texts of which the limit on actions has cut every second one."""
 

@@ -103,11 +103,19 @@ def moved_run(finished_run, tmp_path, monkeypatch):
 def test_a_run_is_evaluated_and_asked_without_its_data(moved_run, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
     before = read_json(moved_run / "summary.json")["test"]
-    flags = [f"--workdir={moved_run.name}", "--config.data.path=/nowhere"]
+    flags = [f"--workdir={moved_run.name}"]
     assert run_command(*flags, "--mode=evaluate") == 0
     assert read_json(moved_run / "summary.json")["test"] == before
     assert run_command(*flags, "--mode=sample", "--prompt=abc>") == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("key", ["path", "test_path", "corpus"])
+def test_a_run_that_keeps_its_questions_takes_no_other_data(assert_refused, finished_run, key):
+    """Else the results would be those of its own questions, under the name of others."""
+    flags = [f"--workdir={finished_run}", "--mode=evaluate", f"--config.data.{key}=/new.jsonl"]
+    words = [f"config.data.{key}='/new.jsonl'", "the questions that it keeps", "--data=FILE"]
+    assert_refused(words, *flags, unchanged=[finished_run])
 
 
 @pytest.mark.stress

@@ -7,6 +7,7 @@ from sequencematch.data.checks import Room, check_examples, needed_room
 from sequencematch.data.noise import Noise
 from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, character_ids, character_task, example_bytes
+from sequencematch.data.tokenizer import CharTokenizer
 from tests.data.doubling import ALPHABET, CONFUSABLE, EXAMPLES, TASK, TOKENIZER
 from tests.data.subwords import Subwords
 
@@ -226,6 +227,23 @@ def test_examples_that_are_encoded_without_their_prompt_are_counted():
     task = TASK._replace(splits={"train": examples, "test": examples[:1]}, confusable=lambda _: [])
     assert check(task, tokenizer).found["encoded_apart"] == 3
     assert check(TASK).found["encoded_apart"] == 0
+
+
+class LowerCase(CharTokenizer):
+    """Some tokenizers write texts in their own way."""
+
+    def encode(self, text):
+        return super().encode(text.lower())
+
+
+def test_completions_that_the_tokenizer_changes_are_counted():
+    """What is generated is never equal to them, so no answer would be right."""
+    examples = [Example("a", "b"), Example("a", "Ab"), Example("A", "bb"), Example("b", "B")]
+    task = TASK._replace(splits={"train": examples, "test": examples[1:2]}, confusable=lambda _: [])
+    assert check(task, LowerCase("ab")).found["changed_completions"] == 3
+    open_task = task._replace(is_open=True)
+    assert check(open_task, LowerCase("ab")).found["changed_completions"] == 0
+    assert check(TASK).found["changed_completions"] == 0
 
 
 def test_checksum_is_of_all_that_decides_batches():

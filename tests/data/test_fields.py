@@ -88,3 +88,18 @@ def test_a_misfit_is_told_what_it_has_and_which_layout_reads_it():
     assert explain_misfit({}, "prompt").endswith("found no keys")
     many = explain_misfit({f"key {i}": None for i in range(12)} | {"k" * 500: 1}, "messages")
     assert '"key 7" (null) and 5 more' in many and len(many) < 500
+
+
+@pytest.mark.parametrize(
+    ("turns", "fault"),
+    [
+        ([USER, ANSWER | {"content": None}, ANSWER], 'turn 2 has no text as its "content" (null)'),
+        ([{"role": "user"}, ANSWER], 'turn 1 has no text as its "content" (none)'),
+        ([{"content": "4"}], 'turn 1 has no text as its "role" (none)'),
+        ([USER], 'no turn has the role "assistant"'),
+        ([], 'no turn has the role "assistant"'),
+    ],
+)
+def test_of_a_chat_that_is_not_read_the_first_fault_is_named(turns, fault):
+    message = explain_misfit({"messages": turns, "tools": []}, "messages")
+    assert message.startswith('expected {"messages": [') and message.endswith(f"texts: {fault}")

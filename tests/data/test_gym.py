@@ -13,6 +13,7 @@ import pytest
 
 from configs import gym as configuration
 from sequencematch.data import gym, gym_sets
+from sequencematch.data.task import Example
 from sequencematch.data.tasks import TASKS, check_harmless, load_task
 from tests.data.preparation import contents
 
@@ -233,7 +234,9 @@ def test_the_stream_goes_on_where_the_package_ends(monkeypatch):
 
 
 @needs_package
-@pytest.mark.parametrize("name", ["mini_sudoku", "word_ladder", "chain_sum", "rotate_matrix"])
+@pytest.mark.parametrize(
+    "name", ["mini_sudoku", "word_ladder", "chain_sum", "rotate_matrix", "base_conversion"]
+)
 def test_splits_have_their_sizes_no_prompt_twice_and_no_twins_in_common(name, tmp_path, capfd):
     task = load_task(f"gym/{name}", data_config(tmp_path))
     assert f"preparing the questions of gym/{name}, once" in capfd.readouterr().err
@@ -243,8 +246,6 @@ def test_splits_have_their_sizes_no_prompt_twice_and_no_twins_in_common(name, tm
     key = gym_sets.DATA_SETS[name].twin_key
     keys = [{repr(key(e)) for e in examples} for examples in splits.values()]
     assert not any(a & b for a, b in itertools.combinations(keys, 2))
-    if name == "rotate_matrix":  # the key is the matrix, whatever it is turned by
-        assert all(" " not in key for key in set.union(*keys))
     tokenizer = task.tokenizer(("<bkspc>",))
     assert all(tokenizer.encode(e.prompt + e.completion) for e in splits["test"])
     # Prepared once, and the test questions depend on no other size.
@@ -252,6 +253,19 @@ def test_splits_have_their_sizes_no_prompt_twice_and_no_twins_in_common(name, tm
     assert capfd.readouterr().err == ""
     larger = load_task(f"gym/{name}", data_config(tmp_path, train=50))
     assert contents(larger)["test"] == splits["test"]
+
+
+def test_a_number_in_any_base_and_a_matrix_in_all_its_turns_are_twins():
+    """A question about the result of another asks for what the other shows."""
+    number, turn = (
+        gym_sets.DATA_SETS[name].twin_key for name in ("base_conversion", "rotate_matrix")
+    )
+    asked = ["a1 16:2>", "10100001 2:16>", "161 10:7>", "A1 16:9>"]
+    assert {number(Example(prompt, "")) for prompt in asked} == {161}
+    assert number(Example("b1 16:2>", "")) != 161
+    turns = ["123/456/789 1>", "741/852/963 3>", "987/654/321 0>", "369/258/147 2>"]
+    assert len({turn(Example(prompt, "")) for prompt in turns}) == 1
+    assert turn(Example("321/654/987 1>", "")) != turn(Example(turns[0], ""))  # a mirror is no turn
 
 
 @needs_package

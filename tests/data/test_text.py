@@ -252,6 +252,16 @@ def test_documents_that_spell_a_special_token_are_left_out(data, tmp_path):
     assert not any("<start>" in x.completion for x in task.splits["train"])
 
 
+def test_documents_with_characters_that_have_no_ids_are_left_out(data, tmp_path):
+    """They would be refused by whatever reads the windows, after all of them are written."""
+    known = [chr(c) for c in range(33, 127)] + ["Ġ", "Ċ"]
+    data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords", alphabet=known))
+    (tmp_path / "other.txt").write_text("a café. " + DOCUMENTS[30])
+    task = load_task("text", data)
+    assert task.facts["foreign_documents"] == 1 and not task.facts["special_documents"]
+    assert survey_examples(task, task.tokenizer(()))["train"].answers.size
+
+
 def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
     data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
     task = load_task("text", data)

@@ -8,6 +8,7 @@ from functools import partial
 import pytest
 
 from sequencematch.evaluate import diversity
+from sequencematch.evaluate.sections import decimal
 
 TEXTS = ["a b a b", "", "A c"]
 
@@ -26,6 +27,12 @@ def test_entropy_is_of_the_ngrams_of_all_texts():
     assert found["entropy"] == pytest.approx(sum(found[f"entropy_{n}"] for n in range(1, 5)) / 4)
     few = diversity.ngram_entropy(["", "a b"])  # a mean of some would not be comparable
     assert few["entropy"] is None and few["entropy_1"] == pytest.approx(math.log(2))
+
+
+def test_nothing_is_shown_with_the_sign_of_minus_zero():
+    assert str(diversity.ngram_entropy(["a a a a"])["entropy_4"]) == "0.0"
+    zipf = diversity.zipf(["one two three"])["zipf"]  # all are as frequent
+    assert zipf == pytest.approx(0, abs=1e-9) and decimal(zipf) == decimal(-1e-9) == "0.00"
 
 
 def test_diversity_is_the_product_of_distinct_shares_of_each_text():

@@ -205,7 +205,10 @@ def test_edits_are_counted_apart_from_what_survives():
     assert found == {"tokens": 4 / 3, "actions": 13 / 3, "edit_actions": 5 / 3, "unfinished": 2}
 
 
-def test_nothing_is_right_or_wrong_where_a_text_may_go_on_in_any_way():
-    task = TASK._replace(is_open=True)
+@pytest.mark.parametrize("possible", [None, lambda example, text: True])
+def test_nothing_is_right_or_wrong_where_a_text_may_go_on_in_any_way(possible):
+    task = TASK._replace(is_open=True, possible=possible)
     found = edit_statistics(MDP, [answer("ab", "ac<b$"), answer("ab", "c<ab$")], task, TOKENIZER)
-    assert (found["answers"], found["deleted_right"], found["deleted_wrong"]) == (1, None, None)
+    assert found["answers"] == 1
+    kinds = ("deleted_right", "deleted_wrong", "errors", "errors_deleted", "errors_mended")
+    assert [found[kind] for kind in kinds] == [None] * 5

@@ -114,6 +114,8 @@ def test_interval_over_seeds_covers_the_truth_in_some_95_percent_of_cases():
 def test_interval_of_one_run_is_wilsons_and_of_several_the_percentiles():
     right = draw_answers(np.random.default_rng(3), 4, 60, 0.3, 1.0)
     assert accuracy_interval(right[:1]) == wilson(int(right[0].sum()), 60)
+    low, high = accuracy_interval(right[:1], groups=np.zeros(60, int))  # all about one thing
+    assert low < right[0].mean() < high
     low, high = accuracy_interval(right, seed=5)
     means = np.sort(bootstrap_means(right, 5))
     assert np.mean(means < low) == pytest.approx(0.025, abs=0.005)

@@ -71,7 +71,10 @@ def test_rouge_takes_the_best_reference():
 def test_self_bleu_is_high_where_texts_are_alike():
     alike = likeness.self_bleu(["the cat sat on the mat"] * 3)["self_bleu"]
     assert alike == pytest.approx(100) and likeness.self_bleu(TEXTS)["self_bleu"] < 30
-    assert likeness.self_bleu(["one"]) == {"self_bleu": None}
+    assert (
+        likeness.self_bleu(["one"]) == likeness.self_bleu(["one", "", " "]) == {"self_bleu": None}
+    )
+    assert likeness.self_bleu(["a b c d e", "", "a b c d e"])["self_bleu"] == pytest.approx(100)
     some = ["a b c d e", "a b c d f g", "b c d e a b c d"]  # no order is without a match
     each = [bleu([some[i]], [[*some[:i], *some[i + 1 :]]]) for i in range(3)]
     assert likeness.self_bleu(some)["self_bleu"] == pytest.approx(sum(each) / 3)

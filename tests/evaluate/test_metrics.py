@@ -64,7 +64,11 @@ def test_intervals_stay_where_figures_can_be():
 
 def test_an_interval_is_of_what_the_task_is_judged_by():
     """That of accuracy is no interval of another figure."""
-    for judged_by, kept in (("accuracy", {"low", "high"}), ("actions", set())):
+    for judged_by in ("accuracy", "actions", "length"):  # accuracy itself gives a length
+        kept = {"low", "high"} if judged_by == "accuracy" else set()
         task = TASK._replace(metrics=("accuracy", count_actions), judged_by=judged_by)
         found = measure(task_metrics(task), ANSWERS)
-        assert found.keys() & {"low", "high"} == kept and {"accuracy", "actions"} <= found.keys()
+        assert (
+            found.keys() & {"low", "high"} == kept
+            and {"accuracy", "actions", "length"} <= found.keys()
+        )

@@ -12,14 +12,14 @@ from tests.evaluate.answers import EOS, MDP, PLAIN
 
 
 class Uniform:
-    """Every action has the probability 1/8."""
+    """Every action has the probability 1/8, or another."""
 
-    def __init__(self, mdp=MDP):
-        self.mdp = mdp
+    def __init__(self, mdp=MDP, nats=math.log(8)):
+        self.mdp, self.nats = mdp, nats
 
     def score(self, params, prompts, actions):
         for each in actions:
-            log_probs = np.full(len(each), -math.log(8))
+            log_probs = np.full(len(each), -self.nats)
             yield Scores(np.zeros(len(each) + 1), log_probs, log_probs, log_probs, np.float32(0))
 
 
@@ -33,6 +33,14 @@ def test_it_is_the_number_of_equally_likely_actions():
     # The texts have 4/3 and 2/2 actions a character.
     low, high = found["intervals"]["nats_per_character"]
     assert low < found["nats_per_character"] < high
+
+
+def test_one_that_no_number_is_large_enough_for_is_none():
+    """The network has diverged, and the other results are kept."""
+    examples = [Example("a>", "abc"), Example("", "ab", cut=True)]
+    found = perplexity(Uniform(nats=720.0), None, PLAIN, examples)
+    assert found["perplexity"] is None and "perplexity" not in found["intervals"]
+    assert found["nats_per_character"] == pytest.approx(6 * 720 / 5)
 
 
 def test_no_action_ends_a_text_where_none_may():

@@ -158,6 +158,15 @@ def test_correlation_is_by_rank_and_its_sign_is_that_of_right_answers():
     assert correlation(-returns, right)["spearman"] == pytest.approx(-found["spearman"])
 
 
+def test_what_is_not_defined_of_a_correlation_is_none():
+    """A summary is JSON, which has no NaN."""
+    two = correlation(np.array([1.0, 2.0]), [False, True])
+    assert (two["spearman"], two["p_value"]) == (pytest.approx(1), None)
+    alike = correlation(np.ones(4), [False, True, True, False])
+    assert (alike["spearman"], alike["p_value"]) == (None, None)
+    assert (alike["right"], alike["wrong"]) == (1, 1)
+
+
 @pytest.mark.parametrize("right", [True, False])
 def test_correlation_is_none_if_all_answers_are_alike(right):
     found = correlation(np.array([1.0, 2.0]), [right] * 2)

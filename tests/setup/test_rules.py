@@ -139,7 +139,7 @@ def test_refused_value_is_reported_with_what_is_allowed(key, value):
         {"data.bases": (), "data.entropy": (3.0, 3.0), "seed": 2**32 - 1, "evaluate.traces": 0},
         {"data.bases": (2, 16), "prompt_slots": 2, "max_actions": 1, "optimizer.warmup": 0},
         {"method": "bc", "train.bc_steps": 2000},
-        {"data.train": 0, "noise.max_cut": 1.0},
+        {"task": "text", "data.train": 0, "noise.max_cut": 1.0},
         {"task": "jsonl", "data.test": 0, "data.test_path": "a", "data.validation": 0}
         | {"data.validation_path": "b"},
         {"method": "mle", "train.bc_steps": 5000},
@@ -183,13 +183,19 @@ BROKEN_RELATIONS = [
         ["config.data.separator='\\n' needs config.data.window > 0"],
     ),
     ({"init": "adapter:there"}, ["config.init='adapter:there'", "config.model.path"]),
-    ({"data.validation": 0}, ["config.data.validation=0", "config.data.validation_path"]),
+    ({"data.train": 0}, ["config.data.train=0", "'jsonl' and 'text' alone", "'arithmetic'"]),
+    ({"task": "gym/gcd", "data.train": 0}, ["config.data.train=0", "name a number"]),
+    ({"data.test": 0}, ["config.data.test=0 asks no question: name a number"]),
+    (
+        {"task": "jsonl", "data.validation": 0},
+        ["config.data.validation=0", "config.data.validation_path"],
+    ),
     (
         {"task": "countdown", "data.validation": 0, "data.validation_path": "a"},
         ["config.data.validation=0"],
     ),
     (
-        {"data.test": 0, "data.validation_path": "a"},
+        {"task": "jsonl", "data.test": 0, "data.validation_path": "a"},
         ["config.data.test=0", "config.data.test_path"],
     ),
     (

@@ -24,7 +24,7 @@ from sequencematch.models.pretrained.families import (
     layout,
     leaves_by_path,
 )
-from sequencematch.models.pretrained.writer import edit_rows, fetch, make_directory
+from sequencematch.models.pretrained.writer import fetch, make_directory, stored_edit_rows
 from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -130,7 +130,7 @@ def _edit_rows(params: nnx.State, family: str, lora: Lora) -> dict[str, np.ndarr
     """The rows of edits in each table of tokens, by the table's module."""
     leaves = leaves_by_path(params)
     return {
-        name.removesuffix(".weight"): edit_rows(stored, leaves)
+        name.removesuffix(".weight"): stored_edit_rows(stored, leaves)
         for name, stored in _layout(params, family, lora).items()
         if stored.has_vocabulary and EDITS in leaves
     }

@@ -187,11 +187,11 @@ def tensor_rows(
     whole = whole.T if stored.transpose else whole
     if not stored.has_vocabulary or EDITS not in leaves:
         return [whole, spare] if stored.has_vocabulary else [whole]
-    edits = edit_rows(stored, leaves)
+    edits = stored_edit_rows(stored, leaves)
     return [whole, edits, spare[len(edits) :]]
 
 
-def edit_rows(stored: Stored, leaves: Mapping[str, Any]) -> np.ndarray:
+def stored_edit_rows(stored: Stored, leaves: Mapping[str, Any]) -> np.ndarray:
     """The rows of edits in a table of tokens: those trained, or of an untied embedding its mean."""
     edits = fetch(leaves[EDITS], None).T
     if stored.paths == (HEAD,) or HEAD not in leaves:
