@@ -79,7 +79,8 @@ LEVELS: dict[float, dict[str, Any]] = {0.03: {}, 0.3: {"max_actions": 20}}  # ro
 SAMPLES: dict[str, dict[str, Any]] = {
     "noise on samples": {"rollout.noise": True},
     "fresh samples": {"rollout.every": 1, "rollout.capacity": 64},  # all of the step's own policy
-    "stale samples": {"rollout.every": 600},  # all of the policy that cloning has made
+    # All of the policy that cloning has made, as many as else in 60 refreshes.
+    "stale samples": {"rollout.every": 600, "rollout.rows": 3_840, "rollout.capacity": 3_840},
 }
 
 

@@ -98,6 +98,12 @@ def revisions(folder: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
+def trainers(cell: Cell, runs: Path = RUNS) -> list[str]:
+    """The revisions that have trained a cell, its stem included."""
+    cells = [stem_cell(cell), cell] if has_stem(cell) else [cell]
+    return [*dict.fromkeys(x for each in cells for x in revisions(folder_of(each, runs)))]
+
+
 def has_stem(cell: Cell) -> bool:
     """Whether a cell begins with something that is trained apart."""
     return METHODS[cell.method].edits or bool(cell.last_changes)
@@ -254,7 +260,7 @@ def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
         "figures": figures.found,
         "training": mean_metrics(folder_of(cell, runs)),
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},
-        "trained_by": revisions(folder_of(cell, runs)),
+        "trained_by": trainers(cell, runs),
         "revision": of_code,  # that answered the questions
         "hardware": hardware(),
     }

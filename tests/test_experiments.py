@@ -21,6 +21,7 @@ from experiments.cells import (
     stem,
     stem_cell,
     tokens_of,
+    trainers,
 )
 from experiments.figures import (
     Figures,
@@ -267,6 +268,17 @@ def test_a_difference_of_few_runs_is_shown_run_by_run():
 
 @pytest.mark.stress
 @pytest.mark.exhaustive
+def test_a_row_names_all_revisions_that_trained_it(tmp_path):
+    """A stem may have been trained by an earlier one."""
+    cell = Cell("bc", "bc", 0, "test", {})
+    for each, names in ((stem_cell(cell), "a\nb\n"), (cell, "b\nc\n")):
+        folder_of(each, tmp_path).mkdir()
+        (folder_of(each, tmp_path) / "trained_by").write_text(names)
+    assert trainers(cell, tmp_path) == ["a", "b", "c"]
+    alone = Cell("mle", "mle", 0, "test", {})
+    assert trainers(alone, tmp_path) == []
+
+
 def test_a_run_without_edits_whose_batches_grow_takes_the_same_steps_one_after_the_other(tmp_path):
     changes = SMALL | {"data.dir": str(tmp_path / "data")}
     cell = Cell("mle", "mle", 0, "test", changes, {"train.batch_size": 16})

@@ -1,6 +1,7 @@
 """What a run does not train, and no model directory has either: a copy in its own folder.
 
-A run that begins with another, or with an adapter, would else need its folder for ever, unchanged.
+A run that begins with another, or with an adapter, would else need its folder for ever, unchanged; one
+whose frozen parameters were drawn would need a machine that draws the same bits.
 """
 
 import shutil
@@ -62,7 +63,7 @@ def is_models_own(parts: Parts) -> bool:
     if not config.model.path or freezes(parts, f"{ADAPTER}|^{EDITS}"):
         return False
     if not config.init.startswith(RUN_PREFIX):
-        return True  # an adapter brings nothing else
+        return True  # the model alone, or an adapter, which brings nothing else
     other = read_config(expand(config.init.removeprefix(RUN_PREFIX)))
     theirs = other["config"]
     # Then that run has it from there. It is not read again: for a while it would be there twice.
@@ -75,8 +76,7 @@ def is_models_own(parts: Parts) -> bool:
 def keep_frozen(parts: Parts, folder: Path) -> None:
     """Saves what is not trained in the folder of a run that begins, unless its model has it.
 
-    Nothing is saved of a run that begins with neither another nor an adapter: its model and its seed
-    decide all.
+    What was drawn is saved, too: on another kind of machine a seed draws numbers of other last bits.
 
     Raises:
       ValueError, OSError: the model cannot be read, or the copy not be written.
@@ -84,7 +84,7 @@ def keep_frozen(parts: Parts, folder: Path) -> None:
     if is_first() and (folder / FROZEN).is_dir():  # of a start that was killed: it may be another
         shutil.rmtree(folder / FROZEN)
     wait_for_all("removed")
-    if not (parts.config.init and jax.tree.leaves(parts.frozen)) or is_models_own(parts):
+    if not jax.tree.leaves(parts.frozen) or is_models_own(parts):
         return
     with Checkpoints(folder / FROZEN, keep=1) as kept:
         kept.save(Frozen(np.zeros((), np.int32), in_whole_bytes(parts.frozen)), {})

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import tensorstore
 
+from sequencematch.storage.processes import first_finds, is_first
+
 
 def saved_steps(folder: Path, step: int | None = None) -> set[int]:
     """The steps in the folder of checkpoints, from the names; of these only `step`, unless it is None.
@@ -23,9 +25,28 @@ def saved_steps(folder: Path, step: int | None = None) -> set[int]:
 
 
 def check_readable(folder: Path) -> None:
-    """Reads every part once, one after another.
+    """Checks that every part can be read; all processes have to call it, and the first reads.
 
     orbax reads all at once, and for a damaged checkpoint floods stderr with errors.
+
+    Raises:
+      ValueError: parts are lost or damaged. In the first process also what the storage layers raise.
+    """
+    fault = None
+    if is_first():
+        try:
+            read_all(folder)
+        except Exception as error:
+            fault = error
+    if first_finds(fault is not None):
+        raise fault or ValueError("the first process cannot read it")
+
+
+def read_all(folder: Path) -> None:
+    """Reads every part once, one after another.
+
+    Raises:
+      ValueError: parts are lost or damaged.
     """
     base = {"driver": "file", "path": f"{folder}/"}
     store = tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()

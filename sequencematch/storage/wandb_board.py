@@ -12,7 +12,7 @@ from sequencematch.storage.console import to_stderr
 from sequencematch.storage.metrics_log import numbers, read_records
 
 LEAST = (0, 27)  # the first that gives up on a network
-ID = "wandb.json"  # in the work directory: the run at W&B that it belongs to
+ID = "wandb.json"  # in the work directory: the run at W&B, and how many of the records it has
 
 
 def check_installed(project: str) -> None:
@@ -37,7 +37,8 @@ class WandbBoard:
     """A run at W&B, the same for all parts of a run here; WANDB_MODE=offline keeps it in the folder.
 
     Each record is a row with its step, so that a record that comes after a later one is not lost, as it
-    would be if W&B counted the steps. What an earlier part of the run has sent is not sent again.
+    would be if W&B counted the steps. What an earlier part of the run has sent is not sent again; what
+    it has not sent, where W&B failed or was left out, is.
 
     Args:
       workdir: the run's folder.
@@ -54,12 +55,13 @@ class WandbBoard:
     ):
         import wandb  # only here: it takes a second, and is an extra
 
-        path, (entity, _, name) = workdir / ID, project.rpartition("/")
-        found = json.loads(path.read_text()) if path.is_file() else {}
+        self._path, (entity, _, name) = workdir / ID, project.rpartition("/")
+        found = json.loads(self._path.read_text()) if self._path.is_file() else {}
         known = found.get("project") == project  # another has nothing of the run yet
         found = found if known else {"id": secrets.token_hex(4), "project": project}
         # Read before the metrics log is opened, which drops what comes after the newest checkpoint.
-        sent = read_records(workdir, 2**63) if known else []
+        sent = read_records(workdir, 2**63)[: found.get("sent")] if known else []
+        self._facts, self._place = found | {"sent": len(sent)}, 0
         self._sent = {(record["kind"], record["step"]) for record in sent}
         # Its own lines would be between ours; what the machine does meanwhile is not ours to send.
         quiet = wandb.Settings(
@@ -86,7 +88,7 @@ class WandbBoard:
             self._run.define_metric("*", step_metric="step")
         except (wandb.Error, ValueError, KeyError) as error:
             raise OSError(f"config.wandb={project!r}: {error}") from error
-        files.write(path, json.dumps(found) + "\n")  # only now that it is there
+        self._note()  # only now that it is there
         for record in records:
             self.write(record)
 
@@ -95,9 +97,15 @@ class WandbBoard:
 
         If W&B fails that is printed, and nothing more is sent: metrics.jsonl has all.
         """
-        if self._run is None or (record["kind"], record["step"]) in self._sent:
-            return
-        self._try(lambda: self._run.log({"step": record["step"], **numbers(record)}))
+        self._place += 1  # among the records of metrics.jsonl
+        if self._run is not None and (record["kind"], record["step"]) not in self._sent:
+            self._try(lambda: self._run.log({"step": record["step"], **numbers(record)}))
+        if self._run is not None and self._place > self._facts["sent"]:
+            self._facts["sent"] = self._place
+            self._note()
+
+    def _note(self) -> None:
+        files.write(self._path, json.dumps(self._facts) + "\n")
 
     def close(self) -> None:
         """Sends what is left, as far as that takes no longer than a minute; prints if W&B fails."""

@@ -1,6 +1,7 @@
 """Algorithm 1 of SequenceMatch (arXiv 2306.05426) as a loop, and the recorder of what it does."""
 
 import contextlib
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,7 +22,7 @@ from sequencematch.train.statistics import Metrics
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 
 # Computes the figures on the validation set; the first is the one that the run is judged by.
-Evaluator = Callable[[TrainState], Mapping[str, float]]
+Evaluator = Callable[[TrainState], Mapping[str, float | None]]
 
 
 def train(
@@ -208,7 +209,9 @@ class Recorder:
         except Exception:
             self.save(state)  # or the steps since the last save would be lost
             raise
-        self.judged, step = next(iter(figures.items())), int(state.step)
+        (name, figure), step = next(iter(figures.items())), int(state.step)
+        # None where it is not defined, as the diversity of texts that are all empty.
+        self.judged = (name, math.nan if figure is None else figure)
         # One for all, since they remove checkpoints together; figures may differ by rounding.
         if better := first_finds(self.is_best(step, self.judged[1])):
             self.best = (step, self.judged[1])

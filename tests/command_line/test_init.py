@@ -77,6 +77,20 @@ def test_what_a_start_that_was_killed_has_kept_is_not_used(
 
 
 @pytest.mark.stress
+def test_what_was_drawn_and_is_not_trained_is_not_drawn_again(
+    tiny_flags, tmp_path, monkeypatch, capfd
+):
+    """Another kind of CPU draws numbers of other last bits."""
+    folder = tmp_path / "run"
+    more = ["--config.train.frozen=embedding", "--config.method=bc", "--config.train.steps=6"]
+    assert run_command(*tiny_flags, *more, f"--workdir={folder}") == 0, capfd.readouterr().err
+    monkeypatch.setattr(resume, "first_parameters", lambda *_, **__: pytest.fail("it was drawn"))
+    assert run_command(f"--workdir={folder}", "--mode=evaluate") == 0, capfd.readouterr().err
+    longer = [f"--workdir={folder}", "--resume", "--config.train.steps=8"]
+    assert run_command(*longer) == 0, capfd.readouterr().err
+
+
+@pytest.mark.stress
 def test_what_is_not_trained_may_be_in_4_bits(tiny_flags, tmp_path, capfd):
     """The copy has a byte for each, since files have no such type."""
     source, folder = tmp_path / "source", tmp_path / "run"

@@ -69,6 +69,23 @@ def test_a_run_that_had_no_board_sends_its_earlier_records_too(tmp_path):
 
 
 @pytest.mark.stress
+def test_what_a_board_did_not_get_is_sent_by_the_next_part(tmp_path, capsys):
+    """It had failed, and then it was left out."""
+    board = WandbBoard(tmp_path, "owner/project", {"seed": 0})
+    with MetricsLog(tmp_path, (), [board]) as log:
+        for record in RECORDS[:2]:
+            log.write(record)
+        board._run.finish()
+        log.write(RECORDS[2])
+    assert "goes on without it" in capsys.readouterr().err
+    with MetricsLog(tmp_path, read_records(tmp_path, 3)) as log:
+        log.write(RECORDS[3])
+    write_part(tmp_path, RECORDS[4:], read_records(tmp_path, 4))
+    assert [step for step, _ in sent_rows(tmp_path)[1]] == [1, 2, 3, 4, 5]
+    assert json.loads((tmp_path / "wandb.json").read_text())["sent"] == 5
+
+
+@pytest.mark.stress
 def test_another_project_and_one_that_could_not_be_reached_get_all_records(tmp_path, monkeypatch):
     import wandb
 
@@ -115,6 +132,7 @@ class Failing:
 def test_a_board_that_cannot_be_closed_does_not_end_the_run(tmp_path, capsys, error):
     board = object.__new__(WandbBoard)
     board._run, board._sent = Failing(error), set()
+    board._facts, board._place, board._path = {"sent": 0}, 0, tmp_path / "wandb.json"
     with MetricsLog(tmp_path, (), [board]) as log:
         for record in RECORDS:
             log.write(record)

@@ -36,7 +36,7 @@ class CheckpointCalls(Checkpoints):
         self._calls.append(("wait",))
 
 
-def run_loop(tmp_path, make, first=0, earlier_records=(), seconds=0.0):
+def run_loop(tmp_path, make, first=0, earlier_records=(), seconds=0.0, figure=0.5, **options):
     """Runs the loop with steps that only count.
 
     Args:
@@ -45,6 +45,8 @@ def run_loop(tmp_path, make, first=0, earlier_records=(), seconds=0.0):
       first: step of the first state.
       earlier_records: records of an earlier part of the run.
       seconds: its duration.
+      figure: of each validation.
+      options: more of those of a `Recorder`.
 
     Returns:
       (calls in order, records of metrics.jsonl, last state).
@@ -65,13 +67,14 @@ def run_loop(tmp_path, make, first=0, earlier_records=(), seconds=0.0):
 
     def evaluate(state):
         calls.append(("evaluate", state.step))
-        return {"accuracy/greedy": 0.5}
+        return {"accuracy/greedy": figure}
 
     numbers = [np.full(1, i) for i in range(100)]
     with MetricsLog(tmp_path, earlier_records) as log, StopRequests() as stop_requests:
         data, prompts = numbers, [(i, i) for i in numbers]
         plan, checkpoints = make(step, refresh), CheckpointCalls(calls)
-        recorder = loop.Recorder(plan, checkpoints, log, stop_requests, evaluate, seconds=seconds)
+        options |= {"seconds": seconds}
+        recorder = loop.Recorder(plan, checkpoints, log, stop_requests, evaluate, **options)
         state, _ = loop.train(plan, state_at(first), data, prompts, recorder)
     records = [json.loads(line) for line in (tmp_path / "metrics.jsonl").open()]
     return calls, records, state
@@ -181,6 +184,18 @@ def test_a_finished_run_does_nothing(tmp_path):
     earlier = [{"kind": "validation", "step": 4}]
     calls, records, state = run_loop(tmp_path, make, first=4, earlier_records=earlier)
     assert (calls, records, state) == ([("wait",)], earlier, state_at(4))
+
+
+def test_a_figure_that_is_not_defined_is_never_the_best(tmp_path):
+    """As the diversity of answers that are all empty."""
+
+    def make(step, refresh):
+        return make_plan(make_phase("bc", 4, step=step("bc")), evaluate=2, save=2, refresh=refresh)
+
+    _, records, _ = run_loop(tmp_path, make, figure=None, keep_best=True)
+    found = [r for r in records if r["kind"] == "validation"]
+    assert [r["accuracy/greedy"] for r in found] == [None, None]
+    assert not any("best_step" in r for r in found)
 
 
 @pytest.mark.parametrize("first", [2, 4])

@@ -1,5 +1,6 @@
 """The progress line."""
 
+import math
 import os
 import sys
 
@@ -14,6 +15,7 @@ from sequencematch.train.progress import ProgressLine
     [
         (("accuracy/greedy", 0.5), "accuracy 50.0%"),
         (("perplexity/greedy", 12.345), "perplexity 12.35"),
+        (("diversity/greedy", math.nan), "diversity nan"),
     ],
 )
 def test_what_the_run_is_judged_by_is_shown(judged, shown, capsys):

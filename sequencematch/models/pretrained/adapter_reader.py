@@ -31,6 +31,8 @@ ONLY = {
     "bias": ("none",),
     "use_dora": (False, None),
     "use_qalora": (False, None),
+    "use_bdlora": (None, False),
+    "kasa_config": (None,),
     "modules_to_save": (None, []),
     "layer_replication": (None, []),
     "alora_invocation_tokens": (None, []),
@@ -94,12 +96,29 @@ def _take_factors(
     for module, x in stored.items():
         if x.paths[0].removesuffix("/kernel") in LINEARS and f"{module}.lora_A.weight" in tensors:
             a, b = (tensors.pop(f"{module}.lora_{side}.weight").T for side in "AB")
+            if a.shape[1] != len(b):
+                raise ValueError(
+                    f"{module}: A of {a.shape[1]} ranks and B of {len(b)} are no product"
+                )
             scale = _of_module(config, "alpha_pattern", module, config["lora_alpha"])
             scale /= len(b) ** (0.5 if config.get("use_rslora") else 1)  # Kalajdzievski 2023: √r
             cuts = np.cumsum([leaves[path].shape[-1] for path in x.paths])[:-1]
             for place, part in zip(x.paths, np.split(b * scale, cuts, -1), strict=True):
-                found.setdefault(place.removesuffix("/kernel"), {})[x.layer] = (a, part)
+                if not part.any() and b.any():
+                    continue  # of several of ours in one map some may have no adapter
+                factors = _used_ranks(a, part) if len(x.paths) > 1 else (a, part)
+                found.setdefault(place.removesuffix("/kernel"), {})[x.layer] = factors
     return found
+
+
+def _used_ranks(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """A and B without ranks whose B is 0: `write_adapter` lays adapters in one map beside each other.
+
+    One rank stays in any case.
+    """
+    used = b.any(axis=1)
+    used[0] |= not used.any()
+    return a[:, used], b[used]
 
 
 def _stack(layers: Mapping[int, tuple], shape: tuple[int, ...], rank: int) -> dict[str, np.ndarray]:

@@ -27,10 +27,10 @@ def fill(
     """
     sharding = leaf.sharding
     if layer is None:
-        return _convert(leaf.dtype, sharding)(jax.device_put(part, sharding))
+        return _convert(leaf.dtype, sharding)(place(part, sharding))
     if found is None:
         found = _zeros(leaf.shape, leaf.dtype, sharding)()
-    on_device = jax.device_put(part, layer_sharding(sharding))
+    on_device = place(part, layer_sharding(sharding))
     # Waits, so that no more than one tensor is on its way.
     return jax.block_until_ready(_set_layer(sharding)(found, on_device, layer))
 
@@ -52,11 +52,21 @@ def fill_nf4(
     if found is None:
         found = jax.tree.map(lambda x: _zeros(x.shape, x.dtype, x.sharding)(), kernel)
     sharding = layer_sharding(leaf.sharding)
-    floats = _convert(leaf.dtype, sharding)(jax.device_put(part, sharding))
+    floats = _convert(leaf.dtype, sharding)(place(part, sharding))
     packed = _quantize(floats)
     return jax.block_until_ready(
         jax.tree.map(lambda x, new: _set_layer(x.sharding)(x, new, layer), found, packed)
     )
+
+
+def place(part: np.ndarray, sharding: Sharding | None) -> jax.Array:
+    """An array on the devices of a sharding, to which each process copies its own shards.
+
+    Of several processes `jax.device_put` would compare the whole, and gather it on every device first.
+    """
+    if sharding is None:
+        return jax.device_put(part)
+    return jax.make_array_from_callback(part.shape, sharding, lambda index: part[index])
 
 
 def layer_sharding(sharding: Sharding | None) -> Sharding | None:

@@ -20,7 +20,7 @@ from sequencematch.models.pretrained.families import (
     layout,
     leaves_by_path,
 )
-from sequencematch.models.pretrained.filling import fill, fill_nf4
+from sequencematch.models.pretrained.filling import fill, fill_nf4, place
 from sequencematch.storage.files import expand
 
 Tree = TypeVar("Tree")
@@ -136,7 +136,7 @@ def read_params(
     if EDITS in leaves:
         head = head_name(tensors)
         rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
-        found[EDITS] = jax.device_put(rows.astype(leaves[EDITS].dtype), leaves[EDITS].sharding)
+        found[EDITS] = place(rows.astype(leaves[EDITS].dtype), leaves[EDITS].sharding)
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in leaves])
 
 

@@ -10,7 +10,7 @@ from flax import nnx
 from safetensors.numpy import load_file, save_file
 
 from sequencematch.models import lora
-from sequencematch.models.config import Lora
+from sequencematch.models.config import LINEARS, Lora
 from sequencematch.models.pretrained import adapter, adapter_reader, configs
 from sequencematch.models.pretrained.families import leaves_by_path
 from sequencematch.models.transformer import Transformer
@@ -46,10 +46,12 @@ CASES = [
 
 @pytest.mark.parametrize(("case", "adapters"), CASES)
 def test_what_is_written_is_read(tmp_path, case, adapters):
-    """As the same model; GPT-2's fused map has the ranks of ours together."""
+    """As the same model, with the same rank: GPT-2's fused map has the ranks of ours together."""
     family, params, _, _ = write(tmp_path / "out", case, adapters)
     merged = lora.merge(params, adapters)
     found, state = adapter_reader.read_adapter(tmp_path / "out", family, merged)
+    assert found.rank == adapters.rank
+    assert all(adapters.adapts(path) for path in LINEARS if found.adapts(path))
     again = lora.merge(nnx.merge_state(without_adapters(params, adapters), state), found)
     for path, x in leaves_by_path(merged).items():
         np.testing.assert_allclose(
@@ -115,6 +117,7 @@ def test_a_fused_map_has_one_adapter(tmp_path):
     [
         (dict(peft_type="IA3"), "peft_type IA3"),
         (dict(use_dora=True), "use_dora=True .* not supported"),
+        (dict(use_bdlora={"nblocks": 2}), "use_bdlora=.* not supported"),
         (dict(bias="all"), "bias='all' .* not supported"),
         (dict(init_lora_weights="pissa"), "init_lora_weights='pissa' .* not supported"),
         (dict(lora_alpha=None), "does not say lora_alpha"),
@@ -170,6 +173,16 @@ def rewrite(folder, change, **config):
         change(load_file(folder / "adapter_model.safetensors")),
         folder / "adapter_model.safetensors",
     )
+
+
+def test_factors_of_other_ranks_are_refused(tmp_path):
+    """As where B holds the blocks of a matrix alone."""
+    family, params, _, _ = write(tmp_path, "llama", Lora(4, 8.0))
+    rewrite(
+        tmp_path, lambda tensors: {k: x[:, :2] if "lora_B" in k else x for k, x in tensors.items()}
+    )
+    with pytest.raises(ValueError, match="A of 4 ranks and B of 2 are no product"):
+        adapter_reader.read_adapter(tmp_path, family, lora.merge(params, Lora(4, 8.0)))
 
 
 def test_a_layer_without_an_adapter_is_unchanged_and_can_learn(tmp_path):
