@@ -257,6 +257,7 @@ def row(cell: Cell, runs: Path = RUNS) -> dict[str, Any]:
         "steps": int(state.step),
         "skipped": int(state.guard.skipped),
         "tokens": tokens,
+        "gamma": parts.recipe.objective.gamma,  # that scores of answers were made with
         "figures": figures.found,
         "training": mean_metrics(folder_of(cell, runs)),
         "seconds": {"train": trained - began, "evaluate": time.perf_counter() - trained},

@@ -128,13 +128,39 @@ EDITS = {
 
 
 def edit_cells(rows: Rows) -> list[str]:
-    """Means over runs of what edits do in greedy answers."""
-    found = [row["figures"]["greedy"]["edits"] for row in rows.values()]
-    means = []
+    """What edits do in greedy answers: shares of what all runs did together."""
+    found = [edit_counts(row["figures"]["greedy"]) for row in rows.values()]
+    shares = []
     for key in EDITS.values():
-        known = [each[key] for each in found if each[key] is not None]
-        means.append(f"{np.mean(known):.1%}" if known else "")
-    return means
+        parts, wholes = (sum(x) for x in zip(*(each[key] for each in found), strict=True))
+        shares.append(f"{parts / wholes:.1%}" if wholes else "")
+    return shares
+
+
+def edit_counts(figures: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
+    """Key of a share -> (part, whole), of the greedy answers of a run."""
+    edits, answers = figures["edits"], figures["n"]
+    actions = figures["length"] * answers
+    edited = edits["per_action"] * actions  # older rows do not count deletions
+    wholes = {"answers": answers, "per_action": actions}
+    wholes |= dict.fromkeys(("deleted_wrong", "deleted_right"), edits.get("deletions", edited))
+    wholes |= dict.fromkeys(("errors_deleted", "errors_mended"), edits["errors"])
+    return {key: ((edits[key] or 0.0) * wholes[key], wholes[key]) for key in EDITS.values()}
+
+
+def with_one_discount(settings: Mapping[str, Rows]) -> dict[str, Rows]:
+    """The runs of those seeds whose scores have one discount in all settings: they hang on it."""
+    seeds = dict.fromkeys(seed for rows in settings.values() for seed in rows)
+    alike = [
+        seed
+        for seed in seeds
+        if len({rows[seed]["gamma"] for rows in settings.values() if seed in rows}) == 1
+    ]
+    return {
+        name: {seed: rows[seed] for seed in alike if seed in rows}
+        for name, rows in settings.items()
+        if rows.keys() & {*alike}
+    }
 
 
 def auc_cells(rows: Rows, kind: str) -> list[str]:
@@ -186,10 +212,14 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
             header = ["setting", "questions", *map(str, (0, *LENGTHS))]
             print_table(header, [line for line in lines if line[1:]])
     scores = list(next(iter(settings.values())).values())[0]["figures"]["auc"]
+    alike = with_one_discount(settings)
     for kind in ("pooled", "within"):
         print(f"\nArea under the ROC curve of correctness, {kind}:\n")
-        lines = [[name, *auc_cells(rows, kind)] for name, rows in settings.items()]
-        print_table(["setting", *scores], lines)
+        lines = [
+            [name, ", ".join(map(str, rows)), *auc_cells(rows, kind)]
+            for name, rows in alike.items()
+        ]
+        print_table(["setting", "seeds", *scores], lines)
 
 
 def print_texts(settings: Mapping[str, Rows]) -> None:
@@ -197,7 +227,7 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
     print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
     paired = [line for line in texts.difference_lines(settings) if any(line[2:])]
     if paired:  # of two seeds and more
-        print("\nAgainst sampled texts of the first setting, paired by seed:\n")
+        print("\nAgainst the first setting, paired by seed:\n")
         print_table(["difference", "seeds", *texts.COLUMNS], paired)
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]

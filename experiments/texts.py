@@ -64,8 +64,7 @@ COLUMNS = {
 
 UNEDITED_SAMPLES = "sampled, edits masked"
 
-# Figures of a row that are no way to answer, and ways that are not paired with samples.
-NOT_PAIRED = {"perplexity", "rewards", "real", *TEMPERATURES} - {"sampled"}
+NO_WAYS = {"perplexity", "rewards", "real"}  # figures of a row that are no way to answer
 
 # What is drawn of lambda and temperature: (diversity, quality), as columns.
 DIVERSITY, QUALITY = "self-BLEU", "MAUVE"
@@ -208,25 +207,27 @@ def perplexity_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) ->
 
 
 def difference_lines(settings: Mapping[str, Mapping[int, Mapping[str, Any]]]) -> list[list[str]]:
-    """Lines of the table of differences to sampled texts of the first setting, paired by seed.
+    """Lines of the table of differences to the first setting, paired by seed and by way to answer.
 
-    The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide. Greedy texts
-    and those of other temperatures than 1 are left out: `draw` shows them.
+    Ways of the first setting itself, and those that it has not, are compared with its sampled texts.
+    The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide, or by chance
+    narrower than the texts of these runs allow.
     """
     (first, base), found = next(iter(settings.items())), []
     for name, rows in settings.items():
         seeds = [seed for seed in rows if seed in base]
         for choice in next(iter(rows.values()))["figures"]:
-            if choice in NOT_PAIRED or (name, choice) == (first, "sampled"):
+            if choice in NO_WAYS or (name, choice) == (first, "sampled"):
                 continue
-            cells = []
+            has_same = name != first and all(choice in base[s]["figures"] for s in seeds)
+            theirs, cells = choice if has_same else "sampled", []
             for key in COLUMNS.values():
                 pairs = [
-                    (rows[s]["figures"][choice].get(key), base[s]["figures"]["sampled"].get(key))
+                    (rows[s]["figures"][choice].get(key), base[s]["figures"][theirs].get(key))
                     for s in seeds
                 ]
                 cells.append(interval([a - b for a, b in pairs if None not in (a, b)]))
-            found.append([f"{name}, {choice} - {first}, sampled", str(len(seeds)), *cells])
+            found.append([f"{name}, {choice} - {first}, {theirs}", str(len(seeds)), *cells])
     return found
 
 

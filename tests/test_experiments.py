@@ -185,14 +185,19 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
     correlations = {line[0]: line[1:] for line in texts.correlation_lines(settings)}
     assert correlations["a, chrf, pooled"] == ["0.15 ± 0.071", ""]
     assert correlations["b, chrf, pooled"] == ["0.1", ""] and len(correlations) == 2 * 4
-    (difference,) = texts.difference_lines(settings)
+    *_, difference = texts.difference_lines(settings)
     assert difference[:2] == ["b, sampled - a, sampled", "1"] and difference[column + 1] == ""
-    ways = {"top_p=0.95": {"mauve": 0.9}, "greedy": {"mauve": 0.9}}
-    other = {"figures": text_row(1)["figures"] | ways}
-    names = [line[0] for line in texts.difference_lines({"a": {0: other}, "b": {0: other}})]
-    assert names == [f"{x} - a, sampled" for x in ("a, top_p=0.95", "b, sampled", "b, top_p=0.95")]
+    names = [line[0] for line in texts.difference_lines(settings)]
+    assert names == [
+        "a, temperature=0.4 - a, sampled",
+        "b, temperature=0.4 - a, temperature=0.4",  # like with like
+        "b, sampled - a, sampled",
+    ]
+    other = {"figures": text_row(1)["figures"] | {"top_p=0.95": {"mauve": 0.9}}}
+    *_, line = texts.difference_lines({"a": {0: text_row(1)}, "b": {0: other}})
+    assert line[0] == "b, top_p=0.95 - a, sampled"  # a has no other
     twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
-    (difference,) = texts.difference_lines(twice)
+    *_, difference = texts.difference_lines(twice)
     pairs = np.array([0.8 - 0.4, 0.8 - 0.8])
     half = stats.t.ppf(0.975, 1) * pairs.std(ddof=1) / 2**0.5
     assert difference[column + 1] == f"+0.2 [{0.2 - half:+.3g}, {0.2 + half:+.3g}]"
@@ -213,7 +218,7 @@ def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatc
     assert [len({line.count("|") for line in block}) for block in printed] == [1] * 4
     assert "| setting | return | reward_sum |" in printed[3]
     # A difference of one run has no interval.
-    tables.print_texts({"a": both, "b": {0: text_row(1)}})
+    tables.print_texts({"a": {0: text_row(1)}, "b": {0: text_row(1)}})
     assert "Against" not in capsys.readouterr().out
 
 
@@ -268,6 +273,34 @@ def test_a_difference_of_few_runs_is_shown_run_by_run():
 
 @pytest.mark.stress
 @pytest.mark.exhaustive
+def test_what_edits_do_is_a_share_of_all_runs_together():
+    """A run with two deletions does not count as much as one with eight."""
+    shares = {"answers": 0.5, "per_action": 0.1, "errors_deleted": 0.5, "errors_mended": None}
+    few = shares | {"deletions": 2, "deleted_wrong": 1.0, "deleted_right": 0.0, "errors": 4}
+    many = shares | {"deletions": 8, "deleted_wrong": 0.5, "deleted_right": 0.5, "errors": 0}
+    none = few | {"deletions": 0, "deleted_wrong": None, "deleted_right": None}
+    rows = [
+        {"figures": {"greedy": {"n": 10, "length": 4.0, "edits": x}}} for x in (few, many, none)
+    ]
+    found = dict(zip(tables.EDITS, tables.edit_cells(dict(enumerate(rows))), strict=True))
+    assert found["of them while wrong"] == "60.0%" and found["of them of a right token"] == "40.0%"
+    assert (found["errors deleted"], found["errors mended"]) == ("50.0%", "0.0%")
+    assert (found["answers with edits"], found["edits per action"]) == ("50.0%", "10.0%")
+    older = {"n": 10, "length": 4.0, "edits": {k: x for k, x in few.items() if k != "deletions"}}
+    assert tables.edit_counts(older)["deleted_wrong"] == (4.0, 4.0)
+
+
+def test_scores_of_one_discount_are_compared():
+    """What a default was is in no setting's changes."""
+
+    def rows(**discounts):
+        return {int(seed[1:]): {"gamma": gamma} for seed, gamma in discounts.items()}
+
+    settings = {"bc": rows(s3=0.9, s4=0.998, s5=0.9), "le_cam": rows(s3=0.998, s4=0.998, s5=0.9)}
+    found = tables.with_one_discount(settings | {"mle": rows(s3=0.9)})
+    assert {name: list(seeds) for name, seeds in found.items()} == {"bc": [4, 5], "le_cam": [4, 5]}
+
+
 def test_a_row_names_all_revisions_that_trained_it(tmp_path):
     """A stem may have been trained by an earlier one."""
     cell = Cell("bc", "bc", 0, "test", {})
