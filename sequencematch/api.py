@@ -134,7 +134,7 @@ class Model:
             cannot be written.
         """
         if adapter:
-            exporting.check_base(self._parts)
+            exporting.check_adapter(self._parts)
         path = expand(out).absolute()
         exporting.export(self._parts, self._params, self.step, path, adapter, dtype)
 

@@ -194,7 +194,11 @@ def prepare_reading(
     is_single = asked.prompt is not None and not any(
         (asked.samples, asked.temperature, asked.out, asked.decode)
     )
-    estimate = memory.estimate_answering if is_single else memory.estimate_evaluation
+    if asked.mode == "sample" and asked.prompts is None:  # no more at once than there are
+        count = (asked.num or 1) * (asked.samples or 1)
+        config.evaluate.rows = min(config.evaluate.rows, count)
+    answers_one = is_single or asked.mode == "export"  # an export holds no more than that
+    estimate = memory.estimate_answering if answers_one else memory.estimate_evaluation
     parts = resume.fill_frozen(build_within_memory(config, estimate, source), call.folder)
     resume.report_loaded_data(config, call.folder)
     if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:

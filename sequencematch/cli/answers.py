@@ -18,19 +18,25 @@ from rich.progress import Progress
 from sequencematch.cli import resume
 from sequencematch.cli.job import Call, Job
 from sequencematch.cli.prompts import read_prompts, user_prompt
+from sequencematch.cli.workdir import to_json
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.data.saved import parse_object
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Generator
 from sequencematch.setup.build import Parts
+from sequencematch.setup.defaults import flatten
 from sequencematch.setup.examples import chats_of
 from sequencematch.setup.judges import configured_decodings, make_generator
 from sequencematch.storage.console import ignore_write_failures, to_stderr, to_stdout
 from sequencematch.storage.files import expand
 from sequencematch.storage.processes import agree, is_first, wait_for_all
 
-DECIDE = ("edit_threshold", "edit_bias", "memory", "stop_at", "max_actions")  # of config.evaluate
-TRAINED_BY = ("model", "objective", "noise", "rollout", "optimizer", "train")  # sections of config
+# Keys and sections of the configuration that decide answers.
+DECIDE = (
+    *("seed", "method", "edits", "init"),
+    *("model.", "objective.", "noise.", "rollout.", "optimizer.", "train."),
+    *("evaluate.edit_", "evaluate.memory", "evaluate.stop_at", "evaluate.max_actions"),
+)
 SECONDS = 10  # between lines of progress where there is no terminal
 
 
@@ -136,10 +142,11 @@ def without_answer(prompt: str) -> Example:
 
 def settings_checksum(parts: Parts) -> str:
     """A checksum of all that decides answers but how each is chosen: those of one file share it."""
-    c, evaluate = parts.config, parts.config.evaluate
-    decide = [getattr(evaluate, key) for key in DECIDE] + [c.seed, c.method, parts.data.checksum]
-    decide += [c.edits, c.init, *(c[section].to_json() for section in TRAINED_BY)]
-    return f"{zlib.crc32(repr(decide).encode()):08x}"
+    values = flatten(to_json(parts.config))
+    decide = {key: x for key, x in values.items() if key.startswith(DECIDE)}
+    decide["model.path"] = Path(decide["model.path"]).name  # its directory may have moved
+    text = json.dumps(decide | {"data": parts.data.checksum}, sort_keys=True)
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def configure(parts: Parts, request: Request, count: int) -> Parts:

@@ -9,7 +9,7 @@ from sequencematch.cli.job import Call, Job
 from sequencematch.cli.training import count_tokens
 from sequencematch.data.saved import read_questions
 from sequencematch.setup.build import Parts, make_plan
-from sequencematch.setup.examples import chat_writer, check_questions
+from sequencematch.setup.examples import chat_writer, check_questions, check_room
 from sequencematch.storage.files import expand
 
 
@@ -23,6 +23,7 @@ def prepare_evaluation(parts: Parts, call: Call) -> Job:
       ValueError, OSError: the run cannot be opened, or its summary is damaged or of a later step.
     """
     folder, raise_if_asked = call.folder, call.stop_requests.raise_if_asked
+    check_room(parts.config, parts.tokenizer, [*parts.task.splits["test"]])
     call.resources.enter_context(workdir.lock(folder))
     state, saved, _ = resume.restore(parts, folder)
     facts = {key: saved[key] for key in resume.PROVENANCE} | count_tokens(make_plan(parts), state)
@@ -52,6 +53,8 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
         check_questions(parts.config, parts.task, parts.tokenizer, questions, f"{data}, ")
         splits = {**parts.task.splits, "test": questions}
         parts = parts._replace(task=parts.task._replace(splits=splits))
+    source = "" if data is None else f"{data}, "
+    check_room(parts.config, parts.tokenizer, [*parts.task.splits["test"]], source)
     state = resume.restore(parts, call.folder, checkpoint).state
     words = [
         "evaluation",

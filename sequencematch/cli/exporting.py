@@ -10,6 +10,7 @@ from sequencematch.cli.frozen import with_models_own
 from sequencematch.cli.identity import frozen_checksum
 from sequencematch.cli.job import Job
 from sequencematch.cli.workdir import RUN_PREFIX
+from sequencematch.data.fields import write_turns
 from sequencematch.models.lora import nf4_kernels
 from sequencematch.models.pretrained.configs import DTYPES, read_config, stored_dtype
 from sequencematch.models.pretrained.writer import check_new
@@ -70,6 +71,13 @@ def rounded_weights(parts: Parts, dtype: str | None) -> dict[str, str]:
     return {"weights": f"rounded to {stored} after training"} if stored != "float32" else {}
 
 
+def check_adapter(parts: Parts) -> None:
+    """Raises ValueError if a run has no adapters to write alone, or their base is none of its own."""
+    pretrained.tokenizer_of(parts)
+    pretrained.check_adapter(parts)
+    check_base(parts)
+
+
 def check_base(parts: Parts) -> None:
     """Raises ValueError if what is not trained is another run's, and not of the model that is named."""
     config = parts.config
@@ -110,8 +118,10 @@ def export(
     if has_edits(config):
         kind, eta = config.noise.kind, config.noise.eta
         facts["noise"] = kind if kind == "none" else f"{kind}, {eta} a token"
-    if chats_of(config, parts.tokenizer):
-        facts["prompts"] = "chats, as the tokenizer's chat template writes them"
+    if write_chat := chats_of(config, parts.tokenizer):
+        in_lines = "chats, a line `role: text` for each turn"
+        by_template = "chats, as the tokenizer's chat template writes them"
+        facts["prompts"] = in_lines if write_chat is write_turns else by_template
     if adapter and nf4_kernels(parts.whole(parts.like.params)):
         facts["trained on"] = "a base in 4 bits (NF4); on the same base in floats its logits differ"
     if adapter:

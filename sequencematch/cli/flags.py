@@ -30,6 +30,7 @@ TEXTS = {
 # Flags that go with some modes only.
 MODES = {
     **dict.fromkeys(("dry_run", "profile", "memory_profile"), ("train",)),
+    "resume": ("train",),
     "data": ("evaluate",),
     **dict.fromkeys(("files", "metrics", "reference"), ("score",)),
     "checkpoint": ("evaluate", "sample", "export"),
@@ -127,6 +128,7 @@ def parse_flags(argv: Sequence[str]) -> Asked:
         return Asked(named)
     if named.mode == "score":  # of files alone: no run and no configuration
         check_modes(named)
+        rest += ["config"] * (named.config is not None)
         if rest:
             raise ValueError(f"{rest[0]!r} does not go with --mode=score, or is no flag")
         return Asked(named)

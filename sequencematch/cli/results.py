@@ -5,6 +5,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import right_within
 from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
-from sequencematch.evaluate.metrics import figure_intervals, measure
+from sequencematch.evaluate.metrics import figure_intervals, is_share, measure
 from sequencematch.evaluate.perplexity import perplexity
 from sequencematch.evaluate.report import write_report
 from sequencematch.evaluate.sections import figure
@@ -256,9 +257,12 @@ def choose_traces(parts: Parts, answers: Sequence[Answer]) -> list[int]:
 
 def describe(found: Mapping[str, Any], judged_by: str, asked: str = "test questions") -> str:
     """One printed line with the figures of one way of decoding; `asked` is what was answered."""
-    line = f"{judged_by} {figure(found[judged_by])}"
+    values = (found.get(key) for key in (judged_by, "low", "high"))
+    as_share = is_share(judged_by, (x for x in values if x is not None))
+    shown = partial(figure, as_share=as_share)
+    line = f"{judged_by} {shown(found[judged_by])}"
     if {"low", "high"} <= found.keys():
-        line += f" (95 % interval {figure(found['low'])} to {figure(found['high'])})"
+        line += f" (95 % interval {shown(found['low'])} to {shown(found['high'])})"
     if {"right", "n"} <= found.keys():
         line += f", {found['right']} of {found['n']} {asked} right"
     if found.get("unfinished"):

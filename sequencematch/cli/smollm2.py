@@ -40,13 +40,15 @@ def main(argv: Sequence[str]) -> int:
     asked = parser.parse_args(argv)
     out = expand(asked.out)
     try:
+        if (out / "config.json").is_file() and asked.source:
+            raise ValueError(f"{out} is there already: remove it, or name another --out")
         if (out / "config.json").is_file():
             to_stdout(f"{out} is there already")
             return 0
         check_new(out)
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent) as folder:
-            source = Path(asked.source) if asked.source else fetch(Path(folder))
+            source = expand(asked.source) if asked.source else fetch(Path(folder))
             write_directory(find_gguf(source, Path(folder)), out)
     except (ValueError, OSError) as error:
         to_stderr(error)

@@ -41,7 +41,7 @@ def _read_instruction(record: Mapping[str, Any]) -> Pair | None:
 
 def write_turns(turns: Sequence[Mapping[str, Any]]) -> str:
     """The turns of a chat, a `role: text` line each."""
-    return "\n".join(f"{turn['role']}: {turn['content']}" for turn in turns)
+    return "".join(f"{turn['role']}: {turn['content']}\n" for turn in turns)
 
 
 def _read_messages(write_chat: WriteChat, record: Mapping[str, Any]) -> Pair | None:

@@ -18,8 +18,9 @@ from sequencematch.data.tokenizer_files import TEMPLATE, bos_processor, fast_con
 
 Get = Callable[..., Any]  # (key, default) -> value of a key of the file
 
-# Kinds of token: one that no text has, one that is found before all others.
-CONTROL, USER_DEFINED = 3, 4
+# Kinds of token: two that no text has, the one of what has no token and of control, and one that is
+# found before all others.
+UNKNOWN, CONTROL, USER_DEFINED = 2, 3, 4
 SPACE = "▁"  # SentencePiece's
 
 # How llama.cpp calls the ways to cut a text into words, from which merges do not reach out.
@@ -62,11 +63,11 @@ def tokenizer_files(get: Get) -> dict[str, str]:
         )
     tokenizer, tokens = MAKERS[kind](get), get("tokenizer.ggml.tokens")
     for special in (True, False):
-        wanted = CONTROL if special else USER_DEFINED
+        wanted = (UNKNOWN, CONTROL) if special else (USER_DEFINED,)
         found = [
             AddedToken(token, special=special, normalized=False)
             for token, each in zip(tokens, get("tokenizer.ggml.token_type"), strict=True)
-            if each == wanted
+            if each in wanted
         ]
         tokenizer.add_special_tokens(found) if special else tokenizer.add_tokens(found)
     return _texts(get, json.loads(tokenizer.to_str()), tokens, kind)

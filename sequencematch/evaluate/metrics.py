@@ -1,7 +1,7 @@
 """Metrics by name: what is measured of answers, and which figure of it a run is judged by."""
 
 import difflib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
 from typing import Any
@@ -53,6 +53,19 @@ RANGES |= dict.fromkeys(("bleu", "chrf"), (0.0, 100.0))
 RANGES |= dict.fromkeys(
     ("entropy", *diversity.ENTROPIES, "zipf", "words", "characters", "edit_actions"), (0.0, inf)
 )
+
+
+def is_share(name: str, values: Iterable[float]) -> bool:
+    """Whether a figure is shown as a share: one that can only be from 0 to 1, as far as that is known.
+
+    Args:
+      name: its name; of our own figures it says all.
+      values: those that are shown, ends of intervals included: they decide of another.
+    """
+    if name in RANGES:
+        return RANGES[name] == (0.0, 1.0)
+    return not any(value < 0 or value > 1 for value in values)
+
 
 METRICS: dict[str, Metric] = {
     "accuracy": lambda examples, answers: accuracy(answers),

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from sequencematch.evaluate.metrics import is_share
+
 # matplotlib takes most of a second to import, so what draws imports it: most commands draw nothing.
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -135,9 +137,9 @@ BANDS = {
 def groups_of_panels(judged_by: str, metrics: list[dict]) -> dict[str, tuple[Panel, ...]]:
     """Returns the panels by section; the first is of the figure that the run is judged by."""
     keys = {f"{judged_by}/{choice}": choice for choice in ("greedy", "sampled")}
-    found = [finite_or_nan(line[key]) for line in metrics for key in keys if key in line]
-    is_share = not any(value < 0 or value > 1 for value in found)
-    shape = {"form": "{x:.0%}", "limits": (0, 1)} if is_share else {}
+    known = [f"{key}{end}" for key in keys for end in ("", "_low", "_high")]
+    found = (finite_or_nan(line[key]) for line in metrics for key in known if key in line)
+    shape = {"form": "{x:.0%}", "limits": (0, 1)} if is_share(judged_by, found) else {}
     meaning = "Of the text after deletions, with its 95 % interval if it has one."
     panel = Panel(
         escape_unprintable(f"Validation {judged_by}"), meaning, keys, kind="validation", **shape

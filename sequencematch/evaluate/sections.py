@@ -8,6 +8,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
+from sequencematch.evaluate.metrics import is_share
 from sequencematch.evaluate.plots import (
     escape_unprintable,
     figures,
@@ -52,10 +53,10 @@ def decimal(value: object) -> str:
     return "–" if math.isnan(number) else f"{number:.2f}"
 
 
-def figure(value: object) -> str:
-    """Returns a figure that a run is judged by: from 0 to 1 as a share, else as a number."""
+def figure(value: object, as_share: bool = True) -> str:
+    """Returns a figure as a share, or as a number."""
     number = finite_or_nan(value)
-    return f"{number:.4g}" if number < 0 or number > 1 else percent(value)
+    return percent(value) if as_share or math.isnan(number) else f"{number:.4g}"
 
 
 def duration(seconds: object) -> str:
@@ -87,7 +88,10 @@ def headline(run: RunFiles) -> str:
     if not test and validations:
         test = _validation_scores(validations[-1], name)
         title = f"{title_of(name)} in the latest validation"
-    scores = [_score(d, object_at(test, d), name) for d in ways(run) if test.get(d)]
+    shown = {d: object_at(test, d) for d in ways(run) if test.get(d)}
+    values = (score.get(key) for score in shown.values() for key in (name, "low", "high"))
+    as_share = is_share(name, map(finite_or_nan, values))
+    scores = [_score(d, score, name, as_share) for d, score in shown.items()]
     return section(title, f'<div class="scores">{"".join(scores)}</div>' if scores else "")
 
 
@@ -103,9 +107,10 @@ def _validation_scores(line: dict, judged_by: str) -> dict:
     return {d: {name: line[k] for k, name in keys[d].items() if k in line} for d in DECODES}
 
 
-def _score(decode: str, score: dict, judged_by: str) -> str:
+def _score(decode: str, score: dict, judged_by: str, as_share: bool) -> str:
+    value, low, high = (figure(score.get(key), as_share) for key in (judged_by, "low", "high"))
     facts = (
-        ("low", f"95 % interval {figure(score.get('low'))} to {figure(score.get('high'))}"),
+        ("low", f"95 % interval {low} to {high}"),
         ("right", f"{count(score.get('right'))} of {count(score.get('n'))} right"),
         ("finished", f"{percent(score.get('finished'))} finished"),
         ("length", f"{count(score.get('length'))} actions each"),
@@ -117,16 +122,15 @@ def _score(decode: str, score: dict, judged_by: str) -> str:
     if not math.isnan(rho):
         details += f" · recovered return and correctness: Spearman {rho:+.2f}"
     return (
-        f'<div class="card"><h3>{escape(decode)}</h3><p class="big">{figure(score.get(judged_by))}</p>'
-        f'{_bar(score, judged_by)}<p class="small">{details}</p></div>'
+        f'<div class="card"><h3>{escape(decode)}</h3><p class="big">{value}</p>'
+        f'{_bar(score, judged_by) if as_share else ""}<p class="small">{details}</p></div>'
     )
 
 
 def _bar(score: dict, judged_by: str) -> str:
-    """Draws a bar from 0 to 100 %, with a share as a stroke within its interval; "" for no share."""
-    value, low, high = (finite_or_nan(score.get(key)) for key in (judged_by, "low", "high"))
-    if value < 0 or value > 1:
-        return ""
+    """Draws a bar from 0 to 100 %, with a share as a stroke within its interval."""
+    numbers = (finite_or_nan(score.get(key)) for key in (judged_by, "low", "high"))
+    value, low, high = (x if math.isnan(x) else min(max(x, 0.0), 1.0) for x in numbers)
     stroke = f'<i class="stroke" style="left:{value:.2%}"></i>' * (not math.isnan(value))
     extent = f"left:{low:.2%};width:{high - low:.2%}"
     interval = f'<i class="interval" style="{extent}"></i>' * (not math.isnan(low + high))

@@ -128,7 +128,7 @@ def check_questions(
     examples: Sequence[Example],
     source: str = "",
 ) -> None:
-    """Checks that questions can be asked and judged, and that their completions fit into an answer.
+    """Checks that questions can be asked and judged.
 
     Args:
       config: the configuration.
@@ -140,11 +140,10 @@ def check_questions(
     Raises:
       ValueError: one cannot; says which.
     """
-    limit = config.evaluate.max_actions
     for i, example in enumerate(examples):
         try:
             encode_prompt(tokenizer, example.prompt, config.prompt_slots)
-            needed = len(clean_ids(tokenizer, example))
+            clean_ids(tokenizer, example)
         except ValueError as error:
             raise ValueError(f"{source}question {i}: {error}") from error
         if fault := _judging_fault(task, example):
@@ -152,7 +151,18 @@ def check_questions(
                 f"{source}question {i}, {quote(example.prompt)}, is none of the task {task.name}: its "
                 f"answers cannot be judged ({fault})"
             )
-        if needed > limit:
+
+
+def check_room(
+    config: ConfigDict, tokenizer: Tokenizer, examples: Sequence[Example], source: str = ""
+) -> None:
+    """Checks that the completions of questions fit into an answer, or none could be right.
+
+    Args, Raises: as of `check_questions`.
+    """
+    limit = config.evaluate.max_actions
+    for i, example in enumerate(examples):
+        if (needed := len(clean_ids(tokenizer, example))) > limit:
             raise ValueError(
                 f"config.evaluate.max_actions={limit} is too small: {source}question {i}, "
                 f"{quote(example.prompt)}, needs {needed}"

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Mapping
 from functools import partial
+from math import log, log1p
 from pathlib import Path
 
 import jax
@@ -186,7 +187,7 @@ def export(
     config, adapters = read_config(path), lora_config(parts.config)
     family = family_of(config)
     spare = spare_rows(open_weights(path), family, parts.base)
-    files = files_beside(tokenizer, spare, Path(out).name, facts)
+    files = files_beside(parts, tokenizer, spare, Path(out).name, facts)
     adapters = adapters if adapters.rank else None
     how = dict(lora=adapters, dtype=dtype, spare=spare, files=files)
     write_model(out, params, family, config, **how)
@@ -205,7 +206,7 @@ def export_adapter(
     base = str(expand(config.model.path).absolute())
     family = family_of(read_config(base))
     spare = spare_rows(open_weights(base), family, parts.base)
-    files = files_beside(tokenizer, spare, Path(out).name, facts, adapter_of=base)
+    files = files_beside(parts, tokenizer, spare, Path(out).name, facts, adapter_of=base)
     write_adapter(out, params, family, lora_config(config), base, files)
 
 
@@ -222,6 +223,7 @@ def check_adapter(parts: Parts) -> None:
 
 
 def files_beside(
+    parts: Parts,
     tokenizer: SubwordTokenizer,
     spare: Mapping[str, np.ndarray],
     name: str,
@@ -231,6 +233,7 @@ def files_beside(
     """Name -> content of what is written beside weights: tokenizer, generation_config.json and card.
 
     Args:
+      parts: the run, whose way to decide on edits generate.py has.
       tokenizer: with the edits that are written, if any.
       spare: as of `spare_rows`: edits take the first of them.
       name: of the model.
@@ -239,7 +242,9 @@ def files_beside(
     first, edits = tokenizer.own_size, tokenizer.symbols(tokenizer.pops)
     rows = first + max([len(edits), *map(len, spare.values())])
     generation = json.dumps(generation_config(tokenizer, rows), indent=2) + "\n"
-    card = card_files(name, edits, rows, first, facts, adapter_of)
+    c = parts.config.evaluate
+    bias = c.edit_bias - log(c.edit_threshold) + log1p(-c.edit_threshold)
+    card = card_files(name, edits, rows, first, facts, adapter_of, bias, c.memory)
     return {**tokenizer.files(), "generation_config.json": generation, **card}
 
 
@@ -262,7 +267,7 @@ def tokenizer_of(parts: Parts) -> SubwordTokenizer:
     Raises:
       ValueError: it does not begin with one.
     """
-    if not isinstance(parts.tokenizer, SubwordTokenizer):
+    if not parts.config.model.path or not isinstance(parts.tokenizer, SubwordTokenizer):
         raise ValueError(
             "this run did not begin with a pretrained model, so there is no directory whose form its "
             "network could take: set config.model.path"

@@ -4,6 +4,7 @@ import json
 from types import SimpleNamespace
 
 import pytest
+from ml_collections import ConfigDict
 
 from sequencematch.cli.answers import count_answers, open_output, settings_checksum
 from tests.setup.configs import valid_config_with
@@ -71,3 +72,10 @@ def test_answers_of_runs_that_were_trained_otherwise_do_not_share_a_file():
     assert len({checksum(changes) for changes in [{}, *trained]}) == 1 + len(trained)
     for changes in ({"log_every": 3}, {"mesh.data": 2}, {"evaluate.rows": 7}):
         assert checksum(changes) == checksum({})
+    # As a run keeps it: lists for tuples, keys by alphabet; and its model may have moved.
+    given = valid_config_with({})
+    kept = ConfigDict(json.loads(json.dumps(given.to_dict(), sort_keys=True)))
+    given.model.path, kept.model.path = "/there/model", "/elsewhere/model"
+    data = SimpleNamespace(checksum=5)
+    runs = [SimpleNamespace(config=config, data=data) for config in (given, kept)]
+    assert settings_checksum(runs[0]) == settings_checksum(runs[1]) != checksum({})

@@ -27,8 +27,13 @@ def refusal_of(capsys, *argv):
 
 def test_a_directory_that_is_there_is_left_alone(tmp_path, capsys):
     (tmp_path / "config.json").write_text("{}")
-    assert smollm2.main([f"--out={tmp_path}", "--source=nothing"]) == 0
+    assert smollm2.main([f"--out={tmp_path}"]) == 0
     assert "is there already" in capsys.readouterr().out
+    # It may have been made of another.
+    assert "remove it, or name another" in refusal_of(
+        capsys, f"--out={tmp_path}", "--source=nothing"
+    )
+    assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
 
 
 def test_a_directory_of_something_else_is_refused(tmp_path, capsys):

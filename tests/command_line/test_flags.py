@@ -65,14 +65,16 @@ BAD_FLAGS = [
     (["--dry_run=maybe"], ["--dry_run=maybe"]),
     (["--dry_run", "--config.data.test=60"], ["data.test=60"]),
     (["--dry_run", "--mode=evaluate"], ["--dry_run is for --mode=train"]),
+    (["--resume", "--mode=evaluate"], ["--resume is for --mode=train"]),
     (["--dry_run", "--mode=sample", "--prompt=abc>"], ["--dry_run is for --mode=train"]),
 ]
 
 
-@pytest.mark.parametrize("more", ["--workdri=x", "stray"])
+@pytest.mark.parametrize("more", ["--workdri=x", "stray", "--config=arithmetic"])
 def test_what_does_not_go_with_scoring_is_refused(assert_refused, more):
     flags = ["--mode=score", "--files=nowhere.jsonl", "--metrics=length"]
-    assert_refused([more.lstrip("-"), "does not go with --mode=score"], *flags, more)
+    words = [more.lstrip("-").partition("=arith")[0], "does not go with --mode=score"]
+    assert_refused(words, *flags, more)
 
 
 @pytest.mark.parametrize(("flags", "words"), BAD_FLAGS)

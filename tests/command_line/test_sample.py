@@ -1,5 +1,7 @@
 """--mode=sample: one prompt is answered."""
 
+import json
+
 import pytest
 
 from sequencematch.cli import sampling
@@ -13,6 +15,14 @@ def test_prints_prompt_symbols_and_surviving_text(finished_run, capsys):
         assert run_command("--mode=sample", f"--workdir={finished_run}", f"--prompt={prompt}") == 0
         printed = capsys.readouterr().out
         assert printed == f"{prompt} {''.join(trace['actions'])}\n{trace['text']}\n"
+
+
+def test_a_prompt_needs_no_memory_for_others_and_no_room_for_test_questions(finished_run, capsys):
+    """Of the rows that an evaluation would take at once, and the longest of its answers."""
+    flags = [f"--workdir={finished_run}", "--mode=sample", "--prompt=abc>", "--temperature=1"]
+    huge = ["--config.evaluate.rows=1000000000", "--config.evaluate.max_actions=2"]
+    assert run_command(*flags, *huge) == 0
+    assert json.loads(capsys.readouterr().out)["prompt"] == "abc>"
 
 
 def test_a_prompt_may_be_empty(finished_run, capsys):

@@ -12,14 +12,14 @@ CASES = [
     ("instruction", {"instruction": "a", "input": "", "output": "b"}, ("a", "b")),
     ("instruction", {"instruction": "a", "input": None, "output": "b"}, ("a", "b")),
     ("instruction", {"instruction": "a", "output": "b"}, ("a", "b")),
-    ("messages", {"messages": [USER, ANSWER]}, ("user: 2+2?", "4")),
+    ("messages", {"messages": [USER, ANSWER]}, ("user: 2+2?\n", "4")),
     ("messages", {"messages": [ANSWER]}, ("", "4")),
     (
         "messages",
         {"messages": [{"role": "system", "content": "Add."}, USER, ANSWER, USER, ANSWER]},
-        ("system: Add.\nuser: 2+2?\nassistant: 4\nuser: 2+2?", "4"),
+        ("system: Add.\nuser: 2+2?\nassistant: 4\nuser: 2+2?\n", "4"),
     ),
-    ("messages", {"messages": [USER, ANSWER, USER]}, ("user: 2+2?", "4")),
+    ("messages", {"messages": [USER, ANSWER, USER]}, ("user: 2+2?\n", "4")),
 ]
 
 

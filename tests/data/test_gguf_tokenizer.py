@@ -53,6 +53,16 @@ def test_bytes_have_the_ids_of_the_original(byte_facts, tmp_path):
     assert [*made.ordinary] == [*original.ordinary] and (made.bos, made.eos) == (None, 0)
 
 
+def test_the_token_of_what_has_none_is_no_token_of_a_text(tmp_path):
+    folder = folders.sentence_piece(tmp_path / "pieces")
+    ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}
+    get = facts_of(folder, "llama", **ids)
+    kinds = get("tokenizer.ggml.token_type").copy()
+    kinds[0] = 2  # as llama.cpp writes it
+    made = tokenizer_files(lambda key, d=None: kinds if key.endswith("token_type") else get(key, d))
+    assert 0 not in read_files(made, tmp_path / "made").ordinary
+
+
 def test_scores_say_what_merges_said(tmp_path):
     folder = folders.sentence_piece(tmp_path / "pieces")
     ids = {"bos_token_id": 1, "eos_token_id": 2, "unknown_token_id": 0}

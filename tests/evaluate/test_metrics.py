@@ -5,6 +5,7 @@ from sequencematch.evaluate.metrics import (
     METRICS,
     check_metrics,
     figure_intervals,
+    is_share,
     measure,
     task_metrics,
 )
@@ -44,6 +45,22 @@ def test_metric_that_cannot_judge_is_refused_before_any_training(changes, messag
     with pytest.raises(ValueError, match=message) as raised:
         check_metrics(task, task_metrics(task), ANSWERS[0])
     assert len(str(raised.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "expected"),
+    [
+        ("overlap", [0.5], True),
+        ("bleu", [0.8], False),  # of 100
+        ("entropy", [0.8], False),
+        ("accuracy", [0.0, 1.0], True),
+        ("gain", [0.3, -0.05, 0.65], False),  # an end of its interval
+        ("gain", [], True),
+    ],
+)
+def test_a_figure_is_a_share_where_it_can_only_be_from_0_to_1(name, values, expected):
+    """A figure has one unit in all places, whatever its value is."""
+    assert is_share(name, values) == expected
 
 
 def test_metric_of_any_figures_is_accepted():

@@ -92,6 +92,11 @@ def test_the_loop_writes_the_same_with_edits(export, prompt):
     spec = importlib.util.spec_from_file_location("generate", out / "generate.py")
     loop = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(loop)
+    for bias, memory in ((0.0, True), (-1.0, True), (0.5, False)):
+        _, actions = loop.generate(*load_in_torch(out), prompt, ACTIONS, bias, memory)
+        assert actions == write(export, prompt, Decoding(bias=bias, memory=memory))
+        threshold = 1 / (1 + np.exp(bias))  # that log-odds of -bias have
+        assert actions == write(export, prompt, Decoding(threshold=threshold, memory=memory))
     text, actions = loop.generate(*load_in_torch(out), prompt, ACTIONS)
     assert actions == write(export, prompt, Decoding(memory=True))
     assert sum(i in tokenizer.pops for i in actions) > 3

@@ -17,6 +17,7 @@ from transformers import AutoModelForCausalLM, GenerationConfig
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("$base"), ".")
 model.generation_config = GenerationConfig.from_pretrained(".")  # which ids are never chosen
 """
+DECIDING = "bias=0.0, memory=True"  # in torch_loop.py
 # The end of generate.py for an adapter; that of a whole model is torch_loop.py's own.
 MAIN = 'if __name__ == "__main__":\n'
 MAIN_OF_ADAPTER = (
@@ -43,6 +44,8 @@ def card_files(
     first: int,
     facts: Mapping[str, str],
     adapter_of: str | None = None,
+    bias: float = 0.0,
+    memory: bool = True,
 ) -> dict[str, str]:
     """Name -> content of README.md, and of generate.py where there are edits.
 
@@ -53,6 +56,8 @@ def card_files(
       first: id of the first edit.
       facts: what is told of its making, such as "method": "sequencematch".
       adapter_of: the base of an adapter; None for a whole model.
+      bias: what generate.py adds to the log-odds of an edit before it compares them with 0.
+      memory: whether it does not write a token again where it was deleted.
     """
     told = {
         "name": name,
@@ -68,6 +73,7 @@ def card_files(
         told |= {"library": "peft" if adapter_of else "transformers", "load": load}
         return {"README.md": _fill(folder.joinpath("plain_card.md").read_text(), told)}
     loop = folder.joinpath("torch_loop.py").read_text()
+    loop = loop.replace(DECIDING, f"bias={round(bias, 6)}, memory={memory}")
     if adapter_of:
         loop = loop.partition(MAIN)[0] + _fill(MAIN_OF_ADAPTER, told)
     card = folder.joinpath("adapter_card.md" if adapter_of else "card.md").read_text()

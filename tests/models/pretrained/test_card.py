@@ -12,6 +12,14 @@ def test_the_loop_is_short_and_in_the_card():
     assert f"```python\n{loop}```" in FILES["README.md"]
 
 
+def test_the_loop_decides_as_the_run_does():
+    how = "max_actions=256, bias={}, memory={}):"
+    assert how.format("0.0", True) in FILES["generate.py"]
+    files = card_files("mine", ("<bkspc>",), 50, 49, {}, bias=1.25, memory=False)
+    assert how.format("1.25", False) in files["generate.py"]
+    assert files["generate.py"].count("bias") == FILES["generate.py"].count("bias")
+
+
 def test_the_loop_pops_as_we_do():
     body = ast.parse(FILES["generate.py"]).body
     (table,) = [node.value for node in body if isinstance(node, ast.Assign)]
