@@ -227,3 +227,14 @@ def test_added_constant_changes_the_objective_but_not_the_likelihood():
     np.testing.assert_allclose(bc(*shifted), bc(*EXPERT.arrays), rtol=1e-5)
     for goal in GOALS[:3]:
         assert abs(compile_objective(goal)(shifted) - compile_objective(goal)(EXPERT.arrays)) > 1e-3
+
+
+@pytest.mark.parametrize("name", ["le_cam", "hellinger", "js"])
+def test_the_objective_caps_phi_at_its_own_t_max(name):
+    """Where phi's slope would be larger, as where it is infinite."""
+    goal = oracles.Goal(name, "discounted", alpha=1.5, gamma=0.8, w=0.0, t_max=3.0)
+    scaled = [goal.alpha * goal.reward(case, t) for case in CASES[0] for t in case.decisions]
+    assert any(goal.phi(x) != goal._replace(t_max=1e9).phi(x) for x in scaled)
+    found = per_trajectory(expert_objective, goal, EXPERT.arrays)
+    expected = [oracles.expert_objective(goal, case) for case in CASES[0]]
+    np.testing.assert_allclose(found, expected, rtol=5e-5, atol=5e-5)

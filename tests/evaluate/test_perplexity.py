@@ -48,3 +48,18 @@ def test_no_action_ends_a_text_where_none_may():
     examples = [Example("a>", "abc"), Example("", "ab", cut=True)]
     found = perplexity(Uniform(MDP._replace(legal=legal)), None, PLAIN, examples)
     assert found["actions"] == 5
+
+
+class Uneven(Uniform):
+    """Text i has i nats an action."""
+
+    def score(self, params, prompts, actions):
+        for nats, each in enumerate(actions, 1):
+            log_probs = np.full(len(each), -float(nats))
+            yield Scores(np.zeros(len(each) + 1), log_probs, log_probs, log_probs, np.float32(0))
+
+
+def test_it_weighs_actions_and_not_texts():
+    examples = [Example("a>", "abc"), Example("", "a", cut=True)]
+    found = perplexity(Uneven(), None, PLAIN, examples)
+    assert found["perplexity"] == pytest.approx(math.exp((4 * 1 + 1 * 2) / 5))

@@ -11,7 +11,7 @@ import pytest
 from flax import nnx
 
 from sequencematch.core.types import Visibility
-from sequencematch.models import lora, nf4, transformer
+from sequencematch.models import layers, lora, nf4, transformer
 from sequencematch.models.config import LINEARS, Lora, TransformerConfig
 from sequencematch.models.sharding import path_name, state_shardings
 from sequencematch.models.transformer import Transformer, unrolled_layers
@@ -336,3 +336,17 @@ def test_a_sampler_makes_the_kernels_of_one_layer_after_another():
 
     compiled = jax.jit(sample).lower(params).compile()
     assert compiled.memory_analysis().temp_size_in_bytes < 4 * LAYER
+
+
+def test_the_gradient_through_a_kernel_in_4_bits_is_that_through_its_floats():
+    """Else nothing before a frozen map would learn."""
+    keys = jax.random.split(jax.random.key(0))
+    x, w = (jax.random.normal(k, s) for k, s in zip(keys, [(3, 64), (64, 5)], strict=True))
+    packed = nf4.quantize(w)
+
+    def slope(product):
+        return jax.grad(lambda x: jnp.sum(jnp.sin(product(x))))(x)
+
+    found = slope(lambda x: layers.nf4_dot_general(x, packed))
+    expected = slope(lambda x: x @ nf4.dequantize(packed))
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)

@@ -3,13 +3,14 @@
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sequencematch.train import statistics
 from sequencematch.train.statistics import describe, distance_from_mle
 from tests import oracles
-from tests.core.batches import CASES, EXPERT, GOALS, POLICY, objective_of, read
+from tests.core.batches import CASES, EXPERT, GOALS, MDP, POLICY, objective_of, read
 from tests.marks import stress
 
 SETTINGS = {
@@ -98,3 +99,21 @@ def test_distance_from_mle_vanishes_with_alpha():
         for goal in goals
     )
     assert 8 < far / near < 12 and near < 0.01
+
+
+def test_shares_of_capped_rewards_edits_and_ends_are_those_of_a_loop():
+    goal = oracles.Goal("le_cam", "discounted", alpha=1.5, gamma=0.8, w=0.0, t_max=3.0)
+    J = objective_of(goal)
+    found = statistics.read(describe(*read(*EXPERT.arrays), J))
+    rewards = [1.5 * goal.reward(case, t) for case in CASES[0] for t in case.decisions]
+    capped = np.mean(np.array(rewards) < 8 / 16 - 2)  # phi's slope 4/(2 + x)^2 - 1 is t_max there
+    assert found["reward/capped"] == pytest.approx(capped) and 0 < capped < 1
+    starts = [case.value(case.track.start) for case in CASES[0]]
+    assert found["value/start"] == pytest.approx(np.mean(starts), rel=1e-4)
+    ages, cases = jnp.arange(len(CASES[1])), CASES[1]
+    found = statistics.read(statistics.policy_statistics(MDP, *read(*POLICY.arrays), ages, J))
+    edits = [bool(MDP.pops[case.labels[t]]) for case in cases for t in case.decisions]
+    assert found["policy/edits"] == pytest.approx(np.mean(edits)) and 0 < np.mean(edits) < 1
+    assert found["policy/finished"] == pytest.approx(np.mean([c.track.finished for c in cases]))
+    assert found["policy/length"] == pytest.approx(np.mean([len(c.decisions) for c in cases]))
+    assert found["replay/age"] == pytest.approx(np.mean(ages))

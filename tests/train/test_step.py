@@ -7,11 +7,17 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from flax import nnx
 
+from sequencematch.core.keys import Purpose, random_key
+from sequencematch.core.likelihood import behavioural_cloning
+from sequencematch.core.objective import sequencematch
+from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Visibility
 from sequencematch.data.noise import WRONG_TOKENS
+from sequencematch.rollout import replay, sampler
 from sequencematch.setup.build import make_plan, training_data
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.metrics_log import MetricsLog
@@ -215,3 +221,45 @@ def test_a_sharp_policy_draws_the_argmax_among_wrong_tokens(hard_negatives, monk
         logits = np.array(model.logits(hidden[i, len(text) - 1]))
         logits[~parts.recipe.mdp.ordinary] = logits[right[i]] = -np.inf
         assert drawn[i] == logits.argmax()
+
+
+def test_a_matching_step_descends_the_gradient_of_its_loss(tiny_run):
+    """L = beta BC - (1 - beta) J, on the step's own draws from the buffer: by plain descent."""
+    beta, recipe = 0.2, tiny_run.parts.recipe
+    recipe = recipe._replace(optimizer=optax.sgd(1.0), beta=lambda step: beta)
+    state = tiny_run.plan.refresh(tiny_run.parts.initial(), *tiny_run.prompts[0])
+    state = state._replace(step=jnp.int32(7), opt_state=recipe.optimizer.init(state.params))
+    expert = jax.vmap(partial(build_trajectory, recipe.mdp))(tiny_run.episodes[7])
+    key = random_key(recipe.seed, Purpose.REPLAY, 7)
+    policy, _ = replay.draw(state.replay, key, recipe.samples, state.step)
+
+    @jax.jit
+    @jax.grad
+    def slope(params):
+        pairs = [(steps.action_values(recipe, params, t), t) for t in (expert, policy)]
+        J = sequencematch(recipe.objective, *pairs).value
+        return beta * behavioural_cloning(*pairs[0]).value - (1 - beta) * J
+
+    after, _ = jax.jit(partial(steps.matching_step, recipe))(state, tiny_run.episodes[7])
+    moved = jax.tree.map(jnp.subtract, state.params, after.params)
+    jax.tree.map(
+        partial(np.testing.assert_allclose, atol=1e-5, rtol=1e-4), moved, slope(state.params)
+    )
+
+
+def test_a_refresh_adds_draws_from_the_policy_itself(tiny_run):
+    """At no other temperature, and those of its own step."""
+    recipe, prompts = tiny_run.parts.recipe, jax.device_put(tiny_run.prompts[3])
+    state = tiny_run.parts.initial()._replace(step=jnp.int32(3))
+    key = random_key(recipe.seed, Purpose.ROLLOUT, 3)
+
+    @jax.jit
+    def draw(params):
+        model, limit = recipe.network(params), recipe.max_actions
+        episodes, _ = sampler.sample(model, recipe.mdp, *prompts, key, max_actions=limit)
+        return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
+
+    found, rows = jax.jit(partial(steps.refresh, recipe))(state, *prompts).replay, len(prompts[1])
+    for x, y in zip(*map(jax.tree.leaves, (found.trajectories, draw(state.params))), strict=True):
+        np.testing.assert_array_equal(x[:rows], y)
+    assert found.born[:rows].tolist() == [3] * rows
