@@ -33,7 +33,7 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config.task = "arithmetic"
     config.method = method
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what the data take
-    config.model.update(path=SMOLLM2, remat="products")
+    config.model.update(path=SMOLLM2, remat="products", dtype="auto")  # bfloat16 on accelerators
     config.optimizer.update(learning_rate=1e-4, warmup=50)
     config.train.update(steps=1_500, bc_steps=1_000, batch_size=8)
     config.rollout.update(rows=16, every=20, capacity=128, batch_size=8)

@@ -30,6 +30,7 @@ def get_config(method: str = "sequencematch") -> ConfigDict:
     config.data.update(train=0, validation=50, test=100, window=128, prompt=32)
     config.prompt_slots = config.max_actions = config.evaluate.max_actions = 0  # what they take
     config.model.update(path=SMOLLM2, remat="products", lora_rank=64, lora_alpha=16.0)
+    config.model.dtype = "auto"  # bfloat16 on accelerators
     config.noise.eta = 0.02
     config.objective.update(alpha=0.01, gamma=0.99)
     config.optimizer.update(learning_rate=2e-4, warmup=20)

@@ -35,10 +35,10 @@ from sequencematch.evaluate.values import Scores, answer_scores, value_statistic
 from sequencematch.evaluate.wrong_starts import LENGTHS, answer_wrong_starts
 from sequencematch.setup.build import Parts, build, make_plan, training_data
 from sequencematch.setup.check import check_config
-from sequencematch.setup.defaults import has_edits
+from sequencematch.setup.defaults import has_edits, resolve_dtype
 from sequencematch.setup.judges import make_generator, make_scorer
 from sequencematch.storage.checkpoint import Checkpoints
-from sequencematch.storage.provenance import hardware, revision
+from sequencematch.storage.provenance import devices, hardware, revision
 from sequencematch.train.methods import METHODS
 from sequencematch.train.plan import Plan
 from sequencematch.train.state import TrainState
@@ -52,6 +52,7 @@ def configure(cell: Cell) -> Parts:
     config = importlib.import_module(f"configs.{cell.config}").get_config(cell.method)
     config.update_from_flattened_dict({**cell.changes, **cell.last_changes, "seed": cell.seed})
     check_config(config)
+    resolve_dtype(config, devices()[0].platform)
     return build(config)
 
 

@@ -1,10 +1,12 @@
 """Tries the package on the GPU of this machine, and prints a table for docs/results.md.
 
     make gpu-check
-    python -m experiments.gpu_check [--part=NAME ...] [--rehearse]
+    python -m experiments.gpu_check [--part=NAME ...] [--patience=N] [--rehearse]
 
 Each part is a process of its own with a limit of its own, eight minutes in all, so that one that fails
-or takes too long is a line of the table and ends no other. Tests that need several devices are skipped.
+or takes too long is a line of the table and ends no other. Compiling takes most of the first time, and
+is kept on disk: what was not done goes on when it is asked for again, or gets N times its limit. What
+parts print meanwhile is on stderr. Tests that need several devices are skipped.
 With --rehearse every part is tried at toy size on whatever device there is: its figures mean nothing.
 """
 
@@ -28,10 +30,11 @@ from ml_collections import ConfigDict
 from configs import pretrained
 from experiments.benchmark import Side
 from sequencematch.setup.check import check_config
-from sequencematch.storage.provenance import hardware
+from sequencematch.storage.provenance import devices, hardware
 from sequencematch.train.profiling import peak_flops
 
 REHEARSE = flags.DEFINE_bool("rehearse", False, "Toy sizes, on any device.")
+PATIENCE = flags.DEFINE_float("patience", 1.0, "Multiplies the limits of parts.")
 INSIDE = flags.DEFINE_bool("inside", False, "This is the process of one part.")
 REPETITIONS = 8
 TOY = dict(layers=1, d_model=32, d_ff=64, heads=2, preset="", dtype="float32")
@@ -99,7 +102,7 @@ def main_job() -> Rows:
             flags += ["--config.optimizer.warmup=2", "--config.data.train=200"]
             flags += ["--config.data.validation=16", "--config.data.test=16"]
         main = [sys.executable, "-m", "sequencematch.main", "--config=configs/arithmetic.py"]
-        subprocess.run([*main, *flags], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([*main, *flags], check=True, stdout=sys.stderr)
         summary = json.loads((Path(folder) / "run/summary.json").read_text())
     speed, right = summary["speed"], summary["test"]["greedy"]["accuracy"]
     return {
@@ -146,27 +149,27 @@ def sampler() -> Rows:
 
 
 def tests() -> Rows:
-    """Tests of core, models and train on this device, in eight processes."""
+    """Tests of core, models, rollout and train on this device, in eight processes."""
     where = {"SEQUENCEMATCH_TEST_PLATFORM": jax.default_backend()}
     # Laws hold to float32, which the products of a GPU are not by default, and bit for bit.
     where |= {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     own = "--xla_gpu_exclude_nondeterministic_ops=true" * (jax.default_backend() == "gpu")
     where |= {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {own}".strip()}
-    rooms = ["core/test_mdp.py"] if REHEARSE.value else ["core", "models", "train"]
+    rooms = ["core/test_mdp.py"] if REHEARSE.value else ["core", "models", "rollout", "train"]
     pytest = [sys.executable, "-m", "pytest", "-q", "-n", "8", "--no-header", "-p", "no:warnings"]
-    done = subprocess.run(
+    done = subprocess.Popen(
         [*pytest, *(f"tests/{room}" for room in rooms)],
         env=os.environ | where,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
-    lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
-    failed = [line for line in lines if line.startswith("FAILED")]
-    print(*failed, sep="\n", file=sys.stderr)
-    last = lines[-1].strip("= ")
-    return {
-        "tests of core, models, train, in float32": f"FAILED: {last}" if done.returncode else last
-    }
+    last = "no output"
+    for line in done.stdout:  # as it comes: the part may be ended before it is done
+        print(line, end="", file=sys.stderr, flush=True)
+        last = line.strip("= \n") or last
+    what = f"tests of {', '.join(rooms)}, in float32"
+    return {what: f"FAILED: {last}" if done.wait() else last}
 
 
 PARTS = {
@@ -183,20 +186,22 @@ def run_part(name: str) -> Rows:
     """The rows of a part, made in a process of its own; one that says what went wrong if it failed."""
     command = [sys.executable, "-m", "experiments.gpu_check", f"--part={name}", "--inside"]
     command += ["--rehearse"] * REHEARSE.value
-    limit, pipe = PARTS[name].limit * (10 if REHEARSE.value else 1), subprocess.PIPE
+    limit = round(PARTS[name].limit * PATIENCE.value * (10 if REHEARSE.value else 1))
+    pipe = subprocess.PIPE
     # A part starts processes of its own, which have to end with it.
     part = subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, start_new_session=True)
     try:
         out, err = part.communicate(timeout=limit)
     except subprocess.TimeoutExpired:
         os.killpg(part.pid, signal.SIGKILL)
-        part.communicate()
-        return {name: f"NOT DONE in {limit} s"}
+        sys.stderr.write(part.communicate()[1])
+        return {name: f"NOT DONE in {limit} s: ask for more with --part={name} --patience=3"}
     sys.stderr.write(err)
     if part.returncode:
-        # An error's own line, or ours; jax adds notes below.
-        told = re.findall(r"^(?:[\w.]+(?:Error|Exception)\b|sequencematch: ).*", err, re.MULTILINE)
-        reason = (told or err.strip().splitlines() or ["no reason"])[-1]
+        # Our own line, or that of an error; jax adds notes below.
+        ours = re.findall(r"^sequencematch: .*", err, re.MULTILINE)
+        errors = re.findall(r"^[\w.]+(?:Error|Exception)\b.*", err, re.MULTILINE)
+        reason = (ours or errors or err.strip().splitlines() or ["no reason"])[-1]
         return {name: f"FAILED ({part.returncode}): {reason}"}
     return json.loads(out.strip().splitlines()[-1])
 
@@ -206,7 +211,8 @@ def main(argv: list[str]) -> int:
     logging.set_verbosity(logging.ERROR)
     # Several processes share the device: none takes more memory than it needs.
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.95")
+    if "XLA_PYTHON_CLIENT_MEM_FRACTION" not in os.environ:  # its old name; jax refuses both
+        os.environ.setdefault("XLA_CLIENT_MEM_FRACTION", "0.95")
     # Parts compile the same programs.
     os.environ.setdefault(
         "JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/sequencematch/jax")
@@ -215,10 +221,10 @@ def main(argv: list[str]) -> int:
         (name,) = ASKED.value
         print(json.dumps(PARTS[name].measure()))
         return 0
-    if jax.default_backend() != "gpu" and not REHEARSE.value:
+    if devices()[0].platform != "gpu" and not REHEARSE.value:
         print(
-            f"jax finds no GPU here ({hardware()}): install jax[cuda13] for NVIDIA's, or try the parts "
-            "at toy size with --rehearse",
+            f"jax finds no GPU here ({hardware()}): install jax[cuda13] for NVIDIA's drivers from 580 "
+            "on, jax[cuda12] for older ones, or try the parts at toy size with --rehearse",
             file=sys.stderr,
         )
         return 2

@@ -29,5 +29,7 @@ else
   exit 2
 fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}" # or where CUDA does not start jax would train on the CPU
+[[ -n "${XLA_PYTHON_CLIENT_MEM_FRACTION:-}" ]] || export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.9}"
 [[ -z "$gpus" ]] || set -- --config.mesh.data="$gpus" "$@"
 run exec python -m sequencematch.main --cluster=none --resume "$@"

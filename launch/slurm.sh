@@ -29,6 +29,8 @@ fi
 [[ -z "${SLURM_CPUS_PER_TASK:-}" ]] || export SRUN_CPUS_PER_TASK="$SLURM_CPUS_PER_TASK" # srun asks for it
 
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"
+export JAX_PLATFORMS="${JAX_PLATFORMS:-cuda}" # or where CUDA does not start jax would train on the CPUs
+[[ -n "${XLA_PYTHON_CLIENT_MEM_FRACTION:-}" ]] || export XLA_CLIENT_MEM_FRACTION="${XLA_CLIENT_MEM_FRACTION:-0.9}"
 # USR1, three minutes before the end, goes to the processes of the step: all save and leave with 75.
 # (0: the first to leave would otherwise have the others killed, and their exit codes hidden.)
 code=0 && run srun --kill-on-bad-exit=0 python -m sequencematch.main --resume "$@" || code=$?

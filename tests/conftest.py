@@ -63,7 +63,7 @@ def skip_without_devices():
     """Skips what the wrapped hook runs where a mesh needs more devices than the platform has."""
     try:
         return (yield)
-    except ValueError as error:
+    except (ValueError, AssertionError) as error:  # the latter by `pytest.raises` with other words
         own = "SEQUENCEMATCH_TEST_PLATFORM" in os.environ
         if own and re.search(r"needs \d+ devices, but jax finds", str(error)):
             pytest.skip(str(error))

@@ -109,7 +109,8 @@ class Reference:
         for row, (_, ids) in enumerate(chunk):
             tokens[row, : len(ids)] = ids
         ends = np.array([len(ids) - 1 for _, ids in chunk] + [0] * (_ROWS - len(chunk)))
-        last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
+        with jax.default_matmul_precision("float32"):  # GPUs would round what they multiply
+            last, log_probs = jax.device_get(self._call(self._params, tokens, ends))
         for row, (before, ids) in enumerate(chunk):
             first, is_cut = max(before, 1), len(ids) < len(encoded[row][1])
             total = log_probs[row, first - 1 : len(ids) - 1].sum()

@@ -1,7 +1,8 @@
 """From a network and trajectories to what the losses need: a few numbers per step.
 
 Axes: B batch, T slots, S states from `start` on, D model, V vocabulary. No array over the vocabulary is
-larger than 64 MiB on a device, forward or backward, but the head itself: states are read in chunks.
+larger than 64 MiB, forward or backward, but the head itself: states are read in chunks. On accelerators
+it is 512 MiB: a chunk there costs as much as reading and adding up the head's gradient does.
 """
 
 from collections.abc import Callable
@@ -16,12 +17,14 @@ from sequencematch.core.mdp import Mdp
 from sequencematch.core.types import Trajectory, Values
 from sequencematch.models.network import Network
 
-LOGIT_BYTES = 64 * 2**20  # of one array of logits on a device, which are float32
+LOGIT_BYTES = 64 * 2**20  # of one array of logits on a CPU, which are float32
+ON_ACCELERATORS = 8  # times as many
 
 
 def chunk_size(vocab_size: int, devices: int = 1) -> int:
     """The number of states whose logits exist at the same time, on all devices that share them."""
-    return max(1, LOGIT_BYTES * devices // (4 * vocab_size))
+    size = LOGIT_BYTES * (1 if jax.default_backend() == "cpu" else ON_ACCELERATORS)
+    return max(1, size * devices // (4 * vocab_size))
 
 
 def states(

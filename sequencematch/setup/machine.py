@@ -24,6 +24,12 @@ def available_bytes(count: int) -> int:
     return limits["bytes_limit"] if limits else free_bytes() // count
 
 
+def pool_advice() -> str:
+    """What else helps on an accelerator, of whose memory jax takes a part when it starts."""
+    has_pool = bool(devices_here()[0].memory_stats())
+    return ". jax may use more of it with XLA_CLIENT_MEM_FRACTION=.9" * has_pool
+
+
 def free_bytes(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int:
     """Bytes that are free on this machine, or less if a container around this process has less.
 

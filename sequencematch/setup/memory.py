@@ -25,7 +25,7 @@ from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
 from sequencematch.models.transformer import parameter_shapes, remat_on
 from sequencematch.setup.defaults import defaults, flatten, mesh_size, network_config
-from sequencematch.setup.machine import available_bytes, format_bytes
+from sequencematch.setup.machine import available_bytes, format_bytes, pool_advice
 from sequencematch.setup.network_bytes import (
     activation_bytes,
     cast_bytes,
@@ -271,7 +271,7 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     raise DoesNotFit(
         f"the run needs about {format_bytes(needed)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
-        f"{largest.name}; {remedy(config, largest.keys)}"
+        f"{largest.name}; {remedy(config, largest.keys)}{pool_advice()}"
     )
 
 
