@@ -108,7 +108,7 @@ def test_grouped_heads_equal_full_heads_with_repeated_kernels():
     a, kv = attend(few, x, sees(EVERYTHING))
     b, _ = attend(many, x, sees(EVERYTHING))
     np.testing.assert_allclose(a, b, atol=1e-5)
-    assert kv.k.shape == kv.v.shape == (B, T, 2, N)
+    assert kv.k.shape == kv.v.shape == (B, 2, T, N)
 
 
 def test_attention_equals_the_loop():
@@ -144,7 +144,7 @@ def test_chunked_attention_equals_plain_attention(chunk, spans, monkeypatch):
     """Its gradients as well; where chunks divide a span, or spans the time, and where they do not."""
     monkeypatch.setattr(attention_kernels, "CHUNK", chunk)
     monkeypatch.setattr(attention_kernels, "SPANS", spans)
-    shapes = [(B, T, 4, 8), (B, T, 2, 8), (B, T, 2, 8)]
+    shapes = [(B, T, 4, 8), (B, 2, T, 8), (B, 2, T, 8)]
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (jax.random.normal(key, s) for key, s in zip(keys[:3], shapes, strict=True))
     weights = jax.random.normal(keys[3], q.shape)
@@ -169,7 +169,7 @@ def test_chunked_attention_makes_no_array_of_all_scores():
     """Neither forward nor backward is there an array of T x T."""
 
     def largest(kernel, length):
-        q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, length, 2, 8))
+        q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, 2, length, 8))
         slot = jnp.arange(length)[None]
         visibility = Visibility(slot, slot, jnp.full((1, length), length))
 
@@ -194,16 +194,16 @@ def test_cache_is_written_at_the_depth_and_read_below_it():
     whole, kv = attend(module, x, sees(EVERYTHING))
     # Row 0 holds three tokens, row 1 five. The values above them are garbage, to be overwritten.
     depth = jnp.array([3, 5])
-    above = jnp.arange(T)[None, :, None, None] >= depth[:, None, None, None]
+    above = jnp.arange(T)[None, None, :, None] >= depth[:, None, None, None]
     cache = KeyValues(*(jnp.where(above, 99.0, y) for y in kv))
     token = x[jnp.arange(B), depth][:, None]
     out, written = attend(module, token, sees(EVERYTHING, depth), cache)
     np.testing.assert_allclose(out[:, 0], whole[jnp.arange(B), depth], atol=1e-5)
     for row in range(B):
         upto = int(depth[row]) + 1
-        np.testing.assert_allclose(written.k[row, :upto], kv.k[row, :upto], atol=1e-6)
-        np.testing.assert_allclose(written.v[row, :upto], kv.v[row, :upto], atol=1e-6)
-        assert (written.k[row, upto:] == 99).all()
+        np.testing.assert_allclose(written.k[row, :, :upto], kv.k[row, :, :upto], atol=1e-6)
+        np.testing.assert_allclose(written.v[row, :, :upto], kv.v[row, :, :upto], atol=1e-6)
+        assert (written.k[row, :, upto:] == 99).all()
 
 
 def test_write_beyond_the_cache_is_dropped():
