@@ -23,13 +23,24 @@ SPANS = 4  # more would read fewer keys in vain, but compile longer
 
 
 class KeyValues(NamedTuple):
-    """Keys and values of one layer, [B, K, S, N] each; in a cache, slot s is depth s of the stack.
+    """Keys and values of one layer; in a cache, slot s is depth s of the stack.
 
-    Head by head, as products of matrices read them: a cache is not laid out anew for every token.
+    They lie as products of matrices read them: a cache is not laid out anew for every token.
     """
 
-    k: Float[Array, "B K S N"]
+    k: Float[Array, "B K N S"]
     v: Float[Array, "B K S N"]
+
+    @property
+    def slots(self) -> int:
+        """S."""
+        return self.k.shape[3]
+
+    def with_room(self, slots: int) -> "KeyValues":
+        """The same, with zeros behind it up to so many slots."""
+        none, more = (0, 0), (0, slots - self.slots)
+        k = jnp.pad(self.k, [none, none, none, more])
+        return KeyValues(k, jnp.pad(self.v, [none, none, more, none]))
 
 
 def is_visible(
@@ -49,19 +60,19 @@ def is_visible(
 
 def attend_plainly(
     q: Float[Array, "B T H N"],
-    k: Float[Array, "B K S N"],
+    k: Float[Array, "B K N S"],
     v: Float[Array, "B K S N"],
     visibility: Visibility,
 ) -> Float[Array, "B T H N"]:
     """softmax(q k^T / sqrt N) v over the visible keys, by jax; all scores exist at once."""
     # All heads have the same mask; jax shares each key among its query heads.
     mask = is_visible(visibility.slot, visibility.visible_until)[:, None]
-    return jax.nn.dot_product_attention(q, k.swapaxes(1, 2), v.swapaxes(1, 2), mask=mask)
+    return jax.nn.dot_product_attention(q, k.transpose(0, 3, 1, 2), v.swapaxes(1, 2), mask=mask)
 
 
 def attend_in_chunks(
     q: Float[Array, "B T H N"],
-    k: Float[Array, "B K S N"],
+    k: Float[Array, "B K N S"],
     v: Float[Array, "B K S N"],
     visibility: Visibility,
 ) -> Float[Array, "B T H N"]:
@@ -71,7 +82,7 @@ def attend_in_chunks(
     a trajectory, where there are as many queries as keys, no query sees a key after its own slot: each
     of `SPANS` spans reads those up to its end.
     """
-    T, S = q.shape[1], k.shape[2]
+    T, S = q.shape[1], k.shape[3]
     span, read = CHUNK * -(-T // (CHUNK * SPANS)), []
     for begin in range(0, T, span):
         end = min(begin + span, T)
@@ -96,7 +107,7 @@ def _divide(x: Array) -> Array:
 
 def _attend_chunk(
     seen: int,
-    k: Float[Array, "B K S N"],
+    k: Float[Array, "B K N S"],
     v: Float[Array, "B K S N"],
     visible_until: Int[Array, "B S"],
     q: Float[Array, "B T H N"],
@@ -106,9 +117,9 @@ def _attend_chunk(
     (B, T, H, N), K = q.shape, k.shape[1]
     # One product of matrices for each row and key head: its query heads come one after another.
     queries = q.reshape(B, T, K, H // K, N).transpose(0, 2, 3, 1, 4)
-    keys, values = k[:, :, :seen], v[:, :, :seen]
+    keys, values = k[..., :seen], v[:, :, :seen]
     dot = partial(jnp.einsum, preferred_element_type=jnp.float32)
-    scores = dot("bktn,bksn->bkts", queries.reshape(B, K, -1, N), keys)
+    scores = dot("bktn,bkns->bkts", queries.reshape(B, K, -1, N), keys)
     mask = jnp.tile(is_visible(slot, visible_until[:, :seen]), (1, H // K, 1))[:, None]
     scores = jnp.where(mask, scores * N**-0.5, -1e30)
     # Not divided by their sum before the values are read: that is done to fewer numbers after it.
@@ -171,12 +182,13 @@ class Attention(nnx.Module):
         if self.query_norm is not None:
             q, k = self.query_norm(q), self.key_norm(k)
         q, k = (tell(y, visibility.positions, self.config) for y in (q, k))
-        k, v = k.swapaxes(1, 2), v.swapaxes(1, 2)
+        k, v = k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)
         if cache is not None:
             # Keys are rotated by depth before they are stored, so a token that is pushed again at the
             # same depth overwrites the popped one. A full row has no slot left: its write is dropped.
             # Row by row, or devices that share the rows would send each other what they write.
-            write = jax.vmap(lambda old, slot, new: old.at[:, slot].set(new, mode="drop"))
-            k, v = (write(old, visibility.slot, new) for old, new in ((cache.k, k), (cache.v, v)))
+            write_k = jax.vmap(lambda old, slot, new: old.at[:, :, slot].set(new, mode="drop"))
+            write_v = jax.vmap(lambda old, slot, new: old.at[:, slot].set(new, mode="drop"))
+            k, v = write_k(cache.k, visibility.slot, k), write_v(cache.v, visibility.slot, v)
         mixed = ATTENTION[self.config.attention](q, k, v, visibility)
         return self.out(mixed.reshape(B, T, -1)), KeyValues(k, v)

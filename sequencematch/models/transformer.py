@@ -170,19 +170,17 @@ class Transformer(nnx.Module):
         # Prompts are right-padded and the mask is causal, so no token of a prompt sees padding.
         positions = jnp.broadcast_to(jnp.arange(P), prompt.shape)
         visibility = Visibility(positions, positions, jnp.full((B, P), P))
-        no_cache = [None] * self.config.layers
-        return jax.tree.map(
-            # Slots are the last axis but one, of hidden states and of keys and values.
-            lambda x: jnp.pad(x, [*[(0, 0)] * (x.ndim - 2), (0, slots - P), (0, 0)]),
-            self._blocks_with_cache(prompt, visibility, no_cache),
-        )
+        empty = [None] * self.config.layers
+        hidden, cache = self._blocks_with_cache(prompt, visibility, empty)
+        hidden = jnp.pad(hidden, [(0, 0), (0, slots - P), (0, 0)])
+        return hidden, [key_values.with_room(slots) for key_values in cache]
 
     def decode(
         self, token: Int[Array, " B"], depth: Int[Array, " B"], cache: Cache
     ) -> tuple[Float[Array, "B D"], Cache]:
         """Pushes one token in every row; see `Network`."""
         # Rows differ in depth; each sees its own stack up to the token that it pushes.
-        S = cache[0].k.shape[2]
+        S = cache[0].slots
         slot = depth[:, None]
         visibility = Visibility(slot, slot, jnp.full((token.shape[0], S), S))
         hidden, cache = self._blocks_with_cache(token[:, None], visibility, cache)

@@ -108,7 +108,7 @@ def test_grouped_heads_equal_full_heads_with_repeated_kernels():
     a, kv = attend(few, x, sees(EVERYTHING))
     b, _ = attend(many, x, sees(EVERYTHING))
     np.testing.assert_allclose(a, b, atol=1e-5)
-    assert kv.k.shape == kv.v.shape == (B, 2, T, N)
+    assert (kv.k.shape, kv.v.shape) == ((B, 2, N, T), (B, 2, T, N))
 
 
 def test_attention_equals_the_loop():
@@ -144,7 +144,7 @@ def test_chunked_attention_equals_plain_attention(chunk, spans, monkeypatch):
     """Its gradients as well; where chunks divide a span, or spans the time, and where they do not."""
     monkeypatch.setattr(attention_kernels, "CHUNK", chunk)
     monkeypatch.setattr(attention_kernels, "SPANS", spans)
-    shapes = [(B, T, 4, 8), (B, 2, T, 8), (B, 2, T, 8)]
+    shapes = [(B, T, 4, 8), (B, 2, 8, T), (B, 2, T, 8)]
     keys = jax.random.split(jax.random.key(0), 4)
     q, k, v = (jax.random.normal(key, s) for key, s in zip(keys[:3], shapes, strict=True))
     weights = jax.random.normal(keys[3], q.shape)
@@ -169,14 +169,14 @@ def test_chunked_attention_makes_no_array_of_all_scores():
     """Neither forward nor backward is there an array of T x T."""
 
     def largest(kernel, length):
-        q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, 2, length, 8))
+        q, k = jnp.zeros((1, length, 4, 8)), jnp.zeros((1, 2, 8, length))
         slot = jnp.arange(length)[None]
         visibility = Visibility(slot, slot, jnp.full((1, length), length))
 
         def total(q, k, v):
             return jnp.sum(ATTENTION[kernel](q, k, v, visibility))
 
-        program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, k).as_text()
+        program = jax.jit(jax.grad(total, (0, 1, 2))).lower(q, k, k.swapaxes(2, 3)).as_text()
         shapes = re.findall(r"tensor<((?:\d+x)+)[a-z]", program)
         return max(prod(map(int, shape[:-1].split("x"))) for shape in shapes)
 
@@ -194,16 +194,16 @@ def test_cache_is_written_at_the_depth_and_read_below_it():
     whole, kv = attend(module, x, sees(EVERYTHING))
     # Row 0 holds three tokens, row 1 five. The values above them are garbage, to be overwritten.
     depth = jnp.array([3, 5])
-    above = jnp.arange(T)[None, None, :, None] >= depth[:, None, None, None]
-    cache = KeyValues(*(jnp.where(above, 99.0, y) for y in kv))
+    above = jnp.arange(T) >= depth[:, None, None, None]
+    k, v = jnp.where(above, 99.0, kv.k), jnp.where(above.swapaxes(2, 3), 99.0, kv.v)
     token = x[jnp.arange(B), depth][:, None]
-    out, written = attend(module, token, sees(EVERYTHING, depth), cache)
+    out, written = attend(module, token, sees(EVERYTHING, depth), KeyValues(k, v))
     np.testing.assert_allclose(out[:, 0], whole[jnp.arange(B), depth], atol=1e-5)
     for row in range(B):
         upto = int(depth[row]) + 1
-        np.testing.assert_allclose(written.k[row, :, :upto], kv.k[row, :, :upto], atol=1e-6)
+        np.testing.assert_allclose(written.k[row, ..., :upto], kv.k[row, ..., :upto], atol=1e-6)
         np.testing.assert_allclose(written.v[row, :, :upto], kv.v[row, :, :upto], atol=1e-6)
-        assert (written.k[row, :, upto:] == 99).all()
+        assert (written.k[row, ..., upto:] == 99).all() and (written.v[row, :, upto:] == 99).all()
 
 
 def test_write_beyond_the_cache_is_dropped():

@@ -150,7 +150,7 @@ def test_prefill_and_decode_equal_the_plain_pass(transformer):
     length, row = np.array([2, 5, 3, 4]), np.arange(4)
     prompt = np.where(np.arange(5) < length[:, None], text[:, :5], PAD)
     hidden, cache = nnx.jit(partial(Transformer.prefill, slots=9))(transformer, prompt)
-    assert hidden.shape == (4, 9, 32) and cache[0].k.shape == (4, 2, 9, 8)
+    assert hidden.shape == (4, 9, 32) and cache[0].k.shape == (4, 2, 8, 9)
     decode = nnx.jit(Transformer.decode)
     for r in row:
         read = transformer.logits(hidden[r, : length[r]])

@@ -109,8 +109,8 @@ def test_prompt_is_never_popped(model, prompts):
         empty += (np.asarray(generation.depth) == start).sum()
         np.testing.assert_array_equal(generation.hidden[inside], first.hidden[inside])
         for now, then in zip(generation.cache, first.cache, strict=True):
-            for x, y in ((now.k, then.k), (now.v, then.v)):
-                x, y = (each.swapaxes(1, 2)[inside] for each in (x, y))
+            for x, y, slots in ((now.k, then.k, 3), (now.v, then.v, 2)):
+                x, y = (np.moveaxis(each, slots, 1)[inside] for each in (x, y))
                 np.testing.assert_array_equal(x, y)
     assert empty > ROWS
     # The final depth is that of the stack machine.
