@@ -71,7 +71,7 @@ def with_rows_for_edits(folder):
 class Symbols:
     """A tokenizer of letters, as far as the loop of the card knows it."""
 
-    eos_token_id = 0
+    eos_token_id, bos_token_id = 0, None
 
     def get_vocab(self):
         return {"<bkspc>": IDS, "<reset>": IDS + 1}
