@@ -221,9 +221,13 @@ def main(argv: list[str]) -> int:
         (name,) = ASKED.value
         print(json.dumps(PARTS[name].measure()))
         return 0
-    if devices()[0].platform != "gpu" and not REHEARSE.value:
+    try:
+        has_gpu, found = devices()[0].platform == "gpu", hardware()
+    except ValueError as error:  # CUDA was asked for, and does not start
+        has_gpu, found = False, str(error)
+    if not (has_gpu or REHEARSE.value):
         print(
-            f"jax finds no GPU here ({hardware()}): install jax[cuda13] for NVIDIA's drivers from 580 "
+            f"jax finds no GPU here ({found}): install jax[cuda13] for NVIDIA's drivers from 580 "
             "on, jax[cuda12] for older ones, or try the parts at toy size with --rehearse",
             file=sys.stderr,
         )

@@ -75,7 +75,7 @@ def texts() -> list[Cell]:
 def texts_smollm2() -> list[Cell]:
     """Three methods on SmolLM2 by LoRA, sequencematch with two alphas.
 
-    Fewer ways to answer, and prompts whose texts are scored: a way takes a third of an hour here.
+    Fewer ways to answer, and prompts whose texts are scored: drawing takes a third of an hour a way.
     """
     fewer = {"evaluate.decodings": ("greedy", "sampled"), "evaluate.examples": 100}
     config, changes, cells = "text_pretrained", {**TEXTS, **corpus(0.35), **fewer}, []
