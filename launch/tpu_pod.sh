@@ -28,8 +28,8 @@ if [[ "${1:-}" != --here ]]; then
   [[ -n "$state" ]] || tpu create --accelerator-type="$TYPE" --version="${VERSION:-$os}" ${SPOT:+--spot}
   run bash -o pipefail -c 'git ls-files -z -co --exclude-standard | tar --null -T - -czf /tmp/sequencematch.tgz' # no .venv, no runs
   run gcloud compute tpus tpu-vm scp /tmp/sequencematch.tgz "$TPU": --zone="$ZONE" --worker=all
-  tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && find . -mindepth 1 -maxdepth 1 \
-    ! -name .venv ! -name runs -exec rm -rf {} + && tar -xzf ../sequencematch.tgz && pip install --user uv &&
+  tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && touch .files && xargs -d "\n" rm -f -- <.files &&
+    tar -xzvf ../sequencematch.tgz >.files && pip install --user uv && # .files: what an earlier call brought
     python3 -m uv venv --allow-existing --python=3.12 .venv && python3 -m uv pip install --python=.venv/bin/python -c constraints.txt -e ".[tpu]"'
   # -tt: Ctrl-C and the end of the connection reach the run, which saves and leaves.
   tpu ssh --worker=all --command="cd sequencematch && PATH=\$PWD/.venv/bin:\$PATH exec \

@@ -148,13 +148,13 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
         return scoring.prepare_scores(asked.files, asked.metrics, asked.reference, run)
     check_config(config)
     cluster.join(asked, config, stop_requests)
-    resolve_dtype(config, devices()[0].platform)
     folder = check_workdir_name(
         f"runs/{name}-{config.method}-{config.seed}" if asked.workdir is None else asked.workdir
     )
     source = None
     if asked.mode != "train" or asked.resume:
-        workdir.take_sizes(folder, config)
+        workdir.take_settled(folder, config)
+    resolve_dtype(config, devices()[0].platform)
     if asked.mode != "train":
         workdir.check_same(folder, config, free=workdir.FREE_TO_EVALUATE)
         source = resume.task_folder(config, folder)

@@ -5,6 +5,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -178,3 +179,28 @@ def test_a_slice_is_made_where_there_is_none_and_gets_the_tree(tools, tmp_path, 
         packed = (tmp_path / "packed").read_text().split()
         assert {"setup.cfg", "launch/tpu_pod.sh", "sequencematch/main.py"} <= set(packed)
         assert not any(name.startswith((".venv", "runs/")) for name in packed)
+
+
+def test_a_slice_loses_what_an_earlier_tree_brought_and_nothing_else(tools, tmp_path):
+    """A run may lie in the tree."""
+    write = f'[[ "$x" != --command=mkdir* ]] || printf %s "${{x#*=}}" >{tmp_path}/asked'
+    (tools / "gcloud").write_text(f"#!/usr/bin/env bash\nfor x; do {write}; done\necho READY")
+    (tools / "tar").write_text("#!/usr/bin/env bash\ncat >/dev/null")
+    (tools / "tar").chmod(0o755)
+    assert not run(ROOT / "launch" / "tpu_pod.sh", *FLAGS, path=[tools]).returncode
+    place = (tmp_path / "asked").read_text().partition(" && pip install")[0]
+    assert place.endswith(">.files")
+
+    def bring(*names):
+        with tarfile.open(tmp_path / "sequencematch.tgz", "w:gz") as archive:
+            for name in names:
+                archive.addfile(tarfile.TarInfo(name))
+        subprocess.run(["bash", "-c", place], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+
+    bring("setup.cfg", "sequencematch/old name.py")
+    mine = tmp_path / "sequencematch" / "out" / "run"
+    mine.mkdir(parents=True)
+    (mine / "config.json").touch()
+    bring("setup.cfg", "sequencematch/new.py")
+    files = {path.name for path in (tmp_path / "sequencematch").rglob("*") if path.is_file()}
+    assert files == {".files", "setup.cfg", "new.py", "config.json"}

@@ -102,12 +102,13 @@ def export(
     """Writes a model directory, or an adapter's, with what its card tells of the run.
 
     Raises:
-      ValueError, OSError: as of `pretrained.export`, or there is no such dtype.
+      ValueError, OSError: as of `pretrained.export`, or there is no such dtype, or no pretrained model.
     """
     if dtype not in (None, *DTYPES) or (adapter and dtype):
         raise ValueError(
             f"dtype={dtype!r} must be one of {', '.join(DTYPES)}, and goes with a model"
         )
+    pretrained.tokenizer_of(parts)
     config = parts.config
     facts = {
         "finetuned from": Path(config.model.path).name,

@@ -30,7 +30,6 @@ TEXTS = {
 # Flags that go with some modes only.
 MODES = {
     **dict.fromkeys(("dry_run", "profile", "memory_profile"), ("train",)),
-    "resume": ("train",),
     "data": ("evaluate",),
     **dict.fromkeys(("files", "metrics", "reference"), ("score",)),
     "checkpoint": ("evaluate", "sample", "export"),

@@ -34,8 +34,9 @@ FREE_TO_EVALUATE = ("evaluate.", "mesh.", "log_every", "wandb", "checkpoint.", *
 # do not depend on them. `train.steps` may also be raised.
 FREE_TO_RESUME = ("mesh.", "checkpoint.", "evaluate.rows", "train.steps", "wandb", *PLACES)
 
-# Sizes that were settled when the run began, if its configuration had 0.
-SIZES = ("prompt_slots", "max_actions", "evaluate.max_actions")
+# Keys that are settled where a run begins, if they have these values: what the data take, and what
+# its devices compute fast in.
+SETTLED = {"prompt_slots": 0, "max_actions": 0, "evaluate.max_actions": 0, "model.dtype": "auto"}
 
 RUN_PREFIX = "run:"  # of `config.init`, before the folder of another run
 LOCK, CONFIG, FROZEN = "lock", "config.json", "frozen"
@@ -119,13 +120,14 @@ def check_data(folder: Path, trained: int, current: int) -> None:
         )
 
 
-def take_sizes(folder: Path, config: ConfigDict) -> None:
-    """Sets sizes that are 0, which means what the data take, to those of the run in the folder."""
+def take_settled(folder: Path, config: ConfigDict) -> None:
+    """Takes what was settled when the run in the folder began, where `config` leaves it open."""
     if (folder / CONFIG).is_file():
-        theirs = read_config(folder)["config"]
-        for key in SIZES:
-            if flatten(config)[key] == 0:
-                config.update_from_flattened_dict({key: flatten(theirs)[key]})
+        ours, theirs = flatten(config), flatten(read_config(folder)["config"])
+        settled = {
+            key: theirs[key] for key, open_value in SETTLED.items() if ours[key] == open_value
+        }
+        config.update_from_flattened_dict(settled)
 
 
 def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
@@ -149,9 +151,9 @@ def check_same(folder: Path, config: ConfigDict, free: tuple[str, ...]) -> None:
 
 def check_own_questions(folder: Path, config: ConfigDict) -> None:
     """Raises ValueError if `config` names data other than those whose questions the folder keeps."""
-    ours, theirs = flatten(config), flatten(read_config(folder)["config"])
+    ours, theirs, default = map(flatten, (config, read_config(folder)["config"], defaults()))
     for key in (f"data.{name}" for name in ("path", "validation_path", "test_path", "corpus")):
-        if ours[key] and ours[key] != theirs[key]:
+        if ours[key] not in (default[key], theirs[key]):
             raise ValueError(
                 f"config.{key}={ours[key]!r}: the run in {folder} asks the questions that it keeps, so "
                 "leave this out, and name others by --data=FILE"

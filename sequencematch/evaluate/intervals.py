@@ -1,5 +1,6 @@
 """Confidence intervals of 95 %: of one run, of several seeds, and of paired differences."""
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from math import exp, log, sqrt
@@ -189,4 +190,10 @@ def jackknife_of_logs(
         return {name: None if x is None else log(x) for name, x in measure(which).items()}
 
     found = jackknife(measure_logs, n)
-    return {name: (exp(low), exp(high)) for name, (low, high) in found.items()}
+    ends = {name: tuple(map(exp_or_none, interval)) for name, interval in found.items()}
+    return {name: interval for name, interval in ends.items() if None not in interval}
+
+
+def exp_or_none(nats: float) -> float | None:
+    """e^nats; None where that is no number, as of a network that has diverged."""
+    return exp(nats) if nats < log(sys.float_info.max) else None

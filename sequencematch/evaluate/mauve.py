@@ -15,9 +15,8 @@ from jaxtyping import Float
 
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
-from sequencematch.evaluate.intervals import jackknife_of_logs
+from sequencematch.evaluate.intervals import exp_or_none, jackknife_of_logs
 from sequencematch.evaluate.likeness import load_optional
-from sequencematch.evaluate.perplexity import exp_or_none
 from sequencematch.evaluate.reference import Reading, Reference
 
 SEEDS, SCALE = 5, 5.0  # of k-means; c of the divergence curve

@@ -1,7 +1,5 @@
 """How likely real text is to the model itself."""
 
-import math
-import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +9,8 @@ from flax import nnx
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import Tokenizer
-from sequencematch.evaluate.intervals import jackknife, jackknife_of_logs
+from sequencematch.evaluate.intervals import exp_or_none, jackknife, jackknife_of_logs
 from sequencematch.evaluate.values import Scorer
-
-_MOST_NATS = math.log(sys.float_info.max)
-
-
-def exp_or_none(nats: float) -> float | None:
-    """e^nats; None where that is no number, as of a network that has diverged."""
-    return math.exp(nats) if nats < _MOST_NATS else None
 
 
 def perplexity(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import tensorstore
 
+from sequencematch.storage.files import is_io_failure
 from sequencematch.storage.processes import first_finds, is_first
 
 
@@ -39,7 +40,11 @@ def check_readable(folder: Path) -> None:
         except Exception as error:
             fault = error
     if first_finds(fault is not None):
-        raise fault or ValueError("the first process cannot read it")
+        # A disk that fails is not damage, to any of them.
+        cannot_now = first_finds(fault is not None and is_io_failure(fault))
+        raise fault or (TimeoutError if cannot_now else ValueError)(
+            "the first process cannot read it"
+        )
 
 
 def read_all(folder: Path) -> None:

@@ -161,6 +161,34 @@ def test_leftovers_of_a_run_killed_before_config_json_are_no_run(tmp_path, lefto
         workdir.check_free(tmp_path, config, resume)
 
 
+def test_what_a_run_has_settled_stays_where_a_configuration_leaves_it_open(tmp_path):
+    """A run that began on a CPU goes on in float32 on a GPU."""
+    settled, config = defaults(), defaults()
+    settled.update(prompt_slots=7, max_actions=9)
+    settled.model.dtype = "float32"
+    config.prompt_slots, config.model.dtype = 0, "auto"
+    kept = config.max_actions
+    workdir.take_settled(tmp_path, config)  # there is no run yet
+    assert (config.prompt_slots, config.model.dtype) == (0, "auto")
+    record = {"name": "x", "config": workdir.to_json(settled)}
+    workdir.write_json(tmp_path / "config.json", record)
+    workdir.take_settled(tmp_path, config)
+    assert (config.prompt_slots, config.model.dtype, config.max_actions) == (7, "float32", kept)
+
+
+def test_a_run_asks_its_own_questions_and_no_others(tmp_path):
+    settled, config = defaults(), defaults()
+    settled.data.corpus = "files:*.txt"
+    record = {"name": "x", "config": workdir.to_json(settled)}
+    workdir.write_json(tmp_path / "config.json", record)
+    workdir.check_own_questions(tmp_path, config)  # what nobody has named
+    config.data.corpus = "files:*.txt"
+    workdir.check_own_questions(tmp_path, config)
+    config.data.corpus = "files:*.md"
+    with pytest.raises(ValueError, match=r"config\.data\.corpus='files:\*\.md': .* --data=FILE"):
+        workdir.check_own_questions(tmp_path, config)
+
+
 def test_resuming_may_change_devices_and_checkpoints_but_not_training(tmp_path):
     config = defaults()
     workdir.write_json(tmp_path / "config.json", {"name": "x", "config": workdir.to_json(config)})

@@ -53,6 +53,7 @@ BAD_FLAGS = [
     (["--mode=sample"], ["--prompt"]),
     (["--mode=evaluate"], ["holds no run"]),
     (["--mode=sample", "--prompt=abc>"], ["holds no run"]),
+    (["--resume", "--mode=sample", "--prompt=abc>"], ["holds no run"]),  # as launch/ asks
     (["--config.objective.alpha=nan"], ["config.objective.alpha=nan", "finite float32 number"]),
     (["--config.optimizer.learning_rate=1e99"], ["learning_rate=1e+99", "finite float32 number"]),
     (["--config.model.layers=1000000000"], ["config.model.layers=1000000000", "[1, 1000]"]),
@@ -65,7 +66,6 @@ BAD_FLAGS = [
     (["--dry_run=maybe"], ["--dry_run=maybe"]),
     (["--dry_run", "--config.data.test=60"], ["data.test=60"]),
     (["--dry_run", "--mode=evaluate"], ["--dry_run is for --mode=train"]),
-    (["--resume", "--mode=evaluate"], ["--resume is for --mode=train"]),
     (["--dry_run", "--mode=sample", "--prompt=abc>"], ["--dry_run is for --mode=train"]),
 ]
 

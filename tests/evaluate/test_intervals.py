@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -5,6 +7,7 @@ from scipy import stats
 from sequencematch.evaluate.intervals import (
     accuracy_interval,
     bootstrap_means,
+    exp_or_none,
     jackknife,
     jackknife_of_logs,
     p_value_of_mean,
@@ -214,6 +217,16 @@ def test_the_jackknife_of_logs_is_positive_and_that_of_one_over_it_is_its_mirror
     assert found.keys() == {"it", "inverse"} and mean[0] < 0 < found["it"][0]
     np.testing.assert_allclose(found["it"], np.exp(mean))
     np.testing.assert_allclose(found["inverse"], 1 / np.exp(mean)[::-1])
+
+
+def test_an_interval_whose_end_is_no_number_is_left_out():
+    nats = [500.0, 600.0, 700.0]
+
+    def perplexity(which):
+        return {"perplexity": exp_or_none(sum(nats[i] for i in which) / len(which))}
+
+    assert perplexity(range(3))["perplexity"] == pytest.approx(math.exp(600))
+    assert jackknife_of_logs(perplexity, 3) == {}
 
 
 def test_nothing_is_known_of_one_member_or_of_what_is_no_float():

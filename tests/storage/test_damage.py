@@ -10,7 +10,7 @@ import jax
 import pytest
 from orbax.checkpoint._src.serialization import serialization
 
-from sequencematch.storage import checkpoint_folder
+from sequencematch.storage import checkpoint_folder, files
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.train.stop_requests import Interrupted, StopRequests
 from tests.marks import stress
@@ -184,6 +184,15 @@ def test_io_failures_are_distinguished_from_damage(
             restore(tiny_run, two_checkpoints)
     else:
         assert list(restore(tiny_run, two_checkpoints).damaged) == [STEPS]
+
+
+@pytest.mark.parametrize(("heard", "is_io_failure"), [([True, True], True), ([True, False], False)])
+def test_all_processes_take_a_failure_for_what_the_first_does(monkeypatch, heard, is_io_failure):
+    monkeypatch.setattr(checkpoint_folder, "is_first", lambda: False)
+    monkeypatch.setattr(checkpoint_folder, "first_finds", lambda _: heard.pop(0))
+    with pytest.raises(Exception, match="the first process cannot read it") as raised:
+        checkpoint_folder.check_readable(Path("nowhere"))
+    assert files.is_io_failure(raised.value) == is_io_failure and not heard
 
 
 def test_a_checkpoint_that_training_removes_while_it_is_read_is_not_damaged(
