@@ -29,9 +29,11 @@ class Side:
         config = config.copy_and_resolve_references()
         config.method = method
         config.train.batch_size *= times
-        self.parts = build(config)
+        parts = build(config)
+        params = parts.draw()
+        self.parts = parts.with_frozen(params)  # of a network with adapters all but these
         self.plan, (self.episodes, self.prompts) = make_plan(self.parts), training_data(self.parts)
-        self.state = self.parts.initial()
+        self.state = self.parts.begin(self.parts.split(params)[0])
         self.phase = self.plan.phases[-1]
 
     def step(self, i: int) -> None:

@@ -27,7 +27,7 @@ import numpy as np
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
-from configs import pretrained
+from configs import llama_arithmetic, pretrained
 from experiments.benchmark import Side
 from sequencematch.setup.check import check_config
 from sequencematch.storage.provenance import devices, hardware
@@ -139,6 +139,25 @@ def large_steps() -> Rows:
     return found | {"sequencematch against mle, per token": f"{ratio:.3f}"}
 
 
+def qlora_step() -> Rows:
+    """A step of the paper's QLoRA at the sizes of Llama 2 7B, with random weights."""
+    config = llama_arithmetic.get_config("qlora,mle")
+    config.task = "experiments.vocabularies:SMALL"
+    config.model.update(path="", preset="llama2-7b", dtype="bfloat16")
+    config.data.update(train=2_000, validation=64, test=64)
+    config.update(prompt_slots=64, max_actions=64)
+    if REHEARSE.value:
+        config.task = "experiments.vocabularies:TOY"
+        config.model.update(TOY | {"d_model": 64})  # kernels in 4 bits have widths of 64
+        config.data.update(train=200, validation=16, test=16)
+    check_config(config)
+    side = Side(config, "mle")
+    seconds, tokens = median_seconds(side.step), side.phase.passes * side.parts.slots
+    trained, rest = side.parts.trained_parameters / 1e6, side.parts.parameters / 1e9
+    name = f"QLoRA mle step, {trained:,.0f} M of {rest:,.1f} B parameters, {tokens:,} tokens"
+    return {name: f"{seconds * 1e3:,.1f} ms; peak {peak_memory()}"}
+
+
 def sampler() -> Rows:
     """256 samples at once of SmolLM2-135M's sizes."""
     rows = 8 if REHEARSE.value else 256
@@ -173,11 +192,12 @@ def tests() -> Rows:
 
 
 PARTS = {
-    "main-job": Part(130, main_job),
-    "small-step": Part(60, small_step),
-    "large-steps": Part(110, large_steps),
-    "sampler": Part(60, sampler),
-    "tests": Part(120, tests),
+    "main-job": Part(120, main_job),
+    "small-step": Part(40, small_step),
+    "large-steps": Part(90, large_steps),
+    "qlora-step": Part(80, qlora_step),
+    "sampler": Part(50, sampler),
+    "tests": Part(100, tests),
 }
 ASKED = flags.DEFINE_multi_enum("part", list(PARTS), list(PARTS), "Only these parts.")
 

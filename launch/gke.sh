@@ -17,11 +17,11 @@ run() { if [[ -n "$dry" ]]; then printf '%q ' "$@" && echo; else "$@"; fi; }
 [[ " $*" == *" --workdir"* ]] || { echo "launch/gke.sh: name --workdir=DIR that all hosts mount" >&2 && exit 2; }
 if [[ "${1:-}" != --here ]]; then
   : "${CLUSTER:?is the name of the cluster}" "${TYPE:?is the type of a slice}" "${IMAGE:?is the image}"
-  # XPK takes other codes than its own for the end: 75 is a run that saved and left, and 3 one that lost
-  # a pod, but also one that diverged. Saving may take longer than its 30 seconds.
+  # XPK takes other codes than its own for the end: 75 is a run that saved and left, 69 one that lost a
+  # pod. Saving may take longer than its 30 seconds.
   run xpk workload create --cluster="$CLUSTER" --workload="${NAME:-sequencematch}" \
     --tpu-type="$TYPE" --num-slices="${SLICES:-1}" --docker-image="$IMAGE" \
-    --max-restarts="${RESTARTS:-20}" --restart-on-exit-codes=3,75 \
+    --max-restarts="${RESTARTS:-20}" --restart-on-exit-codes=69,75 \
     --termination-grace-period-seconds="${GRACE:-180}" \
     --command="exec launch/gke.sh --here $(printf '%q ' "$@")"
   exit

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Trains on the GPUs of SLURM nodes, one process a GPU; is requeued, and goes on where it stopped.
 #
-#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 launch/slurm.sh \
+#   sbatch --nodes=2 --gpus-per-node=8 --ntasks-per-node=8 --cpus-per-task=8 launch/slurm.sh \
 #     --config=arithmetic --config.mesh.data=16
-#   sbatch --array=0-4 --gpus-per-node=1 launch/slurm.sh --config=arithmetic     # five runs, of seeds 0 to 4
+#   sbatch --array=0-4 --gpus-per-node=1 --cpus-per-task=8 launch/slurm.sh --config=arithmetic  # seeds 0 to 4
 #   launch/slurm.sh --dry_run --config=arithmetic              # prints every command, runs none
 #
 # As many tasks as GPUs on a node, and not --gpus-per-task: each task must see all GPUs of its node, of

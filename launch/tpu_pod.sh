@@ -31,9 +31,9 @@ if [[ "${1:-}" != --here ]]; then
   tpu ssh --worker=all --command='mkdir -p sequencematch && cd sequencematch && touch .files && xargs -d "\n" rm -f -- <.files &&
     tar -xzvf ../sequencematch.tgz >.files && pip install --user uv && # .files: what an earlier call brought
     python3 -m uv venv --allow-existing --python=3.12 .venv && python3 -m uv pip install --python=.venv/bin/python -c constraints.txt -e ".[tpu]"'
-  # -tt: Ctrl-C and the end of the connection reach the run, which saves and leaves.
+  # -tt: Ctrl-C and the end of the connection reach the run, which saves (tmux keeps it). flock: gcloud's retry starts no second.
   tpu ssh --worker=all --command="cd sequencematch && PATH=\$PWD/.venv/bin:\$PATH exec \
-    launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -tt
+    flock -n --no-fork ../sequencematch.lock launch/tpu_pod.sh --here $(printf '%q ' "$@")" -- -tt
   exit
 fi
 export JAX_COMPILATION_CACHE_DIR="${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/sequencematch/jax}"

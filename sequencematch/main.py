@@ -36,7 +36,7 @@ from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
-from sequencematch.storage.processes import CRASHED, DONE, INTERRUPTED, REFUSED, STOPPED
+from sequencematch.storage.processes import CRASHED, DONE, INTERRUPTED, LOST, REFUSED, STOPPED
 from sequencematch.storage.provenance import devices
 from sequencematch.storage.wandb_board import check_installed
 from sequencematch.train import distributed
@@ -79,8 +79,8 @@ Exit codes; all but 0 and 1 come with one line on stderr that says why:
   0   Done.
   1   A bug of this package, or of a task of your own: with a traceback, and no line.
   2   Refused: the command cannot be carried out as given. Nothing was changed.
-  3   Stopped: the disk or memory is full, steps were not finite, or another process of the run is
-      gone. Checkpoints are intact.
+  3   Stopped: the disk or memory is full, or steps were not finite. Checkpoints are intact.
+  69  Stopped: another process of the run is gone. Checkpoints are intact; continue with --resume.
   75  Interrupted by Ctrl-C, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2 or a notice of preemption, after
       saving. Continue with --resume.
 """
@@ -105,7 +105,7 @@ def main(argv: Sequence[str]) -> int:
     except (ValueError, OSError, flags.Error) as error:
         if distributed.is_lost_peer(error):
             distributed.tell_once(distributed.GONE, error)
-            return STOPPED
+            return LOST
         # A dry run shows its plan before it says that there is no room for it.
         if job is None or isinstance(error, memory.DoesNotFit):
             return report(error, REFUSED)
@@ -119,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
         if not distributed.is_lost_peer(error):
             raise
         distributed.tell_once(distributed.GONE, error)
-        return STOPPED
+        return LOST
 
 
 def report(reason: object, code: int) -> int:
@@ -263,7 +263,7 @@ def run() -> None:
             raise
         traceback.print_exc()
         os._exit(CRASHED)
-    if distributed.leave(code, waits=code != STOPPED) or code == INTERRUPTED:
+    if distributed.leave(code, waits=code not in (STOPPED, LOST)) or code == INTERRUPTED:
         # Imports and native threads may have been cut short, and crash in Python's normal shutdown.
         os._exit(code)
     sys.exit(code)

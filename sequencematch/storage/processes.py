@@ -12,7 +12,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import multihost
 
 # Exit codes; main.py says what they mean.
-DONE, CRASHED, REFUSED, STOPPED, INTERRUPTED = 0, 1, 2, 3, 75
+DONE, CRASHED, REFUSED, STOPPED, LOST, INTERRUPTED = 0, 1, 2, 3, 69, 75
 
 PATIENCE = 24 * 3600  # seconds; a process that is gone ends the others much earlier
 

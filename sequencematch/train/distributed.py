@@ -18,7 +18,8 @@ from typing import NamedTuple
 import jax
 
 from sequencematch.storage import console
-from sequencematch.storage.processes import REFUSED, STOPPED, wait_for_all
+from sequencematch.storage.processes import LOST, REFUSED, wait_for_all
+from sequencematch.storage.provenance import devices
 
 HEARTBEAT = 30  # seconds without a sign of life after which a process is taken for dead
 LEAVING = 10  # seconds that a process which leaves waits for the others
@@ -120,7 +121,7 @@ def start(cluster: Cluster, seconds: int) -> None:
       seconds: how long to wait for the others.
 
     Raises:
-      ValueError: they do not meet.
+      ValueError: they do not meet, or this one has no device.
     """
     check_cluster(cluster)
     at, n, i = cluster
@@ -146,8 +147,8 @@ def start(cluster: Cluster, seconds: int) -> None:
         )
     except (RuntimeError, ValueError) as error:
         raise ValueError(f"the processes do not meet at {at or 'the TPU'}: {error}") from error
-    watch_for_abort(GONE, code=STOPPED)
-    if jax.default_backend() == "cpu":
+    watch_for_abort(GONE, code=LOST)
+    if devices()[0].platform == "cpu":
         console.drop_native_output()  # Gloo tells of each connection, in pieces that tear other lines
         # Programs with collectives between processes wait for ever where they come from jax's cache.
         jax.config.update("jax_enable_compilation_cache", False)

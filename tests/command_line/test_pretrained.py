@@ -54,7 +54,6 @@ def test_it_is_finetuned_and_exported(directory, pairs_file, tmp_path, capfd, mo
 
 
 @pytest.mark.stress
-@pytest.mark.exhaustive
 def test_adapters_are_trained_resumed_and_exported(directory, pairs_file, tmp_path, capfd):
     """The base is read from its directory at each start, and no checkpoint has it."""
     changes = {"data.path": pairs_file, "model.lora_rank": 2, "checkpoint.every": 3}

@@ -14,6 +14,7 @@ import time
 import pytest
 
 from sequencematch.cli.workdir import lock
+from sequencematch.storage.processes import LOST
 from tests.command_line.command import CONFIG, ROOT, TINY, assert_same_run, read_json, records
 from tests.marks import exhaustive
 
@@ -120,7 +121,9 @@ def test_the_other_stops_when_one_is_killed_and_both_resume(
     began = time.monotonic()
     code, _, lines = wait(processes)[1 - killed]
     assert time.monotonic() - began < 60
-    assert code == 3 and len(lines) == 1 and "another process of this run has stopped" in lines[0]
+    assert (
+        code == LOST and len(lines) == 1 and "another process of this run has stopped" in lines[0]
+    )
     alone = shutil.copytree(folder, tmp_path / "alone")
     assert [code for code, _, _ in wait(start(folder, 2, ["--resume"]))] == [0, 0]
     assert_same_run(folder, run_of_two)
@@ -129,7 +132,6 @@ def test_the_other_stops_when_one_is_killed_and_both_resume(
         assert losses(alone) == pytest.approx(losses(run_of_two), rel=1e-5)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.stress
 def test_a_request_to_one_stops_all_at_one_step(run_of_two, several_flags, tmp_path):
     folder = tmp_path / "run"
@@ -168,6 +170,28 @@ def read_by(processes, run, folder, flags):
 def test_two_processes_evaluate_and_sample_as_one(run_of_two, tmp_path, mode):
     one, two = (read_by(n, run_of_two, tmp_path / str(n), READING[mode]) for n in (1, 2))
     assert one == two
+
+
+@pytest.mark.exhaustive
+@pytest.mark.stress
+def test_a_request_to_one_stops_all_that_answer(run_of_two, tmp_path):
+    """What is written goes on where it stopped."""
+    folder, whole = (shutil.copytree(run_of_two, tmp_path / name) for name in ("run", "whole"))
+    flags = ["--mode=sample", "--num=6", "--samples=200"]
+    processes = start(folder, 2, [*flags, f"--out={folder}/answers.jsonl"])
+    until = time.monotonic() + PATIENCE
+    while not (folder / "answers.jsonl").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    processes[1].send_signal(signal.SIGUSR1)
+    for code, _, lines in wait(processes):
+        assert code == 75 and len(lines) == 1 and "notice of preemption" in lines[0]
+    written = (folder / "answers.jsonl").read_text()
+    for place in (folder, whole):
+        ends = wait(start(place, 2, [*flags, f"--out={place}/answers.jsonl"]))
+        assert [code for code, _, _ in ends] == [0, 0]
+    texts = (whole / "answers.jsonl").read_text()
+    assert (folder / "answers.jsonl").read_text() == texts
+    assert texts.startswith(written) and len(written) < len(texts)
 
 
 @pytest.mark.stress
@@ -211,7 +235,7 @@ def test_when_the_first_refuses_the_other_stops(several_flags, tmp_path):
     with lock(folder):
         (first, _, why), (second, _, lines) = wait(start(folder, 2, several_flags))
     assert first == 2 and len(why) == 1 and "is in use by process" in why[0]
-    assert second == 3 and len(lines) == 1 and "another process of this run has" in lines[0]
+    assert second == LOST and len(lines) == 1 and "another process of this run has" in lines[0]
 
 
 @pytest.mark.stress
@@ -227,7 +251,7 @@ if "--process=1" in sys.orig_argv:
     (tmp_path / "sitecustomize.py").write_text(broken)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
     (first, _, lines), (second, _, shown) = wait(start(tmp_path / "run", 2, several_flags))
-    assert first == 3 and len(lines) == 1 and "another process of this run has" in lines[0]
+    assert first == LOST and len(lines) == 1 and "another process of this run has" in lines[0]
     assert second == 1 and "TypeError: 'NoneType' object is not callable" in shown
     assert "another process" not in shown
 

@@ -58,14 +58,16 @@ def test_parameters_are_counted(adapted_run):
 
 @pytest.mark.stress
 def test_gradients_of_frozen_weights_do_not_exist_in_the_compiled_step(adapted_run, spellings):
-    """No product has a kernel's shape; in the step that trains all, some have."""
-    whole = make_tiny_run(spellings, SIZES)
-    for run, expected in ((adapted_run, False), (whole, True)):
+    """No product has a kernel's shape, in either phase; in a step that trains all, some have."""
+    in_floats, whole = (
+        make_tiny_run(spellings, sizes) for sizes in (LORA | {"model.lora_base": "float"}, SIZES)
+    )
+    for run, expected in ((adapted_run, False), (in_floats, False), (whole, True)):
         state, batch = run.parts.initial(), run.episodes[0]
-        for phase in run.plan.phases[:1]:
+        assert [phase.samples for phase in run.plan.phases] == [False, True]
+        for phase in run.plan.phases:
             found = products(phase.step, state, batch)
-            assert ((D, F) in found) == expected and ((D, D) in found) == expected
-    assert found
+            assert found and ((D, F) in found) == expected and ((D, D) in found) == expected
 
 
 @pytest.mark.stress

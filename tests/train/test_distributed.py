@@ -1,5 +1,6 @@
 """Several processes: where they are named, and which rows each of them feeds."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -115,3 +116,17 @@ os.abort()
     assert done.returncode == 3
     says = " (NCCL: no space in /dev/shm)" if told else ""
     assert done.stderr == f"sequencematch: {GONE}{says}\n"
+
+
+def test_a_process_without_a_device_says_so():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    code = f"""
+from sequencematch.train import distributed
+distributed.start(distributed.Cluster("127.0.0.1:{port}", 1, 0), 30)
+"""
+    env = os.environ | {"JAX_PLATFORMS": "nowhere"}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ValueError: jax finds no device") and "JAX_PLATFORMS=nowhere" in last

@@ -1,6 +1,7 @@
 """A mesh changes where arrays live, not their values."""
 
 import functools
+import re
 from collections import Counter
 from math import prod
 from typing import NamedTuple
@@ -187,6 +188,15 @@ def test_the_work_and_the_memory_of_a_device_fall_with_the_axes(step_on, mesh, m
 
 
 @pytest.mark.stress
+@pytest.mark.parametrize("mesh", MANY)
+def test_devices_together_do_the_work_of_one(step_on, mesh):
+    """In a network that is wide enough for products to be nearly all of it."""
+    sizes = {"model__d_model": 128, "model__d_ff": 512}
+    one, many = (step_on(m, method="sequencematch", **sizes) for m in (ONE, mesh))
+    assert many.flops * prod(mesh) < one.flops * 1.1
+
+
+@pytest.mark.stress
 @pytest.mark.parametrize("mesh", MESHES)
 def test_a_pass_puts_together_each_parameter_twice_and_no_logits(step_on, mesh):
     """Forward and backward, one layer at a time; the ends once a step. The layers are in a loop.
@@ -252,6 +262,14 @@ def test_sampling_is_divided_as_a_step_is(step_on, noise):
     state = 1 / (CUBE[1] * CUBE[2])  # what `data` does not divide
     assert memory[1].argument_size_in_bytes < memory[0].argument_size_in_bytes * (state + 0.2)
     assert memory[1].temp_size_in_bytes < memory[0].temp_size_in_bytes / 2
+    config, slots = run.parts.config, run.parts.slots
+    for parts, program in ((1, one), (2, many)):  # along each of rows of data, of fsdp, and heads
+        rows, heads = config.rollout.rows // parts**2, config.model.kv_heads // parts
+        width = config.model.d_model // config.model.heads
+        found = re.findall(r"f32\[(\d+),(\d+),(\d+),(\d+)\]", program.as_text())
+        shapes = [tuple(map(int, shape)) for shape in found]
+        assert (rows, heads, width, slots) in shapes
+        assert max(prod(x) for x in shapes if slots in x) == rows * heads * width * slots
     V = run.parts.tokenizer.vocab_size
     for kind in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
         wide = [shape for _, shape in collectives(many, kind) if {V, V + 1} & {*shape[1:]}]
