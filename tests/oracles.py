@@ -226,7 +226,7 @@ class Goal(NamedTuple):
     @property
     def policy_share(self) -> float:
         """The share of C on the policy's cases: all of C is the expert's where it is V(s_0)."""
-        return 0.0 if self.weighting == "discounted" else self.w
+        return 0.0 if self.weighting == "discounted" and self.bound == INFINITE else self.w
 
     def kappa(self, case: Case, time: int) -> float:
         return KAPPA[self.weighting](self.gamma, time - case.track.start)

@@ -191,16 +191,16 @@ def test_a_slice_loses_what_an_earlier_tree_brought_and_nothing_else(tools, tmp_
     place = (tmp_path / "asked").read_text().partition(" && pip install")[0]
     assert place.endswith(">.files")
 
-    def bring(*names):
+    def bring_tree(*names):
         with tarfile.open(tmp_path / "sequencematch.tgz", "w:gz") as archive:
             for name in names:
                 archive.addfile(tarfile.TarInfo(name))
         subprocess.run(["bash", "-c", place], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
 
-    bring("setup.cfg", "sequencematch/old name.py")
+    bring_tree("setup.cfg", "sequencematch/old name.py")
     mine = tmp_path / "sequencematch" / "out" / "run"
     mine.mkdir(parents=True)
     (mine / "config.json").touch()
-    bring("setup.cfg", "sequencematch/new.py")
+    bring_tree("setup.cfg", "sequencematch/new.py")
     files = {path.name for path in (tmp_path / "sequencematch").rglob("*") if path.is_file()}
     assert files == {".files", "setup.cfg", "new.py", "config.json"}

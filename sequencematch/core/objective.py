@@ -45,7 +45,7 @@ class Weighting(NamedTuple):
     Attributes:
       kappa: (gamma, decisions since the start) -> weight.
       cost: (objective, values, trajectory) -> C(tau).
-      telescopes: whether the sum of C(tau) over all decisions is V(s_0), so that w has no effect.
+      telescopes: whether the sum of C(tau) is V(s_0), if V(s_{t+1}) is read as it is in all of it.
     """
 
     kappa: Callable[[float, Array], Array]
@@ -61,7 +61,7 @@ def weights(objective: "Objective", trajectory: Trajectory) -> Float[Array, " T"
 
 def start_value(objective: "Objective", values: Values, trajectory: Trajectory) -> Float[Array, ""]:
     """C(tau) = V(s_0), to which the sum in `summed_differences` telescopes under discounted weights."""
-    if objective.next_value is not pass_gradient:  # then the sum has other slopes
+    if objective.next_value is not pass_gradient:  # then it does not
         return summed_differences(objective, values, trajectory)
     return values.v[trajectory.start]
 
@@ -132,7 +132,8 @@ class Objective(NamedTuple):
         Data and policy share the distribution of s_0, so there w has no effect on the expectation of
         J. But it would take part of V(s_0) on other prompts than the batch's, which is noise.
         """
-        return 0.0 if self.weighting.telescopes else self.policy_weight
+        telescopes = self.weighting.telescopes and self.next_value is pass_gradient
+        return 0.0 if telescopes else self.policy_weight
 
     @property
     def needs_samples(self) -> bool:
@@ -244,15 +245,13 @@ def sequencematch(
       objective: the choices that define J.
       expert: values and trajectories of the data, batched.
       policy: values and trajectories sampled from the policy, batched. None if the objective needs no
-        samples: then w = 0, and all of C is taken on the expert's trajectories.
+        samples: then all of C is taken on the expert's trajectories.
 
     Raises:
-      ValueError: policy is None, but the divergence has a psi.
+      ValueError: policy is None, but the objective needs samples.
     """
-    if policy is None:
-        if objective.divergence.psi is not None:
-            raise ValueError("policy=None, but the divergence has a psi: it needs samples (policy)")
-        objective = objective._replace(policy_weight=0.0)
+    if policy is None and objective.needs_samples:
+        raise ValueError("policy=None, but the objective needs samples: w > 0, or D_f has a psi")
     value = jnp.sum(jax.vmap(lambda v, t: expert_objective(objective, v, t))(*expert))
     if policy is not None:
         samples = jax.vmap(lambda v, t: policy_objective(objective, v, t))(*policy)

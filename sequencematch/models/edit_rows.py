@@ -71,7 +71,7 @@ def edit_rows(
 def fit_row(
     hidden: Float[np.ndarray, "N D"], target: Float[np.ndarray, " N"], ridge: float
 ) -> Float[np.ndarray, " D"]:
-    """w = argmin |H w - y|^2 + ridge m |w|^2, m the mean square of H along D, in float64.
+    """w = argmin |H w - y|^2 + ridge m |w|^2, m = sum(H^2) / D, in float64.
 
     Args:
       hidden: H.

@@ -21,7 +21,8 @@ class RolloutNoise(NamedTuple):
 
     Attributes:
       eta: probability in [0, 1) that a push, or `<eos>`, goes wrong.
-      run: probability in [0, 1) that another wrong token follows a wrong one, whatever is chosen.
+      run: probability in [0, 1) that another wrong token follows a wrong one where an edit is chosen,
+        which the expert always does; a push goes wrong then by `eta`, too.
       wrong: bool[V], the ordinary tokens that z is drawn from uniformly; None to draw z ~ pi(.|s).
     """
 

@@ -7,7 +7,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from sequencematch.core.divergences import DIVERGENCES
-from sequencematch.core.objective import WEIGHTINGS
 from sequencematch.rollout.decodings import decoding_fault
 from sequencematch.setup.defaults import (
     PRECISION,
@@ -17,7 +16,7 @@ from sequencematch.setup.defaults import (
     has_edits,
     network_config,
 )
-from sequencematch.setup.recipe import draws_samples
+from sequencematch.setup.recipe import draws_samples, make_objective, make_settings
 from sequencematch.train.methods import METHODS
 
 
@@ -108,8 +107,7 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
     # With uniform weights J gains by lowering V wherever the policy goes; only psi, as the
     # mixture's -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
     yield (
-        WEIGHTINGS[objective.weighting].telescopes
-        or objective.policy_weight == 0
+        make_objective(c, make_settings(c)).policy_share == 0
         or DIVERGENCES[objective.divergence].psi is not None,
         f"config.objective.weighting={objective.weighting!r} with policy_weight > 0 needs a divergence "
         f"with psi, as 'chi2_mixture', not {objective.divergence!r}: nothing else bounds V on the "

@@ -130,7 +130,8 @@ RULES: dict[str, Rule] = {
     "objective.weighting": one_of(WEIGHTINGS),
     "objective.terminal": one_of(TERMINALS),
     "objective.next_value": one_of(NEXT_VALUES),
-    "objective.t_max": Rule("> 1, as a float32", lambda x: np.float32(x) > 1),
+    # Beyond, float32 rounds the point where the slope is t_max onto the end of phi's domain.
+    "objective.t_max": Rule("in (1, 1e4], as a float32", lambda x: 1 < np.float32(x) <= 1e4),
     # iql_offline sets alpha to 4 td_weight.
     "objective.td_weight": Rule(
         "> 0, and 4 times it a finite float32", lambda x: 0 < x <= HUGE / 4

@@ -123,7 +123,8 @@ def distance_from_mle(
         steps without samples the expert's part of J is compared.
     """
     if policy is None:  # the expert's part of J alone, also where J needs samples
-        objective = objective._replace(divergence=objective.divergence._replace(psi=None))
+        divergence = objective.divergence._replace(psi=None)
+        objective = objective._replace(divergence=divergence, policy_weight=0.0)
     values, trajectories = zip(*[expert, policy] if policy else [expert], strict=True)
 
     def J(values: Sequence[Values]) -> Array:

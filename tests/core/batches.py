@@ -60,7 +60,7 @@ two_goals = pytest.mark.parametrize(
 STRUCTURES = {
     "plain": dict(weighting="discounted", alpha=0.7, w=0.5),
     "capped": dict(weighting="discounted", alpha=1.5, w=0.5, terminal="zero", t_max=3.0),
-    "bounded": dict(weighting="uniform", alpha=9.0, w=0.0, terminal="zero", bound=4 / 1.8),
+    "bounded": dict(weighting="discounted", alpha=9.0, w=0.3, terminal="zero", bound=4 / 1.8),
     "skip": dict(weighting="uniform", alpha=0.3, w=0.0, skip=True),
     "skip discounted": dict(weighting="discounted", alpha=0.7, w=0.0, skip=True),
 }
@@ -179,18 +179,17 @@ def J(goal, expert, policy=None):
 
 
 class ProgramCache:
-    """Compiled functions of goals; goals that differ only in alpha and w share one program."""
+    """Compiled functions of goals; goals that differ only in alpha share one program."""
 
     def __init__(self):
         self.programs = {}
 
     def __call__(self, f, goal, *arrays):
-        def program(alpha, w, *arrays):
-            return f(goal._replace(alpha=alpha, w=w), *arrays)
+        def program(alpha, *arrays):
+            return f(goal._replace(alpha=alpha), *arrays)
 
-        names = goal._replace(alpha=None, w=None)
-        program = self.programs.setdefault((f, names), jax.jit(program))
-        return program(goal.alpha, goal.w, *arrays)
+        program = self.programs.setdefault((f, goal._replace(alpha=None)), jax.jit(program))
+        return program(goal.alpha, *arrays)
 
 
 run = ProgramCache()

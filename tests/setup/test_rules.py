@@ -88,7 +88,7 @@ REFUSED = {
     "objective.weighting": NAMES,
     "objective.terminal": NAMES,
     "objective.next_value": NAMES,
-    "objective.t_max": [1.0, 0.5, -3.0, 1 + 1e-8],
+    "objective.t_max": [1.0, 0.5, -3.0, 1 + 1e-8, 2e4],
     "objective.td_weight": [*POSITIVE, 1e38],
     "rollout.every": COUNT,
     "rollout.rows": COUNT,

@@ -18,6 +18,8 @@ ROPE_SIZES = {
     "high": "high_freq_factor",
     "context": "original_max_position_embeddings",
 }
+# Keys of `ROPE_SIZES` that a kind cannot do without.
+ROPE_NEEDS = {"default": (), "linear": ("factor",), "llama3": tuple(ROPE_SIZES)}
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -142,10 +144,12 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling]:
     """The base of the rotary frequencies and their scaling: `rope_parameters`, or the older two keys.
 
     Raises:
-      ValueError: a scaling that is not built.
+      ValueError: a scaling that is not built, or lacks a number.
     """
     old = {"rope_theta": config.get("rope_theta", 10_000.0), **(config.get("rope_scaling") or {})}
     found = old | (config.get("rope_parameters") or {})
+    if "max_position_embeddings" in config:
+        found.setdefault(ROPE_SIZES["context"], config["max_position_embeddings"])
     kind = found.get("rope_type", found.get("type", "default"))
     partial = config.get("partial_rotary_factor", found.get("partial_rotary_factor", 1.0))
     if kind not in ROPE_KINDS or partial != 1.0:
@@ -153,9 +157,11 @@ def read_rope(config: Mapping[str, Any]) -> tuple[float, RopeScaling]:
         raise ValueError(
             f"{wrong} in config.json is not supported; rope_type may be {', '.join(ROPE_KINDS)}"
         )
-    given = {ours: found[theirs] for ours, theirs in ROPE_SIZES.items() if theirs in found}
-    scaling = RopeScaling(ROPE_KINDS[kind], **given) if kind != "default" else RopeScaling()
-    return float(found["rope_theta"]), scaling
+    sizes = {ours: theirs for ours, theirs in ROPE_SIZES.items() if ours in ROPE_NEEDS[kind]}
+    if lacking := [theirs for theirs in sizes.values() if theirs not in found]:
+        raise ValueError(f"rope_type={kind!r} in config.json lacks {', '.join(lacking)}")
+    given = {ours: found[theirs] for ours, theirs in sizes.items()}
+    return float(found["rope_theta"]), RopeScaling(ROPE_KINDS[kind], **given)
 
 
 def stored_dtype(config: Mapping[str, Any]) -> str:

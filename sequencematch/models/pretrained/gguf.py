@@ -137,8 +137,10 @@ def check_llama(path: str, get: Get) -> None:
 
 def rope_scaling(get: Get) -> dict[str, Any] | None:
     """`rope_scaling` of config.json; a kind that is not built is refused where that is read."""
-    kind, factor = get("llama.rope.scaling.type", "none"), get("llama.rope.scaling.factor", 1.0)
-    return None if kind == "none" else {"rope_type": kind, "factor": float(factor)}
+    kind = get("llama.rope.scaling.type", "linear")  # as llama.cpp takes what does not say it
+    factor = float(get("llama.rope.scaling.factor", get("llama.rope.scale_linear", 1.0)))
+    is_plain = kind == "none" or (kind == "linear" and factor == 1)
+    return None if is_plain else {"rope_type": kind, "factor": factor}
 
 
 def llama3_scaling(path: str, divisors: np.ndarray, config: Mapping[str, Any]) -> dict[str, Any]:

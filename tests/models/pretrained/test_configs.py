@@ -72,6 +72,21 @@ def test_what_the_network_cannot_be_is_refused(changes, message):
     assert len(str(error.value).splitlines()) == 1
 
 
+@pytest.mark.parametrize("kind", ["linear", "llama3"])
+def test_a_scaling_without_its_numbers_is_refused(kind):
+    with pytest.raises(ValueError, match=f"rope_type='{kind}' in config.json lacks factor"):
+        configs.read_rope({"rope_scaling": {"rope_type": kind, "high_freq_factor": 4.0}})
+
+
+def test_the_length_of_pretraining_is_the_models_where_its_scaling_says_none():
+    """As transformers has it."""
+    scaling = dict(rope_type="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
+    config = {"rope_scaling": scaling, "max_position_embeddings": 32_768}
+    assert configs.read_rope(config)[1].context == 32_768
+    scaling["original_max_position_embeddings"] = 8192
+    assert configs.read_rope(config)[1].context == 8192
+
+
 def test_a_window_is_refused():
     with pytest.raises(ValueError, match="use_sliding_window=True"):
         configs.transformer_config(tiny.CASES["qwen2"] | dict(use_sliding_window=True))

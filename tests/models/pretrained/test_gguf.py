@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from sequencematch.models.pretrained import configs
-from sequencematch.models.pretrained.gguf import LAYER_NAMES, NAMES, open_gguf, unpermute
+from sequencematch.models.pretrained.gguf import LAYER_NAMES, NAMES, open_gguf, rope_scaling, unpermute
 from sequencematch.models.pretrained.reader import read_params
 from tests.marks import stress
 from tests.models.pretrained import tiny
@@ -116,6 +116,22 @@ def test_quantised_weights_are_near(tmp_path, kind, error):
         assert np.abs(found - x).max() <= error * np.abs(x).max()
     part = model.weights.read("lm_head.weight", 3, 6)
     np.testing.assert_array_equal(part, model.weights.read("lm_head.weight", 0, None)[3:6])
+
+
+@pytest.mark.parametrize(
+    ("keys", "factor"),
+    [
+        ({}, None),
+        ({"scaling.factor": 4.0}, 4.0),
+        ({"scale_linear": 4.0}, 4.0),
+        ({"scaling.type": "linear", "scaling.factor": 4.0, "scale_linear": 2.0}, 4.0),
+        ({"scaling.type": "none", "scaling.factor": 4.0}, None),
+    ],
+)
+def test_scaling_is_linear_where_a_file_does_not_say_its_kind(keys, factor):
+    """As llama.cpp reads it, older keys too."""
+    found = rope_scaling({f"llama.rope.{key}": value for key, value in keys.items()}.get)
+    assert found == (factor and {"rope_type": "linear", "factor": factor})
 
 
 def test_scaling_of_llama3_is_found_from_its_divisors(tmp_path):
