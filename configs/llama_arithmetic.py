@@ -34,7 +34,7 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
     config.task = "arithmetic"
     config.method = method or "sequencematch"
     config.data.update(train=5_000, validation=200, test=200, bases=(), split="prompt")
-    config.model.update(path="llama2-7b", remat="full")
+    config.model.update(path="meta-llama/Llama-2-7b-hf", remat="full")
     config.objective.update(alpha=0.01, gamma=0.998)
     config.optimizer.update(learning_rate=1e-5, warmup=50)
     if qlora:

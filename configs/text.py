@@ -51,7 +51,8 @@ def get_config(variant: str = "sequencematch") -> ConfigDict:
         config.data.update(window=992, prompt=32)
         config.evaluate.stop_at = 992
         config.noise.eta, config.objective.gamma = 0.001, 0.998
-        config.model.update(path="llama2-7b", remat="full", dtype="auto")
+        config.evaluate.rows = 16  # answers of 1,984 actions, at most
+        config.model.update(path="meta-llama/Llama-2-7b-hf", remat="full", dtype="auto")
         config.model.update(lora_rank=64, lora_alpha=16.0, lora_base="nf4")
         config.optimizer.update(learning_rate=1e-4, warmup=50)
     return config

@@ -56,7 +56,7 @@ def prepare_scores(
     texts = {path: read_answers(path, content, names) for path, content in contents.items()}
     for path, answers in texts.items():
         check_measurable(path, answers, names)
-    model = Reference(reference) if reference else None
+    model = open_reference(reference) if reference else None
     if model:
         for path, answers in texts.items():
             check_readable(path, answers, model)
@@ -82,6 +82,18 @@ def keep(found: Mapping[str, Any], folder: Path) -> None:
     between = "" if before.endswith("\n") or not before else "\n"
     write(path, before + between + json.dumps(found) + "\n")
     write_report(folder)
+
+
+def open_reference(path: str) -> Reference:
+    """The model that reads the texts.
+
+    Raises:
+      ValueError: it is not there, or cannot be read.
+    """
+    try:
+        return Reference(path)
+    except (ValueError, OSError) as error:
+        raise ValueError(f"--reference: {error}") from error
 
 
 def check_names(names: Sequence[str], reference: str | None) -> list[str]:

@@ -126,8 +126,9 @@ def compile_divider(divider: str) -> re.Pattern[bytes]:
 def _json_texts(path: pathlib.Path) -> Iterator[str]:
     """Yields the "text" of each line."""
     for number, line in Lines(path).scan():
+        content = _decode(line, f"{path}:{number}")
         try:
-            text = json.loads(line.decode("utf-8-sig"))["text"]
+            text = json.loads(content)["text"]
             text.encode()  # fails for half a surrogate pair, and for what is no text
         except (ValueError, AttributeError, RecursionError, TypeError, KeyError) as cause:
             why = f": {cause}" if isinstance(cause, ValueError) else ""
@@ -170,8 +171,8 @@ def _ends(begins: Iterator[int], size: int) -> Iterator[int]:
     yield size
 
 
-def _decode(content: bytes, path: pathlib.Path, begin: int) -> str:
-    """Text from UTF-8; a fault is named by its place in the file."""
+def _decode(content: bytes, path: pathlib.Path | str, begin: int = 0) -> str:
+    """Text from UTF-8, without a byte order mark; a fault is named by its place, from `begin` on."""
     try:
         return content.decode().removeprefix("\ufeff")
     except UnicodeDecodeError as cause:
@@ -203,8 +204,10 @@ def _builder_and_split(name: str, folder: str) -> tuple[tfds.core.DatasetBuilder
     if builder is None and whole:
         builder, split = _find_set(whole, root), last
     if builder is None or split not in builder.info.splits:
+        splits = builder and f": it has {', '.join(builder.info.splits)}"
         raise ValueError(
             f"data.corpus='tfds:{name}': there is no such data set, or split, prepared in {root}"
+            f"{splits or ''}"
         )
     return builder, split
 

@@ -19,7 +19,7 @@ SENTENCES = {
     "repeated_documents": "Documents that repeat an earlier one but for case and white space, left "
     "out: {}.",
     "special_documents": "Documents that spell a special token of the tokenizer, left out: {}.",
-    "foreign_documents": "Documents with characters that the tokenizer has no ids for, left out: {}.",
+    "foreign_documents": "Documents with something that the tokenizer has no ids for, left out: {}.",
     "short_documents": "Documents of test and validation no longer than a prompt (data.prompt), left "
     "out: {}.",
     "empty_completions": "Lines with an empty completion: {}.",

@@ -112,8 +112,14 @@ class SubwordTokenizer:
         parts = (type(self).__name__, self.bos, self.eos, self.pad, self._names)
         return zlib.crc32(repr(parts).encode(), zlib.crc32(self.source.encode()))
 
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """Id that stands for what has none; None where there is none, or a text may have it."""
+        found = files.unknown_id(json.loads(self.source)["model"])
+        return None if found is None or found in self.ordinary else found
+
     def lost_characters(self, text: str) -> list[str]:
-        """The characters of a text that have no ids."""
+        """The characters of a text of whose bytes some have no ids."""
         if not text.encode().translate(None, self._found_bytes):
             return []
         return sorted(c for c in set(text) if not self._lost_bytes.isdisjoint(c.encode()))
@@ -122,7 +128,7 @@ class SubwordTokenizer:
         """Returns the ids of a text, as the first after `<bos>`.
 
         Raises:
-          ValueError: the text has characters without ids.
+          ValueError: something in the text has no ids.
         """
         return self._encode(self._first, text)
 
@@ -136,12 +142,16 @@ class SubwordTokenizer:
 
     def _encode(self, tokenizer: Tokenizer, text: str) -> list[int]:
         try:
-            unknown = self.lost_characters(text)
+            lost = self.lost_characters(text)
         except UnicodeEncodeError as cause:
             raise ValueError(f"{quote(text)} is no text: {cause}") from None
-        if unknown:
-            raise ValueError(f"the model has no ids for the characters {unknown} of {quote(text)}")
-        return tokenizer.encode(text, add_special_tokens=False).ids
+        found = tokenizer.encode(text, add_special_tokens=False)
+        if self.unknown in found.ids:
+            places = zip(found.ids, found.offsets, strict=True)
+            lost = sorted({text[slice(*place)] for i, place in places if i == self.unknown})
+        if lost:
+            raise ValueError(f"the model has no ids for {lost} of {quote(text)}")
+        return found.ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """Returns the text of the ids; special tokens and edits are skipped.
@@ -247,7 +257,7 @@ def read_tokenizer(folder: str | Path, edits: Sequence[str] = ("<bkspc>",)) -> S
     if special["eos_token"] is None:
         raise ValueError(f"no file of {folder} says which token ends a text (eos_token)")
     special["pad_token"] = special["pad_token"] or special["eos_token"]
-    source, adds_bos = _settle_bos(source, tokenizer, special["bos_token"], config)
+    source, adds_bos = files.settle_bos(source, tokenizer, special["bos_token"], config)
     return SubwordTokenizer(
         source=json.dumps(source, ensure_ascii=False),
         config=files.fast_config(config, special, adds_bos),
@@ -277,19 +287,3 @@ def _check_names(tokenizer: Tokenizer, folder: Path, edits: Iterable[str]) -> di
     if taken:
         raise ValueError(f"{place} has a token {taken[0]} of its own: leave it out of config.edits")
     return {i: name for name, i in ids.items()}
-
-
-def _settle_bos(
-    source: files.JSON, tokenizer: Tokenizer, bos: str | None, config: files.JSON
-) -> tuple[files.JSON, bool]:
-    """Returns tokenizer.json, and whether <bos> comes before a text; from now on it says so itself.
-
-    tokenizer_config.json may say otherwise by `add_bos_token`, and then it is right.
-    """
-    ids, plain = (tokenizer.encode("a", add_special_tokens=adds).ids for adds in (True, False))
-    does_add = bos is not None and ids[:1] == [tokenizer.token_to_id(bos)] != plain[:1]
-    adds = bool(config.get("add_bos_token", does_add)) and bos is not None
-    if adds == does_add:
-        return source, adds
-    processor = files.bos_processor(bos, tokenizer.token_to_id(bos)) if adds else None
-    return source | {"post_processor": processor}, adds

@@ -26,7 +26,7 @@ from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
 KEPT = ("splits", "characters")  # beside those counts
-_FORMAT = 4  # of the records
+_FORMAT = 5  # of the records
 
 
 def task(data: Any) -> Task:
@@ -173,7 +173,10 @@ def _write_windows(
     for group, begin_lists in _encode_ahead(groups(plain), starts):
         characters |= {*"".join(text for _, text in group)} if needs_alphabet else set()
         for (split, text), begins in zip(group, begin_lists, strict=True):
-            if split != "train":
+            if begins is None:
+                facts["foreign_documents"] += 1
+                found = ()
+            elif split != "train":
                 found = _questions(text, begins, data)
                 facts["short_documents"] += not found
             elif stream:
@@ -183,13 +186,14 @@ def _write_windows(
             writers[split].write(found)
     writers["train"].write(stream.end() if stream else ())
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
-    _check_splits(corpus, facts, {split: sum(found[split]["sizes"]) for split in writers})
+    _check_splits(data.corpus, facts, {split: sum(found[split]["sizes"]) for split in writers})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}
 
 
 def _encode_ahead(
-    groups: Iterable[list[tuple[str, str]]], starts: Callable[[Sequence[str]], Iterator[Starts]]
-) -> Iterator[tuple[list[tuple[str, str]], list[Starts]]]:
+    groups: Iterable[list[tuple[str, str]]],
+    starts: Callable[[Sequence[str]], Iterator[Starts | None]],
+) -> Iterator[tuple[list[tuple[str, str]], list[Starts | None]]]:
     """Yields each group with where its tokens begin, while the next one is encoded.
 
     The library of subwords lets other threads of Python run meanwhile.
@@ -217,15 +221,15 @@ def _questions(text: str, starts: Sequence[int], data: Any) -> list[Example]:
     return found
 
 
-def _check_splits(corpus: Corpus, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
+def _check_splits(name: str, facts: Mapping[str, int], sizes: Mapping[str, int]) -> None:
     """Raises ValueError for a split without a window."""
     if not facts["documents"]:
-        raise ValueError(f"the corpus {corpus.name} is empty: there is no text in it")
+        raise ValueError(f"data.corpus={name!r} is empty: there is no text in it")
     missing = [split for split, size in sizes.items() if not size]
     if missing:
         left_out = " ".join(describe({key: facts[key] for key in COUNTED[1:]}))
         raise ValueError(
-            f"the corpus {corpus.name} has {facts['documents']} documents, and none of them gives an "
-            f"example for {' and '.join(missing)}: name more files, cut them into more documents with "
-            f"data.divider, raise data.test_share, or lower data.prompt. {left_out}".rstrip()
+            f"data.corpus={name!r} gives no example for {' and '.join(missing)} (number of documents: "
+            f"{facts['documents']}): name more files, cut them into more documents with data.divider, "
+            f"raise data.test_share, or lower data.prompt. {left_out}".rstrip()
         )

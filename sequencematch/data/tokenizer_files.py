@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 
 from sequencematch.data.tokenizer import EDITS, Tokenizer
@@ -132,6 +133,29 @@ def lost_bytes(tokenizer: JSON, pieces: Iterable[str]) -> frozenset[int]:
     cut = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
     written = "".join(word for word, _ in cut)
     return frozenset(b for b, c in zip(text.encode(), written, strict=True) if c not in known)
+
+
+def unknown_id(model: JSON) -> int | None:
+    """The id that the section `model` of tokenizer.json has for what has none; None without one."""
+    if "unk_id" in model:  # of Unigram
+        return model["unk_id"]
+    return model["vocab"].get(model.get("unk_token"))
+
+
+def settle_bos(
+    source: JSON, tokenizer: tokenizers.Tokenizer, bos: str | None, config: JSON
+) -> tuple[JSON, bool]:
+    """Returns tokenizer.json, and whether <bos> comes before a text; from now on it says so itself.
+
+    tokenizer_config.json may say otherwise by `add_bos_token`, and then it is right.
+    """
+    ids, plain = (tokenizer.encode("a", add_special_tokens=adds).ids for adds in (True, False))
+    does_add = bos is not None and ids[:1] == [tokenizer.token_to_id(bos)] != plain[:1]
+    adds = bool(config.get("add_bos_token", does_add)) and bos is not None
+    if adds == does_add:
+        return source, adds
+    processor = bos_processor(bos, tokenizer.token_to_id(bos)) if adds else None
+    return source | {"post_processor": processor}, adds
 
 
 def bos_processor(bos: str, bos_id: int) -> JSON:

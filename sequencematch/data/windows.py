@@ -3,6 +3,7 @@
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import accumulate
 
 import numpy as np
@@ -16,16 +17,17 @@ from sequencematch.data.tokenizer import ByteTokenizer, Tokenizer
 Starts = Sequence[int]
 
 
-def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts]]:
-    """What tells, of texts, where their tokens begin.
+def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts | None]]:
+    """What tells, of texts, where their tokens begin; None of one with something that has no ids.
 
     Tokens that share a character, such as the bytes of an é, have one beginning.
     """
     if isinstance(tokenizer, SubwordTokenizer):
         # A plain one, for its batches: they are encoded in parallel.
         library = tokenizers.Tokenizer.from_str(tokenizer.source)
+        find = partial(_starts_of_subwords, tokenizer.unknown)
         return lambda texts: map(
-            _StartsOfSubwords, library.encode_batch([*texts], add_special_tokens=False), texts
+            find, library.encode_batch([*texts], add_special_tokens=False), texts
         )
     if isinstance(tokenizer, ByteTokenizer):
         return lambda texts: map(_starts_of_bytes, texts)
@@ -39,6 +41,14 @@ def _starts_of_bytes(text: str) -> Starts:
     # All bytes of a character but the first are 10xxxxxx.
     number = np.cumsum((content & 0xC0) != 0x80, dtype=np.intc) - 1
     return array("i", number.tobytes() + np.intc(len(text)).tobytes())
+
+
+def _starts_of_subwords(
+    unknown: int | None, encoding: tokenizers.Encoding, text: str
+) -> Starts | None:
+    # Ids are copied where they are asked for.
+    is_lost = unknown is not None and unknown in encoding.ids
+    return None if is_lost else _StartsOfSubwords(encoding, text)
 
 
 class _StartsOfSubwords(Sequence[int]):

@@ -42,8 +42,8 @@ class Reference:
 
     def __init__(self, path: str | Path):
         self.path = expand(path)
+        config = read_config(path)
         self._tokenizer = read_tokenizer(self.path, ())
-        config = read_config(self.path)
         sizes = transformer_config(config, self._tokenizer.own_size, 0)
         shapes = parameter_shapes(sizes)
         self._params = read_params(open_weights(self.path), family_of(config), shapes)

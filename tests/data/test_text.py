@@ -215,6 +215,9 @@ def test_a_prepared_data_set_is_read_by_name(data):
     assert found == {document.strip() for document in DOCUMENTS[:5]}
     data.corpus = "tfds:tiny/other"
     assert [*corpora.find_corpus(data).documents()] == ["other"]
+    data.corpus = "tfds:tiny/valid"
+    with pytest.raises(ValueError, match="no such data set, or split, .*: it has train, other"):
+        corpora.find_corpus(data)
 
 
 def test_another_version_of_a_data_set_is_another_corpus(data, monkeypatch):
@@ -262,6 +265,20 @@ def test_documents_with_characters_that_have_no_ids_are_left_out(data, tmp_path)
     assert survey_examples(task, task.tokenizer(()))["train"].answers.size
 
 
+@pytest.mark.parametrize("kind", ["words", "pieces"])
+def test_documents_with_unknown_tokens_are_left_out(data, tmp_path, kind):
+    """A special token stands for them, which is none of a text."""
+    folder = getattr(tokenizer_folders, kind)(tmp_path / "subwords", DOCUMENTS)
+    data.tokenizer = str(folder)
+    (tmp_path / "other.txt").write_text("a café. " + DOCUMENTS[30])
+    task = load_task("text", data)
+    assert task.facts["foreign_documents"] == 1
+    tokenizer = task.tokenizer(())
+    assert survey_examples(task, tokenizer)["train"].answers.size
+    with pytest.raises(ValueError, match=r"^the model has no ids for \['[caf]*é'\] of 'a café'$"):
+        tokenizer.encode("a café")
+
+
 def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
     data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
     task = load_task("text", data)
@@ -298,7 +315,7 @@ REFUSED = {
     "no data set": (dict(corpus="tfds:nothing/train"), "no such data set, or split, prepared in"),
     "too long prompts": (
         dict(prompt=5000),
-        "none of them gives an example for test and validation.*no longer than a prompt",
+        "^data.corpus='files:.*' gives no example for test and validation.*no longer than a prompt",
     ),
 }
 
@@ -346,6 +363,14 @@ def test_counts_that_cannot_be_read_are_said_with_their_folder(data, tmp_path, d
     (facts,) = tmp_path.glob("prepared/text/*/facts.json")
     facts.write_text(damaged)
     with pytest.raises(OSError, match="cannot be read .*: move this folder away"):
+        load_task("text", data)
+
+
+def test_a_wrong_byte_in_a_line_is_named_by_its_place(data, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"text": "a"}\n{"text": "\xff"}\n')
+    data.corpus = f"files:{path}"
+    with pytest.raises(ValueError, match=f"^{path}:2 is not UTF-8: byte 10 is 0xff"):
         load_task("text", data)
 
 

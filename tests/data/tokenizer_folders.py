@@ -62,6 +62,28 @@ def sentence_piece(folder):
     return save(tokenizer, folder, tokenizer_config=names)
 
 
+def words(folder, texts):
+    """Words and signs, and `<unk>` for what is none of the texts'."""
+    tokenizer = Tokenizer(models.WordLevel(unk_token="<unk>"))
+    trainer = trainers.WordLevelTrainer(special_tokens=["<end>", "<unk>"], show_progress=False)
+    return _train(tokenizer, trainer, texts, folder)
+
+
+def pieces(folder, texts):
+    """Parts of words by likelihood, and `<unk>` for characters that the texts have not."""
+    tokenizer = Tokenizer(models.Unigram())
+    trainer = trainers.UnigramTrainer(
+        vocab_size=200, special_tokens=["<end>", "<unk>"], unk_token="<unk>", show_progress=False
+    )
+    return _train(tokenizer, trainer, texts, folder)
+
+
+def _train(tokenizer, trainer, texts, folder):
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.train_from_iterator(texts, trainer)
+    return save(tokenizer, folder, config={"eos_token_id": 0})
+
+
 def save(tokenizer, folder, **files):
     """Writes tokenizer.json, and other files beside it: name -> content."""
     folder.mkdir(parents=True, exist_ok=True)

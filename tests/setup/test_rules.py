@@ -280,6 +280,10 @@ BROKEN_RELATIONS = [
         {"model.preset": "gpt2", "evaluate.max_actions": 991},
         ["prompt_slots + evaluate.max_actions = 1025 is more than the 1024 positions of"],
     ),
+    (
+        {"model.preset": "smollm2-135m", "max_actions": 8192},
+        ["is more than the 8192 positions of config.model.preset='smollm2-135m'"],
+    ),
     ({"model.preset": "smollm2-135m", "mesh.model": 5}, ["config.model.d_model=576"]),
     ({"mesh.model": 128}, ["config.mesh.model=128 must divide", "model.kv_heads"]),
 ]

@@ -5,7 +5,13 @@ import numpy as np
 import pytest
 
 from sequencematch.models.pretrained import configs
-from sequencematch.models.pretrained.gguf import LAYER_NAMES, NAMES, open_gguf, rope_scaling, unpermute
+from sequencematch.models.pretrained.gguf import (
+    LAYER_NAMES,
+    NAMES,
+    open_gguf,
+    rope_scaling,
+    unpermute,
+)
 from sequencematch.models.pretrained.reader import read_params
 from tests.marks import stress
 from tests.models.pretrained import tiny
