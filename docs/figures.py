@@ -4,6 +4,7 @@ python -m docs.figures
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +20,14 @@ from sequencematch.data.episodes import lay_out
 from sequencematch.data.noise import Decisions
 from sequencematch.models.attention import is_visible
 
+
+class Filling(NamedTuple):
+    """The ids that fill slots without a token, or a decision, as a tokenizer names them."""
+
+    pad: int
+    eos: int
+
+
 SYMBOLS = ["<pad>", "<bos>", "<eos>", "⌫", "8+9=", "2", "1", "7"]
 PROMPT, EXECUTED, LABELS = [1, 4], [5, 3, 6, 7, 2], [6, 3, 6, 7, 2]
 SEEN, POPPED, STATE = "#4c78a8", "#e45756", "#f2a03d"
@@ -26,10 +35,10 @@ SEEN, POPPED, STATE = "#4c78a8", "#e45756", "#f2a03d"
 
 def make_trajectory() -> Trajectory:
     """The trajectory of 8+9=, where a wrong 2 is pushed and deleted, and then 17 is written."""
-    decisions = mdp.make(len(SYMBOLS), eos=2, pad=0, never=[1], edits={3: 1})
-    return jax.device_get(
-        build_trajectory(decisions, lay_out(PROMPT, Decisions(EXECUTED, LABELS, [True] * 5), 7))
-    )
+    actions = mdp.make(len(SYMBOLS), eos=2, pad=0, never=[1], edits={3: 1})
+    decisions = Decisions(EXECUTED, LABELS, [True] * 5)
+    episode = lay_out(Filling(pad=0, eos=2), PROMPT, decisions, slots=7)
+    return jax.device_get(build_trajectory(actions, episode))
 
 
 def draw(axes: Axes, t: Trajectory) -> None:

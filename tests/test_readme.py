@@ -6,7 +6,9 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from matplotlib.figure import Figure
 
+from docs import figures
 from sequencematch.core.types import Episode
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -23,6 +25,14 @@ def test_links_lead_to_files():
     links = re.findall(r"\]\((?!https?:)([^)]+)\)", README)
     assert links
     assert [link for link in links if not (Path(__file__).parents[1] / link).is_file()] == []
+
+
+def test_its_picture_can_be_drawn():
+    """By the code that makes trajectories."""
+    axes = Figure().add_subplot()
+    figures.draw(axes, figures.make_trajectory())
+    times = [label.get_text() for label in axes.get_yticklabels()]
+    assert times[1:3] == ["8+9=   2, learn 1", "8+9=2   ⌫"] and times[-1] == "8+9=17   (absorbed)"
 
 
 def test_the_library_example_runs_on_logits_of_ones_own():

@@ -236,9 +236,9 @@ def sequencematch(
     expert: tuple[Values, Trajectory],
     policy: tuple[Values, Trajectory] | None = None,
 ) -> Mean:
-    """J of a batch per imitated step, to be maximised: (sum_E J_E + (B_E/B_pi) sum_pi J_pi) / n.
+    """J of a batch per imitated step, to be maximised: (sum_E J_E + (M_E/M_pi) sum_pi J_pi) / n.
 
-    J_E and J_pi are `expert_objective` and `policy_objective`. B_E and B_pi are the numbers of
+    J_E and J_pi are `expert_objective` and `policy_objective`. M_E and M_pi are the numbers of
     trajectories, and n is the number of imitated steps in the whole batch.
 
     Args:

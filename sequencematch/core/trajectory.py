@@ -1,7 +1,7 @@
 """Builds the trajectory of an episode: what each query may see, and which slot represents each text.
 
 Everything follows from the depths of the text over time, and nothing is computed slot after slot:
-each step is one operation on whole arrays, about log2 T of them (docs/mathematics.md, section 5).
+each step is one operation on whole arrays, about 3 log2 T of them (docs/mathematics.md, section 5).
 """
 
 import jax

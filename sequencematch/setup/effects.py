@@ -5,6 +5,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from sequencematch.data.tokenizer import EDITS
 from sequencematch.setup.defaults import defaults, effective_objective
 from sequencematch.setup.recipe import draws_samples, has_noise, make_objective, make_settings
 from sequencematch.train.methods import METHODS
@@ -23,6 +24,7 @@ def describe_effects(config: ConfigDict) -> Iterator[str]:
     """Yields a sentence for each key that has no effect, or another than it may seem to."""
     yield from _data_effects(config)
     yield from _objective_effects(config)
+    yield from _noise_effects(config)
 
 
 def _data_effects(config: ConfigDict) -> Iterator[str]:
@@ -64,6 +66,15 @@ def _objective_effects(config: ConfigDict) -> Iterator[str]:
         yield (
             f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "
             "all of it is taken on the data"
+        )
+
+
+def _noise_effects(config: ConfigDict) -> Iterator[str]:
+    several = [edit for edit in config.edits if 1 < EDITS[edit] < EDITS["<reset>"]]
+    if several and has_noise(config) and config.noise.run == 0:
+        yield (
+            f"no text shows {' or '.join(several)}: with noise.run=0 wrong tokens come one by one, and "
+            "<bkspc> takes them back"
         )
     if config.rollout.noise and not draws_samples(config):
         yield "rollout.noise=True has no effect: no samples are drawn"

@@ -45,8 +45,15 @@ def test_of_our_own_configurations_every_key_has_its_effect(file):
         (arithmetic, {"noise.kind": "ground_truth"}, ""),
         (text, {"method": "mle", "noise.kind": "ground_truth"}, ""),
         (arithmetic, {"task": "my.tasks:function", "data.path": "q.jsonl"}, ""),
+        (
+            arithmetic,
+            {"edits": ("<bkspc>", "<bkspc2>")},
+            "no text shows <bkspc2>: with noise.run=0",
+        ),
+        (arithmetic, {"edits": ("<bkspc>", "<bkspc2>"), "noise.run": 0.5}, ""),
+        (arithmetic, {"edits": ("<reset>",)}, ""),
     ],
 )
-def test_keys_of_other_tasks_are_told_of(file, changes, words):
+def test_keys_without_effect_are_told_of(file, changes, words):
     sentences = sentences_of(file.get_config(), **changes)
     assert len(sentences) == bool(words) and words in "".join(sentences)
