@@ -11,10 +11,12 @@ from rich.text import Text
 from sequencematch.cli import resume
 from sequencematch.cli.job import Job
 from sequencematch.cli.prompts import user_prompt
+from sequencematch.core.keys import Purpose, random_key
 from sequencematch.data.episodes import encode_prompt
 from sequencematch.evaluate.generate import deletion_flags, surviving_text
 from sequencematch.evaluate.trace_section import MARKS
 from sequencematch.rollout import stream
+from sequencematch.rollout.sampler import Sampling
 from sequencematch.setup.build import Parts
 from sequencematch.setup.examples import chats_of
 from sequencematch.setup.judges import answer_actions, configured_decodings
@@ -30,16 +32,11 @@ def prepare_answer(parts: Parts, folder: Path, question: str, checkpoint: str) -
     text = user_prompt(question, chats_of(parts.config, parts.tokenizer))
     prompt, start = encode_prompt(parts.tokenizer, text, parts.config.prompt_slots)
     state = resume.restore(parts, folder, checkpoint).state
-    actions = stream.actions(
-        parts.recipe.graph,
-        answer_actions(parts),
-        parts.whole(state.params),
-        prompt,
-        int(start),
-        max_actions=parts.config.evaluate.max_actions,
-        decoding=configured_decodings(parts)["greedy"],
-        stop_at=parts.config.evaluate.stop_at,
-    )
+    graph, params, mdp = parts.recipe.graph, parts.whole(state.params), answer_actions(parts)
+    limits, decoding = parts.config.evaluate, configured_decodings(parts)["greedy"]
+    how = Sampling(limits.max_actions, decoding, limits.stop_at)
+    key = random_key(parts.config.seed, Purpose.ANSWERS)
+    actions = stream.actions(graph, mdp, params, prompt, int(start), key, how)
 
     def answer() -> None:
         with ignore_write_failures(sys.stdout):

@@ -20,6 +20,7 @@ from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
 from sequencematch.rollout.decodings import NAMED, parse_decoding
+from sequencematch.rollout.sampler import Sampling
 from sequencematch.storage.processes import fetch
 
 VALIDATED = ("greedy", "sampled")  # ways to answer that are followed while training
@@ -116,8 +117,8 @@ class Generator:
 
         def sample(decoding: Decoding | None, params, prompts, start, key, first, begun):
             model = with_whole_ends(nnx.merge(graph, params))
-            how = dict(max_actions=max_actions, decoding=decoding, stop_at=stop_at, begun=begun)
-            found = search.answer(model, mdp, prompts, start, key, first=first, **how)
+            how = Sampling(max_actions, decoding, stop_at)
+            found = search.answer(model, mdp, prompts, start, key, how, first=first, begun=begun)
             return found.episodes, found.taken
 
         self._sample = {

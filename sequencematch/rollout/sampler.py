@@ -32,6 +32,22 @@ from sequencematch.rollout.noise import RolloutNoise, disturb, went_wrong
 from sequencematch.rollout.truncation import penalise
 
 
+class Sampling(NamedTuple):
+    """How texts are sampled.
+
+    Attributes:
+      max_actions: largest number of decisions of a row, edits included.
+      decoding: how an action is chosen; None draws from the policy itself, as training needs.
+      stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
+      noise: what may take the place of an action, of a begun one, too; None for nothing.
+    """
+
+    max_actions: int
+    decoding: Decoding | None = None
+    stop_at: int = 0
+    noise: RolloutNoise | None = None
+
+
 class Generation(NamedTuple):
     """The state of sampling, one text per row.
 
@@ -71,19 +87,18 @@ def begin(
     prompts: Int[Array, "B P"],
     start: Int[Array, " B"],
     key: PRNGKeyArray,
-    max_actions: int,
+    how: Sampling,
+    *,
     first: int | Int[Array, ""] = 0,
-    decoding: Decoding | None = None,
     begun: Int[Array, "B K"] | None = None,
-    noise: RolloutNoise | None = None,
 ) -> Generation:
-    """Reads the prompts in one pass. Call `advance` next, up to `max_actions` times.
+    """Reads the prompts in one pass. Call `advance` next, up to `how.max_actions` times.
 
     Args:
-      model, prompts, start, key, max_actions, first, decoding, begun, noise: as in `sample`.
+      model, prompts, start, key, how, first, begun: as in `sample`.
     """
-    B, P = prompts.shape
-    follows = decoding is not None and decoding.follows_slots
+    (B, P), max_actions = prompts.shape, how.max_actions
+    follows = how.decoding is not None and how.decoding.follows_slots
     memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if follows else None
     hidden, cache = model.prefill(prompts, P + max_actions)
     return Generation(
@@ -99,53 +114,44 @@ def begin(
         keys=jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(B)),
         memory=memory,
         begun=begun,
-        chosen=None if noise is None else jnp.zeros((B, P + max_actions), jnp.int32),
+        chosen=None if how.noise is None else jnp.zeros((B, P + max_actions), jnp.int32),
     )
 
 
-def advance(
-    model: Network,
-    mdp: Mdp,
-    generation: Generation,
-    decoding: Decoding | None = None,
-    stop_at: int = 0,
-    noise: RolloutNoise | None = None,
-) -> Generation:
+def advance(model: Network, mdp: Mdp, generation: Generation, how: Sampling) -> Generation:
     """Takes one decision in every row that is not done.
 
     Args:
-      model: the policy.
-      mdp: its decision process.
-      generation: the state so far, begun with the same `decoding` and `noise`.
-      decoding, stop_at, noise: as in `sample`.
+      model, mdp, how: as in `sample`.
+      generation: the state so far, begun in the same way.
     """
     # Row by row, or devices that share the rows would send each other what they read and write.
     read = jax.vmap(lambda old, i: old[i])
     write = jax.vmap(lambda old, i, new: old.at[i].set(new, mode="drop"))
     g = generation
     logits = legal_logits(model.logits(read(g.hidden, g.depth)), mdp.legal)
-    action = _choose_actions(model, mdp, g, decoding, logits).astype(jnp.int32)
+    action = _choose_actions(model, mdp, g, how.decoding, logits).astype(jnp.int32)
     if g.begun is not None:
         taken = jnp.minimum(g.time - g.start, g.begun.shape[1])
         action = read(jnp.append(g.begun, action[:, None], axis=1), taken)
     # Of the policy itself, however the action was chosen.
     log_prob = jnp.take_along_axis(jax.nn.log_softmax(logits), action[:, None], axis=1)[:, 0]
     chosen = action
-    if noise is not None:
+    if how.noise is not None:
         before = went_wrong(g.chosen, g.tokens, g.start, g.time)
-        action = disturb(noise, mdp, logits, chosen, before, _keys_of_decision(g))
+        action = disturb(how.noise, mdp, logits, chosen, before, _keys_of_decision(g))
     pops = jnp.asarray(mdp.pops)[action]
     # Every row goes through the model, also one that pops or is done. What such a row writes lies above
     # its top, where nothing reads it.
     pushed, cache = model.decode(action, g.depth + 1, g.cache)
     # The prompt is never popped.
     depth = jnp.where(pops == 0, g.depth + 1, jnp.maximum(g.depth - pops, g.start))
-    ends = (action == mdp.eos) | ((depth - g.start >= stop_at) if stop_at else False)
+    ends = (action == mdp.eos) | ((depth - g.start >= how.stop_at) if how.stop_at else False)
     # A row that is done writes to slot T, which is out of bounds and dropped.
     slot = jnp.where(g.done, g.tokens.shape[1], g.time + 1)
     memory = None
     if g.memory is not None:
-        note = jax.vmap(partial(remember, decoding, mdp))
+        note = jax.vmap(partial(remember, how.decoding, mdp))
         memory = note(g.memory, action, g.time + 1, g.depth, depth)
     return Generation(
         tokens=write(g.tokens, slot, action),
@@ -213,15 +219,12 @@ def sample(
     prompts: Int[Array, "B P"],
     start: Int[Array, " B"],
     key: PRNGKeyArray,
+    how: Sampling,
     *,
-    max_actions: int,
     first: int | Int[Array, ""] = 0,
-    decoding: Decoding | None = None,
-    stop_at: int = 0,
     begun: Int[Array, "B K"] | None = None,
-    noise: RolloutNoise | None = None,
-) -> tuple[Episode, Float[Array, "B T"]]:
-    """Samples completions of right-padded prompts, each up to `<eos>` or `max_actions` decisions.
+) -> Generation:
+    """Completes right-padded prompts, each up to `<eos>`, `stop_at` tokens or `max_actions` decisions.
 
     Args:
       model: the policy is the softmax of its legal logits.
@@ -229,53 +232,22 @@ def sample(
       prompts: int32[B, P], `<bos>` and the prompt, then padding.
       start: int32[B], slot of the last prompt token.
       key: the only source of randomness; draws depend on (key, number of the row, decision) only.
-      max_actions: largest number of decisions per row, edits included.
+      how: how actions are chosen, and what ends a text.
       first: number of the first row, for callers that sample a few rows at a time.
-      decoding: how an answer is chosen; None draws from the policy itself, as training needs.
-      stop_at: number of tokens at which a text ends as well, once so many stand; 0 for none.
       begun: int32[B, K], the first K actions of each row, whatever the policy is; None for none.
-      noise: what may take the place of an action, of a begun one, too; None for nothing.
 
     Returns:
-      (episodes of T = P + max_actions slots, log_probs float32[B, T] of the labels).
-    """
-
-    generation = complete(
-        model,
-        mdp,
-        begin(model, prompts, start, key, max_actions, first, decoding, begun, noise),
-        max_actions=max_actions,
-        decoding=decoding,
-        stop_at=stop_at,
-        noise=noise,
-    )
-    return episodes(mdp, generation), generation.log_probs
-
-
-def complete(
-    model: Network,
-    mdp: Mdp,
-    generation: Generation,
-    *,
-    max_actions: int,
-    decoding: Decoding | None = None,
-    stop_at: int = 0,
-    noise: RolloutNoise | None = None,
-) -> Generation:
-    """Takes decisions until every row is done, or has taken `max_actions`.
-
-    Args:
-      model, mdp, max_actions, decoding, stop_at, noise: as in `sample`.
-      generation: from `begin`.
+      The last state; `episodes` reads the samples from it.
     """
 
     # The loop stops early when all rows are done: most texts are shorter than the limit.
     def can_continue(loop: tuple[Array, Generation]) -> Array:
-        return (loop[0] < max_actions) & ~jnp.all(loop[1].done)
+        return (loop[0] < how.max_actions) & ~jnp.all(loop[1].done)
 
     def decide(loop: tuple[Array, Generation]) -> tuple[Array, Generation]:
-        return loop[0] + 1, advance(model, mdp, loop[1], decoding, stop_at, noise)
+        return loop[0] + 1, advance(model, mdp, loop[1], how)
 
+    generation = begin(model, prompts, start, key, how, first=first, begun=begun)
     return jax.lax.while_loop(can_continue, decide, (jnp.int32(0), generation))[1]
 
 

@@ -140,15 +140,10 @@ def refresh(
       start: int32[B], slot of the last token of each prompt.
     """
     # At temperature 1 and without truncation or bias: J's expectations are under rho_pi itself.
-    episodes, _ = sampler.sample(
-        recipe.network(state.params),
-        recipe.mdp,
-        prompts,
-        start,
-        random_key(recipe.seed, Purpose.ROLLOUT, state.step),
-        max_actions=recipe.max_actions,
-        noise=recipe.rollout_noise,
-    )
+    how = sampler.Sampling(recipe.max_actions, noise=recipe.rollout_noise)
+    model, key = recipe.network(state.params), random_key(recipe.seed, Purpose.ROLLOUT, state.step)
+    final = sampler.sample(model, recipe.mdp, prompts, start, key, how)
+    episodes = sampler.episodes(recipe.mdp, final)
     samples = jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
     return state._replace(replay=replay.add(state.replay, samples, state.step))
 

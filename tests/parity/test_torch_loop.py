@@ -73,9 +73,9 @@ def write(export, prompt, decoding):
 
     @nnx.jit
     def sample(network):
-        key = jax.random.key(0)
-        more = dict(max_actions=ACTIONS, decoding=decoding)
-        return sampler.sample(network, process, tokens, start, key, **more)[0]
+        how = sampler.Sampling(ACTIONS, decoding)
+        final = sampler.sample(network, process, tokens, start, jax.random.key(0), how)
+        return sampler.episodes(process, final)
 
     episode = sample(network)
     return episode.tokens[0, tokens.shape[1] : int(episode.end[0]) + 1].tolist()

@@ -11,6 +11,7 @@ from sequencematch.core import mdp
 from sequencematch.core.reductions import legal_logits
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.rollout import sampler
+from sequencematch.rollout.sampler import Sampling
 
 PAD, BOS, EOS, BKSPC, POP_TWO, RESET = range(6)
 LETTERS = range(6, 12)
@@ -21,7 +22,15 @@ ROWS, WIDTH, ACTIONS = 24, 5, 14
 
 @partial(nnx.jit, static_argnames=("actions", "decoding"))
 def sample(model, prompts, start, key, *, actions=ACTIONS, decoding=None):
-    return sampler.sample(model, MDP, prompts, start, key, max_actions=actions, decoding=decoding)
+    """(Episodes, log-probabilities) of so many actions."""
+    return read_samples(
+        MDP, sampler.sample(model, MDP, prompts, start, key, Sampling(actions, decoding))
+    )
+
+
+def read_samples(decisions, generation):
+    """(Episodes, log-probabilities) of the last state of sampling."""
+    return sampler.episodes(decisions, generation), generation.log_probs
 
 
 @nnx.jit

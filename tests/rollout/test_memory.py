@@ -43,8 +43,8 @@ DRAWN = Decoding(None, bias=1.0, temperature=0.7, memory=True)
 @partial(nnx.jit, static_argnames=("edits", "decoding"))
 def answer(model, prompts, edits, decoding):
     decisions, key = MDPS[edits], jax.random.key(KEY)
-    limits = dict(max_actions=ACTIONS, decoding=decoding)
-    return sampler.sample(model, decisions, *prompts, key, **limits)[0]
+    final = sampler.sample(model, decisions, *prompts, key, sampler.Sampling(ACTIONS, decoding))
+    return sampler.episodes(decisions, final)
 
 
 def answers(model, prompts, edits, decoding):

@@ -26,6 +26,7 @@ from tests.rollout.samples import (
     PAD,
     RESET,
     decision_mask,
+    read_samples,
     score,
     to_numpy,
 )
@@ -78,10 +79,13 @@ def test_samples_of_a_policy_that_is_the_expert_are_distributed_like_the_data(ed
     n, limit, pops = 5_000, 7, {BKSPC: 1, RESET: mdp.EVERYTHING}[edit]
     process = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={edit: pops})
     prompts, start = jnp.full((n, 1), BOS), jnp.zeros(n, jnp.int32)
-    run = partial(sampler.sample, max_actions=limit, noise=OFTEN)
-    episodes, log_probs = jax.jit(partial(run, Expert(edit), process))(
-        prompts, start, jax.random.key(0)
-    )
+
+    @jax.jit
+    def run(*prompts):
+        how, key = sampler.Sampling(limit, noise=OFTEN), jax.random.key(0)
+        return read_samples(process, sampler.sample(Expert(edit), process, *prompts, key, how))
+
+    episodes, log_probs = run(prompts, start)
     assert not log_probs.any()  # the expert is certain
     drawn = Counter(
         (tuple(tokens[1 : end + 1]), tuple(labels[:end]))
@@ -107,9 +111,17 @@ def test_samples_of_a_policy_that_is_the_expert_are_distributed_like_the_data(ed
 
 @pytest.fixture(scope="module")
 def noised_samples(model, prompts):
-    run = nnx.jit(partial(sampler.sample, mdp=MDP, max_actions=ACTIONS, noise=OFTEN))
-    tokens, start = prompts
-    return to_numpy(run(model, prompts=tokens, start=start, key=jax.random.key(0)))
+    return sample_with_noise(model, prompts, OFTEN)
+
+
+def sample_with_noise(model, prompts, noise):
+    how, key = sampler.Sampling(ACTIONS, noise=noise), jax.random.key(0)
+
+    @nnx.jit
+    def run(model, *prompts):
+        return read_samples(MDP, sampler.sample(model, MDP, *prompts, key, how))
+
+    return to_numpy(run(model, *prompts))
 
 
 def test_labels_are_the_chosen_actions_and_log_probabilities_are_theirs(model, noised_samples):
@@ -139,10 +151,7 @@ def test_pushes_go_wrong_and_edits_only_after_a_wrong_token(noised_samples):
 
 def test_without_probability_nothing_changes(model, prompts, samples):
     never = RolloutNoise(eta=0.0, run=0.9, wrong=WRONG)
-    run = nnx.jit(partial(sampler.sample, mdp=MDP, max_actions=ACTIONS, noise=never))
-    tokens, start = prompts
-    found = to_numpy(run(model, prompts=tokens, start=start, key=jax.random.key(0)))
-    jax.tree.map(np.testing.assert_array_equal, found, samples)
+    jax.tree.map(np.testing.assert_array_equal, sample_with_noise(model, prompts, never), samples)
 
 
 def test_wrong_tokens_of_the_policy_are_drawn_from_it():

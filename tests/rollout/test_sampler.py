@@ -32,6 +32,8 @@ from tests.rollout.samples import (
     to_numpy,
 )
 
+HOW = sampler.Sampling(ACTIONS)
+
 
 def test_samples_hold_edits_ends_and_cuts(samples):
     """Many edits, some of them at the prompt; some rows ended, others were cut."""
@@ -98,8 +100,8 @@ def test_illegal_action_is_never_taken(model, samples, greedy_samples):
 def test_prompt_is_never_popped(model, prompts):
     """Neither its depths nor its part of the cache change, decision by decision."""
     start = np.asarray(prompts[1])
-    begin = nnx.jit(partial(sampler.begin, max_actions=ACTIONS))
-    advance = nnx.jit(partial(sampler.advance, mdp=MDP))
+    begin = nnx.jit(partial(sampler.begin, how=HOW))
+    advance = nnx.jit(partial(sampler.advance, mdp=MDP, how=HOW))
     first = generation = begin(model, *map(jnp.asarray, prompts), jax.random.key(0))
     inside = np.arange(WIDTH + ACTIONS) <= start[:, None]
     empty = 0
@@ -154,8 +156,8 @@ def test_samples_carry_no_memory(model, prompts):
     """So that sampling to learn from costs nothing for it."""
 
     def begin_and_advance(model, *prompts):
-        first = sampler.begin(model, *prompts, jax.random.key(0), ACTIONS)
-        return first, sampler.advance(model, MDP, first)
+        first = sampler.begin(model, *prompts, jax.random.key(0), HOW)
+        return first, sampler.advance(model, MDP, first, HOW)
 
     shapes = nnx.eval_shape(begin_and_advance, model, *map(jnp.asarray, prompts))
     assert [generation.memory for generation in shapes] == [None, None]

@@ -12,6 +12,7 @@ from sequencematch.core.reductions import legal_logits
 from sequencematch.core.types import Visibility
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding
+from sequencematch.rollout.sampler import Sampling
 from tests import oracles
 from tests.rollout.samples import EDITS, EOS, MDP, PAD, rows, sample, to_numpy
 
@@ -91,15 +92,20 @@ def test_answers_are_those_of_a_plain_loop(model, prompts, decoding):
 def test_best_of_n_is_the_likeliest_of_n_draws(model, prompts, stop_at):
     """Those that came to an end go before those that were cut, also if they end at the last action."""
     drawn, n = Decoding(None, temperature=1.0, truncate=(("top_k", 3.0),)), 4
-    limits = dict(mdp=MDP, max_actions=stop_at or ACTIONS, stop_at=stop_at)
-    answer = nnx.jit(partial(search.answer, **limits), static_argnames="decoding")
-    key, (tokens, start) = jax.random.key(5), prompts
-    call = dict(prompts=tokens, start=start)
-    best = to_numpy(answer(model, **call, key=key, decoding=drawn._replace(best_of=n)))
-    draws = [
-        to_numpy(answer(model, **call, key=jax.random.fold_in(key, i), decoding=drawn))
-        for i in range(n)
-    ]
+    how, key, (tokens, start) = (
+        Sampling(stop_at or ACTIONS, drawn, stop_at),
+        jax.random.key(5),
+        prompts,
+    )
+
+    @partial(nnx.jit, static_argnames="how")
+    def answer(model, tokens, start, key, how):
+        return search.answer(model, MDP, tokens, start, key, how)
+
+    best_of_them = how._replace(decoding=drawn._replace(best_of=n))
+    best = to_numpy(answer(model, tokens, start, key, best_of_them))
+    keys = [jax.random.fold_in(key, i) for i in range(n)]
+    draws = [to_numpy(answer(model, tokens, start, each, how)) for each in keys]
     chosen, full = [], 0
     for row in range(len(tokens)):
         scores = []

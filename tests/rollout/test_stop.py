@@ -10,6 +10,7 @@ from flax import nnx
 
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding, Memory, banned_actions
+from sequencematch.rollout.sampler import Sampling
 from tests import oracles
 from tests.marks import stress
 from tests.rollout.samples import EDITS, EOS, LETTERS, MDP, rows, to_numpy
@@ -28,9 +29,8 @@ WAYS = {
 
 @partial(nnx.jit, static_argnames=("decoding", "stop_at", "endless"))
 def answer(model, prompts, decoding, stop_at, endless=True):
-    limits = dict(max_actions=LIMIT, decoding=decoding, stop_at=stop_at)
-    decisions = ENDLESS if endless else MDP
-    return search.answer(model, decisions, *prompts, jax.random.key(5), **limits).episodes
+    decisions, how = ENDLESS if endless else MDP, Sampling(LIMIT, decoding, stop_at)
+    return search.answer(model, decisions, *prompts, jax.random.key(5), how).episodes
 
 
 def lengths(prompt, actions):

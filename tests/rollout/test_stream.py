@@ -13,7 +13,7 @@ from sequencematch.rollout.decoding import Decoding
 
 PAD, BOS, EOS, BKSPC = range(4)
 MDP = mdp.make(12, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
-ACTIONS, SEED = 8, 5
+ACTIONS, KEY = 8, random_key(5, Purpose.ANSWERS)
 PROMPTS = np.array([[BOS, 5, 6, PAD], [BOS, PAD, PAD, PAD], [BOS, 9, 8, 7]], np.int32)
 START = np.array([2, 0, 3], np.int32)
 GREEDY = Decoding(threshold=0.1, memory=True)
@@ -33,24 +33,19 @@ def model(sizes):
 
 def stream_row(model, row, decoding):
     graph, params = nnx.split(model)
-    actions = stream.actions(
-        graph,
-        MDP,
-        params,
-        PROMPTS[row],
-        int(START[row]),
-        max_actions=ACTIONS,
-        decoding=decoding,
-        seed=SEED,
-    )
-    return list(actions)
+    how = sampler.Sampling(ACTIONS, decoding)
+    return list(stream.actions(graph, MDP, params, PROMPTS[row], int(START[row]), KEY, how))
 
 
 def sample_rows(model, rows, decoding):
     """The actions of each of these rows."""
-    limits = dict(max_actions=ACTIONS, decoding=decoding)
-    run = nnx.jit(lambda model, *rest: sampler.sample(model, MDP, *rest, **limits))
-    episodes, _ = run(model, PROMPTS[rows], START[rows], random_key(SEED, Purpose.ANSWERS))
+    how = sampler.Sampling(ACTIONS, decoding)
+
+    @nnx.jit
+    def run(model, *rest):
+        return sampler.episodes(MDP, sampler.sample(model, MDP, *rest, how))
+
+    episodes = run(model, PROMPTS[rows], START[rows], KEY)
     tokens, start, end = map(np.asarray, (episodes.tokens, episodes.start, episodes.end))
     return [t[s + 1 : e + 1].tolist() for t, s, e in zip(tokens, start, end, strict=True)]
 

@@ -253,10 +253,11 @@ def test_every_method_stores_about_as_much(method):
 @networks
 def test_cache_bytes_equal_the_samplers_cache(network):
     rows, prompt, actions = 3, 7, 5
+    how = sampler.Sampling(actions)
     model = nnx.eval_shape(lambda: Transformer(network, nnx.Rngs(0)))
     graph, params = nnx.split(model)
     generation = jax.eval_shape(
-        lambda params, *rest: sampler.begin(nnx.merge(graph, params), *rest, actions),
+        lambda params, *rest: sampler.begin(nnx.merge(graph, params), *rest, how),
         params,
         int_shape(rows, prompt),
         int_shape(rows),
@@ -282,7 +283,8 @@ def test_sampling_bytes_are_close_to_the_compilers(rows, prompt, d_ff):
     key = jax.eval_shape(lambda: jax.random.key(0))
 
     def work(model, *rest):
-        return sampler.sample(model, decisions, *rest, max_actions=4)
+        final = sampler.sample(model, decisions, *rest, sampler.Sampling(4))
+        return sampler.episodes(decisions, final), final.log_probs
 
     found = temporary_bytes(work, network, int_shape(rows, prompt), int_shape(rows), key)
     assert memory.sampling_bytes(network, rows, prompt, 4) == pytest.approx(found, rel=0.5)

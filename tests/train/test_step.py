@@ -255,9 +255,9 @@ def test_a_refresh_adds_draws_from_the_policy_itself(tiny_run):
 
     @jax.jit
     def draw(params):
-        model, limit = recipe.network(params), recipe.max_actions
-        episodes, _ = sampler.sample(model, recipe.mdp, *prompts, key, max_actions=limit)
-        return jax.vmap(partial(build_trajectory, recipe.mdp))(episodes)
+        model, how = recipe.network(params), sampler.Sampling(recipe.max_actions)
+        final = sampler.sample(model, recipe.mdp, *prompts, key, how)
+        return jax.vmap(partial(build_trajectory, recipe.mdp))(sampler.episodes(recipe.mdp, final))
 
     found, rows = jax.jit(partial(steps.refresh, recipe))(state, *prompts).replay, len(prompts[1])
     for x, y in zip(*map(jax.tree.leaves, (found.trajectories, draw(state.params))), strict=True):
