@@ -34,8 +34,9 @@ class Difference(NamedTuple):
     p_value: float | None
 
 
-def wilson(right: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Returns the score interval of the share right/n (Wilson 1927), of 95 % for this z."""
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """Returns the score interval of the share right/n (Wilson 1927), of 95 %."""
+    z = 1.959964  # of a normal distribution 95 % lie between -z and z
     share, spread = right / n, z * z / n
     middle = (share + spread / 2) / (1 + spread)
     # Unlike share ± z·σ, this interval has a width even where all are right or all are wrong.
@@ -145,7 +146,7 @@ def p_value_of_mean(values: Float[np.ndarray, " S"]) -> float | None:
 
 
 def jackknife(
-    measure: Callable[[Sequence[int]], Mapping[str, Any]], n: int, groups: int = GROUPS
+    measure: Callable[[Sequence[int]], Mapping[str, Any]], n: int
 ) -> dict[str, tuple[float, float]]:
     """Intervals of the figures of a list, by leaving out one group of its members after the other.
 
@@ -157,14 +158,13 @@ def jackknife(
 
     Args:
       measure: numbers of members, from 0 on -> figures by name; those that are no float are left out.
-      n: number of members; of fewer than two nothing is known.
-      groups: G, at most n are made.
+      n: number of members; of fewer than two nothing is known. G is n, or `GROUPS` where that is less.
     """
     if n < 2:
         return {}
     from scipy import stats  # only here: it takes a second, which every command would wait for
 
-    count, whole = min(groups, n), measure(range(n))
+    count, whole = min(GROUPS, n), measure(range(n))
     tell = tell_progress(range(count), "leaving out texts for intervals", lambda done: done / count)
     parts = [measure([i for i in range(n) if i * count // n != group]) for group in tell]
     found = {}

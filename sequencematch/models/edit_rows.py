@@ -21,7 +21,7 @@ RIDGE = 0.01
 
 
 def first_edit_rows(
-    model: Network, mdp: Mdp, trajectories: Trajectory, eta: float, ridge: float = RIDGE
+    model: Network, mdp: Mdp, trajectories: Trajectory, eta: float
 ) -> Float32[np.ndarray, "D edits"]:
     """The head rows that edits begin with, for each edit that the decision process has.
 
@@ -30,7 +30,6 @@ def first_edit_rows(
       mdp: says which actions are legal, and which are edits.
       trajectories: one batch, of all processes, whose decisions are fitted on.
       eta: the noise rate, in (0, 1).
-      ridge: as in `fit_row`.
     """
     is_edit = mdp.legal & (mdp.pops > 0)
     pushes = mdp._replace(legal=mdp.legal & ~is_edit)
@@ -42,7 +41,7 @@ def first_edit_rows(
 
     hidden, values, t = fetch((*read(model, trajectories), trajectories))
     is_decision = np.arange(hidden.shape[1]) < (t.end - t.start)[:, None]
-    return edit_rows(hidden[is_decision], values[t.valid], eta, int(is_edit.sum()), ridge)
+    return edit_rows(hidden[is_decision], values[t.valid], eta, int(is_edit.sum()))
 
 
 def edit_rows(

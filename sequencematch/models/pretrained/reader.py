@@ -180,9 +180,9 @@ def _fits(shape: tuple[int, ...], stored: Stored) -> bool:
     return shape[1:] == stored.shape[1:] and shape[0] >= stored.shape[0]
 
 
-def _is_tied(weights: Weights, embedding: str, step: int = 4096) -> bool:
+def _is_tied(weights: Weights, embedding: str) -> bool:
     """Whether the head that a checkpoint of a tied model holds is its embedding once more."""
-    head, rows = "lm_head.weight", weights.shapes[embedding][0]
+    head, rows, step = "lm_head.weight", weights.shapes[embedding][0], 4096
     return weights.shapes[head] == weights.shapes[embedding] and all(
         np.array_equal(*(weights.read(name, i, min(i + step, rows)) for name in (head, embedding)))
         for i in range(0, rows, step)
