@@ -20,7 +20,7 @@ TEXTS = {
     "evaluate.decodings": ("greedy", "sampled", "top_p=0.95"),
     "evaluate.rows": 100,
 }
-LAMBDAS = (2.5e-3, 2.5e-2, 2.5e-1)  # the first is all but likelihood
+LAMBDAS = (2.5e-3, 2.5e-2, 2.5e-1)  # the first is nearly likelihood
 TEMPERATURES = ("greedy", "temperature=0.4", "temperature=0.6", "temperature=0.8", "sampled")
 WAYS = ("greedy", "sampled", "top_p=0.95", "min_p=0.05", "top_k=4,contrastive=0.6")
 
@@ -60,7 +60,7 @@ def texts() -> list[Cell]:
         ways = {"evaluate.decodings": (*WAYS, *TEMPERATURES[1:-1])}
         cells.append(of_text("text", "mle", seed, common | ways))
         cells += [of_text("text", method, seed, common) for method in ("unlikelihood", "bc")]
-        # The paper's alpha, at which the objective is all but likelihood, and what arithmetic chose.
+        # The paper's alpha, at which the objective is nearly likelihood, and what arithmetic chose.
         for method, alpha in product(("sequencematch", "le_cam"), (0.01, 0.3)):
             changes = common | {"objective.alpha": alpha}
             cells.append(of_text("text", method, seed, changes, f"{method} alpha={alpha:g}"))
@@ -73,15 +73,15 @@ def texts() -> list[Cell]:
 
 
 def texts_smollm2() -> list[Cell]:
-    """Three methods on SmolLM2 by LoRA, sequencematch with two alphas.
+    """Three methods on SmolLM2 by LoRA, sequencematch at the paper's alpha.
 
-    Fewer ways to answer, and prompts whose texts are scored: drawing takes a third of an hour a way.
+    A run takes hours of a core: so fewer ways to answer, fewer prompts whose texts are scored, and not
+    the alpha that arithmetic chose, which from scratch is behind in text.
     """
     fewer = {"evaluate.decodings": ("greedy", "sampled"), "evaluate.examples": 100}
     config, changes, cells = "text_pretrained", {**TEXTS, **corpus(0.35), **fewer}, []
     for seed in SEEDS[:2]:
         cells += [of_text(config, method, seed, changes) for method in ("mle", "bc")]
-        for alpha in (0.01, 0.3):
-            own, name = changes | {"objective.alpha": alpha}, f"sequencematch alpha={alpha:g}"
-            cells.append(of_text(config, "sequencematch", seed, own, name))
+        own = changes | {"objective.alpha": 0.01}
+        cells.append(of_text(config, "sequencematch", seed, own, "sequencematch alpha=0.01"))
     return cells
