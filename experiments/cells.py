@@ -25,7 +25,7 @@ from flax import nnx
 from experiments.cell import Cell
 from experiments.figures import Figures, mean_metrics, pack, pack_numbers, write_metrics
 from experiments.texts import judge_texts
-from sequencematch.cli.results import policy_draws
+from sequencematch.cli.figures import policy_draws
 from sequencematch.cli.resume import first_parameters
 from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import accuracy

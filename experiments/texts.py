@@ -17,7 +17,7 @@ from scipy import stats
 
 from experiments.figures import Figures, pack_numbers, write_texts
 from experiments.text_grids import TEMPERATURES
-from sequencematch.cli.results import answer_all, policy_draws, real_text_figures
+from sequencematch.cli.figures import answer_all, policy_draws, real_text_figures
 from sequencematch.cli.scoring import score
 from sequencematch.cli.smollm2 import DIRECTORY
 from sequencematch.evaluate.edits import edit_statistics, text_costs

@@ -34,7 +34,7 @@ from experiments.figures import (
 )
 from experiments.grids import GRIDS
 from experiments.order import check_rows, next_cells
-from sequencematch.cli.results import policy_draws
+from sequencematch.cli.figures import policy_draws
 from sequencematch.data.task import Example, Task
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import jax
 from flax import nnx
 
-from sequencematch.cli import dry_run, results, resume, workdir
+from sequencematch.cli import dry_run, figures, results, resume, workdir
 from sequencematch.cli.choice import best_checkpoint
 from sequencematch.cli.cluster import check_agreement, check_shared
 from sequencematch.cli.frozen import keep_frozen
@@ -124,7 +124,7 @@ def train(
                 checkpoints,
                 log,
                 call.stop_requests,
-                partial(results.validation_figures, parts, generator, raise_if_asked),
+                partial(figures.validation_figures, parts, generator, raise_if_asked),
                 facts=start.facts,
                 seconds=start.seconds,
                 estimated_bytes=estimated_step(parts),

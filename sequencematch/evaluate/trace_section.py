@@ -99,7 +99,7 @@ def _legend(traces: list[dict]) -> str:
     used = {str(action) for trace in traces for action in list_at(trace, "actions")}
     entries = [f"{MARKS[name]} {meaning}" for name, meaning in MEANINGS.items() if name in used]
     entries += ["what was deleted is <del>struck through</del>"]
-    # The order is that of cli/results.py, where half of the traces have edits if enough answers do.
+    # The order is that of cli/figures.py, where half of the traces have edits if enough answers do.
     order = " Answers with edits come first, and are a larger share here than of all answers."
     return f"<p>{'; '.join(entries)}.{order * bool(used & set(MARKS) - {'<eos>'})}</p>"
 

@@ -69,19 +69,20 @@ def configured_decodings(parts: Parts, names: Sequence[str] = ()) -> dict[str, D
     )
 
 
-def make_scorer(parts: Parts, mdp: Mdp | None = None) -> Scorer:
+def make_scorer(parts: Parts, mdp: Mdp | None = None, max_actions: int | None = None) -> Scorer:
     """The computation of recovered returns of generated answers (docs/mathematics.md, section 4).
 
     Args:
       parts: the parts of the run.
       mdp: says which actions have a probability, all of which is theirs; by default those of training.
+      max_actions: the most that are scored; by default those of an answer.
     """
     c = parts.config
     return Scorer(
         parts.recipe.graph,
         parts.recipe.mdp if mdp is None else mdp,
         parts.tokenizer,
-        slots=c.prompt_slots + c.evaluate.max_actions,
+        slots=c.prompt_slots + (max_actions or c.evaluate.max_actions),
         rows=meshes.round_up_rows(parts.mesh, c.evaluate.rows),
         sharding=meshes.batch_sharding(parts.mesh),
         objective=parts.recipe.objective,

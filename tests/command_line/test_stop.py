@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from sequencematch import main as main_module
-from sequencematch.cli import results, training
+from sequencematch.cli import figures, training
 from sequencematch.train.stop_requests import Interrupted
 from tests.command_line.command import SAVE_EVERY, assert_same_run, event_at_step, run_command
 from tests.train.runs import UncompiledStep
@@ -38,7 +38,7 @@ def test_preparing_validating_and_evaluating_can_be_interrupted(
 ):
     folder = tmp_path / "run"
     with monkeypatch.context() as patch:
-        module = main_module if place == "build" else results
+        module = main_module if place == "build" else figures
         patch.setattr(module, place, lambda *_: signal.raise_signal(signal.SIGINT))
         assert run_command(*tiny_flags, f"--workdir={folder}") == 75
     assert len(capfd.readouterr().err.splitlines()) == 1
@@ -51,7 +51,7 @@ def test_stop_request_lost_in_a_finaliser_is_found_between_answers(
     finished_run, tmp_path, monkeypatch
 ):
     """Python drops exceptions raised in finalisers, so long work also checks for requests itself."""
-    folder, make = shutil.copytree(finished_run, tmp_path / "run"), results.make_scorer
+    folder, make = shutil.copytree(finished_run, tmp_path / "run"), figures.make_scorer
     (folder / "summary.json").unlink()
 
     def lose_request(parts):
@@ -59,7 +59,7 @@ def test_stop_request_lost_in_a_finaliser_is_found_between_answers(
             signal.raise_signal(signal.SIGTERM)
         return make(parts)
 
-    monkeypatch.setattr(results, "make_scorer", lose_request)
+    monkeypatch.setattr(figures, "make_scorer", lose_request)
     assert run_command(f"--workdir={folder}", "--mode=evaluate") == 75
     assert not (folder / "summary.json").exists()
 

@@ -1,9 +1,11 @@
+"""What is measured of a run, with stand-ins for what answers and what scores."""
+
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from sequencematch.cli import results
+from sequencematch.cli import figures
 from sequencematch.data.task import Example
 from sequencematch.evaluate.generate import Answer
 from sequencematch.evaluate.values import Scores
@@ -32,7 +34,7 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
 ):
     drawn, decodings = OddDraws(), []
     monkeypatch.setattr(
-        results, "make_generator", lambda parts, given: decodings.append(given) or drawn
+        figures, "make_generator", lambda parts, given: decodings.append(given) or drawn
     )
     parts = SimpleNamespace(
         config=SimpleNamespace(evaluate=SimpleNamespace(examples=limit, samples=4)),
@@ -40,7 +42,7 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
         recipe=SimpleNamespace(objective=SimpleNamespace(gamma=0.9)),
     )
     checked = []
-    found = results.policy_auc(parts, drawn, None, lambda: checked.append(1))
+    found = figures.policy_auc(parts, drawn, None, lambda: checked.append(1))
     # None is the policy itself: no memory, no bias and no other temperature.
     assert decodings == [{"policy": None}]
     assert drawn.asked == [(f"{i}=", "policy") for i in range(count) for _ in range(4)]
@@ -53,7 +55,7 @@ def test_scores_are_of_several_samples_of_the_policy_to_each_of_the_first_questi
 def test_validation_asks_examples_from_all_over(monkeypatch, limit, asked):
     """The first ones may be the easy ones, or all of one article."""
     examples, drawn = [Example(f"{i}", str(i)) for i in range(10)], OddDraws()
-    monkeypatch.setattr(results, "measure", lambda metrics, answers: {"accuracy": len(answers)})
+    monkeypatch.setattr(figures, "measure", lambda metrics, answers: {"accuracy": len(answers)})
     parts = SimpleNamespace(
         config=SimpleNamespace(evaluate=SimpleNamespace(examples=limit)),
         task=SimpleNamespace(splits={"validation": examples}, judged_by="accuracy"),
@@ -61,9 +63,26 @@ def test_validation_asks_examples_from_all_over(monkeypatch, limit, asked):
         metrics=[],
     )
     state = SimpleNamespace(params=None)
-    found = results.validation_figures(parts, drawn, lambda: None, state)
+    found = figures.validation_figures(parts, drawn, lambda: None, state)
     assert "".join(prompt for prompt, _ in drawn.asked) == asked
     assert found["accuracy/greedy"] == len(asked)
+
+
+@pytest.mark.parametrize("has_edits", [False, True])
+def test_real_texts_are_read_once_where_there_are_no_edits(monkeypatch, has_edits):
+    """And with no more room than they take."""
+    plain = MDP._replace(legal=MDP.legal & (MDP.pops == 0))
+    actions, read = MDP if has_edits else plain, []
+    examples = [Example("b", "ab"), Example("ba", "abba", cut=True)]
+    monkeypatch.setattr(figures, "answer_actions", lambda _: actions)
+    monkeypatch.setattr(figures, "make_scorer", lambda _, *asked: asked)
+    monkeypatch.setattr(figures, "perplexity", lambda scorer, *_: read.append(scorer) or len(read))
+    parts = SimpleNamespace(task=SimpleNamespace(splits={"test": examples}), tokenizer=TOKENIZER)
+    found = figures.real_text_figures(parts, None, lambda: None)
+    assert found == {"text": 1, "actions": 1 + has_edits}
+    assert [longest for _, longest in read] == [4] * len(read)
+    np.testing.assert_array_equal(read[0][0].legal, plain.legal)
+    np.testing.assert_array_equal(read[-1][0].legal, actions.legal)
 
 
 class SomeCut:
@@ -84,9 +103,9 @@ class SomeCut:
 
 @pytest.mark.parametrize("is_open", [False, True])
 def test_texts_that_may_go_on_in_any_way_are_neither_right_nor_wrong(monkeypatch, is_open):
-    monkeypatch.setattr(results, "make_scorer", lambda parts: SomeCut())
-    monkeypatch.setattr(results, "real_text_figures", lambda *_: {})
-    monkeypatch.setattr(results, "policy_auc", lambda *_: {})
+    monkeypatch.setattr(figures, "make_scorer", lambda parts: SomeCut())
+    monkeypatch.setattr(figures, "real_text_figures", lambda *_: {})
+    monkeypatch.setattr(figures, "policy_auc", lambda *_: {})
     parts = SimpleNamespace(
         config=SimpleNamespace(evaluate=SimpleNamespace(traces=0)),
         task=TASK._replace(is_open=is_open),
@@ -94,7 +113,7 @@ def test_texts_that_may_go_on_in_any_way_are_neither_right_nor_wrong(monkeypatch
         metrics=[],
         recipe=SimpleNamespace(mdp=MDP),
     )
-    test, _ = results.evaluate_test_set(parts, None, lambda: None, SomeCut())
+    test, _ = figures.evaluate_test_set(parts, None, lambda: None, SomeCut())
     found = test["sampled"]["return"]
     assert {x is None for x in found.values()} == {is_open}
     assert is_open == ("unfinished" in test["sampled"])
