@@ -1,6 +1,7 @@
 """Records go to Weights & Biases once, and all parts of a run to one run there; here kept on disk."""
 
 import json
+import time
 
 import pytest
 
@@ -24,18 +25,27 @@ def write_part(folder, records, earlier=()):
             log.write(record)
 
 
-def sent_rows(folder):
-    """(identifiers of the runs, (step, loss) of every row) that W&B's files hold, in order."""
+def records_of(path):
+    """What a file of W&B's holds, once it is whole: its process writes the end after `finish`."""
     # Only here: it takes three seconds, which every process that collects tests would lose.
     from wandb.proto.wandb_internal_pb2 import Record
     from wandb.sdk.internal.datastore import DataStore
 
-    ids, rows = set(), []
-    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=lambda p: p.stat().st_mtime):
+    found, until = [], time.monotonic() + 30
+    while not any(record.HasField("exit") for record in found) and time.monotonic() < until:
+        time.sleep(0.02)
         store = DataStore()
         store.open_for_scan(str(path))
-        while (data := store.scan_data()) is not None:
-            record = Record.FromString(data)
+        found = [Record.FromString(data) for data in iter(store.scan_data, None)]
+    return found
+
+
+def sent_rows(folder):
+    """(identifiers of the runs, (step, loss) of every row) that W&B's files hold, in order."""
+    ids, rows = set(), []
+    # In the order in which they were begun.
+    for path in sorted(folder.glob("wandb/offline-run-*/*.wandb"), key=begin_of):
+        for record in records_of(path):
             if record.HasField("run"):
                 ids.add((record.run.entity, record.run.project, record.run.run_id))
             row = {
@@ -45,6 +55,11 @@ def sent_rows(folder):
             if row:
                 rows.append((row["step"], row["train/loss"]))
     return ids, rows
+
+
+def begin_of(path):
+    """When the run of a file began."""
+    return next(r.run.start_time.ToMicroseconds() for r in records_of(path) if r.HasField("run"))
 
 
 @pytest.mark.stress
