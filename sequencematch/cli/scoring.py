@@ -147,7 +147,7 @@ def read_answers(path: str, content: bytes, names: Sequence[str]) -> list[Answer
     except UnicodeDecodeError as error:
         raise ValueError(f"--files: {path} is not UTF-8: byte {error.start}") from error
     found = [
-        read_answer(parse_object(line, f"{path}:{n}"), f"{path}:{n}", names)
+        read_answer(parse_object(line, f"{path}:{n}", '{"text": "..."}'), f"{path}:{n}", names)
         for n, line in enumerate(lines, 1)
         if line.strip()
     ]

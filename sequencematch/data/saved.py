@@ -241,8 +241,8 @@ def _are_texts(values: Iterable[Any]) -> bool:
         return False
 
 
-def parse_object(text: str, place: object) -> dict[str, Any]:
-    """Parses a JSON object.
+def parse_object(text: str, place: object, expected: str = "an object") -> dict[str, Any]:
+    """Parses a JSON object; `expected` says in messages what it should be.
 
     Raises:
       ValueError: it is none; names the place.
@@ -250,7 +250,7 @@ def parse_object(text: str, place: object) -> dict[str, Any]:
     try:
         record = json.loads(text)
     except (ValueError, RecursionError) as error:  # RecursionError: brackets nested too deeply
-        raise ValueError(f"{place} is not JSON: {error}") from error
+        raise ValueError(f"{place} is not JSON, expected {expected}: {error}") from error
     if not isinstance(record, dict):
         raise ValueError(f"{place} is no JSON object")
     return record

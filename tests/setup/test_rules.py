@@ -216,6 +216,14 @@ BROKEN_RELATIONS = [
         ["config.objective.weighting='uniform'", "'chi2_mixture'", "not 'chi2'"],
     ),
     (
+        {
+            "objective.bound": True,
+            "objective.divergence": "chi2",
+            "objective.policy_weight": 0.5,
+        },
+        ["weighting='discounted'", "bound=True", "policy_weight > 0", "not 'chi2'"],
+    ),
+    (
         {"evaluate.decodings": ("greedy", "sampled", "topp=0.9")},
         ["config.evaluate.decodings", "did you mean 'top_p'?"],
     ),
