@@ -111,7 +111,7 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         make_objective(c, make_settings(c)).policy_share == 0
         or DIVERGENCES[objective.divergence].psi is not None,
         f"config.objective.weighting={objective.weighting!r}, next_value={objective.next_value!r} and "
-        f"bound={objective.bound} with policy_weight > 0 need a divergence with psi, as 'chi2_mixture', "
+        f"bound={objective.bound} with policy_weight > 0 need a divergence with psi ('chi2_mixture'), "
         f"not {objective.divergence!r}: nothing else bounds V on the policy's steps",
     )
 
