@@ -105,7 +105,7 @@ def _training_relations(c: ConfigDict) -> Iterator[tuple[bool, str]]:
         not c.objective.bound or np.float32(c.objective.gamma) < 1,
         "config.objective.bound=True needs config.objective.gamma < 1: it is 4/(alpha (1-gamma))",
     )
-    # With uniform weights J gains by lowering V wherever the policy goes; only psi, as the
+    # Where C does not telescope J gains by lowering V wherever the policy goes; only psi, as the
     # mixture's -x^2/8 on the policy's rewards, bounds it there (docs/mathematics.md, section 4).
     yield (
         make_objective(c, make_settings(c)).policy_share == 0
