@@ -60,7 +60,10 @@ two_goals = pytest.mark.parametrize(
 STRUCTURES = {
     "plain": dict(weighting="discounted", alpha=0.7, w=0.5),
     "capped": dict(weighting="discounted", alpha=1.5, w=0.5, terminal="zero", t_max=3.0),
-    "bounded": dict(weighting="discounted", alpha=9.0, w=0.3, terminal="zero", bound=4 / 1.8),
+    "bounded": dict(weighting="uniform", alpha=9.0, w=0.0, terminal="zero", bound=4 / 1.8),
+    "bounded discounted": dict(
+        weighting="discounted", alpha=9.0, w=0.3, terminal="zero", bound=4 / 1.8
+    ),
     "skip": dict(weighting="uniform", alpha=0.3, w=0.0, skip=True),
     "skip discounted": dict(weighting="discounted", alpha=0.7, w=0.0, skip=True),
 }

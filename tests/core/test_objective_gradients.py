@@ -119,8 +119,9 @@ def test_however_the_next_value_is_read_the_limit_is_likelihood(next_value, weig
         np.testing.assert_allclose(slopes.v[row], -kappa, atol=1e-4)
 
 
-def test_bound_that_no_value_reaches_changes_no_gradient():
-    goal = GOALS[0]
+@pytest.mark.parametrize("goal", [GOALS[0], GOALS[2], GOALS[4]])
+def test_bound_that_no_value_reaches_changes_no_gradient(goal):
+    """With w > 0 under uniform weights, too; under discounted ones w counts once there is a bound."""
     near = goal._replace(bound=20.0)
     for a, b in zip(expert_slopes(near, EXPERT), expert_slopes(goal, EXPERT), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-7)

@@ -432,6 +432,19 @@ def test_absurd_size_is_refused_with_the_key_to_lower(key):
             memory.check(config, memory.estimate_evaluation(config))
 
 
+@pytest.mark.parametrize(
+    ("changes", "advises"),
+    [({}, True), ({"data.window": 128}, False), ({"max_actions": 9, "model.d_model": 512}, False)],
+)
+def test_whole_documents_that_do_not_fit_may_be_cut(changes, advises):
+    config = valid_config_with(
+        {"task": "text", "data.window": 0, "max_actions": 755_226, "evaluate.max_actions": 1}
+        | changes
+    )
+    advice = memory.remedy(config, memory.estimate_training(config).largest.keys)
+    assert ("or cut documents (config.data.window)" in advice) == advises
+
+
 def test_long_texts_fit_in_chunks_and_a_run_without_is_told_of_them(monkeypatch):
     """Sizes of GSM8K in characters: 47 GiB with plain attention, less than 10 GiB in chunks."""
     monkeypatch.setattr(memory, "available_bytes", lambda _: 10 * 2**30)
@@ -518,4 +531,7 @@ def test_a_model_of_seven_billion_fits_a_small_gpu_in_4_bits(monkeypatch):
         frozen[base] = {part.name: part.size for part in estimate.permanent}[memory.FROZEN]
     kernels = 32 * 4096 * (4 * 4096 + 3 * 11_008)
     assert frozen["float"] - frozen["nf4"] == pytest.approx(kernels * (4 - 9 / 16), rel=1e-4)
+    # A step computes with copies of those in floats, of 2 bytes.
+    both = kernels * (4 + 2 - 9 / 16) / 2**30
+    assert peaks["float"] - peaks["nf4"] == pytest.approx(both, rel=0.1)
     assert peaks["nf4"] < 24 < peaks["float"]
