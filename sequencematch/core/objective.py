@@ -45,7 +45,7 @@ class Weighting(NamedTuple):
     Attributes:
       kappa: (gamma, decisions since the start) -> weight.
       cost: (objective, values, trajectory) -> C(tau).
-      telescopes: whether the sum of C(tau) is V(s_0), if V(s_{t+1}) is read as it is in all of it.
+      telescopes: whether the sum of C(tau) is V(s_0), where V(s_{t+1}) is read as it is.
     """
 
     kappa: Callable[[float, Array], Array]

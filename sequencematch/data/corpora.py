@@ -204,10 +204,10 @@ def _builder_and_split(name: str, folder: str) -> tuple[tfds.core.DatasetBuilder
     if builder is None and whole:
         builder, split = _find_set(whole, root), last
     if builder is None or split not in builder.info.splits:
-        splits = builder and f": it has {', '.join(builder.info.splits)}"
+        splits = f": it has {', '.join(builder.info.splits)}" if builder else ""
         raise ValueError(
             f"data.corpus='tfds:{name}': there is no such data set, or split, prepared in {root}"
-            f"{splits or ''}"
+            f"{splits}"
         )
     return builder, split
 

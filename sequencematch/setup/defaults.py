@@ -103,7 +103,7 @@ def defaults() -> ConfigDict:
                 divergence="chi2_mixture",
                 alpha=0.3,  # scale of the reward
                 gamma=0.998,  # discount; 1: none, for texts that end
-                policy_weight=0.0,  # w, share of C on the policy's samples; no effect if "discounted"
+                policy_weight=0.0,  # w, share of C on the policy's samples; no effect if C is V(s_0)
                 weighting="discounted",  # or "uniform": like transitions drawn from a buffer
                 terminal="learned",  # V(s_N) of a finished text; or "zero", as in IQ-Learn
                 next_value="flowing",  # or "stopped": no gradient through V(s') in r and C

@@ -289,7 +289,7 @@ def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
     default, given = flatten(defaults()), flatten(config)
     first = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
     advice = "lower " + " or ".join(f"config.{key}={given[key]}" for key in first)
-    if config.task == "text" and not config.data.window:
+    if config.task == "text" and not config.data.window and "max_actions" in first:
         advice += ", or cut documents (config.data.window)"
     slots = config.prompt_slots + max(config.max_actions, config.evaluate.max_actions)
     if m.attention == "plain" and slots > CHUNK and "prompt_slots" in keys:
