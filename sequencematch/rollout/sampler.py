@@ -2,8 +2,8 @@
 
 A token's slot in the cache is its depth: a push overwrites the slot above the top, an edit lowers the
 top, and attention is causal by depth. So after an edit the next logits come from a hidden state that
-is already there. Axes: B rows, P prompt, T = P + max_actions time, S = T slots of the cache, D model,
-V vocabulary.
+is already there. Axes: B rows, P prompt, T = P + max_actions time, S = P + depth slots of the cache,
+D model, V vocabulary.
 """
 
 from functools import partial
@@ -46,6 +46,11 @@ class Sampling(NamedTuple):
     decoding: Decoding | None = None
     stop_at: int = 0
     noise: RolloutNoise | None = None
+
+    @property
+    def depth(self) -> int:
+        """The most tokens that stand above a prompt, however many decisions are taken."""
+        return min(self.max_actions, self.stop_at or self.max_actions)
 
 
 class Generation(NamedTuple):
@@ -100,7 +105,7 @@ def begin(
     (B, P), max_actions = prompts.shape, how.max_actions
     follows = how.decoding is not None and how.decoding.follows_slots
     memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if follows else None
-    hidden, cache = model.prefill(prompts, P + max_actions)
+    hidden, cache = model.prefill(prompts, P + how.depth)
     return Generation(
         tokens=jnp.pad(prompts, [(0, 0), (0, max_actions)]),
         log_probs=jnp.zeros((B, P + max_actions), jnp.float32),

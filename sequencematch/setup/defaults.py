@@ -153,6 +153,12 @@ def has_edits(config: ConfigDict) -> bool:
     return METHODS[config.method].edits and bool(config.edits)
 
 
+def answer_limit(config: ConfigDict) -> str:
+    """The key below evaluate that says how many tokens may stand in an answer, and in its cache."""
+    ends_first = 0 < config.evaluate.stop_at < config.evaluate.max_actions
+    return "stop_at" if ends_first else "max_actions"
+
+
 def effective_objective(config: ConfigDict) -> ConfigDict:
     """The objective's keys, with those that the method fixes replaced by its own values."""
     objective = config.objective.copy_and_resolve_references()

@@ -24,7 +24,13 @@ from sequencematch.models.config import TransformerConfig
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
 from sequencematch.models.transformer import parameter_shapes, remat_on
-from sequencematch.setup.defaults import defaults, flatten, mesh_size, network_config
+from sequencematch.setup.defaults import (
+    answer_limit,
+    defaults,
+    flatten,
+    mesh_size,
+    network_config,
+)
 from sequencematch.setup.machine import available_bytes, format_bytes, pool_advice
 from sequencematch.setup.network_bytes import (
     activation_bytes,
@@ -122,13 +128,12 @@ def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0
 def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering and scoring test questions."""
     c, network = config, network_sizes(config, vocab_size)
-    prompt, actions = c.prompt_slots, c.evaluate.max_actions
-    rows = -(-c.evaluate.rows // (c.mesh.data * c.mesh.fsdp))
-    size = max(
-        sampling_bytes(network, rows, prompt, actions),
-        scoring_bytes(network, rows, prompt + actions),
+    rows, limit = -(-c.evaluate.rows // (c.mesh.data * c.mesh.fsdp)), answer_limit(c)
+    size, key = max(
+        (sampling_bytes(network, rows, c.prompt_slots, c.evaluate[limit]), limit),
+        (scoring_bytes(network, rows, c.prompt_slots + c.evaluate.max_actions), "max_actions"),
     )
-    keys = ("evaluate.rows", "prompt_slots", "evaluate.max_actions", *NETWORK)
+    keys = ("evaluate.rows", "prompt_slots", f"evaluate.{key}", *NETWORK)
     size = size // c.mesh.model + gathered_bytes(c, network, sampling=True)
     answering = Part("answering questions", size, keys)
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
@@ -136,11 +141,10 @@ def estimate_evaluation(config: ConfigDict, vocab_size: int = 1, examples: int =
 
 def estimate_answering(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
     """The memory of answering one question."""
-    c, network = config, network_sizes(config, vocab_size)
-    size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate.max_actions) // c.mesh.model
+    c, network, limit = config, network_sizes(config, vocab_size), answer_limit(config)
+    size = sampling_bytes(network, 1, c.prompt_slots, c.evaluate[limit]) // c.mesh.model
     size += gathered_bytes(c, network, sampling=True)
-    keys = ("prompt_slots", "evaluate.max_actions", *NETWORK)
-    answering = Part("answering a question", size, keys)
+    answering = Part("answering a question", size, ("prompt_slots", f"evaluate.{limit}", *NETWORK))
     return Estimate(state_parts(c, network), (answering,), examples=host_bytes(examples, c))
 
 
@@ -193,8 +197,7 @@ def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
 
 def host_bytes(size: int, config: ConfigDict) -> int:
     """The part of each device in what this process keeps; 0 if devices have memory of their own."""
-    own = devices_here()[0].memory_stats()
-    return 0 if own else size // mesh_size(config)
+    return 0 if devices_here()[0].memory_stats() else size // mesh_size(config)
 
 
 def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:
@@ -285,9 +288,9 @@ def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
         ways += ["train adapters (config.model.lora_rank)"] * (not m.lora_rank)
         ways += ["keep kernels in 4 bits (config.model.lora_base=nf4)"] * (m.lora_base != "nf4")
         return f"{', '.join(ways)} or raise config.mesh.fsdp={config.mesh.fsdp}"
-    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
     default, given = flatten(defaults()), flatten(config)
-    first = sorted(keys, key=lambda key: -given[key] / default[key])[:3]
+    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
+    first = sorted(keys, key=lambda key: -given[key] / (default[key] or 1))[:3]
     advice = "lower " + " or ".join(f"config.{key}={given[key]}" for key in first)
     if config.task == "text" and not config.data.window and "max_actions" in first:
         advice += ", or cut documents (config.data.window)"

@@ -10,7 +10,7 @@ from flax import nnx
 
 from sequencematch.rollout import search
 from sequencematch.rollout.decoding import Decoding, Memory, banned_actions
-from sequencematch.rollout.sampler import Sampling
+from sequencematch.rollout.sampler import Sampling, begin
 from tests import oracles
 from tests.marks import stress
 from tests.rollout.samples import EDITS, EOS, LETTERS, MDP, rows, to_numpy
@@ -47,6 +47,15 @@ def test_exactly_so_many_tokens_survive_unless_the_limit_comes_first(model, prom
         assert standing[-1] == LENGTH or len(actions) == LIMIT
     edited = [actions for _, actions in found if {*actions} & {*EDITS}]
     assert edited, "else the law says nothing of deletions"
+
+
+def test_a_cache_has_room_for_what_survives_and_not_for_what_is_deleted(model, prompts):
+    how = Sampling(LIMIT, WAYS["remembering"], LENGTH)
+    tokens, start = map(jnp.asarray, prompts)
+    found = nnx.eval_shape(lambda model: begin(model, tokens, start, jax.random.key(5), how), model)
+    prompt = tokens.shape[1]
+    assert found.tokens.shape[1] == prompt + LIMIT
+    assert {found.hidden.shape[1], found.cache[0].slots} == {prompt + LENGTH}
 
 
 @pytest.mark.stress

@@ -432,6 +432,19 @@ def test_absurd_size_is_refused_with_the_key_to_lower(key):
             memory.check(config, memory.estimate_evaluation(config))
 
 
+def test_an_answer_that_stops_at_a_length_takes_as_much_as_one_that_can_be_no_longer():
+    parts = []
+    for stop_at, most in ((8, 1_000), (0, 8), (0, 1_000)):
+        config = valid_config_with({"evaluate.stop_at": stop_at, "evaluate.max_actions": most})
+        parts += memory.estimate_answering(config, V).temporary
+    stopped, short, long = parts
+    assert stopped.size == short.size < long.size
+    assert ["evaluate.stop_at" in part.keys for part in parts] == [True, False, False]
+    assert "config.evaluate.stop_at=8" in memory.remedy(
+        valid_config_with({"evaluate.stop_at": 8, "evaluate.max_actions": 1_000}), stopped.keys
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "advises"),
     [({}, True), ({"data.window": 128}, False), ({"max_actions": 9, "model.d_model": 512}, False)],
