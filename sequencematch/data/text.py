@@ -26,7 +26,7 @@ from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
 KEPT = ("splits", "characters")  # beside those counts
-_FORMAT = 5  # of the records
+_FORMAT = 6  # of the records, and of where windows are cut
 
 
 def task(data: Any) -> Task:

@@ -1,5 +1,6 @@
 """From documents to examples: windows of so many tokens, of one document or of a stream of them."""
 
+import json
 from array import array
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -12,6 +13,7 @@ import tokenizers
 from sequencematch.data.subword import SubwordTokenizer
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import ByteTokenizer, Tokenizer
+from sequencematch.data.tokenizer_files import without_prefix
 
 # Where each token of a text begins, in characters; last, where the text ends.
 Starts = Sequence[int]
@@ -23,8 +25,10 @@ def starts_of(tokenizer: Tokenizer) -> Callable[[Sequence[str]], Iterator[Starts
     Tokens that share a character, such as the bytes of an é, have one beginning.
     """
     if isinstance(tokenizer, SubwordTokenizer):
-        # A plain one, for its batches: they are encoded in parallel.
-        library = tokenizers.Tokenizer.from_str(tokenizer.source)
+        # A plain one, for its batches: they are encoded in parallel. No space is written before a text,
+        # as before no completion.
+        plain = without_prefix(json.loads(tokenizer.source))
+        library = tokenizers.Tokenizer.from_str(json.dumps(plain))
         find = partial(_starts_of_subwords, tokenizer.unknown)
         return lambda texts: map(
             find, library.encode_batch([*texts], add_special_tokens=False), texts
@@ -63,9 +67,13 @@ class _StartsOfSubwords(Sequence[int]):
     def __getitem__(self, token: int) -> int:
         if token == self._count:
             return self._end
+        if not token:
+            return 0
         begin, _ = self._encoding.token_to_chars(token)
-        # White space before a token may be left out of its offsets, and is the token's all the same.
-        return min(begin, self._encoding.token_to_chars(token - 1)[1]) if token else 0
+        _, before = self._encoding.token_to_chars(token - 1)
+        # White space before a token may be left out of its offsets, and is the token's all the same. A
+        # token that begins within another has a part of its last character: they begin together.
+        return before if begin >= before else self[token - 1]
 
 
 def cut_windows(

@@ -13,19 +13,30 @@ LETTERS = "ab c\né€𝄞12 "
 TEXTS = ["that cat", "é" * 9, "𝄞a€", "", "a"] + [
     "".join(np.random.default_rng(i).choice([*LETTERS], size=i)) for i in range(1, 60, 7)
 ]
+NOTES = "".join(f" {chr(0x1D100 + i)}" for i in range(64))
+TEXTS += [NOTES, "the cat" + " the cat" * 9]
 
 
 @pytest.fixture(scope="module")
 def tokenizers(tmp_path_factory):
-    folder = tokenizer_folders.byte_level(tmp_path_factory.mktemp("subwords"))
+    folder, across, pieces = (tmp_path_factory.mktemp(name) for name in ("a", "b", "c"))
+    tokenizer_folders.byte_level(folder)
+    # Of so many characters not all have a token: some have one for the space before and their first
+    # bytes.
+    tokenizer_folders.byte_level(across, texts=[NOTES] * 3)
+    tokenizer_folders.sentence_piece(pieces)
     return {
         "characters": CharTokenizer("".join(TEXTS)),
         "bytes": ByteTokenizer(),
         "subwords": read_tokenizer(folder),
+        "subwords across characters": read_tokenizer(across),
+        "sentence pieces": read_tokenizer(pieces),
     }
 
 
-@pytest.mark.parametrize("kind", ["characters", "bytes", "subwords"])
+@pytest.mark.parametrize(
+    "kind", ["characters", "bytes", "subwords", "subwords across characters", "sentence pieces"]
+)
 @pytest.mark.parametrize(("window", "context"), [(8, 0), (8, 5), (9, 20), (64, 3), (0, 4)])
 def test_windows_tile_a_document(tokenizers, kind, window, context):
     tokenizer = tokenizers[kind]

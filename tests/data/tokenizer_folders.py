@@ -16,7 +16,7 @@ from tokenizers.processors import TemplateProcessing
 TEXTS = ["the cat sat on the mat", "that cat, that mat: 12+30=42", "the hat\nthe rat"] * 3
 
 
-def byte_level(folder, tokens=("<end>", "<start>"), alphabet=None):
+def byte_level(folder, tokens=("<end>", "<start>"), alphabet=None, texts=TEXTS):
     """Bytes, merged within words; a text may begin without `<bos>`."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -27,7 +27,7 @@ def byte_level(folder, tokens=("<end>", "<start>"), alphabet=None):
     trainer = trainers.BpeTrainer(
         vocab_size=300, special_tokens=[*tokens], initial_alphabet=letters, show_progress=False
     )
-    tokenizer.train_from_iterator(TEXTS, trainer)
+    tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_tokens([AddedToken("<think>", special=False)])
     return save(tokenizer, folder, config={"eos_token_id": 0})
 
