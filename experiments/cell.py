@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-SEEDS = (0, 1, 2)  # for choices; the tables have seeds of their own
+SEEDS = (0, 1, 2)  # for choices, and for texts; arithmetic's tables have their own
 
 # Rows that sequencematch takes in each matching step, by configuration: its batch, as many samples, and
 # its share of a refresh, such as 64 samples every 10 steps. With as many others have equal tokens.

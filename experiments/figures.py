@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jaxtyping import ArrayLike
 
+from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.generate import Answer
 from sequencematch.storage import files
 
@@ -59,12 +60,16 @@ def mean_metrics(folder: Path) -> dict[str, float]:
     return {name: float(np.mean([each[name] for each in by_step.values()])) for name in names}
 
 
-def write_texts(path: Path, answers: Iterable[Answer]) -> None:
-    """Writes texts as --mode=score reads them, so that other metrics may be asked for later."""
+def write_texts(folder: Path, choice: str, answers: Iterable[Answer], tokenizer: Tokenizer) -> None:
+    """Writes texts as --mode=score reads them, so that other metrics may be asked for later.
+
+    The name of the file is that of the way to answer, without its commas: they divide --files.
+    """
+    path = folder / "texts" / f"{choice.replace(',', ' ').replace('  ', ' ')}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     lines = (
         {"prompt": a.example.prompt, "text": a.text, "references": [*a.example.references]}
-        | {"finished": a.finished, "actions": a.actions}
+        | {"finished": a.finished, "symbols": tokenizer.symbols(a.actions)}
         for a in answers
     )
     files.write(path, "".join(json.dumps(line) + "\n" for line in lines))

@@ -216,6 +216,9 @@ def run_part(name: str) -> Rows:
         os.killpg(part.pid, signal.SIGKILL)
         sys.stderr.write(part.communicate()[1])
         return {name: f"NOT DONE in {limit} s: ask for more with --part={name} --patience=3"}
+    except BaseException:  # Ctrl-C reaches this process alone
+        os.killpg(part.pid, signal.SIGKILL)
+        raise
     sys.stderr.write(err)
     if part.returncode:
         # Our own line, or that of an error; jax adds notes below.

@@ -11,7 +11,7 @@ after wrong starts, and how well scores of answers tell right ones from wrong on
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
 from sequencematch.evaluate.wrong_starts import LENGTHS
+from sequencematch.train.methods import METHODS
 
 GRID = flags.DEFINE_enum("grid", None, list(GRIDS), "The grid.", required=True)
 DRAW = flags.DEFINE_string("draw", None, "Of texts: a file for quality against diversity, as SVG.")
@@ -34,18 +35,33 @@ FEW = 5  # runs
 
 
 def by_setting(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[str, Rows]:
-    """The rows of each setting, in the order of the grid's settings."""
+    """The rows of each setting, in the order of the grid's settings; others are of another time."""
     found: dict[str, dict[int, Mapping[str, Any]]] = {}
-    for row in sorted(rows, key=lambda row: (names.index(row["name"]), row["seed"])):
+    known = [row for row in rows if row["name"] in names]
+    for row in sorted(known, key=lambda row: (names.index(row["name"]), row["seed"])):
         found.setdefault(row["name"], {})[row["seed"]] = row
     return found
 
 
 def right(rows: Rows, seeds: Sequence[int], choice: str) -> np.ndarray:
     """bool[S, N]: whether the run of each seed answered each question that counts rightly."""
-    figures = [rows[seed]["figures"] for seed in seeds]
-    # A method without edits has one greedy answer, edited or not.
-    return stack([f.get(choice, f["greedy"]) for f in figures])[:, asked_of(rows).counts]
+    return stack([figures_in(rows[seed], choice) for seed in seeds])[:, asked_of(rows).counts]
+
+
+def figures_in(row: Mapping[str, Any], choice: str) -> Mapping[str, Any] | None:
+    """What a run answered in a way; None if it was not asked in that way.
+
+    A run without edits has one greedy answer, edited or not.
+    """
+    edits = METHODS[row["method"]].edits and row["changes"].get("edits", True)
+    known = {} if edits else {"unedited": row["figures"]["greedy"]}
+    return (known | row["figures"]).get(choice)
+
+
+def choices_of(settings: Iterable[Rows]) -> list[str]:
+    """The ways of decoding in which all runs were asked."""
+    rows = [row for rows in settings for row in rows.values()]
+    return [choice for choice in CHOICES if all(figures_in(row, choice) for row in rows)]
 
 
 def stack(figures: Sequence[Mapping[str, Any]]) -> np.ndarray:
@@ -65,9 +81,9 @@ def share(table: np.ndarray, groups: Sequence[int]) -> str:
     return f"{table.mean():.1%} [{low:.1%}, {high:.1%}]"
 
 
-def accuracy_cells(rows: Rows) -> list[str]:
+def accuracy_cells(rows: Rows, choices: Sequence[str]) -> list[str]:
     """Accuracy and its interval, for each way of decoding."""
-    return [share(right(rows, list(rows), choice), groups_of(rows)) for choice in CHOICES]
+    return [share(right(rows, list(rows), choice), groups_of(rows)) for choice in choices]
 
 
 def actions_cell(rows: Rows) -> str:
@@ -75,12 +91,12 @@ def actions_cell(rows: Rows) -> str:
     return f"{np.mean([row['figures']['greedy']['length'] for row in rows.values()]):.2f}"
 
 
-def difference_cells(rows: Rows, base: Rows) -> list[str]:
+def difference_cells(rows: Rows, base: Rows, choices: Sequence[str]) -> list[str]:
     """The paired difference to another setting in points, for each way of decoding."""
     seeds, cells = [seed for seed in rows if seed in base], []
     if not seeds:
         return cells
-    for choice in CHOICES:
+    for choice in choices:
         both = [right(each, seeds, choice) for each in (rows, base)]
         found = paired_difference(*both, groups=groups_of(rows))
         points = [f"{100 * x:+.1f}" for x in (found.mean, found.low, found.high)]
@@ -242,12 +258,12 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
 
 def print_accuracy(settings: Mapping[str, Rows]) -> None:
     """Prints accuracy and cost, and how many questions do not count."""
-    lines = []
+    lines, choices = [], choices_of(settings.values())
     for name, rows in settings.items():
         first = next(iter(rows.values()))
         cost = [f"{first['steps']:,}", f"{first['tokens'] / 1e6:.3g} M", actions_cell(rows)]
-        lines.append([name, str(len(rows)), *accuracy_cells(rows), *cost])
-    print_table(["setting", "seeds", *CHOICES, "steps", "tokens", "actions"], lines)
+        lines.append([name, str(len(rows)), *accuracy_cells(rows, choices), *cost])
+    print_table(["setting", "seeds", *choices, "steps", "tokens", "actions"], lines)
     counts = asked_of(next(iter(settings.values()))).counts
     if not counts.all():
         left = f"{sum(~counts):,} of {len(counts):,} questions"
@@ -256,14 +272,16 @@ def print_accuracy(settings: Mapping[str, Rows]) -> None:
 
 def print_differences(settings: Mapping[str, Rows], bases: Sequence[str]) -> None:
     """Prints the differences of settings to each base before them, of answers to the same questions."""
-    names = list(settings)
+    names, choices = list(settings), choices_of(settings.values())
     for base in bases:
         asked, later = questions_of(settings[base]), names[names.index(base) + 1 :]
         same = [name for name in later if questions_of(settings[name]) == asked]
         if same:
             print(f"\nAgainst {base}, in points:\n")
-            lines = [[name, *difference_cells(settings[name], settings[base])] for name in same]
-            print_table(["setting", *CHOICES], lines)
+            lines = [
+                [name, *difference_cells(settings[name], settings[base], choices)] for name in same
+            ]
+            print_table(["setting", *choices], lines)
 
 
 def main(argv: list[str]) -> int | None:
@@ -273,7 +291,10 @@ def main(argv: list[str]) -> int | None:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    settings = by_setting(read_rows(GRID.value), [cell.name for cell in cells])
+    rows, names = read_rows(GRID.value), [cell.name for cell in cells]
+    if others := {row["name"] for row in rows} - {*names}:
+        print(f"left out, the grid has them no more: {', '.join(sorted(others))}", file=sys.stderr)
+    settings = by_setting(rows, names)
     if not settings:
         print(f"experiments/results/{GRID.value}.jsonl has no rows yet", file=sys.stderr)
         return 2

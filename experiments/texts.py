@@ -93,7 +93,7 @@ def judge_texts(parts: Parts, state: TrainState, figures: Figures) -> None:
 
     def measure(choice: str) -> dict[str, Any]:
         answers = answer_all(generator, params, examples, choice, lambda: None)
-        write_texts(figures.folder / "texts" / f"{choice}.jsonl", answers)
+        write_texts(figures.folder, choice, answers, parts.tokenizer)
         edits = edit_statistics(parts.recipe.mdp, answers, parts.task, parts.tokenizer)
         found = score(answers, MEASURED, reader()) | text_costs(parts.recipe.mdp, answers)
         found |= {"edited": edits["answers"], "edits_per_action": edits["per_action"]}

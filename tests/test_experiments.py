@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 from types import SimpleNamespace
 
 import jax
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import arithmetic_grids, asked, cell, smollm2_grids, tables, texts
+from experiments import arithmetic_grids, asked, cell, gpu_check, smollm2_grids, tables, texts
 from experiments.cell import Cell
 from experiments.cells import (
     advance,
@@ -31,11 +32,14 @@ from experiments.figures import (
     unpack,
     unpack_numbers,
     write_metrics,
+    write_texts,
 )
 from experiments.grids import GRIDS
 from experiments.order import check_rows, next_cells
 from sequencematch.cli.figures import policy_draws
+from sequencematch.cli.scoring import prepare_scores
 from sequencematch.data.task import Example, Task
+from sequencematch.data.tokenizer import CharTokenizer
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import Answer
 from sequencematch.setup.build import make_plan
@@ -380,9 +384,54 @@ def test_questions_that_train_has_in_another_base_do_not_count(monkeypatch):
         asked, "load_task", lambda *_: Task("", {"train": train, "test": test}, None)
     )
     answered = {"greedy": {"n": 4, "questions": pack([True, False, True, True])}}
-    rows = {0: {"changes": {"data.seed": 81}, "split": "test", "figures": answered}}
+    row = {"changes": {"data.seed": 81}, "split": "test", "figures": answered}
+    rows = {0: row | {"method": "sequencematch"}}
     found = asked.asked_of(rows)
     assert found.counts.tolist() == [False, True, True, True]
     assert found.groups.tolist() == [0, 0, 1, 1]
     assert tables.right(rows, [0], "greedy").tolist() == [[False, True, True]]
-    assert tables.accuracy_cells(rows)[0].startswith("66.7% [")
+    assert tables.accuracy_cells(rows, tables.choices_of([rows]))[0].startswith("66.7% [")
+
+
+def test_a_way_to_answer_that_a_run_was_not_asked_in_has_no_column():
+    """Without edits the greedy answer is the unedited one; of other runs it is unknown."""
+    asked_ways = {"greedy": {"n": 1}, "sampled": {"n": 2}}
+    edits, without = ({"changes": c, "figures": asked_ways} for c in ({}, {"edits": []}))
+    for method, run_of, columns in (
+        ("mle", edits, ["greedy", "unedited", "sampled"]),
+        ("le_cam", without, ["greedy", "unedited", "sampled"]),
+        ("le_cam", edits, ["greedy", "sampled"]),
+        ("le_cam", edits | {"figures": {"greedy": {"n": 1}}}, ["greedy"]),
+    ):
+        assert tables.choices_of([{0: run_of | {"method": method}}]) == columns
+    old = [{"name": "of another time", "seed": 0}, {"name": "a", "seed": 1}]
+    assert tables.by_setting(old, ["a"]) == {"a": {1: old[1]}}
+
+
+def test_kept_texts_can_be_scored(tmp_path, capsys):
+    tokenizer = CharTokenizer("12")
+    actions = tokenizer.parse(["1", "<bkspc>", "2", "<eos>"])
+    answers = [Answer(Example("1", "2"), actions, "2", True, True, 4)] * 2
+    for choice in ("top_k=4,contrastive=0.6", "sampled, edits masked"):
+        write_texts(tmp_path, choice, answers, tokenizer)
+    paths = sorted((tmp_path / "texts").iterdir())
+    prepare_scores(",".join(map(str, paths)), "overlap,edits", None).run()
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["edited_texts"] for line in lines] == [1.0, 1.0]
+
+
+def test_a_part_of_the_check_ends_with_it(monkeypatch):
+    """Ctrl-C reaches the parent alone: the part has a session of its own."""
+    killed = []
+
+    def interrupt(**_):
+        raise KeyboardInterrupt
+
+    part = SimpleNamespace(pid=123, communicate=interrupt)
+    monkeypatch.setattr(gpu_check.subprocess, "Popen", lambda *_, **__: part)
+    monkeypatch.setattr(gpu_check.os, "killpg", lambda *what: killed.append(what))
+    monkeypatch.setattr(gpu_check, "REHEARSE", SimpleNamespace(value=True))
+    monkeypatch.setattr(gpu_check, "PATIENCE", SimpleNamespace(value=1.0))
+    with pytest.raises(KeyboardInterrupt):
+        gpu_check.run_part("tests")
+    assert killed == [(123, signal.SIGKILL)]
