@@ -18,7 +18,6 @@ from sequencematch.cli.starting_point import StartingPoint, find_starting_point
 from sequencematch.data.facts import describe
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, make_plan, training_data
-from sequencematch.setup.defaults import network_config
 from sequencematch.setup.effects import describe_effects
 from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
@@ -134,9 +133,9 @@ def train(
                 profiler=profiler,
             )
             state, seconds = loop.train(plan, state, *data, recorder)
+            speed = recorder.speed(plan.steps)  # what closing the log takes is no part of it
     facts = {key: start.facts[key] for key in resume.PROVENANCE} | count_tokens(plan, state)
-    facts |= {"command": call.command, "seconds": {"train": seconds}}
-    facts |= {"speed": recorder.speed(plan.steps)}
+    facts |= {"command": call.command, "seconds": {"train": seconds}, "speed": speed}
     results.evaluate_and_report(parts, folder, state, facts, raise_if_asked, generator)
 
 
@@ -216,13 +215,6 @@ def announce(parts: Parts, folder: Path, step: int) -> None:
         to_stdout(
             f"Answers stop when {answers.stop_at} tokens survive (evaluate.stop_at), or after "
             f"{answers.max_actions} actions, edits included (evaluate.max_actions)."
-        )
-    network = network_config(parts.config, vocab_size=1)
-    longest = parts.config.prompt_slots + max(parts.config.max_actions, answers.max_actions)
-    if not parts.task.network and 0 < network.context < longest:
-        to_stdout(
-            f"Texts may have {longest} tokens (prompt_slots + max_actions), and the model was "
-            f"pretrained on {network.context} at most"
         )
     for sentence in describe_effects(parts.config):
         to_stdout(sentence)

@@ -1,7 +1,7 @@
 """Which parameters are trained, where each is, and how adapters join those of a model without."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,14 +32,22 @@ def where(arrays: Any) -> Any:
     return jax.tree.map(lambda x: x.sharding, arrays)
 
 
-def frozen_parameters(config: ConfigDict) -> str:
-    """A regular expression of the paths of parameters that are not trained; empty for none.
+def frozen_parameters(config: ConfigDict) -> Callable[[tuple], bool]:
+    """Says of the path of a parameter whether it is not trained.
 
-    With adapters it is all but these, the rows of edits, and what `train.unfrozen` adds.
+    With adapters all are frozen but these, the rows of edits, and what `train.unfrozen` adds.
     """
-    c, trained = config.train, [lora.ADAPTER, "^edits/", config.train.unfrozen]
-    rest = f"^(?!.*(?:{'|'.join(f'(?:{pattern})' for pattern in trained if pattern)}))"
-    return "|".join(filter(None, [c.frozen, rest if config.model.lora_rank else ""]))
+
+    def has(path: tuple, *patterns: str) -> bool:
+        return any(pattern and lora.is_found(pattern, path) for pattern in patterns)
+
+    def is_frozen(path: tuple) -> bool:
+        # One after another: patterns that are joined may change each other's meaning.
+        trained = (lora.ADAPTER, "^edits/", config.train.unfrozen)
+        is_base = config.model.lora_rank > 0 and not has(path, *trained)
+        return is_base or has(path, config.train.frozen)
+
+    return is_frozen
 
 
 def check_patterns(config: ConfigDict, params: nnx.State) -> None:
@@ -58,7 +66,7 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     """Divides all parameters of the network into (trained, frozen).
 
     Raises:
-      ValueError: none would be trained, or, of a network with adapters, some that are not in float32.
+      ValueError: none would be trained, or some that are no floats; with adapters, not in float32.
     """
     trained, frozen = split_parameters(frozen_parameters(config), params)
     found, c = jax.tree_util.tree_leaves_with_path(trained), config.train
@@ -69,6 +77,11 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
     for path, x in found:
         if not jnp.issubdtype(x.dtype, kind):
             name = re.sub("/(qvalue|scale)$", "", path_name(path))
+            if not config.model.lora_rank:
+                raise ValueError(
+                    f"the network's {name} is of {x.dtype} and cannot be trained: a network may hold "
+                    "floats alone, and no random state such as that of nnx.Dropout"
+                )
             raise ValueError(
                 f"config.train.unfrozen={c.unfrozen!r} is found in {name}, which is in "
                 f"{config.model.lora_base} and cannot be trained"

@@ -143,7 +143,9 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     recipe, noise = parts.recipe, parts.config.noise
     eta = max(noise.eta * (noise.kind != "none"), LEAST_ETA)
     build = jax.jit(jax.vmap(partial(build_trajectory, recipe.mdp)))
-    trajectories = build(place_rows(batch_sharding(parts.mesh), training_data(parts)[0][0]))
+    # As many rows as pass through the network at a time in training: there is memory for these.
+    batch = jax.tree.map(lambda x: x[:: recipe.parts], training_data(parts)[0][0])
+    trajectories = build(place_rows(batch_sharding(parts.mesh), batch))
     model = nnx.merge(recipe.graph, params)
     old = model.edits.kernel
     rows = first_edit_rows(model, recipe.mdp, trajectories, eta).astype(old.dtype)

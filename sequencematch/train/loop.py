@@ -220,7 +220,8 @@ class Recorder:
         self.metrics_log.write(record | {"seconds": self.seconds()})
         self.last_record = (step, self.watch.read())  # validation does not count as slow training
         if better:  # known from here on, also if a kill comes before the former one is removed
-            self.checkpoints.keep_best(step)
+            with self.measure("checkpoints"):
+                self.checkpoints.keep_best(step)
 
     def is_best(self, step: int, figure: float) -> bool:
         """Whether the checkpoint of this step is to be kept as the best."""

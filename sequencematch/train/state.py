@@ -1,7 +1,7 @@
 """What a training step closes over (`Recipe`), and what it changes (`TrainState`)."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -12,7 +12,6 @@ from jaxtyping import Array, ArrayLike, Int
 from sequencematch.core.keys import Purpose, random_key
 from sequencematch.core.mdp import Mdp
 from sequencematch.core.objective import Objective
-from sequencematch.models.lora import is_found
 from sequencematch.models.network import Network
 from sequencematch.models.transformer import with_whole_ends
 from sequencematch.rollout import replay
@@ -115,20 +114,18 @@ def init_parameters(make: MakeNetwork, seed: ArrayLike) -> nnx.State:
     return nnx.state(make(nnx.Rngs(key, lora=lora)))
 
 
-def split_parameters(frozen: str, params: nnx.State) -> tuple[nnx.State, nnx.State]:
+def split_parameters(
+    is_frozen: Callable[[tuple], bool], params: nnx.State
+) -> tuple[nnx.State, nnx.State]:
     """Divides parameters into (trained, frozen).
 
     Args:
-      frozen: regular expression; a parameter is frozen if it is found in its path, such as
-        `blocks/attention/query/kernel`. Empty: all are trained.
+      is_frozen: says of the path of a parameter, such as ("embedding", "embedding"), whether it is
+        frozen.
       params: all parameters.
     """
-
-    def is_frozen(path: tuple, _: Any) -> bool:
-        return bool(frozen) and is_found(frozen, path)
-
-    found, rest = nnx.split_state(params, is_frozen, ...)
-    return rest, found
+    frozen, trained = nnx.split_state(params, lambda path, _: is_frozen(path), ...)
+    return trained, frozen
 
 
 def initial_state(params: nnx.State, recipe: Recipe, *, capacity: int, slots: int) -> TrainState:

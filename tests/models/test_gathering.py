@@ -26,7 +26,9 @@ def residuals(mesh, slots, lora, **changes):
     sizes = dict(layers=3, d_model=64, heads=4, kv_heads=4, d_ff=128, lora=lora)
     config = TransformerConfig(50, **sizes, **changes)
     graph, params = nnx.split(nnx.eval_shape(lambda: Transformer(config, nnx.Rngs(0), mesh)))
-    trained, frozen = split_parameters("^(?!.*lora_)" if lora.rank else "", params)
+    trained, frozen = split_parameters(
+        lambda path: bool(lora.rank) and path[-1][:5] != "lora_", params
+    )
     positions = jnp.broadcast_to(jnp.arange(slots), (ROWS, slots))
     visibility = Visibility(positions, positions, jnp.full((ROWS, slots), slots))
 

@@ -163,6 +163,22 @@ def test_without_noise_edits_begin_rarely_whatever_eta_says(directory, spellings
     np.testing.assert_array_equal(*found)
 
 
+def test_rows_of_edits_are_fitted_on_no_more_rows_than_a_part_of_a_batch(
+    directory, spellings, monkeypatch
+):
+    """A batch is divided so that a step fits into memory, and so must this pass."""
+    fitted, fit = [], pretrained.first_edit_rows
+
+    def record(model, mdp, trajectories, eta):
+        fitted.append(len(trajectories.start))
+        return fit(model, mdp, trajectories, eta)
+
+    monkeypatch.setattr(pretrained, "first_edit_rows", record)
+    for parts in (1, 4):
+        pretrained.read_parameters(parts_of(directory, spellings, **{"train.accumulate": parts}))
+    assert fitted[0] == 4 * fitted[1] > 0
+
+
 def test_what_an_adapter_brings_may_be_frozen_and_is_there_when_answers_are_asked(
     directory, spellings, tmp_path
 ):

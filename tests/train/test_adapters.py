@@ -10,8 +10,9 @@ from flax import nnx
 
 from sequencematch.setup.build import make_plan
 from sequencematch.setup.defaults import defaults
-from sequencematch.setup.parameters import split
+from sequencematch.setup.parameters import frozen_parameters, split
 from tests.marks import exhaustive, stress
+from tests.setup.configs import valid_config_with
 from tests.train.runs import make_tiny_run
 from tests.train.test_frozen import arrays
 
@@ -155,6 +156,19 @@ def test_more_may_be_trained_and_less(spellings, unfrozen, frozen, trained):
     assert not frozen or not any(re.search(frozen, path) for path in paths)
 
 
+@pytest.mark.parametrize(
+    ("frozen", "unfrozen"),
+    [("query", "(?i)NORM"), ("(?P<a>query)", "(?P<a>norm)"), ("(?x)query # none", "(n)(o)rm")],
+)
+def test_a_pattern_does_not_change_what_another_means(frozen, unfrozen):
+    """As it might if they were joined: by flags, by the names of groups, by a comment."""
+    changes = {"model.lora_rank": 2, "train.frozen": frozen, "train.unfrozen": unfrozen}
+    is_frozen = frozen_parameters(valid_config_with(changes))
+    paths = {"blocks/attention/query/lora_a": True, "blocks/attention/key/kernel": True}
+    paths |= {"blocks/attention/key/lora_a": False, "blocks/attention_norm/scale": False}
+    assert {path: is_frozen(tuple(path.split("/"))) for path in paths} == paths
+
+
 def test_what_cannot_be_trained_is_refused(spellings):
     with pytest.raises(
         ValueError, match="unfrozen='query' is found in .*query/kernel, which is in nf4"
@@ -172,3 +186,9 @@ def test_parameters_of_a_network_of_ones_own_may_be_in_bfloat16():
     params = nnx.State({"w": nnx.Param(jnp.ones(2, jnp.bfloat16))})
     trained, frozen = split(defaults(), params)
     assert len(jax.tree.leaves(trained)) == 1 and not jax.tree.leaves(frozen)
+
+
+def test_a_network_of_ones_own_holds_floats_alone():
+    params = nnx.State({"weights": nnx.Param(jnp.zeros(3)), "count": nnx.Variable(jnp.arange(3))})
+    with pytest.raises(ValueError, match="the network's count is of int32 and cannot be trained"):
+        split(defaults(), params)

@@ -163,6 +163,27 @@ def test_time_in_sampling_data_and_checkpoints_is_told_apart(tmp_path, monkeypat
     assert second["time/checkpoints"] == 8 / 19 and first["time/checkpoints"] == 0
 
 
+def test_time_in_removing_the_former_best_is_that_of_checkpoints(tmp_path, monkeypatch):
+    """A step takes 1 second, and to keep the best of step 2 takes 30."""
+    now = [0.0]
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: now[0])
+
+    def make(step, refresh):
+        def run(*args):
+            now[0] += 1.0
+            return step("bc")(*args)
+
+        phase = make_phase("bc", 4, step=run, flops=1000)
+        return make_plan(phase, log=2, evaluate=2, save=2, refresh=refresh)
+
+    def keep_best(self, step):
+        now[0] += 30.0 * (step == 2)
+
+    monkeypatch.setattr(CheckpointCalls, "keep_best", keep_best)
+    _, records, _ = run_loop(tmp_path, make, keep_best=True)
+    assert [r["flops_per_second"] for r in records if r["kind"] == "train"] == [1000.0] * 2
+
+
 @pytest.mark.parametrize(("spent", "first"), [({}, 3), ({"from": 1.0, "all": 5.0}, 1)])
 def test_speed_is_of_the_parts_that_were_measured(tmp_path, spent, first):
     """Older versions did not measure; a run that they began is measured from where it resumes."""
