@@ -125,7 +125,7 @@ def check_examples(
     faults = [f"no example of {s} fits" for s in splits if too_long[s] and not len(splits[s])]
     faults += [ends.fault] * bool(ends.fault)
     if faults or (kept_with is None and any(map(len, misfits.values()))):
-        faults += _describe_misfits(task, surveys, room, ends.enough)
+        faults += _describe_misfits(task, surveys, room, ends.enough, kept_with is not None)
         raise ValueError("; ".join(faults))
     apart, changed = (
         sum(getattr(x, key) for x in surveys.values()) for key in ("apart", "changed")
@@ -199,13 +199,14 @@ def _leave_out(examples: Sequence[Example], which: Sequence[int]) -> Sequence[Ex
 
 
 def _describe_misfits(
-    task: Task, surveys: Mapping[str, Survey], room: Room, enough: int
+    task: Task, surveys: Mapping[str, Survey], room: Room, enough: int, dropped: bool
 ) -> Iterator[str]:
     """Yields for each size that is too small its longest example, then how many examples do not fit.
 
     Args:
       task, surveys, room: the examples, what was found of them, and what they must fit into.
       enough: what noise needs of max_actions.
+      dropped: whether those that do not fit are left out already.
     """
     needed = {"max_actions": enough} if enough > room.max_actions else {}
     needs = {split: room.needs(split, survey) for split, survey in surveys.items()}
@@ -223,10 +224,8 @@ def _describe_misfits(
         return
     total = sum(map(len, task.splits.values()))
     flags = " ".join(f"--config.{key}={needed[key]}" for key in room.sizes if key in needed)
-    yield (
-        f"in all {count:,} of {total:,} examples do not fit: {flags} makes room for all, "
-        "--config.data.long=drop leaves them out"
-    )
+    other = "" if dropped else ", --config.data.long=drop leaves them out"
+    yield f"in all {count:,} of {total:,} examples do not fit: {flags} makes room for all{other}"
 
 
 def _kept_bytes(examples: Sequence[Example], survey: Survey) -> int:

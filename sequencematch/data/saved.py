@@ -178,7 +178,7 @@ def read_questions(
     """Reads a file of JSON lines, which may be compressed (.gz), as questions to be asked.
 
     All completions of a prompt are right answers to it, and so are a line's "references", if it has
-    such a list. Each prompt is asked once.
+    such a list. Each prompt is asked once; prompts that differ by white space are one, as in `jsonl`.
 
     Args:
       path: the file.
@@ -199,12 +199,11 @@ def read_questions(
         raise OSError(f"{path} cannot be read: {reason}") from error
     found: dict[str, Example] = {}
     for _, example in _parse_questions(text, path, choose_layout(fields, write_chat), fields):
-        before = found.get(example.prompt, example)
+        asked = " ".join(example.prompt.split())
+        before = found.get(asked, example)
         right = [*before.references, before.completion, example.completion, *example.references]
         references = dict.fromkeys(right)
-        found[example.prompt] = Example(
-            before.prompt, before.completion, tuple(references), before.cut
-        )
+        found[asked] = Example(before.prompt, before.completion, tuple(references), before.cut)
     if not found:
         raise ValueError(f"{path} has no questions")
     return [*found.values()]
@@ -217,7 +216,8 @@ def _parse_questions(
     # Not splitlines: a JSON string may contain U+2028 and other characters that it splits at.
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            record = parse_object(line, f"{path}:{number}")
+            # Files that were joined have a byte order mark in the middle.
+            record = parse_object(line.removeprefix("\ufeff"), f"{path}:{number}")
             yield record, _parse_question(record, f"{path}:{number}", layout, fields)
 
 

@@ -107,7 +107,8 @@ def count_edits(mdp: Mdp, actions: Sequence[int], is_possible: IsPossible) -> Ed
 def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: Tokenizer) -> dict:
     """Returns how often edits are used, how often they remove errors, and how often that mends one.
 
-    A share of nothing is None; so is all that is said of right and wrong where any text is right.
+    A share of nothing is None; so is all that is said of right and wrong where any text is right, or
+    the beginning of a right one.
     The keys are those of summary.json.
     """
     counts = [
@@ -116,16 +117,17 @@ def edit_statistics(mdp: Mdp, answers: Sequence[Answer], task: Task, tokenizer: 
     ]
     total = Edits(*map(sum, zip(*counts, strict=True)))
     used = [a.edits for a in answers]
-    judged_deletions = 0 if task.is_open else total.deletions
+    unknown = task.is_open or task.possible is accept_anything
+    deletions, errors = (0, 0) if unknown else (total.deletions, total.errors)
     return {
         "answers": sum(n > 0 for n in used) / len(answers),
         "deletions": total.deletions,
         "per_action": sum(used) / max(sum(len(a.actions) for a in answers), 1),
-        "deleted_wrong": _share(total.deleted_wrong, judged_deletions),
-        "deleted_right": _share(total.deleted_right, judged_deletions),
-        "errors": None if task.is_open else total.errors,
-        "errors_deleted": _share(total.errors_deleted, total.errors),
-        "errors_mended": _share(total.errors_mended, total.errors),
+        "deleted_wrong": _share(total.deleted_wrong, deletions),
+        "deleted_right": _share(total.deleted_right, deletions),
+        "errors": None if unknown else total.errors,
+        "errors_deleted": _share(total.errors_deleted, errors),
+        "errors_mended": _share(total.errors_mended, errors),
     }
 
 

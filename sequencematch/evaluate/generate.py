@@ -147,7 +147,7 @@ class Generator:
         found = self._draw(params, prompts, choice, begun=begun)
         for example, (actions, taken) in zip(examples, found, strict=True):
             text, finished = self.text(actions), self.is_finished(actions)
-            right = finished and self.task.check(example, text)
+            right = finished and bool(self.task.check(example, text))
             edits = sum(bool(self.mdp.pops[action]) for action in actions)
             yield Answer(example, actions, text, right, finished, taken, edits)
 

@@ -1,6 +1,7 @@
 """Metrics by name: what is measured of answers, and which figure of it a run is judged by."""
 
 import difflib
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from math import inf
@@ -145,6 +146,7 @@ def check_metrics(task: Task, metrics: Sequence[Metric], answer: Answer) -> None
     """
     try:
         figures = measure(metrics, [answer])
+        json.dumps(figures)  # as summary.json will
     except Exception as cause:  # it may not be our code: it can fail in any way
         raise ValueError(
             f"the metrics of task {task.name!r} fail: {type(cause).__name__}: {cause}"

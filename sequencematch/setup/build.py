@@ -199,7 +199,7 @@ def make_metrics(task: Task, tokenizer: Tokenizer) -> list[Metric]:
     """
     metrics, example = task_metrics(task), task.splits["test"][0]
     actions, text = clean_ids(tokenizer, example), example.completion
-    right = not example.cut and task.check(example, text)
+    right = not example.cut and bool(task.check(example, text))
     answer = Answer(example, actions, text, right, not example.cut, len(actions), edits=0)
     check_metrics(task, metrics, answer)
     return metrics

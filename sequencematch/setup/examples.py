@@ -14,7 +14,7 @@ from sequencematch.data.checks import (
     longest_examples,
     needed_room,
 )
-from sequencematch.data.episodes import clean_ids, encode_prompt
+from sequencematch.data.episodes import answer_ids, clean_ids, encode_prompt
 from sequencematch.data.fields import WriteChat, write_turns
 from sequencematch.data.noise import Noise
 from sequencematch.data.subword import read_tokenizer
@@ -55,7 +55,7 @@ def _set_sizes(config: ConfigDict, room: Room, longest: str) -> None:
     """Writes sizes down: a run keeps them, and so does its config.json.
 
     Raises:
-      ValueError: a network with learned positions has fewer.
+      ValueError: the network has fewer positions.
     """
     config.prompt_slots, config.max_actions, config.evaluate.max_actions = room.sizes.values()
     try:
@@ -144,6 +144,8 @@ def check_questions(
         try:
             encode_prompt(tokenizer, example.prompt, config.prompt_slots)
             clean_ids(tokenizer, example)
+            for text in example.references if task.possible is None else ():
+                answer_ids(tokenizer, example.prompt, text)
         except ValueError as error:
             raise ValueError(f"{source}question {i}: {error}") from error
         if fault := _judging_fault(task, example):

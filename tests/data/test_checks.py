@@ -67,6 +67,10 @@ def test_one_message_says_all_sizes_that_are_needed():
         "--config.prompt_slots=108 --config.max_actions=40 --config.evaluate.max_actions=46 makes room "
         "for all, --config.data.long=drop leaves them out"
     )
+    splits = misfits().splits
+    dropped = misfits()._replace(splits=splits | {"test": splits["validation"][1:]})
+    message = error_of(dropped, room=room, long="drop")
+    assert "no example of test fits" in message and "long=drop" not in message
     assert check(misfits(), room=Room(108, 40, 46, 2)).found["too_long"] == dict.fromkeys(
         ("train", "test", "validation"), 0
     )

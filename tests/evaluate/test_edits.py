@@ -2,6 +2,7 @@ import random
 
 import pytest
 
+from sequencematch.data.checkers import accept_anything
 from sequencematch.data.task import Example
 from sequencematch.evaluate.edits import (
     Edits,
@@ -205,9 +206,12 @@ def test_edits_are_counted_apart_from_what_survives():
     assert found == {"tokens": 4 / 3, "actions": 13 / 3, "edit_actions": 5 / 3, "unfinished": 2}
 
 
-@pytest.mark.parametrize("possible", [None, lambda example, text: True])
-def test_nothing_is_right_or_wrong_where_a_text_may_go_on_in_any_way(possible):
-    task = TASK._replace(is_open=True, possible=possible)
+@pytest.mark.parametrize(
+    ("is_open", "possible"),
+    [(True, None), (True, lambda example, text: True), (False, accept_anything)],
+)
+def test_nothing_is_right_or_wrong_where_a_text_may_go_on_in_any_way(is_open, possible):
+    task = TASK._replace(is_open=is_open, possible=possible)
     found = edit_statistics(MDP, [answer("ab", "ac<b$"), answer("ab", "c<ab$")], task, TOKENIZER)
     assert found["answers"] == 1
     kinds = ("deleted_right", "deleted_wrong", "errors", "errors_deleted", "errors_mended")

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 
 from sequencematch.evaluate.accuracy import accuracy
@@ -38,6 +39,11 @@ def test_metrics_are_measured_by_name_or_as_they_are_and_the_first_to_name_a_fig
         ({"metrics": (lambda e, a: {"accuracy": None},)}, "one of these, with a number"),
         ({"metrics": (lambda e, a: 1 / 0,)}, "'copy' fail: ZeroDivisionError: division by zero"),
         ({"metrics": (lambda e, a: 3,)}, "'copy' fail: TypeError"),
+        # summary.json could not hold it.
+        (
+            {"metrics": (lambda e, a: {"accuracy": 0.5, "n": np.int64(3)},)},
+            "'copy' fail: TypeError: Object of type int64 is not JSON",
+        ),
     ],
 )
 def test_metric_that_cannot_judge_is_refused_before_any_training(changes, message):

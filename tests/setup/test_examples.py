@@ -5,10 +5,18 @@ import json
 import pytest
 
 from sequencematch.data.saved import read_questions
+from sequencematch.data.task import Example
 from sequencematch.data.tasks import check_harmless, load_task
 from sequencematch.setup.defaults import defaults
-from sequencematch.setup.examples import chat_writer, chats_of, load_data, task_data
+from sequencematch.setup.examples import (
+    chat_writer,
+    chats_of,
+    check_questions,
+    load_data,
+    task_data,
+)
 from tests.data import tokenizer_folders
+from tests.data.doubling import TASK, TOKENIZER
 from tests.models.pretrained import tiny
 from tests.setup.configs import config_with, valid_config_with
 
@@ -48,6 +56,17 @@ def test_chats_are_written_by_the_models_template_where_there_is_one(config, tmp
     assert chats_of(config, tokenizer)(TURNS[:1]) == question.prompt
     config.data.fields = "question"
     assert chats_of(config, tokenizer) is None
+
+
+def test_every_right_answer_to_a_question_can_be_encoded(tmp_path):
+    """What edits mend is told by all of them."""
+    task, config = TASK._replace(possible=None), valid_config_with({})
+    questions = [Example("1+1=", "2", ("2", "two"))]
+    with pytest.raises(
+        ValueError, match="q.jsonl: question 0: .* of 'two' are not in the alphabet"
+    ):
+        check_questions(config, task, TOKENIZER, questions, "q.jsonl: ")
+    check_questions(config, task._replace(possible=lambda *_: True), TOKENIZER, questions)
 
 
 def test_turns_that_a_template_refuses_are_named_by_their_line(config, tmp_path):
