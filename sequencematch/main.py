@@ -27,6 +27,7 @@ from sequencematch.cli import (
 from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
+from sequencematch.cli.prompts import read_lines
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
@@ -34,8 +35,10 @@ from sequencematch.setup.check import check_config
 from sequencematch.setup.defaults import defaults, resolve_dtype
 from sequencematch.setup.examples import task_data
 from sequencematch.setup.machine import is_out_of_memory
+from sequencematch.setup.remedy import ANY
 from sequencematch.storage import allocator
 from sequencematch.storage.console import open_streams, to_stderr, to_stdout
+from sequencematch.storage.files import expand
 from sequencematch.storage.processes import CRASHED, DONE, INTERRUPTED, LOST, REFUSED, STOPPED
 from sequencematch.storage.provenance import devices
 from sequencematch.storage.wandb_board import check_installed
@@ -194,12 +197,14 @@ def prepare_reading(
     is_single = asked.prompt is not None and not any(
         (asked.samples, asked.temperature, asked.out, asked.decode)
     )
-    if asked.mode == "sample" and asked.prompts is None:  # no more at once than there are
-        count = (asked.num or 1) * (asked.samples or 1)
+    if asked.mode == "sample":  # no more at once than there are
+        lines = () if asked.prompts is None else read_lines(expand(asked.prompts))
+        count = (asked.num or len(lines) or 1) * (asked.samples or 1)
         config.evaluate.rows = min(config.evaluate.rows, count)
     answers_one = is_single or asked.mode == "export"  # an export holds no more than that
     estimate = memory.estimate_answering if answers_one else memory.estimate_evaluation
-    parts = resume.fill_frozen(build_within_memory(config, estimate, source), call.folder)
+    parts = build_within_memory(config, estimate, source, workdir.FREE_TO_EVALUATE)
+    parts = resume.fill_frozen(parts, call.folder)
     resume.report_loaded_data(config, call.folder)
     if asked.mode == "evaluate" and not asked.data and checkpoint == NEWEST:
         return evaluation.prepare_evaluation(parts, call)
@@ -226,17 +231,28 @@ def check_alone(what: str) -> None:
 
 
 def build_within_memory(
-    config: ConfigDict, estimate: Callable[..., memory.Estimate], source: Path | None = None
+    config: ConfigDict,
+    estimate: Callable[..., memory.Estimate],
+    source: Path | None = None,
+    free: tuple[str, ...] = ANY,
 ) -> Parts:
-    """Builds the parts of a run, after checking that its devices and memory are available."""
+    """Builds the parts of a run, after checking that its devices and memory are available.
+
+    Args:
+      config: the run's.
+      estimate: says what memory it takes.
+      source: the run's folder, if it keeps its task.
+      free: keys, or prefixes of keys, that may still be changed.
+    """
     make_mesh(**config.mesh)
     # Twice: before preparing data, which may take minutes, and once the vocabulary size is known. The
     # estimates are of a transformer; a task of one's own, package:function, may bring another network.
     if ":" not in config.task:
-        memory.check(config, estimate(config))
+        memory.check(config, estimate(config), free)
     parts = build(config, source)
     if not parts.task.network:
-        memory.check(config, estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes))
+        found = estimate(config, parts.tokenizer.vocab_size, parts.data.nbytes)
+        memory.check(config, found, free)
     return parts
 
 

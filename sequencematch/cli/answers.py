@@ -104,7 +104,7 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
         generator, params = make_generator(parts, decodings), parts.whole(state.params)
         lines = answer(parts, generator, params, asked, heads, done, request)
         wait_for_all("counted")  # the first process cuts the file
-        with open_output(path, size) as file, answer_progress(len(heads), done) as advance:
+        with open_output(path, size) as file, answer_progress(len(heads), done, file) as advance:
             for line in lines:
                 call.stop_requests.raise_if_asked()
                 with ignore_write_failures(file) if path is None else contextlib.nullcontext():
@@ -113,9 +113,9 @@ def prepare_answers(parts: Parts, call: Call, request: Request, checkpoint: str)
         if path:
             to_stdout(f"{len(heads)} answers in {path}")
 
-    return Job(
-        answer_all, "the same command goes on where it stopped" if path else "nothing is lost"
-    )
+    if path is None:
+        return Job(answer_all)
+    return Job(answer_all, "the same command goes on where it stopped")
 
 
 def find_questions(parts: Parts, request: Request) -> Sequence[Example]:
@@ -186,7 +186,7 @@ def answer(
         if request.num:
             record["references"] = question.references
             if not parts.task.is_open:  # where any text is right
-                record["right"] = finished and parts.task.check(question, text)
+                record["right"] = finished and bool(parts.task.check(question, text))
         yield json.dumps(record) + "\n"
 
 
@@ -232,22 +232,22 @@ def open_output(path: Path | None, size: int) -> Iterator[TextIO]:
 
 
 @contextlib.contextmanager
-def answer_progress(total: int, done: int) -> Iterator[Any]:
+def answer_progress(total: int, done: int, file: TextIO) -> Iterator[Any]:
     """Shows on stderr how many of `total` answers are there; yields what counts one more.
 
-    In a terminal it is a live bar, elsewhere a line now and then.
+    In a terminal it is a live bar, elsewhere a line now and then. Where the answers themselves go to a
+    terminal it is nothing: they would share lines with it.
     """
     console, told, count = Console(stderr=True), time.monotonic(), done
-    bar = Progress(
-        console=console, disable=not (console.is_terminal and is_first()), transient=True
-    )
+    is_shown = is_first() and not file.isatty()
+    bar = Progress(console=console, disable=not (console.is_terminal and is_shown), transient=True)
     task = bar.add_task("answers", total=total, completed=done)
 
     def advance() -> None:
         nonlocal told, count
         count += 1
         bar.update(task, completed=count)
-        if is_first() and not console.is_terminal and time.monotonic() - told > SECONDS:
+        if is_shown and not console.is_terminal and time.monotonic() - told > SECONDS:
             told = time.monotonic()
             to_stderr(f"{count} of {total} answers")
 

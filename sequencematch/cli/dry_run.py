@@ -94,7 +94,8 @@ def describe_run(parts: Parts, plan: Plan, folder: Path) -> Iterator[tuple[str, 
         "schedule",
         f"validation every {plan.evaluate_every:,} steps, a checkpoint every {plan.save_every:,}",
     )
-    yield "judged by", f"{parts.task.judged_by} of the answers to {c.evaluate.examples:,} questions"
+    asked = min(c.evaluate.examples, len(parts.task.splits["validation"]))
+    yield "judged by", f"{parts.task.judged_by} of the answers to {asked:,} questions"
     yield "folder", f"{folder}/ would hold {FILES}"
 
 

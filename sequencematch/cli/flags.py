@@ -147,7 +147,10 @@ def parse_flags(argv: Sequence[str]) -> Asked:
 
 
 def check_modes(values: flags.FlagValues) -> None:
-    """Raises ValueError for flags that do not go with the mode, or with each other."""
+    """Raises ValueError for flags that do not go with the mode, or with each other, or are empty."""
+    for name in TEXTS.keys() - {"prompt"}:  # an empty prompt is one
+        if values[name].value == "":
+            raise ValueError(f"--{name}= is empty: leave it out, or give it a value")
     for name, modes in MODES.items():
         if values[name].value not in (None, False) and values.mode not in modes:
             raise ValueError(f"--{name} is for --mode={' and --mode='.join(modes)} only")

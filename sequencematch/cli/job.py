@@ -17,7 +17,7 @@ class Job(NamedTuple):
     """
 
     run: Callable[[], None]
-    advice: str = "nothing is lost"
+    advice: str = "give the same command again"
 
 
 class Call(NamedTuple):

@@ -42,6 +42,19 @@ def read_prompts(path: Path, write_chat: WriteChat | None = None) -> list[str]:
       ValueError: a line has no prompt, or there is none; names file and line.
       OSError: the file cannot be read.
     """
+    numbered = read_lines(path)
+    if path.suffix != ".jsonl":
+        return [user_prompt(line, write_chat) for _, line in numbered]
+    return [_prompt_of(line, f"{path}:{n}", write_chat) for n, line in numbered]
+
+
+def read_lines(path: Path) -> list[tuple[int, str]]:
+    """(number, line) of each line of a file of prompts that is not blank.
+
+    Raises:
+      ValueError: there is none, or the file is not UTF-8.
+      OSError: it cannot be read.
+    """
     try:
         lines = path.read_bytes().decode("utf-8-sig").split("\n")
     except OSError as error:
@@ -51,9 +64,7 @@ def read_prompts(path: Path, write_chat: WriteChat | None = None) -> list[str]:
     numbered = [(n, line.removesuffix("\r")) for n, line in enumerate(lines, 1) if line.strip()]
     if not numbered:
         raise ValueError(f"--prompts={path} has no prompts")
-    if path.suffix != ".jsonl":
-        return [user_prompt(line, write_chat) for _, line in numbered]
-    return [_prompt_of(line, f"{path}:{n}", write_chat) for n, line in numbered]
+    return numbered
 
 
 def _prompt_of(line: str, place: str, write_chat: WriteChat | None) -> str:

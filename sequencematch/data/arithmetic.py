@@ -65,11 +65,10 @@ def generator_task(data: Any) -> Task:
         check=lambda: check(questions),
     )
     splits, prompts, completions = prepared.read_texts(builder)
+    confusable = _confusable_characters(questions.bases, completions)
+    # A small set may lack a digit, which noise may push.
     return character_task(
-        data.module,
-        characters(prompts, completions),
-        splits,
-        _confusable_characters(questions.bases, completions),
+        data.module, characters(prompts, completions, confusable), splits, confusable
     )
 
 

@@ -35,6 +35,9 @@ def _data_effects(config: ConfigDict) -> Iterator[str]:
         for key in keys if owner != task else ():
             if _to_tuple(c[key]) != _to_tuple(usual[key]):
                 yield f"data.{key}={c[key]!r} has no effect: task={owner!r} reads it, not {task!r}"
+    is_published = task == "arithmetic" and c.source == "tfds"
+    if is_published and _to_tuple(c.entropy) != _to_tuple(usual.entropy):
+        yield f"data.entropy={c.entropy!r} has no effect: published questions have their own"
     if task in UNSPLIT and c.split != usual.split:
         yield f"data.split={c.split!r} has no effect: task={task!r} knows of no twins"
     if task == "text" and config.model.path and c.tokenizer != usual.tokenizer:
@@ -61,7 +64,8 @@ def _objective_effects(config: ConfigDict) -> Iterator[str]:
                 "objective.bound=True clips V(s') at the bound of chi2_mixture's rewards; those of "
                 f"{divergence} may be larger"
             )
-    weight, objective = configured.policy_weight, make_objective(config, make_settings(config))
+    weight = effective_objective(config).policy_weight
+    objective = make_objective(config, make_settings(config))
     if method.matches and weight > 0 and objective.policy_share == 0:
         yield (
             f"objective.policy_weight={weight} has no effect with discounted weights: C is V(s_0), and "

@@ -8,7 +8,7 @@ data axis splits batches; its fsdp axis splits batches, and the matrices where t
 those of one layer exist whole at a time (`models/gathering.py`).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from math import prod
@@ -19,18 +19,11 @@ import jax.numpy as jnp
 from flax import nnx
 from ml_collections import ConfigDict
 
-from sequencematch.models.attention import CHUNK
 from sequencematch.models.config import TransformerConfig
 from sequencematch.models.gathering import where_computed
 from sequencematch.models.sharding import TRANSFORMER, part_counts, partition, path_name
 from sequencematch.models.transformer import parameter_shapes, remat_on
-from sequencematch.setup.defaults import (
-    answer_limit,
-    defaults,
-    flatten,
-    mesh_size,
-    network_config,
-)
+from sequencematch.setup.defaults import answer_limit, mesh_size, network_config
 from sequencematch.setup.machine import available_bytes, format_bytes, pool_advice
 from sequencematch.setup.network_bytes import (
     activation_bytes,
@@ -41,14 +34,11 @@ from sequencematch.setup.network_bytes import (
 )
 from sequencematch.setup.parameters import frozen_parameters
 from sequencematch.setup.recipe import draws_samples
+from sequencematch.setup.remedy import ANY, NETWORK, SLOTS, remedy
 from sequencematch.storage.provenance import devices_here
 from sequencematch.train.state import split_parameters
 
 FROZEN = "frozen parameters"
-
-# Configuration keys that a part of the estimate grows with.
-NETWORK = ("model.d_model", "model.layers", "model.d_ff")
-SLOTS = ("prompt_slots", "max_actions")
 
 
 class Part(NamedTuple):
@@ -261,8 +251,13 @@ class DoesNotFit(ValueError):
     """A run takes more memory than the machine has."""
 
 
-def check(config: ConfigDict, estimate: Estimate) -> None:
+def check(config: ConfigDict, estimate: Estimate, free: tuple[str, ...] = ANY) -> None:
     """Checks that the machine has the memory that a run takes.
+
+    Args:
+      config: the run's.
+      estimate: what it takes.
+      free: keys, or prefixes of keys, that may still be changed.
 
     Raises:
       DoesNotFit: it has less; names what takes the most, and the keys to lower.
@@ -274,27 +269,5 @@ def check(config: ConfigDict, estimate: Estimate) -> None:
     raise DoesNotFit(
         f"the run needs about {format_bytes(needed)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "
-        f"{largest.name}; {remedy(config, largest.keys)}{pool_advice()}"
+        f"{largest.name}; {remedy(config, largest.keys, free)}{pool_advice()}"
     )
-
-
-def remedy(config: ConfigDict, keys: Sequence[str]) -> str:
-    """What may be changed, so that a part that grows with these keys becomes smaller."""
-    m = config.model
-    if m.path or m.preset:
-        keys = [key for key in keys if key not in NETWORK]  # the model has sizes of its own
-    if not keys:
-        ways = ["take a smaller model"]
-        ways += ["train adapters (config.model.lora_rank)"] * (not m.lora_rank)
-        ways += ["keep kernels in 4 bits (config.model.lora_base=nf4)"] * (m.lora_base != "nf4")
-        return f"{', '.join(ways)} or raise config.mesh.fsdp={config.mesh.fsdp}"
-    default, given = flatten(defaults()), flatten(config)
-    # Suggest what was probably raised by mistake: the three keys furthest above their defaults.
-    first = sorted(keys, key=lambda key: -given[key] / (default[key] or 1))[:3]
-    advice = "lower " + " or ".join(f"config.{key}={given[key]}" for key in first)
-    if config.task == "text" and not config.data.window and "max_actions" in first:
-        advice += ", or cut documents (config.data.window)"
-    slots = config.prompt_slots + max(config.max_actions, config.evaluate.max_actions)
-    if m.attention == "plain" and slots > CHUNK and "prompt_slots" in keys:
-        advice += ", or set config.model.attention=chunked"
-    return advice

@@ -111,7 +111,7 @@ def make_recipe(
         beta=annealed if method.clones else optax.constant_schedule(0.0),
         samples=c.rollout.batch_size if draws_samples(c) else 0,
         max_actions=c.max_actions,
-        hard_negatives=has_edits(c) and c.noise.kind == "policy",
+        hard_negatives=has_noise(c) and c.noise.kind == "policy",
         rollout_noise=rollout_noise,
         seed=settings.seed,
         parts=c.train.accumulate,

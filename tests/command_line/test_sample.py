@@ -25,6 +25,14 @@ def test_a_prompt_needs_no_memory_for_others_and_no_room_for_test_questions(fini
     assert json.loads(capsys.readouterr().out)["prompt"] == "abc>"
 
 
+def test_nor_do_the_prompts_of_a_file(finished_run, tmp_path, capsys):
+    (tmp_path / "prompts.txt").write_text("abc>\n\nab>\n")
+    flags = [f"--workdir={finished_run}", "--mode=sample", f"--prompts={tmp_path}/prompts.txt"]
+    assert run_command(*flags, "--config.evaluate.rows=1000000000") == 0
+    printed = [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()]
+    assert printed == ["abc>", "ab>"]
+
+
 def test_a_prompt_may_be_empty(finished_run, capsys):
     assert run_command("--mode=sample", f"--workdir={finished_run}", "--prompt=") == 0
     assert capsys.readouterr().out.startswith(" ")

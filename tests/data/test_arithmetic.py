@@ -28,6 +28,8 @@ def test_alphabet_is_what_the_texts_are_made_of(task):
 def test_confusable_are_the_digits_of_the_bases(tmp_path):
     task = arithmetic.task(data_config(tmp_path, bases=(3, 12), train=2, validation=1, test=1))
     assert task.confusable(CharTokenizer("0123456789abc")) == list(range(3, 15))
+    own = task.tokenizer(())  # few questions lack some of them
+    assert own.symbols(task.confusable(own)) == [*"0123456789ab"]
 
 
 def test_answer_is_right_if_it_is_the_completion(task):

@@ -52,6 +52,13 @@ def test_of_our_own_configurations_every_key_has_its_effect(file):
         ),
         (arithmetic, {"edits": ("<bkspc>", "<bkspc2>"), "noise.run": 0.5}, ""),
         (arithmetic, {"edits": ("<reset>",)}, ""),
+        (arithmetic, {"objective.policy_weight": 0.5}, "policy_weight=0.5 has no effect with"),
+        (arithmetic, {"method": "iql_offline", "objective.policy_weight": 0.5}, ""),
+        (
+            arithmetic,
+            {"data.source": "tfds", "data.bases": (), "data.entropy": (1.0, 2.0)},
+            "data.entropy=(1.0, 2.0) has no effect: published questions",
+        ),
     ],
 )
 def test_keys_without_effect_are_told_of(file, changes, words):

@@ -12,6 +12,7 @@ from flax import nnx
 
 from configs import llama_arithmetic
 from configs.jsonl import get_config
+from sequencematch.cli.workdir import FREE_TO_EVALUATE
 from sequencematch.core import mdp
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.core.types import Episode
@@ -417,6 +418,19 @@ def test_a_model_with_sizes_of_its_own_is_not_to_be_made_smaller_by_keys(preset,
     (found,) = (x for x in estimate.permanent + estimate.temporary if part in x.name)
     assert advice in memory.remedy(config, found.keys)
     assert not any(key in memory.remedy(config, found.keys) for key in memory.NETWORK)
+
+
+def test_of_a_trained_run_only_what_may_be_changed_is_named():
+    """Its sizes are what they are, whatever takes the most."""
+    for changes in ({}, {"model.preset": "gpt2"}):
+        config = valid_config_with(changes)
+        estimate = memory.estimate_evaluation(config)
+        (answering,) = estimate.temporary
+        advice = memory.remedy(config, answering.keys, FREE_TO_EVALUATE)
+        assert advice.startswith("lower config.evaluate.") and "prompt_slots" not in advice
+        assert {
+            memory.remedy(config, part.keys, FREE_TO_EVALUATE) for part in estimate.permanent
+        } == {"take a machine with more memory or raise config.mesh.fsdp=1"}
 
 
 @pytest.mark.parametrize("key", ABSURD)

@@ -357,6 +357,7 @@ def test_devices_that_a_mesh_leaves_idle_are_told():
     assert describe_idle(make_mesh(3)) == (
         "5 of 8 devices stay idle; --config.mesh.data=8 takes them in"
     )
+    assert describe_idle(make_mesh(1, 3)) == "5 of 8 devices stay idle"
     assert describe_idle(make_mesh(2, 2, 2)) == ""
 
 

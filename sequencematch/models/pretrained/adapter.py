@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from safetensors.numpy import save_file
 
 from sequencematch.models.config import Lora
 from sequencematch.models.lora import merge
@@ -24,7 +23,12 @@ from sequencematch.models.pretrained.families import (
     layout,
     leaves_by_path,
 )
-from sequencematch.models.pretrained.writer import fetch, make_directory, stored_edit_rows
+from sequencematch.models.pretrained.writer import (
+    fetch,
+    make_directory,
+    save_tensors,
+    stored_edit_rows,
+)
 from sequencematch.storage.files import write as write_text
 
 CONFIG, WEIGHTS, PREFIX = "adapter_config.json", "adapter_model.safetensors", "base_model.model."
@@ -83,8 +87,7 @@ def write_adapter(
     }
     whole = {PREFIX + name: np.ascontiguousarray(x) for name, x in tensors.items()}
     with make_directory(out) as folder:
-        save_file(whole, folder / WEIGHTS, metadata={"format": "pt"})
-        (folder / WEIGHTS).chmod(0o644)  # safetensors makes it readable by its owner only
+        save_tensors(whole, folder / WEIGHTS)
         text = json.dumps(config, indent=2) + "\n"
         for name, content in {CONFIG: text, **(files or {})}.items():
             write_text(folder / name, content)

@@ -19,6 +19,7 @@ import jax
 import ml_dtypes
 import numpy as np
 from jaxtyping import ArrayLike
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from sequencematch.models.config import Lora
@@ -162,13 +163,25 @@ def write_weights(
             parts = tensor_rows(tensors[name], leaves, rows, lora)
             # safetensors writes the memory as it lies, whatever the order of the axes.
             content[name] = np.ascontiguousarray(np.concatenate([x.astype(kind) for x in parts]))
-        save_file(content, file, metadata={"format": "pt"})
-        file.chmod(0o644)  # safetensors makes it readable by its owner only
+        save_tensors(content, file)
         weight_map |= dict.fromkeys(names, file.name)
     if len(groups) > 1:
         index = {"metadata": {"total_size": sum(sizes.values())}, "weight_map": weight_map}
         write_text(folder / INDEX, json.dumps(index, indent=2) + "\n")
     return next(shapes[name][0] for name, stored in tensors.items() if stored.has_vocabulary)
+
+
+def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
+    """Writes a file of safetensors that others may read.
+
+    Raises:
+      OSError: it cannot be written, such as on a full disk.
+    """
+    try:
+        save_file(dict(tensors), file, metadata={"format": "pt"})
+    except SafetensorError as error:  # no kind of OSError
+        raise OSError(f"{file} cannot be written: {error}") from error
+    file.chmod(0o644)  # safetensors makes it readable by its owner only
 
 
 def tensor_rows(

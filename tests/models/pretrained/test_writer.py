@@ -45,6 +45,12 @@ def test_import_and_export_are_the_identity(tmp_path, name, dtype):
     same(tiny.read(out, ids=21), params)
 
 
+def test_what_cannot_be_written_is_an_error_of_the_system(tmp_path):
+    """As of a full disk: safetensors has a class of its own for it."""
+    with pytest.raises(OSError, match=f"{tmp_path} cannot be written: "):
+        writer.save_tensors({"a": np.zeros(3)}, tmp_path)
+
+
 @pytest.mark.parametrize(("ids", "rows"), [(20, 24), (23, 25), stress(24, 26)])
 @pytest.mark.parametrize("config", [UNTIED, TIED])
 def test_edits_take_spare_rows_or_new_ones(tmp_path, config, ids, rows):
