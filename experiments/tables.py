@@ -160,7 +160,7 @@ def edit_counts(figures: Mapping[str, Any]) -> dict[str, tuple[float, float]]:
     edited = edits["per_action"] * actions  # older rows do not count deletions
     wholes = {"answers": answers, "per_action": actions}
     wholes |= dict.fromkeys(("deleted_wrong", "deleted_right"), edits.get("deletions", edited))
-    wholes |= dict.fromkeys(("errors_deleted", "errors_mended"), edits["errors"])
+    wholes |= dict.fromkeys(("errors_deleted", "errors_mended"), edits["errors"] or 0)
     return {key: ((edits[key] or 0.0) * wholes[key], wholes[key]) for key in EDITS.values()}
 
 
@@ -296,7 +296,7 @@ def main(argv: list[str]) -> int | None:
         print(f"left out, the grid has them no more: {', '.join(sorted(others))}", file=sys.stderr)
     settings = by_setting(rows, names)
     if not settings:
-        print(f"experiments/results/{GRID.value}.jsonl has no rows yet", file=sys.stderr)
+        print(f"experiments/results/{GRID.value}.jsonl has no rows of it yet", file=sys.stderr)
         return 2
     if GRID.value in TEXT_GRIDS:
         print_texts(settings)

@@ -27,7 +27,7 @@ from sequencematch.cli import (
 from sequencematch.cli.choice import NEWEST
 from sequencematch.cli.flags import check_workdir_name, parse_flags
 from sequencematch.cli.job import Call, Job
-from sequencematch.cli.prompts import read_lines
+from sequencematch.cli.prompts import count_prompts
 from sequencematch.data.tasks import check_harmless
 from sequencematch.setup import memory
 from sequencematch.setup.build import Parts, build
@@ -117,7 +117,7 @@ def main(argv: Sequence[str]) -> int:
         raise  # everything was checked, so a ValueError here is a bug: show where
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         if is_out_of_memory(error):
-            advice = job.advice if job else "nothing was started"
+            advice = f"once there is more, {job.advice}" if job else "nothing was started"
             return report(f"stopped: out of memory; {advice}", STOPPED)
         if not distributed.is_lost_peer(error):
             raise
@@ -175,7 +175,8 @@ def prepare(argv: Sequence[str], stop_requests: StopRequests, resources: ExitSta
     has_run = workdir.check_free(folder, config, asked.resume)
     if asked.dry_run:
         return training.prepare_dry_run(build(config), call, has_run)
-    parts = build_within_memory(config, memory.estimate_training)
+    free = workdir.FREE_TO_RESUME if has_run else ANY
+    parts = build_within_memory(config, memory.estimate_training, free=free)
     return training.prepare_training(parts, call, has_run, traced)
 
 
@@ -198,8 +199,8 @@ def prepare_reading(
         (asked.samples, asked.temperature, asked.out, asked.decode)
     )
     if asked.mode == "sample":  # no more at once than there are
-        lines = () if asked.prompts is None else read_lines(expand(asked.prompts))
-        count = (asked.num or len(lines) or 1) * (asked.samples or 1)
+        prompts = 1 if asked.prompts is None else count_prompts(expand(asked.prompts))
+        count = (asked.num or prompts) * (asked.samples or 1)
         config.evaluate.rows = min(config.evaluate.rows, count)
     answers_one = is_single or asked.mode == "export"  # an export holds no more than that
     estimate = memory.estimate_answering if answers_one else memory.estimate_evaluation

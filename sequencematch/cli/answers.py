@@ -235,19 +235,19 @@ def open_output(path: Path | None, size: int) -> Iterator[TextIO]:
 def answer_progress(total: int, done: int, file: TextIO) -> Iterator[Any]:
     """Shows on stderr how many of `total` answers are there; yields what counts one more.
 
-    In a terminal it is a live bar, elsewhere a line now and then. Where the answers themselves go to a
-    terminal it is nothing: they would share lines with it.
+    In a terminal it is a live bar, elsewhere a line now and then. A bar is not shown where the answers
+    themselves go to a terminal: they would share lines.
     """
     console, told, count = Console(stderr=True), time.monotonic(), done
-    is_shown = is_first() and not file.isatty()
-    bar = Progress(console=console, disable=not (console.is_terminal and is_shown), transient=True)
+    has_bar = is_first() and console.is_terminal and not file.isatty()
+    bar = Progress(console=console, disable=not has_bar, transient=True)
     task = bar.add_task("answers", total=total, completed=done)
 
     def advance() -> None:
         nonlocal told, count
         count += 1
         bar.update(task, completed=count)
-        if is_shown and not console.is_terminal and time.monotonic() - told > SECONDS:
+        if is_first() and not console.is_terminal and time.monotonic() - told > SECONDS:
             told = time.monotonic()
             to_stderr(f"{count} of {total} answers")
 

@@ -49,7 +49,9 @@ def prepare_evaluation_apart(parts: Parts, call: Call, data: str | None, checkpo
     """
     if data is not None:
         path, fields = expand(data), parts.config.data.fields
-        questions = read_questions(path, fields, chat_writer(parts.tokenizer))
+        # There prompts that differ by white space are one.
+        joins_spaces = parts.config.task == "jsonl"
+        questions = read_questions(path, fields, chat_writer(parts.tokenizer), joins_spaces)
         check_questions(parts.config, parts.task, parts.tokenizer, questions, f"{data}, ")
         splits = {**parts.task.splits, "test": questions}
         parts = parts._replace(task=parts.task._replace(splits=splits))

@@ -1,5 +1,6 @@
 """What is asked of a run: texts, or what users say in chats."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,11 @@ def read_prompts(path: Path, write_chat: WriteChat | None = None) -> list[str]:
     if path.suffix != ".jsonl":
         return [user_prompt(line, write_chat) for _, line in numbered]
     return [_prompt_of(line, f"{path}:{n}", write_chat) for n, line in numbered]
+
+
+def count_prompts(path: Path) -> float:
+    """The number of prompts of a file; infinite of a pipe, which can be read only once."""
+    return len(read_lines(path)) if path.is_file() else math.inf
 
 
 def read_lines(path: Path) -> list[tuple[int, str]]:

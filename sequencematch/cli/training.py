@@ -21,6 +21,7 @@ from sequencematch.setup.build import Parts, make_plan, training_data
 from sequencematch.setup.effects import describe_effects
 from sequencematch.setup.examples import save_task
 from sequencematch.setup.judges import make_generator
+from sequencematch.setup.remedy import ANY
 from sequencematch.storage.checkpoint import Checkpoints
 from sequencematch.storage.checkpoint_folder import set_aside
 from sequencematch.storage.console import to_stderr, to_stdout
@@ -167,25 +168,31 @@ def prepare_dry_run(parts: Parts, call: Call, has_run: bool) -> Job:
     if state is None:
         resume.check_initial_parameters(parts)
     plan, first = make_plan(parts), 0 if state is None else int(state.step)
+    free = workdir.FREE_TO_RESUME if has_run else ANY
     with contextlib.suppress(memory.DoesNotFit):
-        check_memory(parts)
+        check_memory(parts, free)
         # Not of a run that has no room: tracing makes a batch.
         dry_run.trace(parts, plan, *training_data(parts))
 
     def show() -> None:
         dry_run.print_plan(parts, plan, folder, first)
-        check_memory(parts)
+        check_memory(parts, free)
         dry_run.print_verdict()
 
     return Job(show)
 
 
-def check_memory(parts: Parts) -> None:
-    """Raises DoesNotFit if a run is estimated to have no room, unless its network is the task's own."""
+def check_memory(parts: Parts, free: tuple[str, ...]) -> None:
+    """Raises DoesNotFit if a run is estimated to have no room, unless its network is the task's own.
+
+    Args:
+      parts: the run.
+      free: keys, or prefixes of keys, that may still be changed.
+    """
     if not parts.task.network:
         vocab_size = parts.tokenizer.vocab_size
         estimate = memory.estimate_training(parts.config, vocab_size, parts.data.nbytes)
-        memory.check(parts.config, estimate)
+        memory.check(parts.config, estimate, free)
 
 
 def estimated_step(parts: Parts) -> int:

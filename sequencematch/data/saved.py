@@ -173,17 +173,21 @@ def example_record(example: Example) -> dict[str, Any]:
 
 
 def read_questions(
-    path: Path, fields: str = "prompt", write_chat: WriteChat = write_turns
+    path: Path,
+    fields: str = "prompt",
+    write_chat: WriteChat = write_turns,
+    joins_spaces: bool = False,
 ) -> list[Example]:
     """Reads a file of JSON lines, which may be compressed (.gz), as questions to be asked.
 
     All completions of a prompt are right answers to it, and so are a line's "references", if it has
-    such a list. Each prompt is asked once; prompts that differ by white space are one, as in `jsonl`.
+    such a list. Each prompt is asked once.
 
     Args:
       path: the file.
       fields: how a line is laid out, a key of `LAYOUTS`; one that a run has kept is read in any case.
       write_chat: writes the prompts of chats.
+      joins_spaces: whether prompts that differ by white space are one.
 
     Raises:
       ValueError: a line is damaged, or there is none; names file and line.
@@ -199,7 +203,7 @@ def read_questions(
         raise OSError(f"{path} cannot be read: {reason}") from error
     found: dict[str, Example] = {}
     for _, example in _parse_questions(text, path, choose_layout(fields, write_chat), fields):
-        asked = " ".join(example.prompt.split())
+        asked = " ".join(example.prompt.split()) if joins_spaces else example.prompt
         before = found.get(asked, example)
         right = [*before.references, before.completion, example.completion, *example.references]
         references = dict.fromkeys(right)

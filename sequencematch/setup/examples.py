@@ -144,7 +144,8 @@ def check_questions(
         try:
             encode_prompt(tokenizer, example.prompt, config.prompt_slots)
             clean_ids(tokenizer, example)
-            for text in example.references if task.possible is None else ():
+            is_compared = task.possible is None and not task.is_open
+            for text in example.references if is_compared else ():
                 answer_ids(tokenizer, example.prompt, text)
         except ValueError as error:
             raise ValueError(f"{source}question {i}: {error}") from error

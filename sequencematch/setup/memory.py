@@ -82,10 +82,17 @@ class Estimate(NamedTuple):
         """The bytes in use in a training step, which is the first of the temporary parts."""
         return sum(part.size for part in self.permanent) + self.temporary[0].size
 
-    @property
-    def largest(self) -> Part:
-        """The part that takes the most."""
-        return max(self.permanent + self.temporary, key=lambda part: part.size)
+    def largest(self, free: tuple[str, ...] = ANY, missing: int = 0) -> Part:
+        """The part that takes the most.
+
+        Args:
+          free: keys, or prefixes of keys, that may be changed: where a part that these make smaller
+            is large enough, the largest such part.
+          missing: bytes that are too many.
+        """
+        parts = sorted(self.permanent + self.temporary, key=lambda part: -part.size)
+        lower = [x for x in parts if x.size >= missing and any(k.startswith(free) for k in x.keys)]
+        return (lower or parts)[0]
 
 
 def estimate_training(config: ConfigDict, vocab_size: int = 1, examples: int = 0) -> Estimate:
@@ -260,12 +267,12 @@ def check(config: ConfigDict, estimate: Estimate, free: tuple[str, ...] = ANY) -
       free: keys, or prefixes of keys, that may still be changed.
 
     Raises:
-      DoesNotFit: it has less; names what takes the most, and the keys to lower.
+      DoesNotFit: it has less; names what takes the most and can be lowered, and the keys.
     """
-    available, largest = available_bytes(mesh_size(config)), estimate.largest
-    needed = estimate.peak - estimate.examples
+    available, needed = available_bytes(mesh_size(config)), estimate.peak - estimate.examples
     if needed <= available:
         return
+    largest = estimate.largest(free, needed - available)
     raise DoesNotFit(
         f"the run needs about {format_bytes(needed)} of memory on each device, but "
         f"{format_bytes(available)} are available: {format_bytes(largest.size)} of it for "

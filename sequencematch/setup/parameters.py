@@ -79,8 +79,8 @@ def split(config: ConfigDict, params: nnx.State) -> tuple[nnx.State, nnx.State]:
             name = re.sub("/(qvalue|scale)$", "", path_name(path))
             if not config.model.lora_rank:
                 raise ValueError(
-                    f"the network's {name} is of {x.dtype} and cannot be trained: a network may hold "
-                    "floats alone, and no random state such as that of nnx.Dropout"
+                    f"the network's {name} is of {x.dtype} and cannot be trained: freeze what is no "
+                    "float (config.train.frozen); random state, such as nnx.Dropout's, has no place"
                 )
             raise ValueError(
                 f"config.train.unfrozen={c.unfrozen!r} is found in {name}, which is in "

@@ -45,10 +45,8 @@ TYPE_NAMES = {
 }
 
 TINY, HUGE = float(np.finfo(np.float32).tiny), float(np.finfo(np.float32).max)
-LARGEST = {
-    float: HUGE,
-    int: 2**31 - 1,
-}  # of the types that may stand for a float32, as jax takes them
+# Of the types that may stand for a float32: jax takes integers of 32 bits.
+LARGEST = {float: HUGE, int: 2**31 - 1}
 
 RULES: dict[str, Rule] = {
     "method": one_of(METHODS),

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 from ml_collections import ConfigDict
 
+from sequencematch.cli import answers
 from sequencematch.cli.answers import (
     answer_progress,
     count_answers,
@@ -65,6 +66,11 @@ def test_no_bar_stands_where_answers_are_printed(monkeypatch, capsys, is_shared)
     with answer_progress(3, 0, file) as advance:
         advance()
     assert bool(capsys.readouterr().err) != is_shared
+    monkeypatch.setenv("FORCE_COLOR", "")  # a log: nothing is shared with it
+    monkeypatch.setattr(answers, "SECONDS", -1)
+    with answer_progress(3, 0, file) as advance:
+        advance()
+    assert "1 of 3 answers" in capsys.readouterr().err
 
 
 def test_a_file_that_cannot_be_written_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """--mode=sample: one prompt is answered."""
 
 import json
+import os
 
 import pytest
 
@@ -31,6 +32,17 @@ def test_nor_do_the_prompts_of_a_file(finished_run, tmp_path, capsys):
     assert run_command(*flags, "--config.evaluate.rows=1000000000") == 0
     printed = [json.loads(line)["prompt"] for line in capsys.readouterr().out.splitlines()]
     assert printed == ["abc>", "ab>"]
+
+
+def test_prompts_may_come_through_a_pipe(finished_run, capsys):
+    """It can be read once only."""
+    reader, writer = os.pipe()
+    with os.fdopen(writer, "w") as file:
+        file.write("abc>\nab>\n")
+    flags = [f"--workdir={finished_run}", "--mode=sample", f"--prompts=/dev/fd/{reader}"]
+    assert run_command(*flags) == 0
+    os.close(reader)
+    assert len(capsys.readouterr().out.splitlines()) == 2
 
 
 def test_a_prompt_may_be_empty(finished_run, capsys):

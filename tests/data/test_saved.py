@@ -116,12 +116,14 @@ def test_all_completions_of_a_prompt_are_right_and_it_is_asked_once(tmp_path):
     assert (second.prompt, set(second.references)) == ("b", {"y", "z"})
 
 
-def test_prompts_that_differ_by_white_space_are_one_as_where_questions_are_trained_on(tmp_path):
+def test_prompts_that_differ_by_white_space_are_one_where_that_is_asked_for(tmp_path):
     lines = [{"prompt": p, "completion": c} for p, c in (("0 plus", "0"), (" 0  plus", "1"))]
     path = tmp_path / "q.jsonl"
     # Two files that were joined: the mark of the second stands in the middle.
     path.write_text("\n".join("\ufeff" + json.dumps(line) for line in lines))
-    assert saved.read_questions(path) == [Example("0 plus", "0", ("0", "1"))]
+    assert len(saved.read_questions(path)) == 2
+    found = saved.read_questions(path, joins_spaces=True)
+    assert found == [Example("0 plus", "0", ("0", "1"))]
 
 
 @pytest.mark.parametrize(

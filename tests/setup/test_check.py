@@ -54,7 +54,7 @@ def test_missing_key_is_reported():
 # Values of every type, and numpy's, which only look like Python's: a configuration file or an edited
 # config.json may hold any of them.
 VALUES = [None, True, 3, 2.5, "often", (), (3,), (2.5,), ("<bkspc>",), np.int64(3), np.float64(0.5)]
-NOT_FLOAT32 = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400, 2**63]
+NOT_FLOAT32 = [math.nan, math.inf, -math.inf, 1e-50, 1e50, 10**400, 2**31, 2**63]
 DEFAULTS = defaults().to_dict()
 ALLOWED_TYPES = {bool: [bool], int: [int], float: [float, int], str: [str], tuple: [tuple, list]}
 

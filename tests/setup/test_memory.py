@@ -363,7 +363,7 @@ def test_of_a_model_in_4_bits_a_layer_is_gathered_in_4_bits():
 def test_peak_is_all_permanent_parts_the_largest_temporary_one_and_the_checkpoint():
     parts = [memory.Part(name, n, ()) for name, n in zip("abcd", (1, 2, 40, 30), strict=True)]
     estimate = memory.Estimate(tuple(parts[:2]), tuple(parts[2:]), 5)
-    assert (estimate.peak, estimate.largest.name) == (48, "c")
+    assert (estimate.peak, estimate.largest().name) == (48, "c")
 
 
 def test_checkpoint_and_examples_take_no_memory_of_an_accelerator(monkeypatch):
@@ -468,7 +468,7 @@ def test_whole_documents_that_do_not_fit_may_be_cut(changes, advises):
         {"task": "text", "data.window": 0, "max_actions": 755_226, "evaluate.max_actions": 1}
         | changes
     )
-    advice = memory.remedy(config, memory.estimate_training(config).largest.keys)
+    advice = memory.remedy(config, memory.estimate_training(config).largest().keys)
     assert ("or cut documents (config.data.window)" in advice) == advises
 
 
