@@ -7,7 +7,7 @@ DIR is Llama2-7B as Hugging Face has it, with tokenizer.json. Add or subtract in
 gamma = 0.998, noise of 0.1 in the expert's texts; METHOD is sequencematch (the default), bc or mle. The
 paper draws accuracy against noise, for random noise and wrong digits:
 
-    ... --config.noise.kind=ground_truth --config.noise.eta=0.2
+    ... --config.noise.kind=ground_truth --config.noise.eta=0.2 --config.max_actions=24
 
 This trains all parameters, 7 billion of them, in float32. Without a directory, by --dry_run with
 `--config.model.path= --config.model.preset=llama2-7b`, a step takes 173 GiB; with the model's own

@@ -14,10 +14,10 @@ DIR is a directory as Hugging Face has it: config.json, *.safetensors, tokenizer
 can spare. Prompts and answers have room for the longest of the data.
 
 Reproduces no table: the paper finetunes Llama2-7B by QLoRA (configs/llama_arithmetic.py). A step of 8
-rows of 64 slots takes some 5 s on 2 cores in float32 (docs/finetuning.md), so a run takes two hours or
-more there, with 4 GiB of memory. A whole run has not been made. One with train.steps=60 and
-train.bc_steps=40 (seed 0, 2,000 questions, commit f3147b8) ended after 15 minutes on 2 cores of an AMD
-EPYC, which it shared: 6 of 48 test questions right, greedy.
+rows of 64 slots takes 3.2 to 3.6 s on 2 cores in float32 (docs/finetuning.md), one of matching has
+twice the rows; so a run takes two hours or more there, with 4 GiB of memory. A whole run has not been
+made. One with train.steps=60 and train.bc_steps=40 (seed 0, 2,000 questions, commit f3147b8) ended
+after 15 minutes on 2 cores of an AMD EPYC, which it shared: 6 of 48 test questions right, greedy.
 """
 
 from ml_collections import ConfigDict

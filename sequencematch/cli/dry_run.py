@@ -31,7 +31,7 @@ from sequencematch.train.plan import Batches, Phase, Plan
 
 FILES = (
     "config.json, task.json, questions.jsonl, metrics.jsonl, tensorboard/, checkpoints/, summary.json, "
-    "traces.jsonl, report"
+    "traces.jsonl, report.html"
 )
 BAR = 24  # characters of a bar as long as the peak
 

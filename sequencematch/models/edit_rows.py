@@ -28,7 +28,7 @@ def first_edit_rows(
     Args:
       model: the network; its logits of edits are not read.
       mdp: says which actions are legal, and which are edits.
-      trajectories: one batch, of all processes, whose decisions are fitted on.
+      trajectories: rows of a batch, of all processes, whose decisions are fitted on.
       eta: the noise rate, in (0, 1).
     """
     is_edit = mdp.legal & (mdp.pops > 0)

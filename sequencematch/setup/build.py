@@ -175,16 +175,17 @@ def network_maker(config: ConfigDict, task: Task, tokenizer: Tokenizer, mesh: Me
     """What makes the network, which knows edits as the last ids.
 
     Raises:
-      ValueError: the tokenizer's edits are other ids, or the task's own network is to be divided.
+      ValueError: the tokenizer's edits are other ids, or the task's own network is to be another.
     """
     V, edits = tokenizer.vocab_size, sorted(tokenizer.pops)
     if edits != [*range(V - len(edits), V)]:
         raise ValueError(f"the ids of edits must be the last of {V}, but they are {edits}")
     if task.network:
-        for key, only in {"model.lora_rank": 0, "mesh.fsdp": 1, "mesh.model": 1}.items():
+        whole = {"mesh.fsdp": 1, "mesh.model": 1, "model.lora_rank": 0}
+        for key, only in (whole | {"model.path": "", "model.preset": ""}).items():
             if (found := flatten(config)[key]) != only:
                 raise ValueError(
-                    f"config.{key}={found} must be {only}: the task brings a network of its own"
+                    f"config.{key}={found!r} must be {only!r}: the task brings a network of its own"
                 )
         return partial(task.network, V - len(edits), len(edits))
     network = network_config(config, V, len(edits))

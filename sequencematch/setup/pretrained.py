@@ -39,7 +39,7 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     """The parameters of the model in `config.model.path`, each on its devices.
 
     With config.init="adapter:DIR" its adapters begin as those of that directory. Rows of edits that
-    neither has are fitted on the first batch of the run.
+    neither has are fitted on the first batch of the run, or a part of it.
 
     Args:
       parts: the run.

@@ -133,14 +133,23 @@ def test_completions_that_are_encoded_apart_are_counted(monkeypatch):
     assert build_task(monkeypatch, task).data.found["encoded_apart"] == apart > 10
 
 
-@pytest.mark.parametrize("key, only", [("mesh.fsdp", 1), ("mesh.model", 1), ("model.lora_rank", 0)])
-def test_a_network_of_ones_own_is_whole_and_has_no_adapters(key, only):
+@pytest.mark.parametrize(
+    ("key", "value", "only"),
+    [
+        ("mesh.fsdp", 2, 1),
+        ("mesh.model", 2, 1),
+        ("model.lora_rank", 2, 0),
+        ("model.path", "DIR", "''"),
+        ("model.preset", "gpt2", "''"),
+    ],
+)
+def test_a_network_of_ones_own_is_whole_and_has_no_adapters_and_no_weights(key, value, only):
     tokenizer, task = TOKENIZERS[0], SimpleNamespace(network=lambda ids, edits, rngs: (ids, edits))
     make = network_maker(valid_config_with({}), task, tokenizer, None)
     assert make(None) == (tokenizer.vocab_size - 2, 2)
     config = valid_config_with({})
-    config.update_from_flattened_dict({key: 2})
+    config.update_from_flattened_dict({key: value})
     with pytest.raises(
-        ValueError, match=f"config.{key}=2 must be {only}: the task brings a network"
+        ValueError, match=f"config.{key}={value!r} must be {only}: the task brings a network"
     ):
         network_maker(config, task, tokenizer, None)
