@@ -8,6 +8,7 @@ import jax
 import psutil
 from ml_collections import ConfigDict
 
+from sequencematch.storage.processes import processes_here
 from sequencematch.storage.provenance import devices_here
 
 # Linux's control groups: controller in /proc/self/cgroup -> (its folder, the files of its limit and of
@@ -16,12 +17,14 @@ GROUPS = {"": ("", "max", "current"), "memory": ("memory", "limit_in_bytes", "us
 
 
 def available_bytes(count: int) -> int:
-    """Bytes that each of `count` devices may use.
+    """Bytes that each of a run's `count` devices may use.
 
-    An accelerator has memory of its own. Simulated CPU devices share what the machine has free.
+    An accelerator has memory of its own. CPU devices share what their machine has free.
     """
     limits = devices_here()[0].memory_stats()
-    return limits["bytes_limit"] if limits else free_bytes() // count
+    if limits:
+        return limits["bytes_limit"]
+    return free_bytes() * jax.process_count() // (count * processes_here())
 
 
 def pool_advice() -> str:

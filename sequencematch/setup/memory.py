@@ -194,7 +194,8 @@ def checkpoint_bytes(state: Iterable[Part], data: int) -> int:
 
 def host_bytes(size: int, config: ConfigDict) -> int:
     """The part of each device in what this process keeps; 0 if devices have memory of their own."""
-    return 0 if devices_here()[0].memory_stats() else size // mesh_size(config)
+    own = mesh_size(config) // jax.process_count()  # its devices
+    return 0 if devices_here()[0].memory_stats() else size // own
 
 
 def sampling_parts(config: ConfigDict, network: TransformerConfig) -> tuple[Part, ...]:

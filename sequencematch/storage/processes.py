@@ -4,6 +4,9 @@ A run on several hosts is one process a host, and all do the same. Only the firs
 share: lines for people, records, files of the work directory, and its lock.
 """
 
+import functools
+import socket
+import zlib
 from typing import Any
 
 import jax
@@ -40,6 +43,15 @@ def agree(number: int) -> bool:
     if not jax.distributed.is_initialized():
         return True
     return len(set(np.ravel(multihost_utils.process_allgather(np.int32(number))).tolist())) == 1
+
+
+@functools.cache
+def processes_here() -> int:
+    """The number of processes of the run on this machine, or in this container; all have to call it."""
+    if not jax.distributed.is_initialized():
+        return 1
+    here = np.int32(zlib.crc32(socket.gethostname().encode()) & 0x7FFFFFFF)
+    return int(np.sum(multihost_utils.process_allgather(here) == here))
 
 
 def first_finds(found: bool) -> bool:

@@ -13,6 +13,11 @@ from sequencematch.setup.machine import available_bytes, format_bytes, free_byte
 def test_accelerators_have_their_own_memory_and_cpus_share_the_machines(monkeypatch):
     monkeypatch.setattr(machine, "free_bytes", lambda: 2**34)
     assert [available_bytes(n) for n in (1, 8)] == [2**34, 2**31]
+    # Of four processes two are on this machine; or all, or each has one of its own.
+    monkeypatch.setattr(jax, "process_count", lambda: 4)
+    for here, expected in ((2, 2**32), (4, 2**31), (1, 2**33)):
+        monkeypatch.setattr(machine, "processes_here", lambda here=here: here)
+        assert available_bytes(8) == expected
     device = SimpleNamespace(memory_stats=lambda: {"bytes_limit": 2**36})
     monkeypatch.setattr(machine, "devices_here", lambda: [device])
     assert [available_bytes(n) for n in (1, 8)] == [2**36, 2**36]
