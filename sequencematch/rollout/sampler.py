@@ -2,7 +2,7 @@
 
 A token's slot in the cache is its depth: a push overwrites the slot above the top, an edit lowers the
 top, and attention is causal by depth. So after an edit the next logits come from a hidden state that
-is already there. Axes: B rows, P prompt, T = P + max_actions time, S = P + depth slots of the cache,
+is already there. Axes: B rows, P prompt, T = P + max_actions time, S = P + longest slots of the cache,
 D model, V vocabulary.
 """
 
@@ -48,7 +48,7 @@ class Sampling(NamedTuple):
     noise: RolloutNoise | None = None
 
     @property
-    def depth(self) -> int:
+    def longest(self) -> int:
         """The most tokens that stand above a prompt, however many decisions are taken."""
         return min(self.max_actions, self.stop_at or self.max_actions)
 
@@ -105,7 +105,7 @@ def begin(
     (B, P), max_actions = prompts.shape, how.max_actions
     follows = how.decoding is not None and how.decoding.follows_slots
     memory = jax.vmap(lambda _: empty_memory(P + max_actions))(start) if follows else None
-    hidden, cache = model.prefill(prompts, P + how.depth)
+    hidden, cache = model.prefill(prompts, P + how.longest)
     return Generation(
         tokens=jnp.pad(prompts, [(0, 0), (0, max_actions)]),
         log_probs=jnp.zeros((B, P + max_actions), jnp.float32),

@@ -28,9 +28,8 @@ def make_mesh(data: int = 1, fsdp: int = 1, model: int = 1) -> Mesh:
     available, needed = devices(), data * fsdp * model
     asked = f"mesh.data={data} x mesh.fsdp={fsdp} x mesh.model={model}"
     if needed > len(available):
-        rows = (
-            len(available) if jax.process_count() > 1 else 1
-        )  # of several processes all take part
+        # Of several processes all take part.
+        rows = len(available) if jax.process_count() > 1 else 1
         raise ValueError(
             f"{asked} needs {needed} devices, but jax finds {len(available)}: name another mesh, "
             f"such as --config.mesh.data={rows} --config.mesh.fsdp=1 --config.mesh.model=1"
