@@ -114,7 +114,7 @@ def initial_parameters(parts: Parts, trained: bool = True) -> nnx.State | None:
     found = jax.tree.map(lambda x, y: x.astype(y.dtype), found, like)
     found = jax.device_put(found, where(like))
     knows_edits = has_edits(theirs.config) or parts.task.network
-    return found if knows_edits else fit_new_edits(parts, found, trained)
+    return found if knows_edits else fit_new_edits(parts, found, trained=trained)
 
 
 def first_parameters(parts: Parts, trained: bool = True) -> nnx.State:

@@ -29,14 +29,14 @@ class SubwordTokenizer:
       config: tokenizer_config.json, as `tokenizer_files.fast_config` makes it.
       template: the chat template; None where there is none.
       edits: names of the edit actions, keys of `EDITS`; order and repetition do not matter.
-      edits_saved: whether the directory that it comes from has rows for these edits already.
+      edits_saved: names of the edits that the directory it comes from has rows for, row by row.
     """
 
     source: str = dataclasses.field(repr=False)
     config: Mapping[str, Any]
     template: str | None = dataclasses.field(default=None, repr=False)
     edits: tuple[str, ...] = ("<bkspc>",)
-    edits_saved: bool = False
+    edits_saved: tuple[str, ...] = ()
 
     @functools.cached_property
     def _first(self) -> Tokenizer:
@@ -97,6 +97,12 @@ class SubwordTokenizer:
     def pops(self) -> dict[int, int]:
         """Id of each edit action -> how many tokens it pops."""
         return {self.own_size + i: EDITS[name] for i, name in enumerate(self._names)}
+
+    @property
+    def edit_rows(self) -> list[int | None]:
+        """Of each edit in `pops`, the row after `own_size` that is saved for it; None without one."""
+        saved = {name: row for row, name in enumerate(self.edits_saved)}
+        return [saved.get(name) for name in self._names]
 
     @functools.cached_property
     def ordinary(self) -> Ids:
@@ -263,7 +269,7 @@ def read_tokenizer(folder: str | Path, edits: Sequence[str] = ("<bkspc>",)) -> S
         config=files.fast_config(config, special, adds_bos),
         template=files.chat_template(folder, config),
         edits=tuple(edits),
-        edits_saved=saved[: len(_in_order(edits))] == _in_order(edits),
+        edits_saved=tuple(saved),
     )
 
 

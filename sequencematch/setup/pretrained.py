@@ -11,27 +11,29 @@ from pathlib import Path
 import jax
 import numpy as np
 from flax import nnx
+from jaxtyping import Bool
 
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
-from sequencematch.data.tokenizer_files import generation_config
+from sequencematch.data.tokenizer_files import (
+    generation_config,
+)
 from sequencematch.models import lora
-from sequencematch.models.config import LINEARS
 from sequencematch.models.edit_rows import first_edit_rows
 from sequencematch.models.pretrained.adapter import write_adapter
-from sequencematch.models.pretrained.adapter_reader import read_adapter
 from sequencematch.models.pretrained.card import card_files
 from sequencematch.models.pretrained.configs import family_of, read_config
 from sequencematch.models.pretrained.families import EDITS, layout, leaves_by_path
 from sequencematch.models.pretrained.reader import find_tensors, open_weights, read_params
 from sequencematch.models.pretrained.writer import spare_rows, write_model
 from sequencematch.models.sharding import path_name
+from sequencematch.setup.adapters import insert_adapters, read_adapters
 from sequencematch.setup.build import Parts, training_data
 from sequencematch.setup.defaults import function_of, has_edits, lora_config, network_config
 from sequencematch.storage.files import expand
+from sequencematch.storage.processes import fetch
 from sequencematch.train.mesh import batch_sharding, place_rows
 
-ADAPTER_PREFIX = "adapter:"
 LEAST_ETA = 1e-3  # edits begin with this probability where there is less noise, or none
 
 
@@ -51,59 +53,22 @@ def read_parameters(parts: Parts, trained: bool = True) -> nnx.State:
     """
     path = parts.config.model.path
     # Asked of the model itself: a run's folder has the tokenizer with its edits in any case.
-    saved = read_tokenizer(path, tuple(parts.config.edits)).edits_saved
+    edit_rows = read_tokenizer(path, tuple(parts.config.edits)).edit_rows
     weights = open_weights(path)
     kernels = lora.nf4_kernels(parts.whole(parts.like.params))
     family = family_of(read_config(path))
-    base = read_params(weights, family, parts.base, edits_stored=saved, nf4_kernels=kernels)
-    params = parts.adapt(base)
+    base = read_params(weights, family, parts.base, edit_rows=edit_rows, nf4_kernels=kernels)
+    params, known = parts.adapt(base), np.array([row is not None for row in edit_rows], bool)
     if parts.config.init and (trained or freezes(parts, f"{lora.ADAPTER}|^{EDITS}")):
         adapters = read_adapters(parts)
-        params, saved = insert_adapters(params, adapters), saved or EDITS in adapters
-    return params if saved else fit_new_edits(parts, params, trained)
+        params, known = insert_adapters(params, adapters), known | (EDITS in adapters)
+    return fit_new_edits(parts, params, known, trained)
 
 
 def freezes(parts: Parts, pattern: str) -> bool:
     """Whether a parameter whose path has a pattern is not trained."""
     frozen = jax.tree_util.tree_leaves_with_path(parts.frozen)
     return any(re.search(pattern, path_name(path)) for path, _ in frozen)
-
-
-def read_adapters(parts: Parts) -> dict[str, jax.Array]:
-    """Path -> array of the adapters in `config.init`, scaled as the run's own; with rows of edits.
-
-    Raises:
-      ValueError, OSError: there is no adapter, or the run's adapters have less room than it needs.
-    """
-    init, ours = parts.config.init, lora_config(parts.config)
-    family = family_of(read_config(parts.config.model.path))
-    theirs, state = read_adapter(init.removeprefix(ADAPTER_PREFIX), family, parts.base)
-    if theirs.rank > ours.rank:
-        raise ValueError(
-            f"config.init={init!r} has rank {theirs.rank}: set config.model.lora_rank={theirs.rank}"
-        )
-    left_out = [path for path in LINEARS if theirs.adapts(path) and not ours.adapts(path)]
-    if left_out:
-        raise ValueError(
-            f"config.init={init!r} adapts {', '.join(left_out)}, in which config.model.lora_targets="
-            f"{ours.targets!r} is not found: name them, too"
-        )
-    scale = theirs.scale / ours.scale
-    leaves = leaves_by_path(state)
-    return {path: x * scale if path.endswith("lora_b") else x for path, x in leaves.items()}
-
-
-def insert_adapters(params: nnx.State, adapters: Mapping[str, jax.Array]) -> nnx.State:
-    """The parameters with these adapters in place of new ones; what a larger rank adds stays new."""
-
-    def insert(path: tuple, param: nnx.Param) -> nnx.Param:
-        x, old = adapters.get("/".join(map(str, path))), param[...]
-        if x is None:
-            return param
-        whole = old.at[tuple(map(slice, x.shape))].set(x.astype(old.dtype))
-        return param.replace(jax.device_put(whole, old.sharding))
-
-    return nnx.map_state(insert, params)
 
 
 def check_parameters(parts: Parts) -> None:
@@ -117,15 +82,21 @@ def check_parameters(parts: Parts) -> None:
     find_tensors(open_weights(path), family, layout(family, leaves_by_path(parts.base)))
 
 
-def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.State:
-    """The same parameters with rows of edits that choose them about as often as the noise rate.
+def fit_new_edits(
+    parts: Parts,
+    params: nnx.State,
+    known: Bool[np.ndarray, " edits"] | bool = False,
+    trained: bool = True,
+) -> nnx.State:
+    """The same parameters with rows of new edits that choose them about as often as the noise rate.
 
     Nothing is done for a method without edits, nor where a checkpoint has the rows; nor where a run is
     asked for answers: there is no batch to fit them on.
 
     Args:
       parts: the run.
-      params: of a network that has not learnt edits.
+      params: of a network that has not learnt all of its edits.
+      known: which ones it has learnt; False for none.
       trained: as of `read_parameters`.
 
     Raises:
@@ -133,7 +104,7 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     """
     is_frozen = freezes(parts, f"^{EDITS}")
     begins = "train" in parts.task.splits and (trained or is_frozen)
-    if not (has_edits(parts.config) and begins):
+    if np.all(known) or not (has_edits(parts.config) and begins):
         return params
     if is_frozen:
         raise ValueError(
@@ -149,6 +120,7 @@ def fit_new_edits(parts: Parts, params: nnx.State, trained: bool = True) -> nnx.
     model = nnx.merge(recipe.graph, params)
     old = model.edits.kernel
     rows = first_edit_rows(model, recipe.mdp, trajectories, eta).astype(old.dtype)
+    rows = np.where(known, fetch(old[...]), rows)
     model.edits.kernel[...] = jax.device_put(rows, old.sharding)
     return nnx.state(model)
 

@@ -150,12 +150,19 @@ def test_half_a_surrogate_pair_has_no_ids(tokenizer):
 def test_saved_is_the_same_again(tokenizer, tmp_path):
     tokenizer.save(tmp_path)
     again = read_tokenizer(tmp_path, tokenizer.edits)
-    assert again.files() == tokenizer.files() and again.edits_saved
+    assert again.files() == tokenizer.files() and None not in again.edit_rows
     assert again.fingerprint == tokenizer.fingerprint and again.pops == tokenizer.pops
     assert (again.bos, again.eos, again.pad) == (tokenizer.bos, tokenizer.eos, tokenizer.pad)
     # Other edits than the saved ones take the same first ids, and have no rows yet.
     others = read_tokenizer(tmp_path, ("<bkspc2>",))
-    assert [*others.pops] == [tokenizer.own_size] and not others.edits_saved
+    assert [*others.pops] == [tokenizer.own_size] and others.edit_rows == [None]
+
+
+def test_a_saved_edit_has_its_row_whatever_edits_are_beside_it(bytes_folder, tmp_path):
+    read_tokenizer(bytes_folder, ("<bkspc>", "<bkspc2>")).save(tmp_path)
+    assert read_tokenizer(tmp_path, ("<bkspc2>",)).edit_rows == [1]
+    assert read_tokenizer(tmp_path, ("<reset>",)).edit_rows == [None]
+    assert read_tokenizer(tmp_path, ("<bkspc2>", "<bkspc4>", "<bkspc>")).edit_rows == [0, 1, None]
 
 
 def test_the_library_reads_saved_edits_with_their_ids(tokenizer, tmp_path):

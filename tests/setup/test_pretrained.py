@@ -81,7 +81,7 @@ def test_export_and_import_are_inverse(parts, params, spellings, tmp_path):
     pretrained.export(parts, params, out, {"method": "bc"})
     again = parts_of(out, spellings, edits=("<bkspc>", "<bkspc2>"))
     assert again.tokenizer.fingerprint == parts.tokenizer.fingerprint
-    assert again.tokenizer.edits_saved and not parts.tokenizer.edits_saved
+    assert again.tokenizer.edit_rows == [0, 1] and parts.tokenizer.edit_rows == [None, None]
     found = leaves_by_path(pretrained.read_parameters(again))
     for path, x in leaves_by_path(params).items():
         np.testing.assert_array_equal(found[path], x, err_msg=path)
@@ -91,6 +91,25 @@ def test_export_and_import_are_inverse(parts, params, spellings, tmp_path):
     config = json.loads((out / "config.json").read_text())
     assert config["vocab_size"] == parts.tokenizer.own_size + SPARE == parts.tokenizer.vocab_size
     assert "# mine\n" in (out / "README.md").read_text()
+
+
+def test_learnt_edits_keep_their_rows_and_new_ones_beside_them_are_fitted(
+    directory, parts, params, spellings, tmp_path
+):
+    learnt = jax.tree.map(lambda x: x, params)
+    learnt["edits"]["kernel"][...] += 1
+    pretrained.export(parts, learnt, tmp_path / "mine", {})
+    fewer, new, anew = (
+        leaves_by_path(pretrained.read_parameters(parts_of(folder, spellings, edits=edits)))[EDITS]
+        for folder, edits in (
+            (tmp_path / "mine", ("<bkspc>",)),
+            (tmp_path / "mine", ("<bkspc>", "<bkspc4>")),
+            (directory, ("<bkspc>", "<bkspc4>")),
+        )
+    )
+    np.testing.assert_array_equal(fewer, leaves_by_path(learnt)[EDITS][:, :1])
+    np.testing.assert_array_equal(new[:, 0], fewer[:, 0])
+    np.testing.assert_allclose(new[:, 1], anew[:, 1], rtol=1e-5, atol=1e-6)
 
 
 def test_what_is_exported_is_rounded_to_the_models_own_dtype_or_not(directory, spellings, tmp_path):
@@ -195,6 +214,16 @@ def test_what_an_adapter_brings_may_be_frozen_and_is_there_when_answers_are_aske
         if "lora_a" in path:
             np.testing.assert_allclose(leaves_by_path(training)[path], x, rtol=1e-6)
             np.testing.assert_array_equal(answering[path], leaves_by_path(training)[path])
+
+
+def test_an_adapter_of_other_edits_is_refused(directory, spellings, tmp_path):
+    """Their ids are the same."""
+    first = parts_of(directory, spellings, **{"model.lora_rank": 2})
+    pretrained.export_adapter(first, pretrained.read_parameters(first), tmp_path / "a", {})
+    changes = {"init": f"adapter:{tmp_path / 'a'}", "edits": ("<reset>",), "max_actions": 17}
+    changes["model.lora_rank"] = 2
+    with pytest.raises(ValueError, match=r"the edits \['<bkspc>'\], and .* set config\.edits"):
+        pretrained.read_parameters(parts_of(directory, spellings, **changes))
 
 
 def test_a_card_names_the_base_by_its_whole_path(directory, spellings, tmp_path, monkeypatch):

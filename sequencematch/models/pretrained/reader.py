@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -108,7 +108,7 @@ def read_params(
     weights: Weights,
     family: str,
     like: Tree,
-    edits_stored: bool = False,
+    edit_rows: Sequence[int | None] = (),
     nf4_kernels: Mapping[str, qwix.QArray] | None = None,
 ) -> Tree:
     """The parameters of a pretrained model, placed and sharded as `like`.
@@ -119,8 +119,8 @@ def read_params(
       weights: from `open_weights`, or from a GGUF file.
       family: a key of `families.FAMILIES`.
       like: shapes, dtypes and shardings of the parameters; their vocabulary has no spare rows.
-      edits_stored: whether the rows after the tokenizer's are those of edits, where `writer` puts them.
-        If not, every edit starts from the mean row of the head.
+      edit_rows: of each edit the row after the tokenizer's own that is its, where `writer` puts it.
+        An edit without one, None or left out, starts from the mean row of the head.
       nf4_kernels: path -> shapes and shardings of the kernels that are to be in 4 bits.
 
     Raises:
@@ -135,7 +135,7 @@ def read_params(
         found |= read_tensor(weights, names[name], stored, leaves, found, nf4_kernels)
     if EDITS in leaves:
         head = head_name(tensors)
-        rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edits_stored)
+        rows = read_edits(weights, names[head], tensors[head], leaves[EDITS], edit_rows)
         found[EDITS] = place(rows.astype(leaves[EDITS].dtype), leaves[EDITS].sharding)
     return jax.tree.unflatten(jax.tree.structure(like), [found[path] for path in leaves])
 
@@ -222,18 +222,28 @@ def read_tensor(
 
 
 def read_edits(
-    weights: Weights, name: str, stored: Stored, leaf: jax.ShapeDtypeStruct, edits_stored: bool
+    weights: Weights,
+    name: str,
+    stored: Stored,
+    leaf: jax.ShapeDtypeStruct,
+    edit_rows: Sequence[int | None],
 ) -> np.ndarray:
-    """The head rows of edits, [D, edits]: those that are stored, or the mean of all other rows."""
+    """The head rows of edits, [D, edits]: each that is stored, or the mean of the tokens' rows."""
     ids, (_, edits) = stored.shape[0], leaf.shape
-    if not edits_stored:
-        return np.repeat(mean_row(weights.read(name, 0, ids))[:, None], edits, axis=1)
-    if weights.shapes[name][0] < ids + edits:
+    known = {edit: row for edit, row in enumerate(edit_rows) if row is not None}
+    last = max(known.values(), default=-1) + 1
+    if weights.shapes[name][0] < ids + last:
         raise ValueError(
-            f"{weights.source} has {ids} tokens and {edits} edits in its tokenizer, but "
+            f"{weights.source} has {ids} tokens and {last} edits in its tokenizer, but "
             f"{weights.shapes[name][0]} rows in {name}"
         )
-    return weights.read(name, ids, ids + edits).T
+    if len(known) < edits:
+        rows = np.repeat(mean_row(weights.read(name, 0, ids))[None], edits, axis=0)
+    else:
+        rows = np.empty((edits, stored.shape[1]), np.float32)
+    if known:
+        rows[[*known]] = weights.read(name, ids, ids + last)[[*known.values()]]
+    return rows.T
 
 
 def mean_row(rows: np.ndarray) -> np.ndarray:

@@ -61,13 +61,17 @@ def test_spare_rows_are_left_out_and_edits_start_from_the_mean_row(tmp_path):
 
 def test_stored_edits_are_read(tmp_path):
     folder = tiny.write(tmp_path / "model", CONFIG)
-    leaves = leaves_by_path(tiny.read(folder, ids=20, edits=2, edits_stored=True))
+    leaves = leaves_by_path(tiny.read(folder, ids=20, edits=2, edit_rows=(0, 1)))
     head = tiny.values("lm_head.weight", (24, 16))
     np.testing.assert_array_equal(leaves[EDITS], head[20:22].T)
     with pytest.raises(
         ValueError, match="23 tokens and 2 edits in its tokenizer, but 24 rows in lm"
     ):
-        tiny.read(folder, ids=23, edits=2, edits_stored=True)
+        tiny.read(folder, ids=23, edits=2, edit_rows=(0, 1))
+    # Some of them, in another order.
+    leaves = leaves_by_path(tiny.read(folder, ids=20, edits=3, edit_rows=(2, None, 0)))
+    np.testing.assert_array_equal(leaves[EDITS][:, [0, 2]], head[[22, 20]].T)
+    np.testing.assert_allclose(leaves[EDITS][:, 1], head[:20].mean(axis=0), atol=1e-6)
 
 
 def test_all_that_is_wrong_is_in_one_error(tmp_path):

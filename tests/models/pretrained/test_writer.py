@@ -71,7 +71,7 @@ def test_edits_take_spare_rows_or_new_ones(tmp_path, config, ids, rows):
         kept = [i for i in range(len(x)) if len(x) != 24 or not ids <= i < ids + 2]
         np.testing.assert_array_equal(after[name][kept], x[kept])
     # Imported again, they are edits again.
-    again = leaves_by_path(tiny.read(tmp_path / "out", ids, edits=2, edits_stored=True))
+    again = leaves_by_path(tiny.read(tmp_path / "out", ids, edits=2, edit_rows=(0, 1)))
     np.testing.assert_array_equal(again[EDITS], edits)
 
 
