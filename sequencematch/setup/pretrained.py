@@ -15,9 +15,7 @@ from jaxtyping import Bool
 
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.data.subword import SubwordTokenizer, read_tokenizer
-from sequencematch.data.tokenizer_files import (
-    generation_config,
-)
+from sequencematch.data.tokenizer_files import generation_config
 from sequencematch.models import lora
 from sequencematch.models.edit_rows import first_edit_rows
 from sequencematch.models.pretrained.adapter import write_adapter
