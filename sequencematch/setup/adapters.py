@@ -48,12 +48,11 @@ def read_adapters(parts: Parts) -> dict[str, jax.Array]:
 def check_names(parts: Parts, folder: Path) -> None:
     """Raises ValueError if an adapter's rows, which have only ids, are of other edits than the run's.
 
-    PEFT saves no tokenizer beside an adapter: then nothing says whose they are.
+    PEFT saves no tokenizer beside an adapter, and others save the base's: nothing says whose they are.
     """
-    if not (folder / "tokenizer.json").is_file():
-        return
-    _, names = split_edits(read_tokenizer_json(folder))
-    if names != (ours := parts.tokenizer.symbols(parts.tokenizer.pops)):
+    has_names = (folder / "tokenizer.json").is_file()
+    names = split_edits(read_tokenizer_json(folder))[1] if has_names else []
+    if names and names != (ours := parts.tokenizer.symbols(parts.tokenizer.pops)):
         raise ValueError(
             f"config.init={parts.config.init!r} has rows of the edits {names}, and this run the edits "
             f"{ours}: set config.edits={tuple(names)}"

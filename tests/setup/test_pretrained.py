@@ -98,6 +98,7 @@ def test_learnt_edits_keep_their_rows_and_new_ones_beside_them_are_fitted(
 ):
     learnt = jax.tree.map(lambda x: x, params)
     learnt["edits"]["kernel"][...] += 1
+    assert not np.array_equal(*(leaves_by_path(x)[EDITS] for x in (learnt, params)))  # a copy
     pretrained.export(parts, learnt, tmp_path / "mine", {})
     fewer, new, anew = (
         leaves_by_path(pretrained.read_parameters(parts_of(folder, spellings, edits=edits)))[EDITS]
@@ -224,6 +225,9 @@ def test_an_adapter_of_other_edits_is_refused(directory, spellings, tmp_path):
     changes["model.lora_rank"] = 2
     with pytest.raises(ValueError, match=r"the edits \['<bkspc>'\], and .* set config\.edits"):
         pretrained.read_parameters(parts_of(directory, spellings, **changes))
+    # The tokenizer of the base says nothing of edits.
+    tokenizer_folders.byte_level(tmp_path / "a")
+    pretrained.read_parameters(parts_of(directory, spellings, **changes))
 
 
 def test_a_card_names_the_base_by_its_whole_path(directory, spellings, tmp_path, monkeypatch):
