@@ -7,14 +7,13 @@ from typing import Any, TypeVar
 import numpy as np
 from flax import nnx
 
-from sequencematch.core.mdp import Mdp
 from sequencematch.data.episodes import clean_ids
 from sequencematch.data.task import Example
 from sequencematch.evaluate.accuracy import right_within
 from sequencematch.evaluate.edits import edit_statistics, text_costs
 from sequencematch.evaluate.generate import VALIDATED, Answer, Generator, deletion_flags
 from sequencematch.evaluate.metrics import figure_intervals, measure
-from sequencematch.evaluate.perplexity import perplexity
+from sequencematch.evaluate.perplexity import perplexity, score_texts
 from sequencematch.evaluate.values import Scorer, Scores, correlation, value_statistics
 from sequencematch.setup.build import Parts
 from sequencematch.setup.judges import answer_actions, make_generator, make_scorer
@@ -100,17 +99,14 @@ def real_text_figures(
 
     No action ends a text that is a window, as in answers.
     """
-    examples, mdp = [*parts.task.splits["test"]], answer_actions(parts)
+    examples = [*parts.task.splits["test"]]
     longest = max(len(clean_ids(parts.tokenizer, example)) for example in examples)
-
-    def measure_among(actions: Mdp) -> dict[str, Any]:
-        raise_if_asked()
-        scorer = make_scorer(parts, actions, longest)
-        return perplexity(scorer, params, parts.tokenizer, examples)
-
-    text = measure_among(mdp._replace(legal=mdp.legal & (mdp.pops == 0)))
-    has_edits = bool((mdp.legal & (mdp.pops > 0)).any())
-    return {"text": text, "actions": measure_among(mdp) if has_edits else text}
+    scorer = make_scorer(parts, answer_actions(parts), longest)
+    found = collect(score_texts(scorer, params, parts.tokenizer, examples), raise_if_asked)
+    return {
+        "text": perplexity(examples, [scores.text_log_probs for scores in found]),
+        "actions": perplexity(examples, [scores.log_probs for scores in found]),
+    }
 
 
 def policy_auc(

@@ -37,6 +37,8 @@ class Scores(NamedTuple):
       q: float32[N], Q(s_t, a_t).
       rewards: float32[N], the implied rewards r_t = Q(s_t, a_t) - γ V(s_{t+1}), as J reads them.
       log_probs: float32[N], log π(a_t|s_t).
+      text_log_probs: float32[N], the same with edits masked and the rest renormalised: that of a model
+        which never edits. Of an edit it is -inf.
       recovered_return: float32, Σₜ γᵗ rₜ, including what the absorbing state earns.
     """
 
@@ -44,6 +46,7 @@ class Scores(NamedTuple):
     q: np.ndarray
     rewards: np.ndarray
     log_probs: np.ndarray
+    text_log_probs: np.ndarray
     recovered_return: np.ndarray
 
 
@@ -78,13 +81,14 @@ class Scorer:
             model = with_whole_ends(nnx.merge(graph, params))
             trajectories = jax.vmap(partial(build_trajectory, mdp))(episodes)
             hidden = readout.states(model, trajectories)
-            values = readout.action_values(model, mdp, hidden, trajectories)
-            log_probs = values.q - values.v
+            sets = mdp.legal, mdp.legal & (mdp.pops == 0)
+            each = readout.values_among(sets, model, mdp, hidden, trajectories)
+            values, log_probs = each[0], [x.q - x.v for x in each]
             # V(s_N) and rewards are those of J. A return has no bound on V, or it would not telescope.
             values, rewards = jax.vmap(partial(read_values, objective))(values, trajectories)
             earn = jax.vmap(recovered_return, (0, 0, None))
             returns = earn(values, trajectories, objective.gamma)
-            return Scores(values.v, values.q, rewards, log_probs, returns)
+            return Scores(values.v, values.q, rewards, *log_probs, returns)
 
         self._score = jax.jit(score)
 

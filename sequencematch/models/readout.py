@@ -5,7 +5,7 @@ larger than 64 MiB, forward or backward, but the head itself: states are read in
 it is 512 MiB: a chunk there costs as much as reading and adding up the head's gradient does.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -68,9 +68,25 @@ def action_values(
       trajectories: give the labels a_t.
     """
 
-    def read(hidden: Array, _, actions: Array) -> Values:
-        read_row = jax.vmap(lambda x, a: reductions.action_values(x, a, mdp.legal))
-        return read_row(model.logits(hidden), actions)
+    return values_among([mdp.legal], model, mdp, hidden, trajectories)[0]
+
+
+def values_among(
+    sets: Sequence[Bool[np.ndarray, " V"]],
+    model: Network,
+    mdp: Mdp,
+    hidden: Float[Array, "B S D"],
+    trajectories: Trajectory,
+) -> list[Values]:
+    """`action_values`, for each of several sets of legal actions: one pass of the head for all.
+
+    Q of a label that is not in a set is -inf there.
+    """
+
+    def read(hidden: Array, _, actions: Array) -> list[Values]:
+        logits = model.logits(hidden)
+        read_rows = jax.vmap(reductions.action_values, (0, 0, None))
+        return [read_rows(logits, actions, legal) for legal in sets]
 
     return map_states(read, model, mdp, hidden, trajectories, trajectories.actions)
 

@@ -25,7 +25,7 @@ class OddDraws:
     def score_answers(self, params, answers):
         for each in answers:
             ones = np.full(1, 5.0 * each.right + len(each.example.prompt))
-            yield Scores(np.zeros(2), ones, ones, ones, ones[0])
+            yield Scores(np.zeros(2), ones, ones, ones, ones, ones[0])
 
 
 @pytest.mark.parametrize(("limit", "count"), [(2, 2), (50, 3)])
@@ -69,20 +69,36 @@ def test_validation_asks_examples_from_all_over(monkeypatch, limit, asked):
 
 
 @pytest.mark.parametrize("has_edits", [False, True])
-def test_real_texts_are_read_once_where_there_are_no_edits(monkeypatch, has_edits):
+def test_real_texts_are_read_once_with_edits_and_without(monkeypatch, has_edits):
     """And with no more room than they take."""
     plain = MDP._replace(legal=MDP.legal & (MDP.pops == 0))
-    actions, read = MDP if has_edits else plain, []
+    actions, read, checked = MDP if has_edits else plain, [], []
     examples = [Example("b", "ab"), Example("ba", "abba", cut=True)]
+
+    class Reader:
+        """Among tokens alone an action has the probability 1/2, among all 1/4."""
+
+        mdp = actions
+
+        def score(self, params, prompts, actions):
+            read.append(list(zip(prompts, map(TOKENIZER.decode, actions), strict=True)))
+            for each in actions:
+                n, halves = len(each), np.full(len(each), -np.log(2))
+                among_all = 2 * halves if has_edits else halves
+                yield Scores(np.zeros(n + 1), halves, halves, among_all, halves, 0.0)
+
+    made = []
     monkeypatch.setattr(figures, "answer_actions", lambda _: actions)
-    monkeypatch.setattr(figures, "make_scorer", lambda _, *asked: asked)
-    monkeypatch.setattr(figures, "perplexity", lambda scorer, *_: read.append(scorer) or len(read))
+    monkeypatch.setattr(figures, "make_scorer", lambda _, *asked: made.append(asked) or Reader())
     parts = SimpleNamespace(task=SimpleNamespace(splits={"test": examples}), tokenizer=TOKENIZER)
-    found = figures.real_text_figures(parts, None, lambda: None)
-    assert found == {"text": 1, "actions": 1 + has_edits}
-    assert [longest for _, longest in read] == [4] * len(read)
-    np.testing.assert_array_equal(read[0][0].legal, plain.legal)
-    np.testing.assert_array_equal(read[-1][0].legal, actions.legal)
+    found = figures.real_text_figures(parts, None, lambda: checked.append(1))
+    assert {name: x["perplexity"] for name, x in found.items()} == pytest.approx(
+        {"text": 2, "actions": 4 if has_edits else 2}
+    )
+    assert read == [[("b", "ab"), ("ba", "abba")]]
+    assert [longest for _, longest in made] == [4]
+    np.testing.assert_array_equal(made[0][0].legal, actions.legal)
+    assert len(checked) == 2  # between texts a run may be asked to stop
 
 
 class SomeCut:
@@ -98,7 +114,7 @@ class SomeCut:
 
     def score_answers(self, params, answers):
         for i, each in enumerate(answers):
-            yield Scores(*[np.full(len(each.actions), float(i))] * 4, float(i))
+            yield Scores(*[np.full(len(each.actions), float(i))] * 5, float(i))
 
 
 @pytest.mark.parametrize("is_open", [False, True])

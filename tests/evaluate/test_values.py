@@ -21,6 +21,7 @@ from tests.oracles import auc_slowly
 
 ANSWERS = [answer("ab", actions) for actions in ("ab$", "ac<b$", "b<c", "$", "ab$")]
 GAMMA = 0.9
+PROCESS = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
 
 
 @pytest.fixture(scope="module")
@@ -29,8 +30,7 @@ def network():
     return nnx.split(Transformer(sizes, nnx.Rngs(5)))
 
 
-def make_scorer(graph, rows=3, terminal="learned", **changes):
-    process = mdp.make(PLAIN.vocab_size, eos=EOS, pad=PAD, never=[BOS], edits={BKSPC: 1})
+def make_scorer(graph, rows=3, terminal="learned", process=PROCESS, **changes):
     objective = Objective(
         DIVERGENCES["chi2_mixture"], alpha=0.1, gamma=GAMMA, terminal=TERMINALS[terminal], **changes
     )
@@ -69,6 +69,18 @@ def test_return_is_the_first_value_and_the_discounted_likelihood_and_nothing_els
         assert ending == pytest.approx(GAMMA ** len(a.actions) * scores.v[-1], abs=1e-5)
         ends.add(bool(scores.v[-1]))
     assert False in ends if terminal == "zero" else ends == {True}
+
+
+def test_probabilities_of_texts_are_those_of_a_model_that_never_edits(network):
+    graph, params = network
+    masked = PROCESS._replace(legal=PROCESS.legal & (PROCESS.pops == 0))
+    scorers = make_scorer(graph, process=masked), make_scorer(graph)
+    expected, found = (list(scorer.score_answers(params, ANSWERS)) for scorer in scorers)
+    for each, alone, by_text in zip(ANSWERS, expected, found, strict=True):
+        is_text = np.array(each.actions) != BKSPC
+        np.testing.assert_array_equal(by_text.text_log_probs[is_text], alone.log_probs[is_text])
+        assert (by_text.text_log_probs[~is_text] == -np.inf).all()
+        assert (by_text.text_log_probs[is_text] > by_text.log_probs[is_text]).all()
 
 
 def test_rewards_are_those_of_the_objective_and_returns_have_no_bound(network):
@@ -137,7 +149,7 @@ def test_statistics_are_areas_over_all_pairs_and_over_those_to_one_question():
     lengths, questions = rng.integers(1, 6, 40), rng.integers(8, size=40).tolist()
     right = (rng.random(40) < 0.5).tolist()
     scores = [
-        Scores(rng.normal(size=n + 1), *rng.normal(size=(3, n)), rng.normal()) for n in lengths
+        Scores(rng.normal(size=n + 1), *rng.normal(size=(4, n)), rng.normal()) for n in lengths
     ]
     found = value_statistics(scores, right, questions, GAMMA)
     for name in answer_scores(scores[0], GAMMA):
