@@ -133,3 +133,12 @@ def lay_out(
     imitate = np.zeros(slots, bool)
     imitate[start:end] = decisions.imitate[:count]
     return Episode(tokens, labels, imitate, np.int32(start), np.int32(end))
+
+
+def round_slots(length: int) -> int:
+    """A number of slots, rounded up to one of four between 2^k and 2^(k+1).
+
+    Few shapes, so few compilations, and at most a quarter more than is needed, or seven.
+    """
+    step = max(8, 2 ** (length.bit_length() - 3))
+    return -(-length // step) * step

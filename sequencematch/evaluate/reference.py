@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Bool, Float, Int
 
 from sequencematch.core.types import Visibility
-from sequencematch.data.episodes import answer_ids
+from sequencematch.data.episodes import answer_ids, round_slots
 from sequencematch.data.progress import tell_progress
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.models.pretrained.configs import family_of, read_config, transformer_config
@@ -104,7 +104,7 @@ class Reference:
         """Yields the parts of a `Reading` of each of at most `_ROWS` encoded pairs."""
         chunk = [(before, ids[: self._context]) for before, ids in encoded]
         longest = max(len(ids) for _, ids in chunk)
-        slots = min(round_length(longest), self._context or round_length(longest))
+        slots = min(round_slots(longest), self._context or round_slots(longest))
         tokens = np.full((_ROWS, slots), self._tokenizer.pad, np.int32)
         for row, (_, ids) in enumerate(chunk):
             tokens[row, : len(ids)] = ids
@@ -115,12 +115,6 @@ class Reference:
             first, is_cut = max(before, 1), len(ids) < len(encoded[row][1])
             total = log_probs[row, first - 1 : len(ids) - 1].sum()
             yield last[row], float(total), max(len(ids) - first, 0), is_cut
-
-
-def round_length(length: int) -> int:
-    """A length, rounded up to one of four between 2^k and 2^(k+1): few compilations, little waste."""
-    step = max(8, 2 ** (length.bit_length() - 3))
-    return -(-length // step) * step
 
 
 class Reading(NamedTuple):

@@ -19,7 +19,7 @@ from sequencematch.core.objective import Objective, read_values
 from sequencematch.core.rewards import recovered_return
 from sequencematch.core.trajectory import build_trajectory
 from sequencematch.core.types import Episode
-from sequencematch.data.episodes import lay_out, prompt_ids
+from sequencematch.data.episodes import lay_out, prompt_ids, round_slots
 from sequencematch.data.noise import Decisions
 from sequencematch.data.tokenizer import Tokenizer
 from sequencematch.evaluate.auc import auc, auc_within
@@ -56,7 +56,7 @@ class Scorer:
     Args:
       graph, mdp: the policy; its parameters are given with each call.
       tokenizer: of the prompts.
-      slots: T, room for the longest prompt and answer.
+      slots: T at most, room for the longest prompt and answer.
       rows: answers that go through the network at once.
       objective: J, by which values and rewards are read.
       sharding: how rows are divided among devices; None for one device.
@@ -96,12 +96,18 @@ class Scorer:
         self, params: nnx.State, prompts: Sequence[str], answers: Sequence[Sequence[int]]
     ) -> Iterator[Scores]:
         """Yields the scores of answers, given as the ids of their actions, in order."""
-        pairs = list(zip(prompts, answers, strict=True))
+        pairs = [
+            (prompt_ids(self._tokenizer, prompt), actions)
+            for prompt, actions in zip(prompts, answers, strict=True)
+        ]
+        # Answers are mostly shorter than they may be: no more room than the longest takes.
+        longest = max((len(prompt) + len(actions) for prompt, actions in pairs), default=0)
+        slots = min(self._slots, round_slots(longest))
         for begin in range(0, len(pairs), self._rows):
             chunk = pairs[begin : begin + self._rows]
             # One shape, one compilation: the last chunk is filled up with copies, dropped below.
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
-            episodes = [self._episode(*pair) for pair in filled]
+            episodes = [self._episode(*pair, slots) for pair in filled]
             stacked = jax.device_put(
                 jax.tree.map(lambda *x: np.stack(x), *episodes), self._sharding
             )
@@ -114,10 +120,10 @@ class Scorer:
         prompts = [answer.example.prompt for answer in answers]
         return self.score(params, prompts, [answer.actions for answer in answers])
 
-    def _episode(self, prompt: str, actions: Sequence[int]) -> Episode:
+    def _episode(self, prompt: Sequence[int], actions: Sequence[int], slots: int) -> Episode:
         # Q is read at the label, so each executed action is its own label.
         executed = Decisions(list(actions), list(actions), [False] * len(actions))
-        return lay_out(self._tokenizer, prompt_ids(self._tokenizer, prompt), executed, self._slots)
+        return lay_out(self._tokenizer, prompt, executed, slots)
 
 
 def _cut(scores: Scores, row: int, start: int, end: int) -> Scores:

@@ -3,7 +3,14 @@ import itertools
 import numpy as np
 import pytest
 
-from sequencematch.data.episodes import answer_ids, clean_ids, encode_prompt, lay_out, prompt_ids
+from sequencematch.data.episodes import (
+    answer_ids,
+    clean_ids,
+    encode_prompt,
+    lay_out,
+    prompt_ids,
+    round_slots,
+)
 from sequencematch.data.noise import Decisions
 from sequencematch.data.task import Example
 from sequencematch.data.tokenizer import ByteTokenizer
@@ -100,3 +107,9 @@ def test_padding_is_known_by_its_place_where_it_is_eos():
     episode = lay_out(SUBWORDS, SUBWORDS.encode("a"), decisions, slots=6)
     assert episode.tokens.tolist() == [1, *text, end, end, end, end]
     assert (episode.start, episode.end) == (0, 2)
+
+
+def test_lengths_are_rounded_up_by_a_quarter_at_most():
+    found = [round_slots(n) for n in range(1, 1025)]
+    assert all(n <= each < max(n + 8, 1.25 * n + 1) for n, each in enumerate(found, 1))
+    assert len({*found}) == 24 and found == sorted(found)

@@ -12,7 +12,7 @@ from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example
 from sequencematch.evaluate import mauve
 from sequencematch.evaluate.generate import Answer
-from sequencematch.evaluate.reference import Reference, round_length
+from sequencematch.evaluate.reference import Reference
 from sequencematch.models.pretrained import configs
 from tests.data import tokenizer_folders
 from tests.evaluate.model_folder import write_model
@@ -61,12 +61,6 @@ def test_likelihoods_and_features_are_those_of_each_text_alone(folder, reference
         assert counts[i] == len(told)
         assert sums[i] == pytest.approx(sum(log_p[t - 1, ids[t]] for t in told), abs=1e-4)
         np.testing.assert_allclose(features[i], hidden[-1], atol=1e-4)
-
-
-def test_lengths_are_rounded_up_by_a_quarter_at_most():
-    found = [round_length(n) for n in range(1, 1025)]
-    assert all(n <= each < max(n + 8, 1.25 * n + 1) for n, each in enumerate(found, 1))
-    assert len({*found}) == 24 and found == sorted(found)
 
 
 def answers(texts):

@@ -30,11 +30,11 @@ def network():
     return nnx.split(Transformer(sizes, nnx.Rngs(5)))
 
 
-def make_scorer(graph, rows=3, terminal="learned", process=PROCESS, **changes):
+def make_scorer(graph, rows=3, terminal="learned", process=PROCESS, slots=9, **changes):
     objective = Objective(
         DIVERGENCES["chi2_mixture"], alpha=0.1, gamma=GAMMA, terminal=TERMINALS[terminal], **changes
     )
-    return Scorer(graph, process, PLAIN, slots=9, rows=rows, objective=objective)
+    return Scorer(graph, process, PLAIN, slots=slots, rows=rows, objective=objective)
 
 
 @pytest.mark.stress
@@ -48,6 +48,23 @@ def test_returns_do_not_depend_on_the_number_of_rows(network):
     )
     np.testing.assert_allclose(one, two, rtol=1e-5)
     assert one.shape == (5,) and one[0] == pytest.approx(one[4]) and len(set(one[:4])) == 4
+
+
+def test_room_is_what_the_longest_answer_takes_and_changes_no_score(network, monkeypatch):
+    graph, params = network
+    tight, wide = make_scorer(graph), make_scorer(graph, slots=200)
+    shapes, compute = [], wide._score
+    monkeypatch.setattr(
+        wide,
+        "_score",
+        lambda p, episodes: shapes.append(episodes.tokens.shape) or compute(p, episodes),
+    )
+    for a, b in zip(
+        *(scorer.score_answers(params, ANSWERS) for scorer in (tight, wide)), strict=True
+    ):
+        for x, y in zip(a, b, strict=True):
+            np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-5)
+    assert shapes == [(3, 8)] * 2  # <bos>, two of a prompt, at most five actions
 
 
 @pytest.mark.parametrize("terminal", TERMINALS)
