@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from experiments import texts
+from experiments import text_pairs, texts
 from experiments.asked import Rows, asked_of, questions_of
 from experiments.cells import read_rows
 from experiments.figures import unpack, unpack_numbers
@@ -245,6 +245,12 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
     if paired:  # of two seeds and more
         print("\nAgainst the first setting, paired by seed:\n")
         print_table(["difference", "seeds", *texts.COLUMNS], paired)
+    ratios = text_pairs.ratio_lines(settings)
+    if ratios:
+        print(
+            "\nPerplexity by SmolLM2, a ratio, paired by seed and prompt; over texts and seeds:\n"
+        )
+        print_table(["texts", "seeds", "ratio", "each seed"], ratios)
     print("\nPerplexity of the real texts:\n")
     header = ["setting", "edits masked", "among all actions"]
     print_table(header, texts.perplexity_lines(settings))

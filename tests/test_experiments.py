@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import re
 import signal
 from types import SimpleNamespace
 
@@ -10,7 +11,16 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import arithmetic_grids, asked, cell, gpu_check, smollm2_grids, tables, texts
+from experiments import (
+    arithmetic_grids,
+    asked,
+    cell,
+    gpu_check,
+    smollm2_grids,
+    tables,
+    text_pairs,
+    texts,
+)
 from experiments.cell import Cell
 from experiments.cells import (
     advance,
@@ -165,7 +175,11 @@ WAYS = {"temperature=0.4": (0.2, 60.0), "sampled": (0.4, 30.0)}
 
 def text_row(factor):
     """A row of a grid of texts, as far as tables read it."""
-    figures = {way: {"mauve": factor * m, "self_bleu": b} for way, (m, b) in WAYS.items()}
+    nats, tokens = np.linspace(factor, 4, 40), np.full(40, 128)
+    figures = {
+        way: {"mauve": factor * m, "self_bleu": b, **text_of_nats(nats, tokens)}
+        for way, (m, b) in WAYS.items()
+    }
     nothing = {"pooled": None, "within": None}
     known = {"chrf": {"pooled": 0.1 * factor, "within": None}, "reader": nothing}
     pairs = {"return": known, "reward_sum": {"chrf": nothing, "reader": nothing}}
@@ -173,6 +187,50 @@ def text_row(factor):
     known = {name: {"perplexity": 5.0 * factor} for name in ("text", "actions")}
     figures |= {"perplexity": known, "rewards": rewards, "real": {"self_bleu": 25.0}}
     return {"figures": figures}
+
+
+def text_of_nats(nats, tokens):
+    """The figures of a way to answer that tables of pairs read: what a token of each text costs."""
+    sums = pack_numbers(-np.asarray(nats) * tokens, "<f4")
+    return {"each": {"log_likelihoods": sums, "tokens": pack_numbers(tokens, "<u2")}}
+
+
+def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_run():
+    """Texts of one prompt and run share most of their luck, which a difference is free of."""
+    rng = np.random.default_rng(0)
+    tokens, luck = rng.integers(20, 200, 60), rng.normal(4, 2, (3, 60))
+    shift = rng.normal(0.2, 0.1, (3, 60))
+    masked = text_pairs.UNEDITED_SAMPLES
+
+    def rows(seeds, **ways):
+        made = {way.replace("masked", masked): nats for way, nats in ways.items()}
+        return {
+            s: {"figures": {way: text_of_nats(nats[s], tokens) for way, nats in made.items()}}
+            for s in seeds
+        }
+
+    settings = {
+        "mle": rows([0, 2], sampled=luck + 1),
+        "bc": rows([0, 1, 2], sampled=luck, masked=luck + shift),
+        "other": rows([1], sampled=luck + np.log(2)),
+    }
+    lines = {what: rest for what, *rest in text_pairs.ratio_lines(settings)}
+    # other and mle have no seed in common.
+    assert [*lines] == [f"bc, sampled / {masked}", "bc / mle, sampled", "other / bc, sampled"]
+    seeds, ratio, each = lines[f"bc, sampled / {masked}"]
+    assert seeds == "3" and each == ", ".join(f"{x:.3g}" for x in np.exp(-shift.mean(axis=1)))
+    middle, low, high = map(float, re.findall(r"[\d.]+", ratio.partition(", p")[0]))
+    assert middle == pytest.approx(np.exp(-shift.mean()), rel=1e-2)
+    assert middle - 0.05 < low < middle < high < middle + 0.05
+    assert lines["bc / mle, sampled"][:2] == ["2", "0.368 [0.368, 0.368]"]
+    assert lines["other / bc, sampled"] == ["1", "2 [2, 2]", "2"]
+
+
+def test_an_interval_of_pairs_is_wider_where_neighbours_are_alike():
+    alike, zero = np.repeat(np.random.default_rng(1).normal(size=20), 50)[None], np.zeros((1, 1000))
+    shuffled = np.random.default_rng(2).permutation(alike[0])[None]
+    widths = [x.high - x.low for x in (text_pairs.compare(y, zero) for y in (alike, shuffled))]
+    assert widths[0] > 4 * widths[1]
 
 
 def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_setting(tmp_path):
@@ -219,8 +277,9 @@ def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatc
     tables.print_texts({"a": both, "b": both})
     blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
     printed = [block for block in blocks if block[0].startswith("|")]
-    assert [len({line.count("|") for line in block}) for block in printed] == [1] * 4
-    assert "| setting | return | reward_sum |" in printed[3]
+    assert [len({line.count("|") for line in block}) for block in printed] == [1] * 5
+    assert "| setting | return | reward_sum |" in printed[4]
+    assert printed[2][2] == "| b / a, sampled | 2 | 1 [1, 1] | 1, 1 |"
     # A difference of one run has no interval.
     tables.print_texts({"a": {0: text_row(1)}, "b": {0: text_row(1)}})
     assert "Against" not in capsys.readouterr().out
