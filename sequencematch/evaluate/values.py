@@ -105,7 +105,7 @@ class Scorer:
         slots = min(self._slots, round_slots(longest))
         for begin in range(0, len(pairs), self._rows):
             chunk = pairs[begin : begin + self._rows]
-            # One shape, one compilation: the last chunk is filled up with copies, dropped below.
+            # One shape for all chunks: the last one is filled up with copies, dropped below.
             filled = [*chunk, *[chunk[-1]] * (self._rows - len(chunk))]
             episodes = [self._episode(*pair, slots) for pair in filled]
             stacked = jax.device_put(
