@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from experiments import text_pairs, texts
+from experiments import text_tables
 from experiments.asked import Rows, asked_of, questions_of
 from experiments.cells import read_rows
 from experiments.figures import unpack, unpack_numbers
 from experiments.grids import GRIDS, TEXT_GRIDS
+from experiments.markdown import print_table
 from sequencematch.evaluate.auc import auc, auc_within
 from sequencematch.evaluate.generate import VALIDATED
 from sequencematch.evaluate.intervals import accuracy_interval, paired_difference
@@ -210,12 +211,6 @@ def areas(figures: Mapping[str, Any], counts: np.ndarray) -> dict[str, dict[str,
     }
 
 
-def print_table(header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Prints a table in Markdown."""
-    for line in (header, ["---"] * len(header), *lines):
-        print(f"| {' | '.join(line)} |")
-
-
 def print_test_figures(settings: Mapping[str, Rows]) -> None:
     """Prints what is measured on test questions alone."""
     print("\nWhat edits do, of greedy answers to all questions:\n")
@@ -236,30 +231,6 @@ def print_test_figures(settings: Mapping[str, Rows]) -> None:
             for name, rows in alike.items()
         ]
         print_table(["setting", "seeds", *scores], lines)
-
-
-def print_texts(settings: Mapping[str, Rows]) -> None:
-    """Prints the figures of texts, and how well scores of texts go with their quality."""
-    print_table(["setting", "seeds", *texts.COLUMNS], texts.lines(settings))
-    paired = [line for line in texts.difference_lines(settings) if any(line[2:])]
-    if paired:  # of two seeds and more
-        print("\nAgainst the first setting, paired by seed:\n")
-        print_table(["difference", "seeds", *texts.COLUMNS], paired)
-    ratios = text_pairs.ratio_lines(settings)
-    if ratios:
-        print(
-            "\nPerplexity by SmolLM2, a ratio, paired by seed and prompt; over texts and seeds:\n"
-        )
-        print_table(["texts", "seeds", "ratio", "each seed"], ratios)
-    print("\nPerplexity of the real texts:\n")
-    header = ["setting", "edits masked", "among all actions"]
-    print_table(header, texts.perplexity_lines(settings))
-    rewards = list(next(iter(settings.values())).values())[0]["figures"]["rewards"]
-    scores = rewards["correlations"]
-    print("\nSpearman's correlation of scores of sampled texts with quality:\n")
-    print_table(["setting", *scores], texts.correlation_lines(settings))
-    if DRAW.value:
-        texts.draw(settings).savefig(DRAW.value)
 
 
 def print_accuracy(settings: Mapping[str, Rows]) -> None:
@@ -305,7 +276,9 @@ def main(argv: list[str]) -> int | None:
         print(f"experiments/results/{GRID.value}.jsonl has no rows of it yet", file=sys.stderr)
         return 2
     if GRID.value in TEXT_GRIDS:
-        print_texts(settings)
+        text_tables.print_texts(settings)
+        if DRAW.value:
+            text_tables.draw(settings).savefig(DRAW.value)
         return None
     print_accuracy(settings)
     print_differences(settings, list(settings)[: None if cells[0].split == "test" else 1])

@@ -19,6 +19,7 @@ from experiments import (
     smollm2_grids,
     tables,
     text_pairs,
+    text_tables,
     texts,
 )
 from experiments.cell import Cell
@@ -235,36 +236,36 @@ def test_an_interval_of_pairs_is_wider_where_neighbours_are_alike():
 
 def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_setting(tmp_path):
     settings = {"a": {0: text_row(1), 1: text_row(2)}, "b": {0: text_row(1)}}
-    lines = {line[0]: line[1:] for line in texts.lines(settings)}
-    column = 1 + list(texts.COLUMNS).index("MAUVE")
+    lines = {line[0]: line[1:] for line in text_tables.metric_lines(settings)}
+    column = 1 + list(text_tables.COLUMNS).index("MAUVE")
     assert (
         lines["a, sampled"][column] == f"{(0.4 + 0.8) / 2:.3g} ± {np.std([0.4, 0.8], ddof=1):.2g}"
     )
     assert lines["a, real"][column] == "" and len(lines) == 6
     once = [{"mauve": 0.4, "zipf": 1.0, "intervals": {"mauve": [0.31, 0.5]}}]
-    assert [texts.cell(once, key) for key in ("mauve", "zipf")] == ["0.4 [0.31, 0.5]", "1"]
-    assert texts.cell(2 * once, "mauve") == "0.4 ± 0"
-    correlations = {line[0]: line[1:] for line in texts.correlation_lines(settings)}
+    assert [text_tables.cell(once, key) for key in ("mauve", "zipf")] == ["0.4 [0.31, 0.5]", "1"]
+    assert text_tables.cell(2 * once, "mauve") == "0.4 ± 0"
+    correlations = {line[0]: line[1:] for line in text_tables.correlation_lines(settings)}
     assert correlations["a, chrf, pooled"] == ["0.15 ± 0.071", ""]
     assert correlations["b, chrf, pooled"] == ["0.1", ""] and len(correlations) == 2 * 4
-    *_, difference = texts.difference_lines(settings)
+    *_, difference = text_tables.difference_lines(settings)
     assert difference[:2] == ["b, sampled - a, sampled", "1"] and difference[column + 1] == ""
-    names = [line[0] for line in texts.difference_lines(settings)]
+    names = [line[0] for line in text_tables.difference_lines(settings)]
     assert names == [
         "a, temperature=0.4 - a, sampled",
         "b, temperature=0.4 - a, temperature=0.4",  # like with like
         "b, sampled - a, sampled",
     ]
     other = {"figures": text_row(1)["figures"] | {"top_p=0.95": {"mauve": 0.9}}}
-    *_, line = texts.difference_lines({"a": {0: text_row(1)}, "b": {0: other}})
+    *_, line = text_tables.difference_lines({"a": {0: text_row(1)}, "b": {0: other}})
     assert line[0] == "b, top_p=0.95 - a, sampled"  # a has no other
     twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
-    *_, difference = texts.difference_lines(twice)
+    *_, difference = text_tables.difference_lines(twice)
     pairs = np.array([0.8 - 0.4, 0.8 - 0.8])
     half = stats.t.ppf(0.975, 1) * pairs.std(ddof=1) / 2**0.5
     assert difference[column + 1] == f"+0.2 [{0.2 - half:+.3g}, {0.2 + half:+.3g}]"
-    assert texts.perplexity_lines(settings) == [["a", *["7.5 ± 3.5"] * 2], ["b", "5", "5"]]
-    figure = texts.draw(settings)
+    assert text_tables.perplexity_lines(settings) == [["a", *["7.5 ± 3.5"] * 2], ["b", "5", "5"]]
+    figure = text_tables.draw(settings)
     (axes,) = figure.axes
     assert [line.get_label() for line in axes.lines] == ["a", "b"]
     np.testing.assert_allclose(axes.lines[0].get_xydata(), [[60, 0.3], [30, 0.6]])
@@ -274,14 +275,14 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
 def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatch, capsys):
     monkeypatch.setattr(tables, "DRAW", SimpleNamespace(value=None))
     both = {0: text_row(1), 1: text_row(2)}
-    tables.print_texts({"a": both, "b": both})
+    text_tables.print_texts({"a": both, "b": both})
     blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]
     printed = [block for block in blocks if block[0].startswith("|")]
     assert [len({line.count("|") for line in block}) for block in printed] == [1] * 5
     assert "| setting | return | reward_sum |" in printed[4]
     assert printed[2][2] == "| b / a, sampled | 2 | 1 [1, 1] | 1, 1 |"
     # A difference of one run has no interval.
-    tables.print_texts({"a": {0: text_row(1)}, "b": {0: text_row(1)}})
+    text_tables.print_texts({"a": {0: text_row(1)}, "b": {0: text_row(1)}})
     assert "Against" not in capsys.readouterr().out
 
 
