@@ -130,7 +130,7 @@ def check_examples(
     apart, changed = (
         sum(getattr(x, key) for x in surveys.values()) for key in ("apart", "changed")
     )
-    found = {"too_long": too_long, "ends_lost": ends.share}
+    found = {"too_long": too_long, "ends_lost": ends.share, "unread_ends": ends.unread}
     found |= {"encoded_apart": apart, "changed_completions": changed}
     nbytes = sum(_kept_bytes(task.splits[split], surveys[split]) for split in splits)
     checksum = list(surveys.values())[-1].checksum
@@ -147,8 +147,9 @@ def needed_room(
 ) -> Room:
     """The same room, with what all examples and their noise take where it has 0.
 
-    An answer may take as much as a training text with its noise, and twice the tokens at which it
-    stops: then a quarter of its actions may be edits.
+    But for noise in texts that are cut: it takes the place of their ends. An answer may take as much
+    as a training text with its noise, and twice the tokens at which it stops: then a quarter of its
+    actions may be edits.
 
     Args and Raises: as of `check_examples`.
     """

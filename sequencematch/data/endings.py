@@ -1,6 +1,7 @@
-"""How many training texts lose their end, because noise makes them longer than an episode may be."""
+"""What training texts lose of their ends, because noise makes them longer than an episode may be."""
 
 import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ from jaxtyping import Int
 
 from sequencematch.core.keys import Purpose, host_seed
 from sequencematch.data.episodes import clean_ids
-from sequencematch.data.noise import Noise, make_noiser
+from sequencematch.data.noise import Decisions, Noise, make_noiser
 from sequencematch.data.task import Task
 from sequencematch.data.tokenizer import Tokenizer
 
@@ -17,19 +18,21 @@ _REACH = 4  # a noised text is followed to this multiple of what the longest cle
 
 
 class Ends(NamedTuple):
-    """What noise does to training texts that have an `<eos>`, `max_actions` being what it is.
+    """What noise does to training texts, `max_actions` being what it is.
 
     Attributes:
-      share: of the texts, the share that loses its `<eos>`.
+      share: of the texts with an `<eos>`, the share that loses it.
       enough: what max_actions must be at least, so that no more than `max_cut` of them do.
       longest: up to which length, `<eos>` included, no more than `max_cut` of them do.
-      fault: what is wrong if more of all texts do, "" otherwise.
+      fault: what is wrong if more of all of them do, "" otherwise.
+      unread: of the tokens of texts that are cut, such as windows, the share that has no room.
     """
 
     share: float = 0.0
     enough: int = 0
     longest: int = 0
     fault: str = ""
+    unread: float = 0.0
 
 
 def measure_ends(
@@ -38,16 +41,56 @@ def measure_ends(
     """Tries the noise on a thousand training texts: `max_actions` must hold all but `max_cut` of them.
 
     Texts are taken evenly from the training examples, and the draws are the same for every seed of a
-    run. A text that is cut, such as a window of running text, has no end to lose.
+    run. A text that is cut, such as a window of running text, has no end that must be held: it is cut
+    at `max_actions`, as the policy's are, and what of it is not learnt is only counted.
 
     Raises:
       ValueError: the noise has nothing to draw from.
     """
     examples = task.splits.get("train", ())
-    chosen = (examples[i * len(examples) // _TEXTS] for i in range(_TEXTS if len(examples) else 0))
-    texts = [clean_ids(tokenizer, example) for example in chosen if not example.cut]
-    if noise.kind == "none" or not noise.eta or not texts:
+    if noise.kind == "none" or not noise.eta or not len(examples):
         return Ends()
+    chosen = [examples[i * len(examples) // _TEXTS] for i in range(_TEXTS)]
+    whole, cut = (
+        [clean_ids(tokenizer, example) for example in chosen if example.cut == is_cut]
+        for is_cut in (False, True)
+    )
+    add_noise = make_noiser(task, tokenizer, noise, max_actions)
+    ends = _measure_whole(tokenizer, noise, max_actions, max_cut, task, whole) if whole else Ends()
+    return ends._replace(unread=_share_unread(tokenizer, add_noise, cut) if cut else 0.0)
+
+
+def _share_unread(
+    tokenizer: Tokenizer, add_noise: Callable[..., Decisions], texts: Sequence[Sequence[int]]
+) -> float:
+    """The share of the tokens of texts that their noised ones, cut to what there is room for, lack."""
+    rng = np.random.default_rng(host_seed(0, Purpose.EPISODES))
+    read = sum(_count_read(text, add_noise(rng, text).executed, tokenizer.pops) for text in texts)
+    return 1 - read / sum(map(len, texts))
+
+
+def _count_read(text: Sequence[int], executed: Sequence[int], pops: Mapping[int, int]) -> int:
+    """How many tokens of a text are written, from its first one on, when the actions are executed."""
+    depth = right = most = (
+        0  # tokens that stand, how many of them are the text's, the most that were
+    )
+    for action in executed:
+        depth = max(0, depth - pops[action]) if action in pops else depth + 1
+        is_next = depth == right + 1 and action == text[right]
+        right = right + 1 if is_next else min(right, depth)
+        most = max(most, right)
+    return most
+
+
+def _measure_whole(
+    tokenizer: Tokenizer,
+    noise: Noise,
+    max_actions: int,
+    max_cut: float,
+    task: Task,
+    texts: Sequence[Sequence[int]],
+) -> Ends:
+    """What is lost of texts with an `<eos>`."""
     reach = _REACH * max(max_actions, *map(len, texts))
     add_noise = make_noiser(task, tokenizer, noise, reach)
     rng = np.random.default_rng(host_seed(0, Purpose.EPISODES))

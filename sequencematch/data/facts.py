@@ -25,6 +25,8 @@ SENTENCES = {
     "empty_completions": "Lines with an empty completion: {}.",
     "ends_lost": "Share of the training texts that lose their <eos>, because noise makes them longer "
     "than max_actions: {}.",
+    "unread_ends": "Share of the tokens of training windows that are not learnt, because noise and its "
+    "mending take their place among max_actions: {}.",
     "changed_completions": "Completions that the tokenizer changes (it may lower case, or compose "
     "accents), so that no answer equals them: {}.",
     "encoded_apart": "Examples of which the tokenizer would join prompt and completion, so that the "

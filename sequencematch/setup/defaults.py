@@ -49,7 +49,7 @@ def defaults() -> ConfigDict:
                 checker="exact",  # of its answers; or "hash" (what follows ####), "last_number"
             ),
             # <bos> and the longest prompt; T = prompt_slots + max_actions. Where these are 0, and
-            # evaluate.max_actions, they are what the data take.
+            # evaluate.max_actions, they are what the data take (windows of text: without noise).
             prompt_slots=34,
             max_actions=12,  # decisions after the prompt, edits included
             # Used by methods with edits. ("<reset>",) pops the whole answer at once; "<bkspc>" pops

@@ -80,9 +80,33 @@ def test_max_cut_is_what_may_be_lost():
 def test_nothing_is_lost_without_noise_and_of_windows_of_running_text():
     cut = [dataclasses.replace(example, cut=True) for example in EXAMPLES]
     windows = TASK._replace(splits={"train": cut})
-    assert measure(windows, TOKENIZER, NOISE, 1, 0.0) == endings.Ends()
+    found = measure(windows, TOKENIZER, NOISE, 1, 0.0)
+    assert found == endings.Ends(unread=found.unread)
     for noise in (Noise("none", 0.5), Noise("random", 0.0)):
         assert measure(TASK, TOKENIZER, noise, 3, 0.0) == endings.Ends()
+
+
+@pytest.mark.parametrize("limit", [20, 31, 40])
+def test_windows_are_read_as_far_as_their_noise_leaves_room(limit):
+    """The n-th token is written after n pushes and two decisions for each that goes wrong before."""
+    window = Example("1+1=", "7" * 31, cut=True)
+    found = measure(TASK._replace(splits={"train": [window]}), TOKENIZER, NOISE, limit, 0.0)
+    n = np.arange(1, 32)
+    written = nbinom.cdf((limit - n) // 2, n, 1 - NOISE.eta) * (n <= limit)
+    assert found.unread == pytest.approx(1 - written.sum() / 31, abs=0.01)
+
+
+def test_what_was_read_counts_though_a_reset_takes_it_away():
+    reset = TOKENIZERS["reset"]
+    ((action, _),) = reset.pops.items()
+    text, wrong = reset.encode("123"), reset.encode("9")[0]
+    executed = [*text[:2], wrong, action, text[0]]
+    assert endings._count_read(text, executed, reset.pops) == 2
+    back = next(iter(TOKENIZER.pops))
+    executed = [text[0], wrong, back, back, text[1], back, *text]
+    assert [endings._count_read(text, executed[:n], TOKENIZER.pops) for n in range(10)] == [
+        *(0, 1, 1, 1, 1, 1, 1, 1, 2, 3)
+    ]
 
 
 @pytest.mark.stress
