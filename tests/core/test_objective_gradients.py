@@ -119,6 +119,21 @@ def test_however_the_next_value_is_read_the_limit_is_likelihood(next_value, weig
         np.testing.assert_allclose(slopes.v[row], -kappa, atol=1e-4)
 
 
+@pytest.mark.parametrize("w", [0.0, 0.5])
+def test_with_stopped_values_and_samples_the_limit_is_not_likelihood(w):
+    """dJ_E = sum_t kappa_t (dQ_t - (1-w) dV_t) + w kappa_N dV_N: only w = 0 leaves none of V_N."""
+    goal = oracles.Goal("chi2_mixture", "discounted", 1e-6, 0.8, w)
+    objective = objective_of(goal)._replace(next_value=stop_gradient)
+    part = jax.vmap(jax.grad(lambda v, t: expert_objective(objective, v, t)))
+    slopes = jax.jit(part)(*read(*EXPERT.arrays))
+    for row, case in enumerate(CASES[0]):
+        expected = np.zeros(SLOTS)
+        for t in case.decisions:
+            expected[t] = -(1 - w) * goal.kappa(case, t)
+        expected[case.track.end] = w * goal.kappa(case, case.track.end)
+        np.testing.assert_allclose(slopes.v[row], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("goal", [GOALS[0], GOALS[2], GOALS[4]])
 def test_bound_that_no_value_reaches_changes_no_gradient(goal):
     """With w > 0 under uniform weights, too; under discounted ones w counts once there is a bound."""
