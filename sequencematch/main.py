@@ -271,6 +271,8 @@ def report_unraisable(unraisable) -> None:
 def run() -> None:
     """Runs the command line of this process and exits: the script `sequencematch`."""
     sys.unraisablehook = report_unraisable
+    if not sys.flags.safe_path:  # as `python -m` does: a task of one's own lies in this folder
+        sys.path.insert(0, "")
     open_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # any answer can be printed in any locale
     try:

@@ -1,14 +1,18 @@
-"""Every example of docs/extending.md runs as it is, and is at most 30 lines long."""
+"""Every example of docs/extending.md runs as it is; those of the command line have at most 30 lines."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from sequencematch.core.divergences import DIVERGENCES
 from sequencematch.main import main
+from sequencematch.rollout.sampler import Sampling, sample
 from sequencematch.setup.build import training_data
 from sequencematch.train.methods import METHODS
 from sequencematch.train.step import STEPS, expert_trajectories, number_rows
@@ -21,6 +25,7 @@ EXAMPLES = re.findall(
     PAGE,
     re.DOTALL,
 )
+(LOOP,) = re.findall(r"```python\n# loop\.py\n(.*?)```\n\n    python loop\.py\n", PAGE, re.DOTALL)
 # What makes a run of the examples short.
 SMALL = {
     "data.train": 8,
@@ -90,6 +95,20 @@ def test_it_runs_as_it_is(name, code, flags, tmp_path, monkeypatch, capfd):
     assert (folder / "report.html").is_file()
 
 
+@pytest.mark.stress
+def test_the_script_finds_a_task_where_it_is_called(tmp_path):
+    """The script `sequencematch` is made as pip makes it, in a folder that is not the task's."""
+    (tmp_path / "bin").mkdir()
+    script = tmp_path / "bin" / "sequencematch"
+    script.write_text("from sequencematch.main import run\n\nrun()\n")
+    ((name, code, _), *_) = EXAMPLES
+    (tmp_path / name).write_text(code)
+    flags = ["--config=arithmetic", "--config.task=factors:task", "--dry_run"]
+    command = [sys.executable, script, *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_the_smoothed_likelihood_is_that_of_a_loop(spellings):
     """At each decision all logits are of its own text, wherever in its row the answer begins."""
     exec(next(code for name, code, _ in EXAMPLES if name == "smoothing.py"), found := {})
@@ -107,3 +126,23 @@ def test_the_smoothed_likelihood_is_that_of_a_loop(spellings):
         losses.append(-0.8 * label - 0.2 * log_probs.mean())
     metrics = found["smoothing_step"](recipe, state, batch, epsilon=0.2)[1]
     assert float(metrics["bc"]) == pytest.approx(np.mean(losses), rel=1e-5)
+
+
+@pytest.mark.stress
+def test_a_loop_of_ones_own_learns_to_answer(capsys):
+    """Most sampled answers are right, after deletions; the loss falls to a tenth."""
+    exec(LOOP, found := {})
+    first, *_, last = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
+    assert last < first / 10
+    ids, length, most = (found[name] for name in ("ids", "PROMPT", "ACTIONS"))
+    pairs = [(a, b) for a in range(10) for b in range(10)]
+    prompts = jnp.array([found["episode"](*pair).tokens[:length] for pair in pairs])
+    start, key = jnp.full(len(pairs), length - 1), jax.random.key(0)
+    drawn = sample(found["model"], found["actions"], prompts, start, key, Sampling(most))
+    right = 0
+    for (a, b), actions in zip(pairs, np.asarray(drawn.tokens)[:, length:], strict=True):
+        text = []
+        for action in actions[: [*actions, ids.eos].index(ids.eos)]:
+            text = text[:-1] if action in ids.pops else [*text, action]
+        right += ids.decode(text) == str(a + b)
+    assert right > 80
