@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from math import exp
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -25,7 +25,7 @@ class Texts(NamedTuple):
 def ratio_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
     """Lines of the table of perplexity ratios: what is compared, seeds, ratio, that of each seed.
 
-    The perplexity of a text is e^-(mean log p of its tokens); ratios are e^(mean difference of nats).
+    The perplexity of a text is e^nats of `nats_of_texts`; ratios are e^(mean difference of nats).
     """
     found = []
     for what, ours, theirs in comparisons(settings):
@@ -40,14 +40,21 @@ def ratio_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
 def comparisons(settings: Mapping[str, Rows]) -> Iterator[tuple[str, Texts, Texts]]:
     """Yields what is compared with what.
 
-    What edits do: sampled texts with those of the same network that masks them. What methods do:
-    sampled texts with those of the first setting, and of `CLONES`, if they stand before.
+    What edits do: sampled texts with those of the same network that masks them, and these with the
+    samples of the first setting: masking may harm, as what is never sampled is never taught. What
+    methods do: sampled texts with those of the first setting, and of `CLONES`, if they stand before.
     """
-    for name, rows in settings.items():
-        if all(UNEDITED_SAMPLES in row["figures"] for row in rows.values()):
-            what = f"{name}, sampled / {UNEDITED_SAMPLES}"
-            yield what, Texts(rows, "sampled"), Texts(rows, UNEDITED_SAMPLES)
     names = list(settings)
+    masked = {
+        name: Texts(rows, UNEDITED_SAMPLES)
+        for name, rows in settings.items()
+        if all(UNEDITED_SAMPLES in row["figures"] for row in rows.values())
+    }
+    for name, texts in masked.items():
+        yield f"{name}, sampled / {UNEDITED_SAMPLES}", Texts(texts.rows, "sampled"), texts
+    for name, texts in masked.items() if names[0] not in masked else ():
+        base = Texts(settings[names[0]], "sampled")
+        yield f"{name}, {UNEDITED_SAMPLES} / {names[0]}, sampled", texts, base
     for i, base in enumerate(names):
         for name in names[i + 1 :] if i == 0 or base == CLONES else []:
             sides = (Texts(settings[each], "sampled") for each in (name, base))
@@ -55,16 +62,17 @@ def comparisons(settings: Mapping[str, Rows]) -> Iterator[tuple[str, Texts, Text
 
 
 def nats_of_texts(texts: Texts, seeds: Sequence[int]) -> Float[np.ndarray, "S N"]:
-    """-log p of a token to the reader, the mean over those of each text."""
-    found = []
-    for seed in seeds:
-        each = texts.rows[seed]["figures"][texts.way]["each"]
-        sums, counts = (
-            unpack_numbers(each[name], kind).astype(float)
-            for name, kind in (("log_likelihoods", "<f4"), ("tokens", "<u2"))
-        )
-        found.append(-sums / np.maximum(counts, 1))
-    return np.stack(found)
+    """-log p of each text to the reader, by the tokens that it was written with, as many in all texts.
+
+    Not by those that it is read with: misspelt words are many, each likely after the one before.
+    """
+    return np.stack([nats_of_each(texts.rows[seed]["figures"][texts.way]) for seed in seeds])
+
+
+def nats_of_each(figures: Mapping[str, Any]) -> Float[np.ndarray, " N"]:
+    """The same of a run and a way to answer."""
+    sums = unpack_numbers(figures["each"]["log_likelihoods"], "<f4").astype(float)
+    return -sums / figures["tokens"]
 
 
 def compare(ours: Float[np.ndarray, "S N"], theirs: Float[np.ndarray, "S N"]) -> Difference:

@@ -16,6 +16,7 @@ from experiments.text_grids import TEMPERATURES
 # The columns of the table, and where each is in the figures of a way to answer.
 COLUMNS = {
     "MAUVE": "mauve",
+    "nats by SmolLM2": "nats",  # of each token that was written
     "perplexity by SmolLM2 / real": "reference_perplexity_ratio",
     "diversity": "diversity",
     "repetition": "repetition",
@@ -46,7 +47,7 @@ def print_texts(settings: Mapping[str, Rows]) -> None:
     ratios = text_pairs.ratio_lines(settings)
     if ratios:
         print(
-            "\nPerplexity by SmolLM2, a ratio, paired by seed and prompt; over texts and seeds:\n"
+            "\nPerplexity by SmolLM2 of a token that was written, ratios of pairs by seed and prompt:\n"
         )
         print_table(["texts", "seeds", "ratio", "each seed"], ratios)
     print("\nPerplexity of the real texts:\n")
@@ -62,12 +63,22 @@ def metric_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
     """Lines of the table: setting and way to answer, seeds, figures as of `cell`."""
     found = []
     for name, rows in settings.items():
-        figures = [row["figures"] for row in rows.values()]
+        figures = [with_nats(row["figures"]) for row in rows.values()]
         for choice in figures[0]:
             if choice not in ("perplexity", "rewards"):
                 cells = (cell([f[choice] for f in figures], key) for key in COLUMNS.values())
                 found.append([f"{name}, {choice}", str(len(figures)), *cells])
     return found
+
+
+def with_nats(figures: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of a run; those of ways to answer have the mean of `nats_of_each`."""
+    nats = {
+        way: {"nats": float(text_pairs.nats_of_each(each).mean())}
+        for way, each in figures.items()
+        if "each" in each and way not in NO_WAYS
+    }
+    return {way: each | nats.get(way, {}) for way, each in figures.items()}
 
 
 def cell(figures: Sequence[Mapping[str, Any]], key: str) -> str:

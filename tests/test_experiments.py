@@ -192,8 +192,9 @@ def text_row(factor):
 
 def text_of_nats(nats, tokens):
     """The figures of a way to answer that tables of pairs read: what a token of each text costs."""
-    sums = pack_numbers(-np.asarray(nats) * tokens, "<f4")
-    return {"each": {"log_likelihoods": sums, "tokens": pack_numbers(tokens, "<u2")}}
+    sums = pack_numbers(-np.asarray(nats) * 128, "<f4")
+    each = {"log_likelihoods": sums, "tokens": pack_numbers(tokens, "<u2")}
+    return {"each": each, "tokens": 128.0}
 
 
 def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_run():
@@ -203,6 +204,7 @@ def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_r
     shift = rng.normal(0.2, 0.1, (3, 60))
     masked = text_pairs.UNEDITED_SAMPLES
 
+    # Whatever the reader takes the 128 tokens for, which were written.
     def rows(seeds, **ways):
         made = {way.replace("masked", masked): nats for way, nats in ways.items()}
         return {
@@ -217,7 +219,14 @@ def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_r
     }
     lines = {what: rest for what, *rest in text_pairs.ratio_lines(settings)}
     # other and mle have no seed in common.
-    assert [*lines] == [f"bc, sampled / {masked}", "bc / mle, sampled", "other / bc, sampled"]
+    assert [*lines] == [
+        f"bc, sampled / {masked}",
+        f"bc, {masked} / mle, sampled",
+        "bc / mle, sampled",
+        "other / bc, sampled",
+    ]
+    ratio = np.exp((shift - 1)[[0, 2]].mean())
+    assert lines[f"bc, {masked} / mle, sampled"][1].startswith(f"{ratio:.3g} [")
     seeds, ratio, each = lines[f"bc, sampled / {masked}"]
     assert seeds == "3" and each == ", ".join(f"{x:.3g}" for x in np.exp(-shift.mean(axis=1)))
     middle, low, high = map(float, re.findall(r"[\d.]+", ratio.partition(", p")[0]))
@@ -242,6 +251,8 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         lines["a, sampled"][column] == f"{(0.4 + 0.8) / 2:.3g} ± {np.std([0.4, 0.8], ddof=1):.2g}"
     )
     assert lines["a, real"][column] == "" and len(lines) == 6
+    nats = 1 + list(text_tables.COLUMNS).index("nats by SmolLM2")
+    assert lines["a, sampled"][nats] == "2.75 ± 0.35" and lines["a, real"][nats] == ""
     once = [{"mauve": 0.4, "zipf": 1.0, "intervals": {"mauve": [0.31, 0.5]}}]
     assert [text_tables.cell(once, key) for key in ("mauve", "zipf")] == ["0.4 [0.31, 0.5]", "1"]
     assert text_tables.cell(2 * once, "mauve") == "0.4 ± 0"

@@ -121,7 +121,9 @@ def reference_perplexity(
 
     exp(-Σ log p / Σ tokens) over all texts after their prompts, and the ratio. Near the real texts' is
     good; far below is dull, far above is odd. Of texts that its context cannot hold the beginning
-    counts. The intervals are over texts, each left out with its real one.
+    counts. Tokens are that model's: misspelt words are many, each likely after the one before. So
+    there is -Σ log p / Σ characters, too, unless a text is cut. The intervals are over texts, each
+    left out with its real one.
     """
     # The real ones first: of what is read, they are asked for again.
     real = reference.read([(e.prompt, e.completion) for e in examples])
@@ -131,8 +133,15 @@ def reference_perplexity(
         each = [_perplexity(reading, [*which]) for reading in (made, real)]
         ratio = None if None in each else each[0] / each[1]
         names = ("", "_real", "_ratio")
-        return {f"reference_perplexity{x}": v for x, v in zip(names, (*each, ratio), strict=True)}
+        found = zip(names, (*each, ratio), strict=True)
+        nats = {
+            f"reference_nats_per_character{name}": _nats_per_character(reading, lengths, [*which])
+            for name, reading, lengths in zip(names, (made, real), characters, strict=False)
+        }
+        return {f"reference_perplexity{name}": x for name, x in found} | nats
 
+    texts = ([a.text for a in answers], [e.completion for e in examples])
+    characters = [np.array([*map(len, each)]) for each in texts]
     whole = range(len(answers))
     made_with = {"texts": len(whole), "cut": int(real.cut.sum() + made.cut.sum())}
     made_with |= {"model": reference.path.name, "checksum": reference.checksum}
@@ -143,6 +152,12 @@ def reference_perplexity(
 def _perplexity(reading: Reading, which: list[int]) -> float | None:
     count = reading.counts[which].sum()
     return exp_or_none(-reading.log_likelihoods[which].sum() / count) if count else None
+
+
+def _nats_per_character(reading: Reading, characters: np.ndarray, which: list[int]) -> float | None:
+    count = characters[which].sum()
+    is_whole = count and not reading.cut[which].any()
+    return float(-reading.log_likelihoods[which].sum() / count) if is_whole else None
 
 
 # Name -> (another model, examples, an answer to each) -> figures, and their "intervals" of 95 %.

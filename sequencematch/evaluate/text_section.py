@@ -51,6 +51,13 @@ SCORED = (
     ("reference_perplexity", "Perplexity under a model", "Of the texts.", decimal),
     ("reference_perplexity_real", "The same of real texts", "Near this is good.", decimal),
     ("reference_perplexity_ratio", "Ratio of the two", "Near 1 is good.", decimal),
+    (
+        "reference_nats_per_character",
+        "Nats per character under a model",
+        "Compares texts that it reads as unequal numbers of tokens.",
+        decimal,
+    ),
+    ("reference_nats_per_character_real", "The same of real texts", "Near this is good.", decimal),
     ("bleu", "BLEU", "Of the corpus, 0 to 100.", decimal),
     ("chrf", "chrF", "Of the corpus, 0 to 100.", decimal),
     ("rouge1", "ROUGE-1", "Mean F-measure.", decimal),

@@ -77,6 +77,28 @@ def test_perplexity_is_compared_with_that_of_real_texts(reference):
         assert high - low == pytest.approx(0, abs=1e-4)
 
 
+def test_nats_per_character_are_the_same_however_many_tokens_the_model_reads(reference):
+    """A text of more tokens, each likelier, is no likelier: -log p of all of it is what counts."""
+    texts = ["that cat", "rat", "a cat that"]
+    found = mauve.reference_perplexity(
+        reference, [a.example for a in answers(texts)], answers(texts)
+    )
+    sums = reference.read([("cat", text) for text in texts]).log_likelihoods
+    per_character = found["reference_nats_per_character"]
+    assert per_character == pytest.approx(-sums.sum() / sum(map(len, texts)), rel=1e-5)
+    real = reference.read([("cat", "that cat")] * 3).log_likelihoods
+    assert found["reference_nats_per_character_real"] == pytest.approx(-real.mean() / 8, rel=1e-5)
+    low, high = found["intervals"]["reference_nats_per_character"]
+    assert low < per_character < high
+
+
+def test_of_texts_that_are_read_in_part_there_are_no_nats_per_character(reference):
+    some = answers(["that cat", "that cat " * tiny.CONTEXT])
+    found = mauve.reference_perplexity(reference, [a.example for a in some], some)
+    assert found["reference_nats_per_character"] is None
+    assert found["reference_nats_per_character_real"] > 0
+
+
 def test_perplexity_has_an_interval_over_texts_and_their_real_ones(reference):
     some = answers(["that cat", "rat", "a cat that", "that that that", "cat"])
     examples = [a.example for a in some]
