@@ -108,19 +108,20 @@ def difference_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
     The mean and its 95 % interval by Student's t, over runs alone: few seeds make it wide, or by chance
     narrower than the texts of these runs allow.
     """
-    (first, base), found = next(iter(settings.items())), []
-    for name, rows in settings.items():
-        seeds = [seed for seed in rows if seed in base]
-        for choice in next(iter(rows.values()))["figures"]:
+    figures = {
+        name: {seed: with_nats(row["figures"]) for seed, row in rows.items()}
+        for name, rows in settings.items()
+    }
+    (first, base), found = next(iter(figures.items())), []
+    for name, runs in figures.items():
+        seeds = [seed for seed in runs if seed in base]
+        for choice in next(iter(runs.values())):
             if choice in NO_WAYS or (name, choice) == (first, "sampled"):
                 continue
-            has_same = name != first and all(choice in base[s]["figures"] for s in seeds)
+            has_same = name != first and all(choice in base[s] for s in seeds)
             theirs, cells = choice if has_same else "sampled", []
             for key in COLUMNS.values():
-                pairs = [
-                    (rows[s]["figures"][choice].get(key), base[s]["figures"][theirs].get(key))
-                    for s in seeds
-                ]
+                pairs = [(runs[s][choice].get(key), base[s][theirs].get(key)) for s in seeds]
                 cells.append(interval([a - b for a, b in pairs if None not in (a, b)]))
             found.append([f"{name}, {choice} - {first}, {theirs}", str(len(seeds)), *cells])
     return found

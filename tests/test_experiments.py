@@ -268,6 +268,11 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
         "b, sampled - a, sampled",
     ]
     other = {"figures": text_row(1)["figures"] | {"top_p=0.95": {"mauve": 0.9}}}
+    nats = 2 + list(text_tables.COLUMNS).index("nats by SmolLM2")
+    of_nats = text_tables.difference_lines(
+        {"a": settings["a"], "b": {0: text_row(3), 1: text_row(4)}}
+    )
+    assert of_nats[-1][nats].startswith("+1 [")  # 3.5 - 2.5 and 4 - 3
     *_, line = text_tables.difference_lines({"a": {0: text_row(1)}, "b": {0: other}})
     assert line[0] == "b, top_p=0.95 - a, sampled"  # a has no other
     twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
