@@ -43,8 +43,10 @@ def comparisons(settings: Mapping[str, Rows]) -> Iterator[tuple[str, Texts, Text
     What edits do: sampled texts with those of the same network that masks them, and these with the
     samples of the first setting: masking may harm, as what is never sampled is never taught. What
     methods do: sampled texts with those of the first setting, and of `CLONES`, if they stand before.
+    What ways to answer do: those of the first setting with its samples.
     """
     names = list(settings)
+    first = settings[names[0]]
     masked = {
         name: Texts(rows, UNEDITED_SAMPLES)
         for name, rows in settings.items()
@@ -53,12 +55,15 @@ def comparisons(settings: Mapping[str, Rows]) -> Iterator[tuple[str, Texts, Text
     for name, texts in masked.items():
         yield f"{name}, sampled / {UNEDITED_SAMPLES}", Texts(texts.rows, "sampled"), texts
     for name, texts in masked.items() if names[0] not in masked else ():
-        base = Texts(settings[names[0]], "sampled")
-        yield f"{name}, {UNEDITED_SAMPLES} / {names[0]}, sampled", texts, base
+        yield f"{name}, {UNEDITED_SAMPLES} / {names[0]}, sampled", texts, Texts(first, "sampled")
     for i, base in enumerate(names):
         for name in names[i + 1 :] if i == 0 or base == CLONES else []:
             sides = (Texts(settings[each], "sampled") for each in (name, base))
             yield f"{name} / {base}, sampled", *sides
+    for way in dict.fromkeys(way for row in first.values() for way in row["figures"]):
+        asked = {seed: row for seed, row in first.items() if "each" in row["figures"].get(way, {})}
+        if asked and way not in ("greedy", "sampled", "rewards", UNEDITED_SAMPLES):
+            yield f"{names[0]}, {way} / sampled", Texts(asked, way), Texts(first, "sampled")
 
 
 def nats_of_texts(texts: Texts, seeds: Sequence[int]) -> Float[np.ndarray, "S N"]:

@@ -64,10 +64,11 @@ def metric_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
     found = []
     for name, rows in settings.items():
         figures = [with_nats(row["figures"]) for row in rows.values()]
-        for choice in figures[0]:
+        for choice in dict.fromkeys(way for each in figures for way in each):
             if choice not in ("perplexity", "rewards"):
-                cells = (cell([f[choice] for f in figures], key) for key in COLUMNS.values())
-                found.append([f"{name}, {choice}", str(len(figures)), *cells])
+                known = [each[choice] for each in figures if choice in each]
+                cells = (cell(known, key) for key in COLUMNS.values())
+                found.append([f"{name}, {choice}", str(len(known)), *cells])
     return found
 
 
@@ -114,10 +115,10 @@ def difference_lines(settings: Mapping[str, Rows]) -> list[list[str]]:
     }
     (first, base), found = next(iter(figures.items())), []
     for name, runs in figures.items():
-        seeds = [seed for seed in runs if seed in base]
-        for choice in next(iter(runs.values())):
+        for choice in dict.fromkeys(way for each in runs.values() for way in each):
             if choice in NO_WAYS or (name, choice) == (first, "sampled"):
                 continue
+            seeds = [seed for seed in runs if seed in base and choice in runs[seed]]
             has_same = name != first and all(choice in base[s] for s in seeds)
             theirs, cells = choice if has_same else "sampled", []
             for key in COLUMNS.values():

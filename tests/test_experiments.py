@@ -213,7 +213,7 @@ def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_r
         }
 
     settings = {
-        "mle": rows([0, 2], sampled=luck + 1),
+        "mle": rows([0], sampled=luck + 1) | rows([2], sampled=luck + 1, cool=luck),
         "bc": rows([0, 1, 2], sampled=luck, masked=luck + shift),
         "other": rows([1], sampled=luck + np.log(2)),
     }
@@ -224,7 +224,9 @@ def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_r
         f"bc, {masked} / mle, sampled",
         "bc / mle, sampled",
         "other / bc, sampled",
+        "mle, cool / sampled",
     ]
+    assert lines["mle, cool / sampled"][::2] == ["1", "0.368"]  # of the one run that was asked so
     ratio = np.exp((shift - 1)[[0, 2]].mean())
     assert lines[f"bc, {masked} / mle, sampled"][1].startswith(f"{ratio:.3g} [")
     seeds, ratio, each = lines[f"bc, sampled / {masked}"]
@@ -275,6 +277,9 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
     assert of_nats[-1][nats].startswith("+1 [")  # 3.5 - 2.5 and 4 - 3
     *_, line = text_tables.difference_lines({"a": {0: text_row(1)}, "b": {0: other}})
     assert line[0] == "b, top_p=0.95 - a, sampled"  # a has no other
+    both = {"a": {0: text_row(1), 1: other}}  # the second run was asked in one way more
+    *_, line = text_tables.metric_lines(both)
+    assert line[:2] == ["a, top_p=0.95", "1"] and line[column + 1] == "0.9"
     twice = settings | {"b": {0: text_row(2), 1: text_row(2)}}
     *_, difference = text_tables.difference_lines(twice)
     pairs = np.array([0.8 - 0.4, 0.8 - 0.8])
