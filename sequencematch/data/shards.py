@@ -1,5 +1,6 @@
 """Windows of text in array_record files: written once, read by index."""
 
+import contextlib
 import dataclasses
 import itertools
 import os
@@ -80,16 +81,16 @@ class Windows(Sequence[Example]):
     def keep(self, key: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Keeps arrays beside the windows, under a key; where nothing can be written, it says so."""
         path = self._path_of(key)
-        own = path.with_suffix(
-            f".{secrets.token_hex(4)}"
-        )  # others may keep the same at this moment
+        # Others may keep the same at this moment.
+        own = path.with_suffix(f".{secrets.token_hex(4)}")
         try:
             with own.open("xb") as file:
                 np.savez(file, **arrays)
             files.flush(own)
             own.replace(path)
         except OSError as error:
-            own.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # read-only file systems refuse this, too
+                own.unlink(missing_ok=True)
             console.to_stderr(
                 f"{path} cannot be written ({error.strerror}): it is made at each start"
             )

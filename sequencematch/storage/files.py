@@ -7,6 +7,7 @@ No file and no lock is written through a symbolic link: in a work directory from
 may lead out of it.
 """
 
+import contextlib
 import errno
 import os
 import re
@@ -52,7 +53,8 @@ def write(path: Path, text: str) -> Path:
             os.fsync(file.fileno())
         return temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # read-only file systems refuse this, too
+            temporary.unlink(missing_ok=True)
         raise OSError(f"{path} cannot be written: {error.strerror}") from error
 
 

@@ -102,6 +102,22 @@ def test_what_is_kept_of_windows_is_whole_or_not_there(data, monkeypatch, capsys
         survey_of(data)
 
 
+def test_where_files_are_read_only_what_is_found_is_not_kept(data, monkeypatch, capsys):
+    """Such file systems refuse to remove a file that is not there, too."""
+    first = survey_of(data)
+    (folder,) = (Path(data.dir) / "text").glob("*-window16-*")
+    for path in folder.glob("found-*"):
+        path.unlink()
+
+    def refuse(*_, **__):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(np, "savez", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert same(survey_of(data), first)
+    assert "cannot be written (Read-only file system)" in capsys.readouterr().err
+
+
 def test_more_documents_may_be_asked_about(data):
     few = {split: len(found) for split, found in examples(load_task("text", data)).items()}
     data.test_share = 0.4

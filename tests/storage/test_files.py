@@ -21,5 +21,8 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
             patch.setattr(module, call, fail)
             files.write(path, '{"a": 2}\n')
         assert path.read_text() == before and len(list(tmp_path.iterdir())) == 1
+    with monkeypatch.context() as patch, pytest.raises(OSError, match=f"{path} cannot.*space"):
+        patch.setattr(pathlib.Path, "unlink", fail)  # as on a read-only file system
+        files.write(path, '{"a": 2}\n')
     files.write(path, '{"a": 3}\n')
     assert path.read_text() == before.replace("1", "3")

@@ -8,7 +8,7 @@ are its mean row, since no edit is ever fed; in a tied model one row is both, an
 import contextlib
 import json
 import math
-import os
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -34,7 +34,7 @@ from sequencematch.models.pretrained.families import (
     leaves_by_path,
 )
 from sequencematch.models.pretrained.reader import INDEX, Weights, find_tensors, mean_row
-from sequencematch.storage.files import expand
+from sequencematch.storage.files import expand, flush
 from sequencematch.storage.files import write as write_text
 
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
@@ -91,13 +91,15 @@ def make_directory(out: str | Path) -> Iterator[Path]:
     """
     out = expand(out).absolute()  # "." has no name
     check_new(out)
-    unfinished = out.with_name(f".{out.name}.{os.getpid()}")
+    # A killed process leaves its own behind, which must be in nobody's way.
+    unfinished = out.with_name(f".{out.name}.{secrets.token_hex(4)}")
     unfinished.mkdir(parents=True)
     try:
         yield unfinished
         if out.exists():
             out.rmdir()  # it is empty
         unfinished.rename(out)
+        flush(out.parent)
     except BaseException:
         shutil.rmtree(unfinished)
         raise
@@ -182,6 +184,7 @@ def save_tensors(tensors: Mapping[str, np.ndarray], file: Path) -> None:
     except SafetensorError as error:  # no kind of OSError
         raise OSError(f"{file} cannot be written: {error}") from error
     file.chmod(0o644)  # safetensors makes it readable by its owner only
+    flush(file)
 
 
 def tensor_rows(

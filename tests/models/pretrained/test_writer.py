@@ -131,6 +131,15 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_a_killed_export_leaves_is_in_nobodys_way(tmp_path):
+    killed = writer.make_directory(
+        tmp_path / "out"
+    )  # the same process: containers repeat their ids
+    (killed.__enter__() / "half").write_bytes(b"")
+    export(tiny.write(tmp_path / "model", UNTIED), tmp_path / "out")
+    assert tiny.contents(tmp_path / "out").keys() == tiny.contents(tmp_path / "model").keys()
+
+
 @pytest.mark.parametrize("adapters", [Lora(4, 8.0), stress(Lora(4, 8.0, "query|down", "nf4"))])
 def test_adapters_are_merged_tensor_by_tensor_as_they_are_all_at_once(tmp_path, adapters):
     config = UNTIED | {"hidden_size": 64, "intermediate_size": 128, "head_dim": 16}
