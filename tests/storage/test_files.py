@@ -13,7 +13,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     files.write(path, '{"a": 1}\n')
     before = path.read_text()
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device")
 
     for module, call in ((os, "fsync"), (pathlib.Path, "replace")):
