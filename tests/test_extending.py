@@ -1,5 +1,6 @@
 """Every example of docs/extending.md runs as it is; those of the command line have at most 30 lines."""
 
+import copy
 import re
 import subprocess
 import sys
@@ -134,6 +135,16 @@ def test_a_loop_of_ones_own_learns_to_answer(capsys):
     exec(LOOP, found := {})
     first, *_, last = (float(line.split()[1]) for line in capsys.readouterr().out.splitlines())
     assert last < first / 10
+    batch, both = found["batch"], [jax.random.key(i) for i in range(2)]
+
+    def losses(beta):
+        parts = [copy.deepcopy((found["model"], found["optimizer"])) for _ in both]
+        calls = zip(parts, both, strict=True)
+        return [float(found["step"](*part, batch, beta, key)) for part, key in calls]
+
+    cloning, matching = losses(1.0), losses(0.5)
+    assert cloning[0] == cloning[1]  # whatever is sampled
+    assert matching[0] != matching[1] and np.isfinite(matching).all()
     ids, length, most = (found[name] for name in ("ids", "PROMPT", "ACTIONS"))
     pairs = [(a, b) for a in range(10) for b in range(10)]
     prompts = jnp.array([found["episode"](*pair).tokens[:length] for pair in pairs])

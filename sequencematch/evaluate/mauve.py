@@ -122,8 +122,8 @@ def reference_perplexity(
     exp(-Σ log p / Σ tokens) over all texts after their prompts, and the ratio. Near the real texts' is
     good; far below is dull, far above is odd. Of texts that its context cannot hold the beginning
     counts. Tokens are that model's: misspelt words are many, each likely after the one before. So
-    there is -Σ log p / Σ characters, too, unless a text is cut. The intervals are over texts, each
-    left out with its real one.
+    there is -Σ log p / Σ characters, too, where each text has all of its tokens' probabilities. The
+    intervals are over texts, each left out with its real one.
     """
     # The real ones first: of what is read, they are asked for again.
     real = reference.read([(e.prompt, e.completion) for e in examples])
@@ -137,9 +137,12 @@ def reference_perplexity(
         nats = {
             f"reference_nats_per_character{name}": _nats_per_character(reading, lengths, [*which])
             for name, reading, lengths in zip(names, (made, real), characters, strict=False)
+            if is_whole
         }
         return {f"reference_perplexity{name}": x for name, x in found} | nats
 
+    is_whole = all(reference.tells_first(e.prompt) for e in examples)
+    is_whole &= not (real.cut.any() or made.cut.any())
     texts = ([a.text for a in answers], [e.completion for e in examples])
     characters = [np.array([*map(len, each)]) for each in texts]
     whole = range(len(answers))
@@ -156,8 +159,7 @@ def _perplexity(reading: Reading, which: list[int]) -> float | None:
 
 def _nats_per_character(reading: Reading, characters: np.ndarray, which: list[int]) -> float | None:
     count = characters[which].sum()
-    is_whole = count and not reading.cut[which].any()
-    return float(-reading.log_likelihoods[which].sum() / count) if is_whole else None
+    return float(-reading.log_likelihoods[which].sum() / count) if count else None
 
 
 # Name -> (another model, examples, an answer to each) -> figures, and their "intervals" of 95 %.

@@ -88,6 +88,10 @@ class Reference:
         ids = [*before, *answer_ids(self._tokenizer, *pair).ids] or [self._tokenizer.eos]
         return min(len(before), len(ids)), ids
 
+    def tells_first(self, prompt: str) -> bool:
+        """Whether a text's first token has a probability: it needs a token before it."""
+        return self._tokenizer.bos is not None or bool(self._tokenizer.encode(prompt))
+
     def _read_rows(self, pairs: Sequence[Pair]) -> list[tuple]:
         """The parts of a `Reading` of each pair, in order."""
         encoded = [self.encode(pair) for pair in pairs]

@@ -4,6 +4,7 @@ import re
 import pytest
 
 from sequencematch.data.checks import Room, check_examples, needed_room
+from sequencematch.data.facts import describe
 from sequencematch.data.noise import Noise
 from sequencematch.data.survey import survey_examples
 from sequencematch.data.task import Example, character_ids, character_task, example_bytes
@@ -169,6 +170,16 @@ def refuse(message, example, tokenizer=TOKENIZER):
 def test_a_reference_of_many_examples_is_checked():
     task = TASK._replace(splits={"train": [Example("1=", c, ("1", "2", "x")) for c in "12"]})
     assert "'x' of 'x' are not in the alphabet" in error_of(task)
+
+
+def test_what_noise_takes_of_windows_is_told():
+    windows = [dataclasses.replace(example, cut=True) for example in EXAMPLES]
+    task, noise = TASK._replace(splits={"train": windows}), Noise("random", 0.3)
+    found = check(task, noise=noise, room=ROOM._replace(max_actions=2)).found
+    assert 0.1 < found["unread_ends"] < 0.9 and found["ends_lost"] == 0
+    (said,) = describe(found)
+    assert said.endswith(f": {found['unread_ends']:.2%}.") and "windows" in said
+    assert check(task, room=ROOM._replace(max_actions=2)).found["unread_ends"] == 0
 
 
 def test_cut_example_without_a_completion_is_refused():

@@ -1,5 +1,7 @@
 """What another model says of texts, against one pass over each text alone."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -77,7 +79,9 @@ def test_perplexity_is_compared_with_that_of_real_texts(reference):
         assert high - low == pytest.approx(0, abs=1e-4)
 
 
-def test_nats_per_character_are_the_same_however_many_tokens_the_model_reads(reference):
+def test_nats_per_character_are_the_same_however_many_tokens_the_model_reads(
+    reference, monkeypatch
+):
     """A text of more tokens, each likelier, is no likelier: -log p of all of it is what counts."""
     texts = ["that cat", "rat", "a cat that"]
     found = mauve.reference_perplexity(
@@ -90,13 +94,37 @@ def test_nats_per_character_are_the_same_however_many_tokens_the_model_reads(ref
     assert found["reference_nats_per_character_real"] == pytest.approx(-real.mean() / 8, rel=1e-5)
     low, high = found["intervals"]["reference_nats_per_character"]
     assert low < per_character < high
+    read = reference.read
+    monkeypatch.setattr(
+        reference, "read", lambda pairs: read(pairs)._replace(counts=9 * read(pairs).counts)
+    )
+    again = mauve.reference_perplexity(
+        reference, [a.example for a in answers(texts)], answers(texts)
+    )
+    assert again["reference_perplexity"] < 0.9 * found["reference_perplexity"]
+    assert again["reference_nats_per_character"] == per_character
 
 
 def test_of_texts_that_are_read_in_part_there_are_no_nats_per_character(reference):
     some = answers(["that cat", "that cat " * tiny.CONTEXT])
     found = mauve.reference_perplexity(reference, [a.example for a in some], some)
-    assert found["reference_nats_per_character"] is None
-    assert found["reference_nats_per_character_real"] > 0
+    assert found["reference_perplexity"] > 0 and "reference_nats_per_character" not in found
+    assert "reference_nats_per_character" not in found["intervals"]
+
+
+def test_of_texts_without_a_prompt_the_first_token_has_no_probability_and_so_no_characters(
+    reference,
+):
+    """This model has no <bos>: a text of one token has none at all."""
+    assert not reference.tells_first("") and reference.tells_first("cat")
+    for texts in (["cat", "cat"], ["that cat", "cat"]):
+        some = [dataclasses.replace(a.example, prompt="") for a in answers(texts)]
+        found = mauve.reference_perplexity(
+            reference,
+            some,
+            [a._replace(example=e) for a, e in zip(answers(texts), some, strict=True)],
+        )
+        assert "reference_nats_per_character" not in found
 
 
 def test_perplexity_has_an_interval_over_texts_and_their_real_ones(reference):

@@ -99,10 +99,11 @@ def make_directory(out: str | Path) -> Iterator[Path]:
         if out.exists():
             out.rmdir()  # it is empty
         unfinished.rename(out)
-        flush(out.parent)
     except BaseException:
         shutil.rmtree(unfinished)
         raise
+    with contextlib.suppress(OSError):  # it is there; some file systems flush no folders
+        flush(out.parent)
 
 
 def check_new(out: Path) -> None:

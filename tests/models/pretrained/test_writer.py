@@ -1,5 +1,6 @@
 """Export: what was imported comes out bit for bit, and edits take spare rows or new ones."""
 
+import errno
 import json
 from dataclasses import replace
 
@@ -129,6 +130,18 @@ def test_an_export_that_fails_leaves_nothing(tmp_path):
     with pytest.raises(OSError):
         export(folder, tmp_path / "out", files={"no/such/folder": ""})
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_an_export_to_a_file_system_that_flushes_no_folders_is_one(tmp_path, monkeypatch):
+    folder = tiny.write(tmp_path / "model", UNTIED)
+
+    def refuse(path):
+        if path.is_dir():
+            raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(writer, "flush", refuse)
+    export(folder, tmp_path / "out")
+    assert tiny.contents(tmp_path / "out").keys() == tiny.contents(folder).keys()
 
 
 def test_what_a_killed_export_leaves_is_in_nobodys_way(tmp_path):
