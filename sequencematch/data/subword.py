@@ -130,6 +130,14 @@ class SubwordTokenizer:
             return []
         return sorted(c for c in set(text) if not self._lost_bytes.isdisjoint(c.encode()))
 
+    @property
+    def writes_space(self) -> bool:
+        """Whether `encode` writes a space before a text, as SentencePiece does."""
+        first, within = (
+            t.encode("a", add_special_tokens=False) for t in (self._first, self._within)
+        )
+        return first.ids != within.ids
+
     def encode(self, text: str) -> list[int]:
         """Returns the ids of a text, as the first after `<bos>`.
 
@@ -220,10 +228,7 @@ class SubwordTokenizer:
         return text if self.bos is None else text.removeprefix(tokens["bos_token"])
 
     def files(self) -> dict[str, str]:
-        """Name -> content of the files that transformers reads, with the edits as special tokens.
-
-        `read_tokenizer` reads them again.
-        """
+        """Name -> content of files that transformers and `read_tokenizer` read; edits are special."""
         special = {name: x for name, x in self.config.items() if name in files.TOKENS}
         tokenizer = files.add_edits(json.loads(self.source), self._names, self.own_size)
         found = {"tokenizer.json": tokenizer, "tokenizer_config.json": self.config}

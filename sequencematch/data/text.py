@@ -21,7 +21,14 @@ from sequencematch.data.shards import Shards, open_windows
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.task import Example, Task
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer, Tokenizer, encode_within
-from sequencematch.data.windows import Starts, Stream, cut_windows, open_questions, starts_of
+from sequencematch.data.windows import (
+    Starts,
+    Stream,
+    begin_with_words,
+    cut_windows,
+    open_questions,
+    starts_of,
+)
 from sequencematch.storage import console, files
 
 FACTS = "facts.json"  # written last but for the folder's own name
@@ -102,8 +109,9 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
             f"data.tokenizer={name!r} must be {kinds}, or a folder with tokenizer.json"
         )
     found = read_tokenizer(folder, ())
-    # Without <bos> no prompt may be empty, so that documents are cut in another way.
-    identity = found.fingerprint if found.bos is not None else [found.fingerprint, "no <bos>"]
+    # What cuts documents in another way: without <bos> no prompt may be empty.
+    marks = ["no <bos>"] * (found.bos is None) + ["words"] * found.writes_space
+    identity = [found.fingerprint, *marks] if marks else found.fingerprint
     return partial(read_tokenizer, folder), identity
 
 
@@ -168,6 +176,8 @@ def _write_windows(
     how = (data.window, data.prompt, int(tokenizer.bos is None))
     stream = Stream(data.separator, *how) if data.separator else None
     needs_alphabet = isinstance(tokenizer, CharTokenizer)
+    writes_space = getattr(tokenizer, "writes_space", False)
+    settle = begin_with_words if writes_space else lambda _, windows: windows
     documents = distinct(corpus.documents(), data, facts)
     plain = plain_documents(documents, tokenizer, facts)
     for group, begin_lists in _encode_ahead(groups(plain), starts):
@@ -183,8 +193,8 @@ def _write_windows(
                 found = stream.cut(text, begins)
             else:
                 found = cut_windows(text, begins, *how)
-            writers[split].write(found)
-    writers["train"].write(stream.end() if stream else ())
+            writers[split].write(settle(text, found))
+    writers["train"].write(settle("", stream.end() if stream else ()))
     found = {split: writer.close()._asdict() for split, writer in writers.items()}
     _check_splits(data.corpus, facts, {split: sum(found[split]["sizes"]) for split in writers})
     return {**facts, "splits": found, "characters": "".join(sorted(characters))}

@@ -1,9 +1,10 @@
 """From documents to examples: windows of so many tokens, of one document or of a stream of them."""
 
+import dataclasses
 import json
 from array import array
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import accumulate
 
@@ -179,6 +180,18 @@ def open_questions(text: str, starts: Starts, window: int, context: int) -> Iter
         )
         yield Example(prompt, completion, cut=end < count)
         begin = end
+
+
+def begin_with_words(text: str, windows: Iterable[Example]) -> Iterator[Example]:
+    """Yields windows of a document; a prompt that begins inside it begins after the first space in it.
+
+    For tokenizers that write a space before every text: a prompt's tokens are then those that the
+    document has there. One without a space stays as it is.
+    """
+    for each in windows:
+        _, _, rest = each.prompt.partition(" ")
+        begins = text.startswith(each.prompt) or not rest
+        yield each if begins else dataclasses.replace(each, prompt=rest)
 
 
 def _end_of_window(starts: Starts, begin: int, window: int) -> int:

@@ -295,6 +295,21 @@ def test_documents_with_unknown_tokens_are_left_out(data, tmp_path, kind):
         tokenizer.encode("a café")
 
 
+@pytest.mark.parametrize("separator", ["", ","])
+def test_where_a_space_is_written_first_prompts_inside_a_document_begin_with_words(
+    data, tmp_path, separator
+):
+    data.update(tokenizer=str(tokenizer_folders.sentence_piece(tmp_path / "pieces")), prompt=9)
+    data.separator = separator
+    known, inside = [document.strip() for document in DOCUMENTS], 0
+    for found in examples(load_task("text", data)).values():
+        for each in found:
+            assert not each.prompt.startswith(" ")
+            whole = f" {each.prompt}{each.completion}"
+            inside += any(whole in document for document in known)
+    assert inside > 20
+
+
 def test_a_tokenizer_without_bos_has_no_empty_prompt(data, tmp_path):
     data.tokenizer = str(tokenizer_folders.byte_level(tmp_path / "subwords"))
     task = load_task("text", data)

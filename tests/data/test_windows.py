@@ -6,7 +6,13 @@ import pytest
 from sequencematch.data.episodes import answer_ids, clean_ids
 from sequencematch.data.subword import read_tokenizer
 from sequencematch.data.tokenizer import ByteTokenizer, CharTokenizer
-from sequencematch.data.windows import Stream, cut_windows, open_questions, starts_of
+from sequencematch.data.windows import (
+    Stream,
+    begin_with_words,
+    cut_windows,
+    open_questions,
+    starts_of,
+)
 from tests.data import tokenizer_folders
 
 LETTERS = "ab c\né€𝄞12 "
@@ -82,6 +88,36 @@ def test_ids_of_a_window_are_those_of_the_document(tokenizers):
         for i in answer_ids(tokenizer, "", x.completion).ids
     ]
     assert ids == answer_ids(tokenizer, "", text).ids
+
+
+@pytest.mark.parametrize("cut", [cut_windows, open_questions])
+def test_prompts_inside_a_document_have_its_tokens_where_a_space_is_written_first(tokenizers, cut):
+    """Else a word's end would be read as a word, and a space before a word twice."""
+    pieces = tokenizers["sentence pieces"]
+    assert pieces.writes_space and not tokenizers["subwords"].writes_space
+    text = "the cat sat on 12 mats and  not on the 12 hats, the cat ate " * 6
+    (starts,) = starts_of(pieces)([text])
+    plain = [*cut(text, starts, 7, 6)]
+    found = [*begin_with_words(text, plain)]
+    assert [x.completion for x in found] == [x.completion for x in plain]
+    ids, places, place, exact = (
+        pieces.encode_within(text),
+        [starts[i] for i in range(len(starts))],
+        0,
+        0,
+    )
+    for before, after in zip(plain, found, strict=True):
+        place += len(before.prompt) * (cut is open_questions)
+        token = places.index(place)
+        place += len(before.completion)
+        assert before.prompt.endswith(after.prompt)
+        if " " in before.prompt and before.prompt != text[: len(before.prompt)]:
+            asked = pieces.encode(after.prompt)
+            assert asked == ids[token - len(asked) : token]
+            assert len(asked) <= 6
+            exact += 1
+    assert exact > 10
+    assert found[1].prompt and found[0] == plain[0]
 
 
 def in_a_stream(tokenizer, texts, window, context):
