@@ -9,11 +9,11 @@ machine has; `--config.data.corpus="files:books/*.txt"` takes your own, docs/tex
 Windows of 128 characters, prompts of 32; 0.6 M parameters, 15,603 windows to learn from. Answers go on
 until 128 characters survive.
 
-The figures of the paper's table 2 are not to be expected of so small a model. A run (commit c5361f7,
-seed 0, `make text`, preparing the corpus included) took 7.8 minutes on 2 cores of an Intel Xeon with
-AVX-512; one of 900 steps took 15.9 on an AMD EPYC (commit afd2833). Real text has a perplexity of
-4.04 a character [3.90, 4.17] with edits masked; sampled texts have an overlap of 62.0 % [60.8, 63.3]
-with it, greedy ones 11.8 % [11.0, 12.7].
+The figures of the paper's table 2 are not to be expected of so small a model. A run (commit e8b25df,
+seed 0, preparing the corpus included) took 6.6 minutes on 2 cores of an AMD EPYC, idle;
+7.8 on 2 of an Intel Xeon with AVX-512 (commit c5361f7). Real text has a perplexity of 4.04 a character
+[3.81, 4.28] with edits masked; sampled texts have an overlap of 62.2 % [60.0, 64.3] with it, greedy
+ones 11.8 % [10.3, 13.3].
 
     python -m sequencematch.main --config=text:paper[,METHOD] --config.data.corpus=... \
         --config.model.path=DIR
