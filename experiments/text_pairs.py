@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from experiments.asked import Rows
 from experiments.figures import unpack_numbers
-from experiments.texts import UNEDITED_SAMPLES
+from experiments.texts import NO_WAYS, UNEDITED_SAMPLES
 from sequencematch.evaluate.intervals import GROUPS, Difference, paired_difference
 
 CLONES = "bc"  # the setting that those of other objectives branch from
@@ -61,8 +61,8 @@ def comparisons(settings: Mapping[str, Rows]) -> Iterator[tuple[str, Texts, Text
             sides = (Texts(settings[each], "sampled") for each in (name, base))
             yield f"{name} / {base}, sampled", *sides
     for way in dict.fromkeys(way for row in first.values() for way in row["figures"]):
-        asked = {seed: row for seed, row in first.items() if "each" in row["figures"].get(way, {})}
-        if asked and way not in ("greedy", "sampled", "rewards", UNEDITED_SAMPLES):
+        asked = {seed: row for seed, row in first.items() if way in row["figures"]}
+        if way not in {*NO_WAYS, "greedy", "sampled", UNEDITED_SAMPLES}:
             yield f"{names[0]}, {way} / sampled", Texts(asked, way), Texts(first, "sampled")
 
 

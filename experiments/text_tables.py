@@ -12,6 +12,7 @@ from experiments import text_pairs
 from experiments.asked import Rows
 from experiments.markdown import print_table
 from experiments.text_grids import TEMPERATURES
+from experiments.texts import NO_WAYS
 
 # The columns of the table, and where each is in the figures of a way to answer.
 COLUMNS = {
@@ -30,8 +31,6 @@ COLUMNS = {
     "texts with edits": "edited",
     "unfinished": "unfinished",
 }
-
-NO_WAYS = {"perplexity", "rewards", "real"}  # figures of a row that are no way to answer
 
 # What is drawn of lambda and temperature: (diversity, quality), as columns.
 DIVERSITY, QUALITY = "self-BLEU", "MAUVE"

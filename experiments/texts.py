@@ -42,6 +42,7 @@ MEASURED = (
     "mauve",
 )
 UNEDITED_SAMPLES = "sampled, edits masked"
+NO_WAYS = {"perplexity", "rewards", "real"}  # figures of a row that are no way to answer
 
 
 @cache

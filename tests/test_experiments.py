@@ -191,7 +191,10 @@ def text_row(factor):
 
 
 def text_of_nats(nats, tokens):
-    """The figures of a way to answer that tables of pairs read: what a token of each text costs."""
+    """The figures of a way to answer that tables of pairs read: what a token of each text costs.
+
+    Each was written in 128 tokens, whatever number of `tokens` it is to the reader.
+    """
     sums = pack_numbers(-np.asarray(nats) * 128, "<f4")
     each = {"log_likelihoods": sums, "tokens": pack_numbers(tokens, "<u2")}
     return {"each": each, "tokens": 128.0}
@@ -204,7 +207,6 @@ def test_texts_are_compared_with_those_that_answer_the_same_prompt_in_the_same_r
     shift = rng.normal(0.2, 0.1, (3, 60))
     masked = text_pairs.UNEDITED_SAMPLES
 
-    # Whatever the reader takes the 128 tokens for, which were written.
     def rows(seeds, **ways):
         made = {way.replace("masked", masked): nats for way, nats in ways.items()}
         return {
@@ -293,8 +295,7 @@ def test_tables_of_texts_have_means_over_seeds_and_the_drawing_a_line_for_each_s
     figure.savefig(tmp_path / "drawn.svg")
 
 
-def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(monkeypatch, capsys):
-    monkeypatch.setattr(tables, "DRAW", SimpleNamespace(value=None))
+def test_every_line_of_a_table_of_texts_has_the_columns_of_its_header(capsys):
     both = {0: text_row(1), 1: text_row(2)}
     text_tables.print_texts({"a": both, "b": both})
     blocks = [block.splitlines() for block in capsys.readouterr().out.split("\n\n")]

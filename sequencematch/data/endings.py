@@ -71,9 +71,8 @@ def _share_unread(
 
 def _count_read(text: Sequence[int], executed: Sequence[int], pops: Mapping[int, int]) -> int:
     """How many tokens of a text are written, from its first one on, when the actions are executed."""
-    depth = right = most = (
-        0  # tokens that stand, how many of them are the text's, the most that were
-    )
+    # Tokens that stand, how many of them from the first on are the text's, the most that were.
+    depth = right = most = 0
     for action in executed:
         depth = max(0, depth - pops[action]) if action in pops else depth + 1
         is_next = depth == right + 1 and action == text[right]

@@ -109,7 +109,8 @@ def find_tokenizer(name: str) -> tuple[Any, Any]:
             f"data.tokenizer={name!r} must be {kinds}, or a folder with tokenizer.json"
         )
     found = read_tokenizer(folder, ())
-    # What cuts documents in another way: without <bos> no prompt may be empty.
+    # What cuts documents in another way: without <bos> no prompt may be empty, and where a space is
+    # written before every text they begin with words.
     marks = ["no <bos>"] * (found.bos is None) + ["words"] * found.writes_space
     identity = [found.fingerprint, *marks] if marks else found.fingerprint
     return partial(read_tokenizer, folder), identity

@@ -128,23 +128,22 @@ def reference_perplexity(
     # The real ones first: of what is read, they are asked for again.
     real = reference.read([(e.prompt, e.completion) for e in examples])
     made = reference.read([(a.example.prompt, a.text) for a in answers])
+    texts = ([a.text for a in answers], [e.completion for e in examples])
+    characters = [np.array([*map(len, each)]) for each in texts]
+    is_whole = all(reference.tells_first(e.prompt) for e in examples)
+    is_whole &= not (real.cut.any() or made.cut.any())
 
     def measure(which: Sequence[int]) -> dict[str, float | None]:
         each = [_perplexity(reading, [*which]) for reading in (made, real)]
         ratio = None if None in each else each[0] / each[1]
         names = ("", "_real", "_ratio")
-        found = zip(names, (*each, ratio), strict=True)
-        nats = {
-            f"reference_nats_per_character{name}": _nats_per_character(reading, lengths, [*which])
-            for name, reading, lengths in zip(names, (made, real), characters, strict=False)
-            if is_whole
-        }
-        return {f"reference_perplexity{name}": x for name, x in found} | nats
+        found = {f"reference_perplexity{x}": v for x, v in zip(names, (*each, ratio), strict=True)}
+        if is_whole:
+            for name, reading, lengths in zip(names[:2], (made, real), characters, strict=True):
+                nats = _nats_per_character(reading, lengths, [*which])
+                found[f"reference_nats_per_character{name}"] = nats
+        return found
 
-    is_whole = all(reference.tells_first(e.prompt) for e in examples)
-    is_whole &= not (real.cut.any() or made.cut.any())
-    texts = ([a.text for a in answers], [e.completion for e in examples])
-    characters = [np.array([*map(len, each)]) for each in texts]
     whole = range(len(answers))
     made_with = {"texts": len(whole), "cut": int(real.cut.sum() + made.cut.sum())}
     made_with |= {"model": reference.path.name, "checksum": reference.checksum}

@@ -145,9 +145,8 @@ def test_an_export_to_a_file_system_that_flushes_no_folders_is_one(tmp_path, mon
 
 
 def test_what_a_killed_export_leaves_is_in_nobodys_way(tmp_path):
-    killed = writer.make_directory(
-        tmp_path / "out"
-    )  # the same process: containers repeat their ids
+    # In the same process: containers repeat their ids.
+    killed = writer.make_directory(tmp_path / "out")
     (killed.__enter__() / "half").write_bytes(b"")
     export(tiny.write(tmp_path / "model", UNTIED), tmp_path / "out")
     assert tiny.contents(tmp_path / "out").keys() == tiny.contents(tmp_path / "model").keys()
