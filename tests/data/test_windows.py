@@ -100,12 +100,8 @@ def test_prompts_inside_a_document_have_its_tokens_where_a_space_is_written_firs
     plain = [*cut(text, starts, 7, 6)]
     found = [*begin_with_words(text, plain)]
     assert [x.completion for x in found] == [x.completion for x in plain]
-    ids, places, place, exact = (
-        pieces.encode_within(text),
-        [starts[i] for i in range(len(starts))],
-        0,
-        0,
-    )
+    ids, places = pieces.encode_within(text), [starts[i] for i in range(len(starts))]
+    place = exact = 0
     for before, after in zip(plain, found, strict=True):
         place += len(before.prompt) * (cut is open_questions)
         token = places.index(place)
